@@ -1,1 +1,16 @@
-//! Placeholder until the room is written.
+//! Tranche's nouns and all its decisions.
+//!
+//! Three kinds of data live here and never mix: [`spec`] is what people asked for, [`inventory`] is what hosts
+//! report, [`plan`] is what was decided. [`change`] admits or refuses a wish, [`planner`] decides, [`step`] says what
+//! a host does next, [`check`] knows the invariants and trusts nobody.
+//!
+//! Deliberately absent: IO, clocks, randomness, threads, async, logging. Time and ids are parameters. The same input
+//! gives the same plan, byte for byte, so every collection here is ordered.
+
+pub mod finding;
+pub mod inventory;
+pub mod name;
+pub mod operation;
+pub mod plan;
+pub mod spec;
+pub mod step;

@@ -1,1 +1,23 @@
-//! Placeholder until the room is written.
+//! This machine, behind one coarse trait: observe it, and carry out a step.
+//!
+//! Only this room knows sysfs, libvirt and vendors. It decides nothing: [`tranche_core`] says which step is due, and a
+//! step leaves nothing to choose. The same code runs on a real `/sys`, on a captured tree, and on the fake kernel.
+
+use tranche_core::finding::Finding;
+use tranche_core::inventory::HostInventory;
+use tranche_core::name::Timestamp;
+use tranche_core::step::Step;
+
+/// A host, real or fake.
+pub trait Host: Send + Sync + std::fmt::Debug {
+    /// Looks at everything. What cannot be read is named in the inventory's notes; this cannot fail.
+    ///
+    /// Never blocks for longer than the limits on single kernel calls.
+    fn observe(&self, now: Timestamp) -> HostInventory;
+
+    /// Carries out one step and reads its effect back. Repeating a step that was carried out is no error.
+    ///
+    /// # Errors
+    /// The finding says which call failed on what, and what to do about it.
+    fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>>;
+}

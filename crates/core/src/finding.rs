@@ -1,0 +1,245 @@
+//! A warning, an error or a refusal as data.
+//!
+//! Every door shows the same findings: command, REST, console. A finding says what is wrong, with what, and what to do
+//! about it. How each one is worded stands in [`crate::diagnostics`]; here is only their shape and the list of codes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{GpuKey, HostName, SlotKey, VmName};
+
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Finding {
+    /// What kind of finding; stable, for programs.
+    pub code: Code,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about.
+    pub subject: Subject,
+    /// What is wrong, in a sentence.
+    pub message: String,
+    /// What to do about it, in a sentence.
+    pub hint: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} [{}] {}", self.severity, self.message, self.code, self.hint)
+    }
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Something will be missed, or waits.
+    Warning,
+    /// Something that was asked for does not happen.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// What a finding is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", content = "name", rename_all = "snake_case")]
+pub enum Subject {
+    /// The whole installation.
+    Installation,
+    /// A host.
+    Host(HostName),
+    /// A GPU.
+    Gpu(GpuKey),
+    /// A partition.
+    Partition(SlotKey),
+    /// A VM.
+    Vm(VmName),
+    /// Something that came in from outside: a field of a request, a file.
+    Input(String),
+}
+
+impl Subject {
+    /// The GPU concerned, directly or through a partition.
+    pub fn gpu(&self) -> Option<&GpuKey> {
+        match self {
+            Self::Gpu(gpu) => Some(gpu),
+            Self::Partition(slot) => Some(&slot.gpu),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Installation => f.pad("installation"),
+            Self::Host(host) => write!(f, "host {host}"),
+            Self::Gpu(gpu) => write!(f, "gpu {gpu}"),
+            Self::Partition(slot) => write!(f, "partition {slot}"),
+            Self::Vm(vm) => write!(f, "vm {vm}"),
+            Self::Input(input) => f.pad(input),
+        }
+    }
+}
+
+/// What a refusal with this code means for the one who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// The request itself is malformed or asks for what cannot be: change it (HTTP 422; 400 and 413 for the wire).
+    Invalid,
+    /// It names something that does not exist (HTTP 404).
+    NotFound,
+    /// It clashes with the present state: change that, then ask again (HTTP 409).
+    Conflict,
+    /// It cannot be done at this moment; the same request may succeed later (HTTP 503).
+    Unavailable,
+    /// Information, never a refusal.
+    Note,
+}
+
+macro_rules! codes {
+    ($($variant:ident $text:literal $class:ident $meaning:literal,)*) => {
+        /// The kinds of findings. The texts are stable: scripts may rely on them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of the handbook.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The code as text.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+
+            /// What a refusal with this code means for the one who asked.
+            pub fn class(self) -> Class {
+                match self { $(Self::$variant => Class::$class,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    // Requests.
+    InvalidName "invalid_name" Invalid "A name has characters or a length that names may not have.",
+    InvalidRequest "invalid_request" Invalid "A request is malformed, too large, or has unknown or repeated fields.",
+    InvalidValue "invalid_value" Invalid "A value is outside its range.",
+    HostNotFound "host_not_found" NotFound "No host of that name is known.",
+    GpuNotFound "gpu_not_found" NotFound "No GPU is at that address.",
+    VmNotFound "vm_not_found" NotFound "No VM of that name is known.",
+    DomainNotFound "domain_not_found" NotFound "libvirt knows no domain of that name.",
+    OperationNotFound "operation_not_found" NotFound "No operation has that id, or it has been forgotten.",
+    VmExists "vm_exists" Conflict "A VM of that name exists already.",
+    DomainExists "domain_exists" Conflict "libvirt has a domain of that name that Tranche does not manage.",
+    VersionConflict "version_conflict" Conflict "The state changed between looking and acting.",
+    // Hosts.
+    IommuOff "iommu_off" Conflict "The IOMMU is off, so no device can be given to a VM.",
+    LibvirtDown "libvirt_down" Unavailable "libvirt does not answer, so nothing is known of running domains.",
+    HostSilent "host_silent" Unavailable "The host has not reported yet.",
+    KvmMissing "kvm_missing" Note "The host has no working KVM; VMs are emulated, which is slow.",
+    CallStuck "call_stuck" Unavailable "A kernel call has not come back within its limit.",
+    // GPUs.
+    NoPartitionableGpu "no_partitionable_gpu" Conflict "The host has no GPU that can be partitioned.",
+    NotPartitionable "not_partitionable" Conflict "The GPU offers no way to be partitioned.",
+    SriovDisabled "sriov_disabled" Conflict "The GPU has SR-IOV, but firmware or driver allow no virtual functions.",
+    DriverMissing "driver_missing" Conflict "No driver is bound to the GPU, and partitioning is the driver's work.",
+    DriverWithoutSriov "driver_without_sriov" Conflict "The GPU's driver does not switch virtual functions through sysfs.",
+    InvalidPartitionCount "invalid_partition_count" Invalid "The partition count is none of those that the driver offers.",
+    PartitionsInUse "partitions_in_use" Conflict "Partitions of the GPU are booked or open, so its mode cannot change.",
+    ModeConflict "mode_conflict" Conflict "The GPU is in the other mode: partitioned or passthrough, never both.",
+    ConsoleGpu "console_gpu" Conflict "The firmware's console is on the GPU.",
+    NoReset "no_reset" Note "The kernel knows no way to reset the GPU between two VMs.",
+    GroupShared "group_shared" Conflict "The device shares its IOMMU group with functions that would have to go along.",
+    WrongDriver "wrong_driver" Unavailable "A function is bound to another driver than the one it needs.",
+    FewerPartitions "fewer_partitions" Unavailable "The kernel made fewer partitions than it was asked for.",
+    PartitionLost "partition_lost" Unavailable "A booked partition has disappeared.",
+    PartitionUnready "partition_unready" Unavailable "A partition is not ready yet.",
+    ForeignPartition "foreign_partition" Conflict "A partition exists that Tranche did not make.",
+    ForeignUse "foreign_use" Conflict "A partition or GPU is used by somebody whom Tranche does not manage.",
+    HardwareChanged "hardware_changed" Conflict "Other hardware is where the GPU was.",
+    GpuGone "gpu_gone" Unavailable "A GPU that is in use has disappeared.",
+    Drift "drift" Note "The hardware differs from what was decided; it will be put right.",
+    KernelRefused "kernel_refused" Unavailable "The kernel refused a write.",
+    // VMs.
+    VmRunning "vm_running" Conflict "The VM runs, and this needs it off.",
+    VmNotRunning "vm_not_running" Conflict "The VM is off.",
+    VmHasPartition "vm_has_partition" Conflict "The VM has a partition already; a VM has at most one.",
+    VmHasNoGpu "vm_has_no_gpu" Conflict "The VM asks for no GPU.",
+    NoFreePartition "no_free_partition" Conflict "No partition that fits is free; the VM waits and starts by itself.",
+    NoFreeGpu "no_free_gpu" Conflict "No GPU for passthrough is free; the VM waits and starts by itself.",
+    SizeMismatch "size_mismatch" Conflict "No GPU is partitioned into partitions of the size that is asked for.",
+    GuestUnsupported "guest_unsupported" Note "The guest system is not on the list of supported ones.",
+    GuestPoweredOff "guest_powered_off" Note "The guest shut itself down; it stays off until it is started again.",
+    ShutdownSlow "shutdown_slow" Note "The guest has been asked to shut down and has not done so yet.",
+    DomainIdentity "domain_identity" Conflict "The domain's UUID is not the VM's: somebody replaced it.",
+    DomainMissing "domain_missing" Unavailable "The domain of an adopted VM is gone.",
+    DomainTransient "domain_transient" Conflict "The domain has no stored definition, so it would be gone when it stops.",
+    ForeignDevice "foreign_device" Conflict "The domain has a host device that Tranche did not put there.",
+    LibvirtRefused "libvirt_refused" Unavailable "libvirt refused.",
+    // Invariants.
+    Invariant "invariant" Conflict "An invariant is violated. This is a defect of Tranche.",
+    // Store.
+    StoreUnavailable "store_unavailable" Unavailable "The store cannot be read or written.",
+    StoreReadOnly "store_read_only" Unavailable "The store cannot be written.",
+    StoreFull "store_full" Unavailable "The disk under the store is full.",
+    StoreCorrupt "store_corrupt" Unavailable "The store's file is damaged.",
+    StoreNewerVersion "store_newer_version" Conflict "The store was written by a newer version of Tranche.",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// No finding has that code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no finding has the code {0:?}")]
+pub struct UnknownCode(pub String);
+
+impl FromStr for Code {
+    type Err = UnknownCode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCode> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text).ok_or_else(|| UnknownCode(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_the_same_text_in_json_and_in_print() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_string(code).unwrap(), format!("\"{code}\""));
+            assert_eq!(code.as_str().parse(), Ok(*code));
+        }
+    }
+}

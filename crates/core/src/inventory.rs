@@ -1,0 +1,417 @@
+//! What hosts report: hardware, drivers, capabilities, running domains. It may be old, and it may be partial.
+//!
+//! An inventory is evidence, never a wish. What could not be read is absent or named in `notes`; it is never guessed.
+//! In particular [`Hypervisor::Down`] says "unknown", which is not the same as "no domain runs here".
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::finding::Finding;
+use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
+
+/// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
+pub const PCI_CLASS_DISPLAY: u32 = 0x03;
+
+/// The inventories of all hosts, by name.
+pub type Inventory = BTreeMap<HostName, HostInventory>;
+
+/// Everything that one host reports about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct HostInventory {
+    /// The host.
+    pub host: HostName,
+    /// The kernel's boot id: it changes with each boot (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// When this was observed.
+    pub observed_at: Timestamp,
+    /// Kernel, processor, memory, IOMMU.
+    pub system: SystemFacts,
+    /// What libvirt says.
+    pub hypervisor: Hypervisor,
+    /// The GPUs, by address.
+    pub gpus: BTreeMap<GpuAddress, Gpu>,
+    /// Kernel calls that have not come back within their limit and still block a device.
+    pub stuck: Vec<StuckCall>,
+    /// What was amiss while observing.
+    pub notes: Vec<Finding>,
+}
+
+impl HostInventory {
+    /// The domain of a VM, if libvirt is up and knows it.
+    pub fn domain(&self, name: &VmName) -> Option<&Domain> {
+        self.domains().and_then(|domains| domains.get(name.as_str()))
+    }
+
+    /// All domains, unless libvirt is down and nothing is known of them.
+    pub fn domains(&self) -> Option<&BTreeMap<String, Domain>> {
+        match &self.hypervisor {
+            Hypervisor::Up { domains, .. } => Some(domains),
+            Hypervisor::Down { .. } => None,
+        }
+    }
+
+    /// Whether a kernel call on this GPU is stuck: nothing else may be tried on it.
+    pub fn is_stuck(&self, gpu: &GpuAddress) -> bool {
+        self.stuck.iter().any(|call| call.gpu.as_ref() == Some(gpu))
+    }
+}
+
+/// Facts about the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct SystemFacts {
+    /// `uname -r`.
+    pub kernel: String,
+    /// The processor's model name.
+    pub cpu_model: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Whether the IOMMU is on, and which units serve it.
+    pub iommu: Iommu,
+}
+
+/// The state of the IOMMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Iommu {
+    /// No unit under `/sys/class/iommu`: devices cannot be given to VMs.
+    Off,
+    /// On.
+    On {
+        /// The units, as named under `/sys/class/iommu` (`dmar0`, `ivhd0`).
+        units: Vec<String>,
+    },
+}
+
+/// What libvirt says, or why it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Hypervisor {
+    /// libvirt answers.
+    Up {
+        /// libvirt's version, as `major.minor.release`.
+        libvirt: String,
+        /// The version of QEMU that libvirt uses.
+        qemu: String,
+        /// Every domain that it knows, by name, whether Tranche manages it or not.
+        domains: BTreeMap<String, Domain>,
+    },
+    /// libvirt does not answer: nothing is known of any domain, so nothing may be released.
+    Down {
+        /// What it answered, or what failed.
+        reason: String,
+    },
+}
+
+/// One GPU: a physical function, or a parent of mediated devices that is no PCI device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Gpu {
+    /// Where it is.
+    pub address: GpuAddress,
+    /// What it is; all zero for a virtual parent.
+    pub ids: PciIds,
+    /// The PCI class code, 24 bits; 0 for a virtual parent.
+    pub class: u32,
+    /// The name that the catalogue gives it, or its ids.
+    pub model: String,
+    /// A stand-in of the virtual lab, not a GPU. Shown wherever the GPU is shown.
+    pub emulated: bool,
+    /// Video memory in MiB, where catalogue or driver tell.
+    pub vram_mib: Option<u64>,
+    /// The driver bound to it.
+    pub driver: Option<String>,
+    /// The NUMA node, where the firmware tells.
+    pub numa_node: Option<u16>,
+    /// Its IOMMU group with every member, itself included.
+    pub iommu_group: Option<IommuGroup>,
+    /// Memory windows, empty ones left out.
+    pub bars: Vec<Bar>,
+    /// How the kernel can reset it, in order of preference (`reset_method`).
+    pub reset_methods: Vec<String>,
+    /// Whether the firmware's console is on it.
+    pub boot_vga: bool,
+    /// Error counters, where the device has Advanced Error Reporting.
+    pub aer: Option<AerCounters>,
+    /// How it makes partitions, if it can.
+    pub backend: Option<Backend>,
+    /// The SR-IOV capability, where there is one.
+    pub sriov: Option<Sriov>,
+    /// The partitionings that the driver offers: the valid counts.
+    pub offers: Vec<Offer>,
+    /// The partitions that exist now.
+    pub partitions: Vec<ObservedPartition>,
+    /// Who has the GPU itself open through VFIO.
+    pub open_by: Vec<Holder>,
+}
+
+impl Gpu {
+    /// The offer for a count, of a series if one is named, else of the first series that has it.
+    pub fn offer(&self, count: u16, series: Option<&str>) -> Option<&Offer> {
+        self.offers
+            .iter()
+            .find(|offer| offer.count == count && series.is_none_or(|wanted| offer.series.as_deref() == Some(wanted)))
+    }
+
+    /// The valid counts, ascending, each once.
+    pub fn valid_counts(&self) -> Vec<u16> {
+        let mut counts: Vec<u16> = self.offers.iter().map(|offer| offer.count).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        counts
+    }
+}
+
+/// How a GPU makes partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Plain SR-IOV virtual functions, bound to vfio-pci.
+    SriovVfio,
+    /// Mediated devices.
+    Mdev,
+}
+
+/// The SR-IOV capability of a physical function (kernel: drivers/pci/iov.c).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Sriov {
+    /// `sriov_totalvfs`: the most VFs that driver and device allow.
+    pub total_vfs: u16,
+    /// `sriov_numvfs`: the VFs that are enabled.
+    pub vfs: u16,
+    /// `sriov_drivers_autoprobe`.
+    pub autoprobe: bool,
+}
+
+/// One partitioning that a driver offers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Offer {
+    /// How many partitions.
+    pub count: u16,
+    /// What each is called (`4Q`, `mbochs-small`; `1/4` for plain VFs).
+    pub profile: String,
+    /// The series that the profile belongs to, where the vendor has several.
+    pub series: Option<String>,
+    /// Video memory of each in MiB, where known.
+    pub vram_mib: Option<u64>,
+}
+
+/// A partition that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ObservedPartition {
+    /// Its index: `virtfnN` for a VF. None for a mediated device that Tranche did not make.
+    pub index: Option<u16>,
+    /// The device.
+    pub device: PartitionDevice,
+    /// The driver bound to it.
+    pub driver: Option<String>,
+    /// Its IOMMU group with all members.
+    pub iommu_group: Option<IommuGroup>,
+    /// The profile it was made with, where readable.
+    pub profile: Option<String>,
+    /// Who has it open through VFIO.
+    pub open_by: Vec<Holder>,
+}
+
+/// The device behind a partition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PartitionDevice {
+    /// A virtual function.
+    Vf {
+        /// Its address.
+        address: PciAddress,
+    },
+    /// A mediated device.
+    Mdev {
+        /// Its UUID.
+        uuid: Uuid,
+    },
+}
+
+/// A process that holds a device open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// The process's name (`/proc/PID/comm`).
+    pub command: String,
+}
+
+/// An IOMMU group: the smallest set of functions that can be isolated from the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct IommuGroup {
+    /// The group's number; it may differ after a reboot.
+    pub id: u32,
+    /// Every function in it.
+    pub members: Vec<GroupMember>,
+}
+
+/// A function in an IOMMU group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GroupMember {
+    /// Its address.
+    pub address: PciAddress,
+    /// Its PCI class code, 24 bits. Bridges (06xxxx) in a group are not given to VMs.
+    pub class: u32,
+    /// The driver bound to it.
+    pub driver: Option<String>,
+}
+
+impl GroupMember {
+    /// Whether this is a PCI bridge, which stays with the host whoever owns the group.
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 8 == 0x0604
+    }
+}
+
+/// A memory window of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Bar {
+    /// 0 to 5, the line in `resource`.
+    pub index: u8,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Whether it may lie above 4 GiB (IORESOURCE_MEM_64).
+    pub is_64bit: bool,
+}
+
+/// Totals of PCIe Advanced Error Reporting since the device appeared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct AerCounters {
+    /// Errors that the link corrected.
+    pub correctable: u64,
+    /// Errors that lost a transaction.
+    pub nonfatal: u64,
+    /// Errors that broke the link.
+    pub fatal: u64,
+}
+
+/// A kernel call that outlived its limit. The thread that made it still waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct StuckCall {
+    /// The GPU concerned, where the call concerns one.
+    pub gpu: Option<GpuAddress>,
+    /// The call: `write /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs`.
+    pub call: String,
+    /// When it was made.
+    pub since: Timestamp,
+}
+
+/// A libvirt domain, managed by Tranche or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it does.
+    pub state: DomainState,
+    /// Whether its definition outlives its run.
+    pub persistent: bool,
+    /// Whether libvirt itself would start it at boot.
+    pub autostart: bool,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Host devices in the running machine; empty when it is off.
+    pub live_devices: Vec<HostDevice>,
+    /// Host devices in the stored definition.
+    pub defined_devices: Vec<HostDevice>,
+}
+
+/// What a domain does (libvirt: virDomainState, virDomainShutoffReason).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum DomainState {
+    /// It runs.
+    Running,
+    /// It exists in memory and is stopped in its tracks.
+    Paused,
+    /// It was asked to shut down and has not yet done so.
+    ShuttingDown,
+    /// It is off.
+    Off {
+        /// Why.
+        reason: OffReason,
+    },
+}
+
+impl DomainState {
+    /// Whether the domain holds its devices.
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::Off { .. })
+    }
+}
+
+/// Why a domain is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OffReason {
+    /// The guest shut itself down.
+    Shutdown,
+    /// It was destroyed by command.
+    Destroyed,
+    /// QEMU or the guest crashed, or the start failed.
+    Crashed,
+    /// Never started since libvirt came up, or libvirt does not say.
+    Unknown,
+}
+
+/// A host device in a domain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct HostDevice {
+    /// Which device.
+    pub source: DeviceSource,
+    /// Whether Tranche put it there (libvirt user alias `ua-tranche-…`).
+    pub ours: bool,
+}
+
+/// How libvirt names a host device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DeviceSource {
+    /// A PCI function.
+    Pci {
+        /// Its address on the host.
+        address: PciAddress,
+    },
+    /// A mediated device.
+    Mdev {
+        /// Its UUID.
+        uuid: Uuid,
+    },
+}
+
+impl From<&PartitionDevice> for DeviceSource {
+    fn from(device: &PartitionDevice) -> Self {
+        match device {
+            PartitionDevice::Vf { address } => Self::Pci { address: *address },
+            PartitionDevice::Mdev { uuid } => Self::Mdev { uuid: *uuid },
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What was decided: the mode of each GPU, who holds which partition, and where each VM runs.
+//!
+//! A plan leaves nothing to choose when it is carried out. It is made by [`crate::planner`] alone, verified by
+//! [`crate::check`], and committed before any hardware is touched.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::Offer;
+use crate::name::{GpuKey, HostName, PciIds, SlotKey, Timestamp, VmId, VmName};
+use crate::spec::GpuMode;
+
+/// Everything that was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Plan {
+    /// GPUs in use, and as what.
+    pub gpus: BTreeMap<GpuKey, GpuPlan>,
+    /// Who holds what.
+    pub bookings: BTreeMap<SlotKey, Booking>,
+    /// Where VMs run.
+    pub vms: BTreeMap<VmName, VmPlan>,
+    /// For each host, how often its part of the plan has changed. A host refuses an older number.
+    pub generations: BTreeMap<HostName, u64>,
+}
+
+impl Plan {
+    /// What a VM holds, in order.
+    pub fn held_by<'a>(&'a self, vm: &'a VmName) -> impl Iterator<Item = (&'a SlotKey, &'a Booking)> {
+        self.bookings.iter().filter(move |(_, booking)| &booking.vm == vm)
+    }
+
+    /// The bookings on a GPU, in order.
+    pub fn bookings_on<'a>(&'a self, gpu: &'a GpuKey) -> impl Iterator<Item = (&'a SlotKey, &'a Booking)> {
+        self.bookings.iter().filter(move |(key, _)| &key.gpu == gpu)
+    }
+
+    /// The mode that a GPU is in or on its way to; `Host` where nothing was decided.
+    pub fn mode(&self, gpu: &GpuKey) -> &GpuMode {
+        self.gpus.get(gpu).map_or(&GpuMode::Host, |planned| &planned.mode)
+    }
+}
+
+/// What was decided for a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GpuPlan {
+    /// The mode.
+    pub mode: GpuMode,
+    /// The offer that the count was taken from; only in mode `partitioned`.
+    pub offer: Option<Offer>,
+    /// What the GPU was when this was decided.
+    pub identity: PciIds,
+    /// The drivers that the functions of its IOMMU group had before passthrough took them, to be given back.
+    pub host_drivers: BTreeMap<crate::name::PciAddress, String>,
+}
+
+/// The durable record that a slot serves a VM: made before anything is touched, removed when read back as free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Booking {
+    /// The VM.
+    pub vm: VmName,
+    /// Its UUID: a new VM of the same name is another VM.
+    pub vm_id: VmId,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// What was decided for a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct VmPlan {
+    /// The host that it belongs to.
+    pub host: HostName,
+    /// Its UUID.
+    pub id: VmId,
+    /// Whether that host shall run it.
+    pub goal: VmGoal,
+    /// The last start that was seen to succeed.
+    pub started: Option<Started>,
+}
+
+/// What a host shall do with a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum VmGoal {
+    /// Run it, with what it holds.
+    Run,
+    /// It runs as of an earlier command to start: shut it down, then run it again.
+    Cycle,
+    /// Have it defined and off; ask the guest.
+    Stop,
+    /// Have it off now.
+    Kill,
+    /// Have it off, without our devices, and gone if Tranche made it.
+    Remove,
+}
+
+/// A start that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Started {
+    /// The command to start that it answered.
+    pub serial: u64,
+    /// The boot of the host that it happened in.
+    pub boot_id: String,
+}

@@ -1,0 +1,230 @@
+//! What people asked for: how each GPU is used, which VMs there are, and the policies.
+//!
+//! A wish may be impossible; that is found out by [`crate::change`] when it is uttered and by [`crate::planner`] from
+//! then on. Nothing here says where anything runs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{GpuKey, PciIds, Timestamp, VmId, VmName};
+
+/// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
+pub const PARTITIONS_PER_GPU_MAX: u16 = 256;
+/// The most whole GPUs for one VM.
+pub const GPUS_PER_VM_MAX: u8 = 16;
+/// The most disks, and the most networks, of a VM that Tranche defines.
+pub const DISKS_PER_VM_MAX: usize = 16;
+/// The largest cloud-init user data, in bytes.
+pub const CLOUD_INIT_LEN_MAX: usize = 64 * 1024;
+/// The least and the most memory of a VM, in MiB.
+pub const VM_MEMORY_MIB: std::ops::RangeInclusive<u64> = 16..=16 * 1024 * 1024;
+/// The least and the most virtual processors of a VM.
+pub const VM_VCPUS: std::ops::RangeInclusive<u32> = 1..=1024;
+
+/// All wishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// GPUs that somebody has spoken for. A GPU that is not here is left alone.
+    pub gpus: BTreeMap<GpuKey, GpuSpec>,
+    /// VMs, by name.
+    pub vms: BTreeMap<VmName, VmSpec>,
+    /// Policies.
+    pub policy: Policy,
+}
+
+/// What a GPU shall be used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct GpuSpec {
+    /// The mode. Exactly one at a time.
+    pub mode: GpuMode,
+    /// What the GPU was when the wish was made: other hardware in the same slot is not the GPU that was meant.
+    pub identity: PciIds,
+}
+
+/// What a GPU is used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum GpuMode {
+    /// Untouched: it serves the host.
+    #[default]
+    Host,
+    /// Split into equal partitions.
+    Partitioned {
+        /// How many; one of the valid counts.
+        count: u16,
+        /// The profile series, where the vendor has several; the driver's default else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        series: Option<String>,
+    },
+    /// Given whole to one VM (what Hyper-V calls DDA).
+    Passthrough {
+        /// Take the GPU even if the firmware's console is on it.
+        #[serde(default)]
+        allow_console: bool,
+    },
+}
+
+/// A VM, as wished for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Its UUID, the same in libvirt.
+    pub id: VmId,
+    /// Where its definition comes from.
+    pub source: VmSource,
+    /// What it asks for.
+    pub request: Request,
+    /// Whether a stopped VM keeps its partition.
+    #[serde(default)]
+    pub reserved: bool,
+    /// The NUMA node whose GPUs it prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer_numa_node: Option<u16>,
+    /// Whether it shall run.
+    pub run: Run,
+    /// Counts the commands to start: a higher number than the last start's means "start again".
+    pub start_serial: u64,
+    /// When it was created: ties are broken by age.
+    pub created_at: Timestamp,
+}
+
+/// Whether a VM shall run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Run {
+    /// It shall run, and run again after a crash or a reboot of the host.
+    Running,
+    /// It shall be off; the guest is asked first.
+    Stopped,
+    /// It shall be off now, as if its plug were pulled.
+    Killed,
+    /// It shall be off and forgotten; the domain is removed where Tranche made it, and left where it was adopted.
+    Deleted,
+}
+
+/// What a VM asks for. A stopped VM holds a request, not a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// No GPU.
+    #[default]
+    None,
+    /// One partition. Which one is Tranche's choice.
+    Partition {
+        /// The video memory that it must have, in MiB; any size else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vram_mib: Option<u64>,
+        /// The profile that it must have; any else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        profile: Option<String>,
+    },
+    /// Whole GPUs, passed through.
+    Whole {
+        /// How many.
+        gpus: u8,
+    },
+}
+
+impl Request {
+    /// A partition of any size.
+    pub const ANY_PARTITION: Self = Self::Partition { vram_mib: None, profile: None };
+
+    /// How many bookings a VM with this request holds while it runs.
+    pub fn slots(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Partition { .. } => 1,
+            Self::Whole { gpus } => usize::from(*gpus),
+        }
+    }
+}
+
+/// Where a VM's definition comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum VmSource {
+    /// Tranche defines the domain.
+    Made(VmHardware),
+    /// The domain was there before. Its XML is the user's; only the GPU's device comes and goes.
+    Adopted,
+}
+
+/// The hardware of a VM that Tranche defines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VmHardware {
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Disks, in order; the first one boots.
+    #[serde(default)]
+    pub disks: Vec<VolumeRef>,
+    /// libvirt networks, by name.
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// The firmware.
+    #[serde(default)]
+    pub firmware: Firmware,
+    /// The guest system, as a libosinfo short id (`ubuntu22.04`, `win10`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_os: Option<String>,
+    /// cloud-init user data, given to the guest on a NoCloud disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<String>,
+}
+
+/// A volume of a libvirt storage pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRef {
+    /// The pool's name.
+    pub pool: String,
+    /// The volume's name in it.
+    pub volume: String,
+}
+
+/// How a VM boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    /// OVMF; large BARs need it.
+    #[default]
+    Uefi,
+    /// SeaBIOS.
+    Bios,
+}
+
+/// Policies of the whole installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// How VMs are laid over GPUs.
+    pub placement: PlacementPolicy,
+}
+
+/// How VMs are laid over GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PlacementPolicy {
+    /// Fill a GPU before the next is begun: whole GPUs stay free.
+    #[default]
+    Pack,
+    /// The emptiest GPU first: every VM has the most of a GPU's attention.
+    Spread,
+}
