@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# What scripts/demo and scripts/test share: installing what is missing from the distribution's packages.
+#
+# It touches nothing when everything is there (no package manager is started), asks for root only
+# when something is to be installed, and adds one package source at most: Debian 12's own backports,
+# because its QEMU (7.2) has no emulated SR-IOV adapter (igb came with 8.0).
+
+# What compiling needs beside a Rust toolchain.
+readonly PACKAGES_BUILD=(gcc libc6-dev libvirt-dev make pkg-config)
+
+# What the virtual hosts need. QEMU is apart: its version matters.
+readonly PACKAGES_LAB=(busybox-static cpio e2fsprogs mmdebstrap mtools openssh-client syslinux syslinux-common uidmap util-linux)
+readonly PACKAGES_QEMU=(qemu-system-x86 qemu-utils)
+readonly QEMU_VERSION_MIN="1:8.0"
+
+# ensure_packages NAME... installs those that are missing.
+ensure_packages() {
+  local missing=() name
+  for name in "$@"; do
+    package_installed "$name" || missing+=("$name")
+  done
+  ((${#missing[@]} == 0)) && return 0
+  apt_install "${missing[@]}"
+}
+
+# ensure_qemu makes sure of a QEMU that has igb, from backports where the release's own is too old.
+ensure_qemu() {
+  local name fresh=1
+  for name in "${PACKAGES_QEMU[@]}"; do
+    package_installed "$name" && package_at_least "$name" "$QEMU_VERSION_MIN" || fresh=0
+  done
+  ((fresh == 1)) && return 0
+  local codename
+  codename=$(release_codename)
+  if [[ $codename == bookworm ]]; then
+    enable_backports "$codename"
+    apt_install -t "$codename-backports" "${PACKAGES_QEMU[@]}"
+  else
+    apt_install "${PACKAGES_QEMU[@]}"
+  fi
+}
+
+package_installed() {
+  [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+package_at_least() {
+  dpkg --compare-versions "$(dpkg-query -W -f='${Version}' "$1")" ge "$2"
+}
+
+release_codename() {
+  # shellcheck source=/dev/null
+  (. /etc/os-release && echo "${VERSION_CODENAME:-unknown}")
+}
+
+apt_install() {
+  require_apt
+  say "installing Debian packages: $*"
+  if [[ -z ${APT_UPDATED:-} ]]; then
+    as_root apt-get -q update >&2
+    APT_UPDATED=1
+  fi
+  # Another package manager may be at work (unattended-upgrades on a fresh machine): wait for it.
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 \
+    --no-install-recommends install "$@" >&2
+}
+
+enable_backports() {
+  local codename=$1 mirror file=/etc/apt/sources.list.d/tranche-lab-backports.sources
+  apt-get indextargets --format '$(RELEASE)' 'Created-By: Packages' | grep -qx "$codename-backports" && return 0
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Release: $codename" | head -n 1)
+  [[ -n $mirror ]] || fail "apt has no source for $codename, so the mirror for $codename-backports is unknown. Add $codename to /etc/apt/sources.list."
+  say "adding the package source $codename-backports from $mirror ($file)"
+  as_root tee "$file" >/dev/null <<SOURCES
+Types: deb
+URIs: $mirror
+Suites: $codename-backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+SOURCES
+  APT_UPDATED=
+}
+
+require_apt() {
+  command -v apt-get >/dev/null || fail "this machine has no apt-get: the lab runs on Debian 12 and 13. Install these by hand: $*"
+}
+
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "root is needed for: $*. Run it as root once, or install sudo."
+  fi
+}
+
+require_cargo() {
+  command -v cargo >/dev/null || fail "cargo is not in PATH. Install a Rust toolchain (see README.md), then run this again."
+}
+
+say() { echo "$(basename "$0"): $*" >&2; }
+
+fail() {
+  say "$*"
+  exit 1
+}
