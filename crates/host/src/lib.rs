@@ -3,6 +3,8 @@
 //! Only this room knows sysfs, libvirt and vendors. It decides nothing: [`tranche_core`] says which step is due, and a
 //! step leaves nothing to choose. The same code runs on a real `/sys`, on a captured tree, and on the fake kernel.
 
+pub mod vm;
+
 use tranche_core::finding::Finding;
 use tranche_core::inventory::HostInventory;
 use tranche_core::name::Timestamp;

@@ -1,0 +1,26 @@
+//! VMs, behind one coarse trait: what the hypervisor says, and the steps that concern VMs.
+//!
+//! Tranche writes no hypervisor. The real one is libvirt's QEMU driver ([`libvirt`]); the one for tests and simulators
+//! is a model of it ([`fake`]). Both make, read and edit the same XML ([`xml`]), so that they do not drift apart.
+//!
+//! Nothing here decides: which VM starts when, and with which device, stands in the step. Nothing here touches the
+//! kernel either: devices are bound before they are put into a VM.
+
+pub mod fake;
+
+use tranche_core::finding::Finding;
+use tranche_core::inventory;
+use tranche_core::step::Step;
+
+/// The VMs of a host.
+pub trait Hypervisor: Send + Sync + std::fmt::Debug {
+    /// Every domain, or why nothing is known of them. Never blocks for longer than a limit.
+    fn observe(&self) -> inventory::Hypervisor;
+
+    /// Carries out a step about a VM and reads its effect back. Repeating a step that was carried out is no error.
+    ///
+    /// # Errors
+    /// The finding carries the hypervisor's own message and says what to do about it. A step that is not about a VM
+    /// is refused.
+    fn apply(&self, step: &Step) -> Result<(), Box<Finding>>;
+}
