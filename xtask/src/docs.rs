@@ -1,0 +1,72 @@
+//! The documents that are derived from the code, so that they cannot be wrong.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tranche_core::finding::{Class, Code};
+
+/// A page that nobody edits.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Where it lies, below the root.
+    pub(crate) path: &'static str,
+    /// What stands in it.
+    pub(crate) text: String,
+}
+
+/// Every derived page.
+pub(crate) fn derived() -> Vec<Page> {
+    vec![Page { path: "docs/findings.md", text: findings() }]
+}
+
+/// Writes every derived page below `root`.
+pub(crate) fn write(root: &Path) -> Result<()> {
+    for page in derived() {
+        std::fs::write(root.join(page.path), &page.text)
+            .with_context(|| format!("cannot write {}", page.path))?;
+    }
+    Ok(())
+}
+
+fn findings() -> String {
+    let mut text = String::from(
+        "# Findings\n\n\
+         Every warning, error and refusal is a finding: a stable code, a severity, what it is about, a message that says\n\
+         what is wrong and with what, and a hint that says what to do about it. The command, the REST API and the daemon's\n\
+         log show the same findings. Scripts may rely on the codes; the wording may get better.\n\n\
+         <!-- Derived from crates/core/src/finding.rs by `cargo xtask docs`; do not edit. -->\n",
+    );
+    for (class, title, about) in CLASSES {
+        write!(text, "\n## {title}\n\n{about}\n\n| code | what it means |\n| --- | --- |\n")
+            .expect("a string grows");
+        for code in Code::ALL.iter().filter(|code| code.class() == class) {
+            writeln!(text, "| `{code}` | {} |", code.meaning()).expect("a string grows");
+        }
+    }
+    text
+}
+
+const CLASSES: [(Class, &str, &str); 5] = [
+    (
+        Class::Invalid,
+        "The request cannot be",
+        "Change the request. The API answers 422; 400 where it cannot be parsed, 413 where it is too large.",
+    ),
+    (
+        Class::NotFound,
+        "Something that is named does not exist",
+        "Look at the list of what there is. The API answers 404.",
+    ),
+    (
+        Class::Conflict,
+        "It clashes with the present state",
+        "Change the state that the hint names, then ask again. The API answers 409.",
+    ),
+    (
+        Class::Unavailable,
+        "It cannot be done at this moment",
+        "The same request may succeed later; what was accepted goes on by itself. The API answers 503.",
+    ),
+    (Class::Note, "Good to know", "These never refuse anything."),
+];

@@ -1,0 +1,51 @@
+//! Words that promise work instead of being it, and paths of somebody's own machine.
+
+use crate::tidy::Problem;
+use crate::tree::Tree;
+
+/// Put together from halves, so that this file may stand in the tree.
+const PROMISES: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
+const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ho", "me/")];
+
+/// The problems of single words, in every text file.
+pub(super) fn check(tree: &Tree) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for file in &tree.files {
+        for (index, line) in file.text.lines().enumerate() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            if words.any(|word| PROMISES.contains(&word)) {
+                problems.push(Problem::in_line(
+                    &file.path,
+                    index,
+                    "a promise of work: do it, or open an issue",
+                ));
+            }
+            if MACHINE_PATHS.iter().any(|path| line.contains(path)) {
+                problems.push(Problem::in_line(&file.path, index, "a path of somebody's own machine"));
+            }
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::tidy::tests::finds;
+
+    #[test]
+    fn promises_and_machine_paths_are_found_as_words_only() {
+        let promise = format!("fn a() {{}} // {}: later\n", PROMISES[0]);
+        let path = format!("cd {}main\n", MACHINE_PATHS[0]);
+        finds(
+            check,
+            &[("a.rs", &promise), ("b.sh", &path), ("c.sh", "mktemp -d /tmp/a.XXXXXX; cd framework/x\n")],
+            expect![[r#"
+                a.rs:1: a promise of work: do it, or open an issue
+                b.sh:1: a path of somebody's own machine
+            "#]],
+        );
+    }
+}
