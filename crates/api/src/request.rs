@@ -1,0 +1,80 @@
+//! Request bodies that are no noun of the core already. Unknown fields are refused: a typing error is never a default.
+//!
+//! The mode of a GPU is asked for with a [`tranche_core::spec::GpuMode`], the policies with a
+//! [`tranche_core::spec::Policy`].
+
+use serde::{Deserialize, Serialize};
+use tranche_core::name::VmName;
+use tranche_core::spec::{Request, VmHardware};
+
+/// Makes a VM: `POST /v1/vms`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    /// Its name, which its libvirt domain takes too.
+    pub name: VmName,
+    /// Its hardware.
+    pub hardware: VmHardware,
+    /// What it asks for; no GPU if left out.
+    #[serde(default)]
+    pub request: Request,
+    /// Whether it keeps its partition while it is off.
+    #[serde(default)]
+    pub reserved: bool,
+    /// The NUMA node whose GPUs it prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer_numa_node: Option<u16>,
+}
+
+/// Takes over a libvirt domain: `POST /v1/vms/{name}/adopt`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdoptVm {
+    /// What it asks for; no GPU if left out.
+    pub request: Request,
+    /// Whether it keeps its partition while it is off.
+    pub reserved: bool,
+}
+
+/// Stops or restarts a VM: `POST /v1/vms/{name}/stop` and `/restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopVm {
+    /// Turn it off at once, as if its plug were pulled. Else the guest is asked to shut down.
+    pub force: bool,
+}
+
+/// Has nothing to say: `POST /v1/vms/{name}/start`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartVm {}
+
+/// Gives a VM a GPU: `POST /v1/vms/{name}/attach`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachGpu {
+    /// What it shall have; a partition of any size if left out.
+    #[serde(default = "any_partition")]
+    pub request: Request,
+    /// If the VM runs: shut it down, give it the GPU, start it again. Else a running VM is a refusal.
+    #[serde(default)]
+    pub restart: bool,
+}
+
+impl Default for AttachGpu {
+    fn default() -> Self {
+        Self { request: any_partition(), restart: false }
+    }
+}
+
+fn any_partition() -> Request {
+    Request::ANY_PARTITION
+}
+
+/// Takes a VM's GPU: `POST /v1/vms/{name}/detach`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetachGpu {
+    /// If the VM runs: shut it down, take the GPU, start it again. Else a running VM is a refusal.
+    pub restart: bool,
+}

@@ -1,0 +1,61 @@
+//! Views: spec, plan and inventory joined into flat rows for people.
+//!
+//! Every row is built from [`Sources`] alone, so that command, REST and console show the same. Field names are stable.
+
+mod gpu;
+mod host;
+mod partition;
+mod vm;
+
+use tranche_core::finding::{Finding, Subject};
+use tranche_core::inventory::{HostInventory, Inventory};
+use tranche_core::name::{GpuKey, HostName, VmName};
+use tranche_core::plan::Plan;
+use tranche_core::spec::Spec;
+
+pub use gpu::{GpuStatus, GpuView, gpu, gpus};
+pub use host::{HostView, LibvirtView, host, hosts};
+pub use partition::{PartitionState, PartitionView, partitions, partitions_of};
+pub use vm::{VmOrigin, VmState, VmView, vm, vms};
+
+/// What views are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// What people asked for.
+    pub spec: &'a Spec,
+    /// What was decided.
+    pub plan: &'a Plan,
+    /// What hosts report.
+    pub inventory: &'a Inventory,
+    /// What was found in the last pass, about anything.
+    pub findings: &'a [Finding],
+}
+
+impl<'a> Sources<'a> {
+    fn host(&self, host: &HostName) -> Option<&'a HostInventory> {
+        self.inventory.get(host)
+    }
+
+    /// The findings about a host itself.
+    fn about_host(&self, host: &HostName) -> Vec<Finding> {
+        self.about(|subject| matches!(subject, Subject::Host(about) if about == host))
+    }
+
+    /// The findings about a GPU or one of its partitions.
+    fn about_gpu(&self, gpu: &GpuKey) -> Vec<Finding> {
+        self.about(|subject| subject.gpu() == Some(gpu))
+    }
+
+    /// The findings about a VM, and about what it holds.
+    fn about_vm(&self, vm: &VmName) -> Vec<Finding> {
+        self.about(|subject| match subject {
+            Subject::Vm(about) => about == vm,
+            Subject::Partition(slot) => self.plan.bookings.get(slot).is_some_and(|booking| &booking.vm == vm),
+            _ => false,
+        })
+    }
+
+    fn about(&self, concerns: impl Fn(&Subject) -> bool) -> Vec<Finding> {
+        self.findings.iter().filter(|finding| concerns(&finding.subject)).cloned().collect()
+    }
+}

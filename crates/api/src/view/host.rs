@@ -1,0 +1,109 @@
+//! Hosts, as people see them.
+
+use serde::{Deserialize, Serialize};
+use tranche_core::finding::Finding;
+use tranche_core::inventory::{HostInventory, Hypervisor, Iommu, StuckCall};
+use tranche_core::name::{HostName, Timestamp};
+
+use super::partition::{PartitionState, partitions};
+use super::{PartitionView, Sources};
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HostView {
+    /// Its name.
+    pub name: HostName,
+    /// When it last reported, in milliseconds since the Unix epoch.
+    pub observed_at: Timestamp,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The processor's model name.
+    pub cpu_model: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Whether the IOMMU is on, and which units serve it.
+    pub iommu: Iommu,
+    /// What libvirt is, or why it does not answer.
+    pub libvirt: LibvirtView,
+    /// GPUs that it reports.
+    pub gpus: usize,
+    /// Partitions that were decided for it or exist on it.
+    pub partitions: usize,
+    /// Of these, the ones that a VM could get now.
+    pub partitions_free: usize,
+    /// VMs that belong to it.
+    pub vms: usize,
+    /// Of these, the ones that run.
+    pub vms_running: usize,
+    /// Kernel calls that have not come back.
+    pub stuck: Vec<StuckCall>,
+    /// What was found about the host itself.
+    pub findings: Vec<Finding>,
+}
+
+/// What libvirt is, without its domains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LibvirtView {
+    /// It answers.
+    Up {
+        /// Its version, as `major.minor.release`.
+        libvirt: String,
+        /// The version of QEMU that it uses.
+        qemu: String,
+    },
+    /// It does not answer: nothing is known of running VMs.
+    Down {
+        /// What it answered, or what failed.
+        reason: String,
+    },
+}
+
+/// Every host that has reported, by name.
+pub fn hosts(sources: &Sources<'_>) -> Vec<HostView> {
+    let partitions = partitions(sources);
+    sources.inventory.values().map(|observed| build(sources, observed, &partitions)).collect()
+}
+
+/// One host, if it has reported.
+pub fn host(sources: &Sources<'_>, name: &HostName) -> Option<HostView> {
+    sources.host(name).map(|observed| build(sources, observed, &partitions(sources)))
+}
+
+fn build(sources: &Sources<'_>, observed: &HostInventory, partitions: &[PartitionView]) -> HostView {
+    let system = &observed.system;
+    let own: Vec<_> = partitions.iter().filter(|partition| partition.host == observed.host).collect();
+    let vms: Vec<_> = sources.plan.vms.iter().filter(|(_, planned)| planned.host == observed.host).collect();
+    let runs = |name| observed.domain(name).is_some_and(|domain| domain.state.is_active());
+    HostView {
+        name: observed.host.clone(),
+        observed_at: observed.observed_at,
+        boot_id: observed.boot_id.clone(),
+        kernel: system.kernel.clone(),
+        cpu_model: system.cpu_model.clone(),
+        cpus: system.cpus,
+        memory_mib: system.memory_mib,
+        iommu: system.iommu.clone(),
+        libvirt: libvirt(&observed.hypervisor),
+        gpus: observed.gpus.len(),
+        partitions: own.len(),
+        partitions_free: own.iter().filter(|partition| partition.state == PartitionState::Free).count(),
+        vms: vms.len(),
+        vms_running: vms.iter().filter(|(name, _)| runs(name)).count(),
+        stuck: observed.stuck.clone(),
+        findings: sources.about_host(&observed.host),
+    }
+}
+
+fn libvirt(hypervisor: &Hypervisor) -> LibvirtView {
+    match hypervisor {
+        Hypervisor::Up { libvirt, qemu, .. } => {
+            LibvirtView::Up { libvirt: libvirt.clone(), qemu: qemu.clone() }
+        }
+        Hypervisor::Down { reason } => LibvirtView::Down { reason: reason.clone() },
+    }
+}

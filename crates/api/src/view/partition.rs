@@ -1,0 +1,182 @@
+//! Partitions, as people see them: who holds which, and which could be had.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tranche_core::inventory::{Gpu, HostInventory, ObservedPartition, PartitionDevice};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, VmName};
+use tranche_core::placement::{self, Taken};
+use tranche_core::plan::Plan;
+
+use super::Sources;
+
+/// A partition: decided, or there without having been decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PartitionView {
+    /// The host.
+    pub host: HostName,
+    /// The GPU's address on it.
+    pub gpu: GpuAddress,
+    /// The index on the GPU, from 0; none for a device that Tranche did not make.
+    pub index: Option<u16>,
+    /// The VF's address or the mediated device's UUID; none while it does not exist.
+    pub device: Option<String>,
+    /// The profile, where known.
+    pub profile: Option<String>,
+    /// Video memory in MiB, where known.
+    pub vram_mib: Option<u64>,
+    /// What it is used for.
+    pub state: PartitionState,
+    /// The VM that it is booked for.
+    pub vm: Option<VmName>,
+    /// A stand-in of the virtual lab.
+    pub emulated: bool,
+}
+
+/// What a partition is used for.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionState {
+    /// A VM can get it.
+    Free,
+    /// A VM has it, and does not use it at present.
+    Booked,
+    /// A VM has it and uses it.
+    InUse,
+    /// It disappeared while a VM used it.
+    Lost,
+    /// Somebody whom Tranche does not manage made it or uses it.
+    Foreign,
+    /// It is not there yet, or not ready to be handed over.
+    Unready,
+}
+
+impl PartitionState {
+    /// Every state, in order.
+    pub const ALL: [Self; 6] =
+        [Self::Free, Self::Booked, Self::InUse, Self::Lost, Self::Foreign, Self::Unready];
+
+    /// The state as text, the same as on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Booked => "booked",
+            Self::InUse => "in_use",
+            Self::Lost => "lost",
+            Self::Foreign => "foreign",
+            Self::Unready => "unready",
+        }
+    }
+}
+
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Every partition of every GPU, in order.
+pub fn partitions(sources: &Sources<'_>) -> Vec<PartitionView> {
+    let mut keys: Vec<GpuKey> = sources.plan.gpus.keys().cloned().collect();
+    for (host, observed) in sources.inventory {
+        keys.extend(
+            observed.gpus.keys().map(|address| GpuKey { host: host.clone(), address: address.clone() }),
+        );
+    }
+    keys.sort();
+    keys.dedup();
+    keys.iter().flat_map(|key| partitions_of(sources, key)).collect()
+}
+
+/// The partitions of one GPU: those decided, by index, then those that nobody decided.
+pub fn partitions_of(sources: &Sources<'_>, key: &GpuKey) -> Vec<PartitionView> {
+    let host = sources.host(&key.host);
+    let gpu = host.and_then(|observed| observed.gpus.get(&key.address));
+    let decided = placement::decided_slots(key, sources.plan);
+    let mut views: Vec<_> =
+        decided.iter().filter_map(|slot| decided_view(sources.plan, key, *slot, host, gpu)).collect();
+    let Some(gpu) = gpu else { return views };
+    let undecided = |partition: &&ObservedPartition| {
+        partition.index.is_none_or(|index| !decided.contains(&Slot::Partition(index)))
+    };
+    views.extend(gpu.partitions.iter().filter(undecided).map(|partition| foreign_view(key, gpu, partition)));
+    views
+}
+
+/// The device behind a partition, as text.
+pub(super) fn device_text(device: &PartitionDevice) -> String {
+    match device {
+        PartitionDevice::Vf { address } => address.to_string(),
+        PartitionDevice::Mdev { uuid } => uuid.to_string(),
+    }
+}
+
+fn decided_view(
+    plan: &Plan,
+    key: &GpuKey,
+    slot: Slot,
+    host: Option<&HostInventory>,
+    gpu: Option<&Gpu>,
+) -> Option<PartitionView> {
+    let Slot::Partition(index) = slot else { return None };
+    let slot_key = SlotKey { gpu: key.clone(), slot };
+    let seen = gpu.and_then(|gpu| placement::partition(gpu, index));
+    let offer = plan.gpus.get(key).and_then(|planned| planned.offer.as_ref());
+    let vm = plan.bookings.get(&slot_key).map(|booking| booking.vm.clone());
+    let state = match (host, &vm) {
+        (None, None) => PartitionState::Unready,
+        (None, Some(_)) => PartitionState::Booked,
+        (Some(host), Some(vm)) => booked_state(vm, seen, host),
+        (Some(host), None) => unbooked_state(plan, &slot_key, host, gpu),
+    };
+    Some(PartitionView {
+        host: key.host.clone(),
+        gpu: key.address.clone(),
+        index: Some(index),
+        device: seen.map(|partition| device_text(&partition.device)),
+        profile: offer
+            .map(|offer| offer.profile.clone())
+            .or_else(|| seen.and_then(|seen| seen.profile.clone())),
+        vram_mib: offer.and_then(|offer| offer.vram_mib),
+        state,
+        vm,
+        emulated: gpu.is_some_and(|gpu| gpu.emulated),
+    })
+}
+
+fn booked_state(vm: &VmName, seen: Option<&ObservedPartition>, host: &HostInventory) -> PartitionState {
+    let runs = host.domain(vm).is_some_and(|domain| domain.state.is_active());
+    match seen {
+        None if runs => PartitionState::Lost,
+        None => PartitionState::Unready,
+        Some(partition) if runs || !partition.open_by.is_empty() => PartitionState::InUse,
+        Some(_) => PartitionState::Booked,
+    }
+}
+
+fn unbooked_state(plan: &Plan, slot: &SlotKey, host: &HostInventory, gpu: Option<&Gpu>) -> PartitionState {
+    let used = gpu.is_some_and(|gpu| Taken::on(&host.host, host, plan).contains(&slot.gpu, slot.slot, gpu));
+    if used {
+        PartitionState::Foreign
+    } else if gpu.is_none() || placement::unready(slot, host).is_some() {
+        PartitionState::Unready
+    } else {
+        PartitionState::Free
+    }
+}
+
+fn foreign_view(key: &GpuKey, gpu: &Gpu, partition: &ObservedPartition) -> PartitionView {
+    PartitionView {
+        host: key.host.clone(),
+        gpu: key.address.clone(),
+        index: partition.index,
+        device: Some(device_text(&partition.device)),
+        profile: partition.profile.clone(),
+        vram_mib: None,
+        state: PartitionState::Foreign,
+        vm: None,
+        emulated: gpu.emulated,
+    }
+}

@@ -1,0 +1,226 @@
+//! VMs, as people see them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::{Domain, DomainState, Gpu, HostInventory};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
+use tranche_core::placement;
+use tranche_core::plan::{VmGoal, VmPlan};
+use tranche_core::spec::{Request, Run, VmSource, VmSpec};
+
+use super::Sources;
+use super::partition::device_text;
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VmView {
+    /// Its name.
+    pub name: VmName,
+    /// Its UUID, the same in libvirt.
+    pub id: VmId,
+    /// What it does.
+    pub state: VmState,
+    /// What it shall do.
+    pub run: Run,
+    /// The host that it belongs to, once decided.
+    pub host: Option<HostName>,
+    /// The GPU that serves it; the first one where it has several.
+    pub gpu: Option<GpuAddress>,
+    /// The partition's index on that GPU; none for a whole GPU.
+    pub partition: Option<u16>,
+    /// The VF's address, the mediated device's UUID, or the whole GPU's address.
+    pub device: Option<String>,
+    /// Everything that it holds.
+    pub holds: Vec<SlotKey>,
+    /// The profile of its partition.
+    pub profile: Option<String>,
+    /// Video memory of its partition in MiB, where known.
+    pub vram_mib: Option<u64>,
+    /// Whether what it holds is a stand-in of the virtual lab.
+    pub emulated: bool,
+    /// What it asks for.
+    pub request: Request,
+    /// Whether it keeps its partition while it is off.
+    pub reserved: bool,
+    /// The NUMA node whose GPUs it prefers.
+    pub prefer_numa_node: Option<u16>,
+    /// Where its definition comes from.
+    pub origin: VmOrigin,
+    /// Virtual processors, where known.
+    pub vcpus: Option<u32>,
+    /// Memory in MiB, where known.
+    pub memory_mib: Option<u64>,
+    /// The guest system, as a libosinfo short id.
+    pub guest_os: Option<String>,
+    /// When it was created or adopted, in milliseconds since the Unix epoch.
+    pub created_at: Timestamp,
+    /// What was found about it and what it holds.
+    pub findings: Vec<Finding>,
+}
+
+/// What a VM does.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// It runs.
+    Running,
+    /// It is stopped in its tracks.
+    Paused,
+    /// It is on its way up.
+    Starting,
+    /// It is on its way down.
+    Stopping,
+    /// It shall run and cannot yet; its findings say why.
+    Waiting,
+    /// It is off.
+    Stopped,
+    /// It is being removed.
+    Deleting,
+    /// libvirt does not answer, or its host has not reported.
+    Unknown,
+}
+
+impl VmState {
+    /// Every state, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Running,
+        Self::Paused,
+        Self::Starting,
+        Self::Stopping,
+        Self::Waiting,
+        Self::Stopped,
+        Self::Deleting,
+        Self::Unknown,
+    ];
+
+    /// The state as text, the same as on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+            Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+            Self::Deleting => "deleting",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where a VM's definition comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmOrigin {
+    /// Tranche defines its domain.
+    Made,
+    /// Its domain was there before, and stays its user's.
+    Adopted,
+}
+
+/// Every VM, by name.
+pub fn vms(sources: &Sources<'_>) -> Vec<VmView> {
+    sources.spec.vms.iter().map(|(name, spec)| build(sources, name, spec)).collect()
+}
+
+/// One VM, if there is one of that name.
+pub fn vm(sources: &Sources<'_>, name: &VmName) -> Option<VmView> {
+    sources.spec.vms.get(name).map(|spec| build(sources, name, spec))
+}
+
+fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
+    let planned = sources.plan.vms.get(name);
+    let host = planned.and_then(|planned| sources.host(&planned.host));
+    let domain = host.and_then(|host| host.domain(name)).filter(|domain| domain.uuid == spec.id.0);
+    let holds: Vec<SlotKey> = sources.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
+    let first = holds.first();
+    let gpu = first.and_then(|slot| observed_gpu(sources, &slot.gpu));
+    let offer = first.and_then(|slot| sources.plan.gpus.get(&slot.gpu)?.offer.as_ref());
+    let findings = sources.about_vm(name);
+    let hardware = match &spec.source {
+        VmSource::Made(hardware) => Some(hardware),
+        VmSource::Adopted => None,
+    };
+    VmView {
+        name: name.clone(),
+        id: spec.id,
+        state: state(spec.run, planned, host, domain, &findings),
+        run: spec.run,
+        host: planned.map(|planned| planned.host.clone()),
+        gpu: first.map(|slot| slot.gpu.address.clone()),
+        partition: first.and_then(|slot| match slot.slot {
+            Slot::Partition(index) => Some(index),
+            Slot::Whole => None,
+        }),
+        device: first.zip(gpu).and_then(|(slot, gpu)| device(slot.slot, gpu)),
+        profile: offer.map(|offer| offer.profile.clone()),
+        vram_mib: offer.and_then(|offer| offer.vram_mib),
+        emulated: gpu.is_some_and(|gpu| gpu.emulated),
+        holds,
+        request: spec.request.clone(),
+        reserved: spec.reserved,
+        prefer_numa_node: spec.prefer_numa_node,
+        origin: if hardware.is_some() { VmOrigin::Made } else { VmOrigin::Adopted },
+        vcpus: domain.map(|domain| domain.vcpus).or(hardware.map(|hardware| hardware.vcpus)),
+        memory_mib: domain.map(|domain| domain.memory_mib).or(hardware.map(|hardware| hardware.memory_mib)),
+        guest_os: hardware.and_then(|hardware| hardware.guest_os.clone()),
+        created_at: spec.created_at,
+        findings,
+    }
+}
+
+fn observed_gpu<'a>(sources: &Sources<'a>, key: &GpuKey) -> Option<&'a Gpu> {
+    sources.host(&key.host)?.gpus.get(&key.address)
+}
+
+fn device(slot: Slot, gpu: &Gpu) -> Option<String> {
+    match slot {
+        Slot::Partition(index) => {
+            placement::partition(gpu, index).map(|partition| device_text(&partition.device))
+        }
+        Slot::Whole => Some(gpu.address.to_string()),
+    }
+}
+
+/// What a VM does: what its domain does where it is active, else what was decided and why.
+fn state(
+    run: Run,
+    planned: Option<&VmPlan>,
+    host: Option<&HostInventory>,
+    domain: Option<&Domain>,
+    findings: &[Finding],
+) -> VmState {
+    if planned.is_some() && host.is_none_or(|host| host.domains().is_none()) {
+        return VmState::Unknown;
+    }
+    let goal = planned.map(|planned| planned.goal);
+    let stays_up = run == Run::Running && goal != Some(VmGoal::Cycle) || goal == Some(VmGoal::Leave);
+    match domain.map(|domain| domain.state) {
+        Some(DomainState::Running) if stays_up => VmState::Running,
+        Some(DomainState::Paused) if stays_up => VmState::Paused,
+        Some(DomainState::Running | DomainState::Paused | DomainState::ShuttingDown) => VmState::Stopping,
+        Some(DomainState::Off { .. }) | None => idle_state(run, goal, findings),
+    }
+}
+
+fn idle_state(run: Run, goal: Option<VmGoal>, findings: &[Finding]) -> VmState {
+    match (run, goal) {
+        (Run::Deleted, _) => VmState::Deleting,
+        (Run::Stopped | Run::Killed, _) => VmState::Stopped,
+        (Run::Running, Some(VmGoal::Run | VmGoal::Cycle)) => VmState::Starting,
+        (Run::Running, _) if findings.iter().any(|finding| finding.code == Code::GuestPoweredOff) => {
+            VmState::Stopped
+        }
+        (Run::Running, _) => VmState::Waiting,
+    }
+}
