@@ -1,1 +1,525 @@
 //! Changes: the one door through which wishes enter the spec.
+//!
+//! Command, REST, console and declarative file all make [`Change`]s, and [`admit`] alone admits or refuses them: what
+//! one door refuses, every door refuses. Admitting looks at the present state so that a wish that cannot come true is
+//! refused at once and with a hint; the planner checks again with every new inventory.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostics as say;
+use crate::finding::{Finding, Severity, Subject};
+use crate::guest;
+use crate::inventory::{Domain, HostInventory, Inventory};
+use crate::name::{GpuKey, Timestamp, VmId, VmName};
+use crate::operation::Goal;
+use crate::plan::Plan;
+use crate::planner::{mode_obstacles, users_of};
+use crate::spec::{
+    CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, GpuMode, GpuSpec, Policy, Request, Run, Spec,
+    VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
+};
+
+/// The longest name of a libvirt pool, volume or network, in bytes.
+pub const RESOURCE_NAME_LEN_MAX: usize = 255;
+
+/// A wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// Use a GPU in a mode; `host` releases it.
+    SetGpuMode {
+        /// The GPU.
+        gpu: GpuKey,
+        /// The mode.
+        mode: GpuMode,
+    },
+    /// Make a VM. It is off at first.
+    CreateVm {
+        /// Its name.
+        name: VmName,
+        /// What it is.
+        vm: NewVm,
+    },
+    /// Take over a libvirt domain, as it is.
+    AdoptVm {
+        /// The domain's name.
+        name: VmName,
+        /// What it asks for.
+        request: Request,
+        /// Whether it keeps its partition while it is off.
+        reserved: bool,
+    },
+    /// Forget a VM; remove its domain if Tranche made it. Its disks stay.
+    DeleteVm {
+        /// The VM.
+        name: VmName,
+        /// Turn it off if it runs.
+        force: bool,
+    },
+    /// Run a VM.
+    StartVm {
+        /// The VM.
+        name: VmName,
+    },
+    /// Turn a VM off.
+    StopVm {
+        /// The VM.
+        name: VmName,
+        /// Do not ask the guest.
+        force: bool,
+    },
+    /// Turn a VM off and on.
+    RestartVm {
+        /// The VM.
+        name: VmName,
+    },
+    /// Let a VM ask for a GPU or a partition.
+    AttachGpu {
+        /// The VM.
+        name: VmName,
+        /// What it asks for.
+        request: Request,
+        /// If it runs: turn it off, change it, turn it on.
+        restart: bool,
+    },
+    /// Let a VM ask for nothing.
+    DetachGpu {
+        /// The VM.
+        name: VmName,
+        /// If it runs: turn it off, change it, turn it on.
+        restart: bool,
+    },
+    /// Change the policies.
+    SetPolicy {
+        /// All of them.
+        policy: Policy,
+    },
+}
+
+/// A VM to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewVm {
+    /// Its hardware.
+    pub hardware: VmHardware,
+    /// What it asks for.
+    #[serde(default)]
+    pub request: Request,
+    /// Whether it keeps its partition while it is off.
+    #[serde(default)]
+    pub reserved: bool,
+    /// The NUMA node whose GPUs it prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer_numa_node: Option<u16>,
+}
+
+/// The state that a change is judged against.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    /// What people asked for so far.
+    pub spec: &'a Spec,
+    /// What was decided.
+    pub plan: &'a Plan,
+    /// What hosts report.
+    pub inventory: &'a Inventory,
+}
+
+/// A wish that was admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an admitted change is not yet committed"]
+pub struct Admitted {
+    /// The spec with the wish in it.
+    pub spec: Spec,
+    /// What shows that it has come true.
+    pub goal: Goal,
+    /// What was asked for, in words.
+    pub title: String,
+    /// What it is about.
+    pub subject: Subject,
+    /// Warnings.
+    pub findings: Vec<Finding>,
+}
+
+/// Why a wish was refused: at least one finding.
+pub type Refusal = Vec<Finding>;
+
+/// Admits a change, or refuses it. `fresh` is the id of the VM, should one be made.
+///
+/// # Errors
+/// The findings that stand against it.
+pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
+    match change {
+        Change::SetGpuMode { gpu, mode } => set_gpu_mode(gpu, mode, state),
+        Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
+        Change::AdoptVm { name, request, reserved } => adopt_vm(name, request, *reserved, state, now),
+        Change::DeleteVm { name, force } => delete_vm(name, *force, state),
+        Change::StartVm { name } => start_vm(name, state),
+        Change::StopVm { name, force } => stop_vm(name, *force, state),
+        Change::RestartVm { name } => restart_vm(name, state),
+        Change::AttachGpu { name, request, restart } => attach_gpu(name, request, *restart, state),
+        Change::DetachGpu { name, restart } => detach_gpu(name, *restart, state),
+        Change::SetPolicy { policy } => {
+            let mut spec = state.spec.clone();
+            spec.policy = *policy;
+            Ok(Admitted {
+                spec,
+                goal: Goal::Recorded,
+                title: "change the policies".to_owned(),
+                subject: Subject::Installation,
+                findings: Vec::new(),
+            })
+        }
+    }
+}
+
+fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitted, Refusal> {
+    let observed = host_of(key, state)?;
+    let mut spec = state.spec.clone();
+    let title = match mode {
+        GpuMode::Host => format!("release GPU {key}"),
+        GpuMode::Partitioned { count, .. } => format!("split GPU {key} into {count} partitions"),
+        GpuMode::Passthrough { .. } => format!("make GPU {key} ready for passthrough"),
+    };
+    let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone() };
+    let admitted =
+        |spec, findings| Admitted { spec, goal, title, subject: Subject::Gpu(key.clone()), findings };
+    let Some(gpu) = observed.gpus.get(&key.address) else {
+        // A GPU that is gone can still be released, so that nothing waits for it any longer.
+        let booked =
+            state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect::<Vec<_>>();
+        return match spec.gpus.get_mut(key) {
+            Some(wish) if *mode == GpuMode::Host && booked.is_empty() => {
+                wish.mode = GpuMode::Host;
+                Ok(admitted(spec, Vec::new()))
+            }
+            Some(_) if *mode == GpuMode::Host => Err(vec![say::partitions_in_use(key, &booked)]),
+            _ => Err(vec![say::gpu_not_found(key)]),
+        };
+    };
+    let unchanged = spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity == gpu.ids);
+    if unchanged {
+        return Ok(admitted(spec, Vec::new()));
+    }
+    let mut refusal = mode_obstacles(key, mode, gpu, observed);
+    let users = users_of(key, gpu, observed, state.plan);
+    match (state.plan.mode(key), mode) {
+        (GpuMode::Partitioned { .. }, GpuMode::Passthrough { .. }) => {
+            refusal.push(say::mode_conflict(key, "partitioned", "passed through"));
+        }
+        (GpuMode::Passthrough { .. }, GpuMode::Partitioned { .. }) => {
+            refusal.push(say::mode_conflict(key, "passed through", "partitioned"));
+        }
+        _ => {}
+    }
+    let settled = state.plan.mode(key) == mode;
+    if !users.is_empty() && !settled {
+        refusal.push(say::partitions_in_use(key, &users));
+    }
+    for call in observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address)) {
+        refusal.push(say::call_stuck(key, &call.call));
+    }
+    if !refusal.is_empty() {
+        return Err(refusal);
+    }
+    let resets = !gpu.reset_methods.is_empty() || !matches!(mode, GpuMode::Passthrough { .. });
+    let findings = if resets { Vec::new() } else { vec![say::no_reset(key)] };
+    spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.ids });
+    Ok(admitted(spec, findings))
+}
+
+fn create_vm(
+    name: &VmName,
+    vm: &NewVm,
+    state: State<'_>,
+    id: VmId,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
+    let mut found = validate_hardware(name, &vm.hardware);
+    found.extend(validate_request(&vm.request));
+    if state.spec.vms.contains_key(name) {
+        found.push(say::vm_exists(name));
+    } else if domain_of(name, state).is_some() {
+        found.push(say::domain_exists(name));
+    }
+    let warnings = refuse_errors(found)?;
+    let spec = VmSpec {
+        id,
+        source: VmSource::Made(vm.hardware.clone()),
+        request: vm.request.clone(),
+        reserved: vm.reserved,
+        prefer_numa_node: vm.prefer_numa_node,
+        run: Run::Stopped,
+        serial: 0,
+        created_at: now,
+    };
+    Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
+}
+
+fn adopt_vm(
+    name: &VmName,
+    request: &Request,
+    reserved: bool,
+    state: State<'_>,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
+    let mut found = validate_request(request);
+    if state.spec.vms.contains_key(name) {
+        found.push(say::vm_exists(name));
+    }
+    let domain = domain_of(name, state);
+    let unknown = state.inventory.values().find_map(|observed| match &observed.hypervisor {
+        crate::inventory::Hypervisor::Down { reason } => Some(say::libvirt_down(&observed.host, reason)),
+        crate::inventory::Hypervisor::Up { .. } => None,
+    });
+    match domain {
+        None => found.push(unknown.unwrap_or_else(|| say::domain_not_found(name))),
+        Some(domain) if !domain.persistent => found.push(say::domain_transient(name)),
+        Some(domain) => {
+            let foreign =
+                domain.defined_devices.iter().chain(&domain.live_devices).any(|device| !device.ours);
+            if foreign && *request != Request::None {
+                found.push(say::foreign_device(name));
+            }
+        }
+    }
+    let warnings = refuse_errors(found)?;
+    let Some(domain) = domain else { return Err(warnings) };
+    let run = if domain.state.is_active() { Run::Running } else { Run::Stopped };
+    let spec = VmSpec {
+        id: VmId(domain.uuid),
+        source: VmSource::Adopted,
+        request: request.clone(),
+        reserved,
+        prefer_numa_node: None,
+        run,
+        serial: 0,
+        created_at: now,
+    };
+    Ok(with_vm(state, name, spec, Goal::Recorded, format!("adopt VM {name}"), warnings))
+}
+
+fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
+    let mut spec = vm_of(name, state)?.clone();
+    if is_active(name, state) && !force {
+        let mut finding = say::vm_running(name, "deleting it");
+        finding.hint = format!(
+            "Stop it first ('tranche vm stop {name}'), or repeat with --force: it is then turned off."
+        );
+        return Err(vec![finding]);
+    }
+    spec.run = Run::Deleted;
+    spec.serial += 1;
+    let goal = Goal::VmGone { vm: name.clone() };
+    Ok(with_vm(state, name, spec, goal, format!("delete VM {name}"), Vec::new()))
+}
+
+fn start_vm(name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
+    let mut spec = vm_of(name, state)?.clone();
+    refuse_deleted(name, &spec)?;
+    if !(spec.run == Run::Running && is_active(name, state)) {
+        spec.run = Run::Running;
+        spec.serial += 1;
+    }
+    let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
+    Ok(with_vm(state, name, spec, goal, format!("start VM {name}"), Vec::new()))
+}
+
+fn stop_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
+    let mut spec = vm_of(name, state)?.clone();
+    refuse_deleted(name, &spec)?;
+    let run = if force { Run::Killed } else { Run::Stopped };
+    let off = matches!(spec.run, Run::Stopped | Run::Killed) && !is_active(name, state);
+    if !off && (spec.run != run || is_active(name, state)) {
+        spec.run = run;
+        spec.serial += 1;
+    }
+    let goal = Goal::VmOff { vm: name.clone() };
+    Ok(with_vm(state, name, spec, goal, format!("stop VM {name}"), Vec::new()))
+}
+
+fn restart_vm(name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
+    let mut spec = vm_of(name, state)?.clone();
+    refuse_deleted(name, &spec)?;
+    spec.run = Run::Running;
+    spec.serial += 1;
+    let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
+    Ok(with_vm(state, name, spec, goal, format!("restart VM {name}"), Vec::new()))
+}
+
+fn attach_gpu(
+    name: &VmName,
+    request: &Request,
+    restart: bool,
+    state: State<'_>,
+) -> Result<Admitted, Refusal> {
+    let spec = vm_of(name, state)?;
+    refuse_deleted(name, spec)?;
+    let mut found = validate_request(request);
+    if spec.request != Request::None && spec.request != *request {
+        found.push(say::vm_has_partition(name));
+    }
+    let foreign =
+        domain_of(name, state).is_some_and(|domain| domain.defined_devices.iter().any(|device| !device.ours));
+    if foreign {
+        found.push(say::foreign_device(name));
+    }
+    let warnings = refuse_errors(found)?;
+    set_request(name, spec, request, restart, state, format!("give VM {name} a GPU"), warnings)
+}
+
+fn detach_gpu(name: &VmName, restart: bool, state: State<'_>) -> Result<Admitted, Refusal> {
+    let spec = vm_of(name, state)?;
+    refuse_deleted(name, spec)?;
+    set_request(
+        name,
+        spec,
+        &Request::None,
+        restart,
+        state,
+        format!("take the GPU from VM {name}"),
+        Vec::new(),
+    )
+}
+
+/// A changed request takes effect when the VM is off; a running one is restarted if that was allowed.
+fn set_request(
+    name: &VmName,
+    before: &VmSpec,
+    request: &Request,
+    restart: bool,
+    state: State<'_>,
+    title: String,
+    warnings: Vec<Finding>,
+) -> Result<Admitted, Refusal> {
+    let mut spec = before.clone();
+    if spec.request == *request {
+        return Ok(with_vm(state, name, spec, Goal::Recorded, title, warnings));
+    }
+    spec.request = request.clone();
+    if !is_active(name, state) {
+        return Ok(with_vm(state, name, spec, Goal::Recorded, title, warnings));
+    }
+    if !restart {
+        return Err(vec![say::vm_running(name, "changing its GPU")]);
+    }
+    spec.run = Run::Running;
+    spec.serial += 1;
+    let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
+    Ok(with_vm(state, name, spec, goal, title, warnings))
+}
+
+// What several changes need.
+
+fn with_vm(
+    state: State<'_>,
+    name: &VmName,
+    vm: VmSpec,
+    goal: Goal,
+    title: String,
+    findings: Vec<Finding>,
+) -> Admitted {
+    let mut spec = state.spec.clone();
+    spec.vms.insert(name.clone(), vm);
+    Admitted { spec, goal, title, subject: Subject::Vm(name.clone()), findings }
+}
+
+fn host_of<'a>(key: &GpuKey, state: State<'a>) -> Result<&'a HostInventory, Refusal> {
+    let known: Vec<_> = state.inventory.keys().collect();
+    state.inventory.get(&key.host).ok_or_else(|| vec![say::host_not_found(&key.host, &known)])
+}
+
+fn vm_of<'a>(name: &VmName, state: State<'a>) -> Result<&'a VmSpec, Refusal> {
+    state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])
+}
+
+fn domain_of<'a>(name: &VmName, state: State<'a>) -> Option<&'a Domain> {
+    state.inventory.values().find_map(|observed| observed.domain(name))
+}
+
+fn is_active(name: &VmName, state: State<'_>) -> bool {
+    domain_of(name, state).is_some_and(|domain| domain.state.is_active())
+}
+
+fn refuse_deleted(name: &VmName, spec: &VmSpec) -> Result<(), Refusal> {
+    if spec.run == Run::Deleted { Err(vec![say::vm_not_found(name)]) } else { Ok(()) }
+}
+
+/// Lets warnings through, and refuses if there is an error among them.
+fn refuse_errors(found: Vec<Finding>) -> Result<Vec<Finding>, Refusal> {
+    if found.iter().any(|finding| finding.severity == Severity::Error) { Err(found) } else { Ok(found) }
+}
+
+fn validate_request(request: &Request) -> Vec<Finding> {
+    match request {
+        Request::Whole { gpus } if !(1..=GPUS_PER_VM_MAX).contains(gpus) => {
+            vec![say::invalid_value(
+                "The number of GPUs",
+                &gpus.to_string(),
+                &format!("1 to {GPUS_PER_VM_MAX}"),
+            )]
+        }
+        Request::Partition { profile: Some(profile), .. } if !is_resource_name(profile) => {
+            vec![say::invalid_value(
+                "The profile",
+                &format!("{profile:?}"),
+                "a name as 'tranche gpu show' prints it",
+            )]
+        }
+        Request::Partition { vram_mib: Some(0), .. } => {
+            vec![say::invalid_value(
+                "The partition's memory",
+                "0 MiB",
+                "a size as 'tranche gpu show' prints it",
+            )]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn validate_hardware(name: &VmName, hardware: &VmHardware) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if !VM_VCPUS.contains(&hardware.vcpus) {
+        let range = format!("{} to {}", VM_VCPUS.start(), VM_VCPUS.end());
+        found.push(say::invalid_value(
+            "The number of virtual processors",
+            &hardware.vcpus.to_string(),
+            &range,
+        ));
+    }
+    if !VM_MEMORY_MIB.contains(&hardware.memory_mib) {
+        let range = format!("{} to {} MiB", VM_MEMORY_MIB.start(), VM_MEMORY_MIB.end());
+        found.push(say::invalid_value("The memory", &format!("{} MiB", hardware.memory_mib), &range));
+    }
+    if hardware.disks.len() > DISKS_PER_VM_MAX || hardware.networks.len() > DISKS_PER_VM_MAX {
+        let most = format!("at most {DISKS_PER_VM_MAX} of each");
+        found.push(say::invalid_value("The number of disks or networks", "so high", &most));
+    }
+    let pools =
+        hardware.disks.iter().flat_map(|disk| [("storage pool", &disk.pool), ("volume", &disk.volume)]);
+    let networks = hardware.networks.iter().map(|network| ("network", network));
+    for (what, text) in pools.chain(networks).filter(|(_, text)| !is_resource_name(text)) {
+        let rule = "the name of one that libvirt knows, without '/' and control characters";
+        found.push(say::invalid_value(&format!("The name of a {what}"), &format!("{text:?}"), rule));
+    }
+    if hardware.cloud_init.as_ref().is_some_and(|data| data.len() > CLOUD_INIT_LEN_MAX) {
+        let range = format!("at most {CLOUD_INIT_LEN_MAX} bytes");
+        found.push(say::invalid_value("The cloud-init user data", "so long", &range));
+    }
+    if let Some(guest_os) = &hardware.guest_os {
+        if !is_resource_name(guest_os) {
+            let rule = "a libosinfo short id, as 'osinfo-query os' prints them";
+            found.push(say::invalid_value("The guest system", &format!("{guest_os:?}"), rule));
+        } else if !guest::is_supported(guest_os) {
+            found.push(say::guest_unsupported(name, guest_os));
+        }
+    }
+    found
+}
+
+/// Names of things in libvirt are used as they are, so they may hold nothing that could leave its place.
+fn is_resource_name(text: &str) -> bool {
+    let safe = |c: char| !c.is_control() && c != '/' && c != '\\';
+    (1..=RESOURCE_NAME_LEN_MAX).contains(&text.len()) && text.chars().all(safe) && text != "." && text != ".."
+}

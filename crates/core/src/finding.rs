@@ -196,6 +196,8 @@ codes! {
     SizeMismatch "size_mismatch" Conflict "No GPU is partitioned into partitions of the size that is asked for.",
     GuestUnsupported "guest_unsupported" Note "The guest system is not on the list of supported ones.",
     GuestPoweredOff "guest_powered_off" Note "The guest shut itself down; it stays off until it is started again.",
+    StartedByHand "started_by_hand" Note "The VM shall be off and was started by hand; it is left alone.",
+    VmWithoutGpu "vm_without_gpu" Note "The VM runs without the GPU that it asks for.",
     ShutdownSlow "shutdown_slow" Note "The guest has been asked to shut down and has not done so yet.",
     DomainIdentity "domain_identity" Conflict "The domain's UUID is not the VM's: somebody replaced it.",
     DomainMissing "domain_missing" Unavailable "The domain of an adopted VM is gone.",
@@ -227,7 +229,11 @@ impl FromStr for Code {
     type Err = UnknownCode;
 
     fn from_str(text: &str) -> Result<Self, UnknownCode> {
-        Self::ALL.iter().copied().find(|code| code.as_str() == text).ok_or_else(|| UnknownCode(text.to_owned()))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|code| code.as_str() == text)
+            .ok_or_else(|| UnknownCode(text.to_owned()))
     }
 }
 

@@ -155,9 +155,9 @@ pub struct Gpu {
 impl Gpu {
     /// The offer for a count, of a series if one is named, else of the first series that has it.
     pub fn offer(&self, count: u16, series: Option<&str>) -> Option<&Offer> {
-        self.offers
-            .iter()
-            .find(|offer| offer.count == count && series.is_none_or(|wanted| offer.series.as_deref() == Some(wanted)))
+        self.offers.iter().find(|offer| {
+            offer.count == count && series.is_none_or(|wanted| offer.series.as_deref() == Some(wanted))
+        })
     }
 
     /// The valid counts, ascending, each once.
@@ -220,6 +220,8 @@ pub struct ObservedPartition {
     pub iommu_group: Option<IommuGroup>,
     /// The profile it was made with, where readable.
     pub profile: Option<String>,
+    /// Its memory windows above 4 GiB together, in MiB; 0 where it has none.
+    pub mmio_mib: u64,
     /// Who has it open through VFIO.
     pub open_by: Vec<Holder>,
 }
@@ -414,4 +416,11 @@ impl From<&PartitionDevice> for DeviceSource {
             PartitionDevice::Mdev { uuid } => Self::Mdev { uuid: *uuid },
         }
     }
+}
+
+/// The UUID of a partition that is a mediated device: computed, so that a reboot brings the same one back.
+pub fn mdev_uuid(gpu: &crate::name::GpuKey, index: u16) -> Uuid {
+    // Any fixed UUID serves as the name space; this one was drawn once for this purpose.
+    const PARTITIONS: Uuid = Uuid::from_u128(0x6d0c_7b1e_58f4_4c0a_9b7d_2f63_a1e0_94c5);
+    Uuid::new_v5(&PARTITIONS, format!("{gpu}/{index}").as_bytes())
 }

@@ -7,10 +7,20 @@
 //! Deliberately absent: IO, clocks, randomness, threads, async, logging. Time and ids are parameters. The same input
 //! gives the same plan, byte for byte, so every collection here is ordered.
 
+pub mod change;
+pub mod check;
+pub mod declare;
+pub mod diagnostics;
+pub mod effect;
 pub mod finding;
+pub mod guest;
 pub mod inventory;
 pub mod name;
 pub mod operation;
+pub mod placement;
 pub mod plan;
+pub mod planner;
 pub mod spec;
 pub mod step;
+pub mod steps;
+pub mod why;

@@ -163,7 +163,8 @@ impl FromStr for PciAddress {
 
     /// Takes `0000:41:00.0`, the short `41:00.0`, and NVIDIA's `00000000:41:00.0`.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let error = || NameError::new("PCI address", text, "domain:bus:device.function in hex, as in 0000:41:00.0");
+        let error =
+            || NameError::new("PCI address", text, "domain:bus:device.function in hex, as in 0000:41:00.0");
         let hex = |part: &str, len: std::ops::RangeInclusive<usize>| {
             let digits = part.bytes().all(|b| b.is_ascii_hexdigit());
             (digits && len.contains(&part.len())).then(|| u32::from_str_radix(part, 16).ok()).flatten()
@@ -177,8 +178,10 @@ impl FromStr for PciAddress {
         };
         let domain = domain.ok_or_else(error)?;
         let bus = hex(bus, 2..=2).and_then(|b| u8::try_from(b).ok()).ok_or_else(error)?;
-        let device = hex(device, 2..=2).filter(|d| *d < 32).and_then(|d| u8::try_from(d).ok()).ok_or_else(error)?;
-        let function = hex(function, 1..=1).filter(|f| *f < 8).and_then(|f| u8::try_from(f).ok()).ok_or_else(error)?;
+        let device =
+            hex(device, 2..=2).filter(|d| *d < 32).and_then(|d| u8::try_from(d).ok()).ok_or_else(error)?;
+        let function =
+            hex(function, 1..=1).filter(|f| *f < 8).and_then(|f| u8::try_from(f).ok()).ok_or_else(error)?;
         Ok(Self { domain, bus, device, function })
     }
 }
@@ -248,8 +251,9 @@ impl FromStr for GpuKey {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let (host, address) =
-            text.split_once('/').ok_or_else(|| NameError::new("GPU", text, "host/address, as in node1/0000:41:00.0"))?;
+        let (host, address) = text
+            .split_once('/')
+            .ok_or_else(|| NameError::new("GPU", text, "host/address, as in node1/0000:41:00.0"))?;
         Ok(Self { host: host.parse()?, address: address.parse()? })
     }
 }
@@ -279,7 +283,9 @@ impl FromStr for Slot {
             return Ok(Self::Whole);
         }
         let index = text.parse().ok().filter(|index: &u16| index.to_string() == text);
-        index.map(Self::Partition).ok_or_else(|| NameError::new("partition", text, "an index from 0, or 'whole'"))
+        index
+            .map(Self::Partition)
+            .ok_or_else(|| NameError::new("partition", text, "an index from 0, or 'whole'"))
     }
 }
 
@@ -341,7 +347,8 @@ impl FromStr for PciIds {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let error = || NameError::new("PCI id", text, "vendor:device:subvendor:subdevice, four hex digits each");
+        let error =
+            || NameError::new("PCI id", text, "vendor:device:subvendor:subdevice, four hex digits each");
         let mut ids = [0u16; 4];
         let parts: Vec<&str> = text.split(':').collect();
         if parts.len() != ids.len() {
@@ -359,7 +366,8 @@ impl FromStr for PciIds {
 
 impl fmt::Display for PciIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{:04x}:{:04x}:{:04x}:{:04x}", self.vendor, self.device, self.subvendor, self.subdevice);
+        let text =
+            format!("{:04x}:{:04x}:{:04x}:{:04x}", self.vendor, self.device, self.subvendor, self.subdevice);
         f.pad(&text)
     }
 }
@@ -428,13 +436,35 @@ mod tests {
             assert_eq!(text.parse::<PciAddress>().unwrap().to_string(), "0000:41:00.0");
         }
         assert_eq!("10000:01:1f.7".parse::<PciAddress>().unwrap().to_string(), "10000:01:1f.7");
-        refuses::<PciAddress>(&["", "41:00", "41:00.8", "41:20.0", "g1:00.0", "+1:00.0", "0:41:00.0", "41:00.0 "]);
+        refuses::<PciAddress>(&[
+            "",
+            "41:00",
+            "41:00.8",
+            "41:20.0",
+            "g1:00.0",
+            "+1:00.0",
+            "0:41:00.0",
+            "41:00.0 ",
+        ]);
     }
 
     #[test]
     fn a_vm_name_has_no_room_for_paths_or_xml() {
         assert_eq!("Desk-01.lab_x".parse::<VmName>().unwrap().as_str(), "Desk-01.lab_x");
-        refuses::<VmName>(&["", ".", "..", "-x", "a/b", "a<b", "a&b", "a\"b", "a b", "a\n", "é", &"x".repeat(64)]);
+        refuses::<VmName>(&[
+            "",
+            ".",
+            "..",
+            "-x",
+            "a/b",
+            "a<b",
+            "a&b",
+            "a\"b",
+            "a b",
+            "a\n",
+            "é",
+            &"x".repeat(64),
+        ]);
     }
 
     #[test]
@@ -448,7 +478,12 @@ mod tests {
         for text in ["node1/0000:41:00.0/3", "node1/0000:41:00.0/whole", "n.example/mbochs/15"] {
             assert_eq!(text.parse::<SlotKey>().unwrap().to_string(), text);
         }
-        refuses::<SlotKey>(&["node1/0000:41:00.0/03", "node1/0000:41:00.0/-1", "node1/0000:41:00.0/70000", "node1/3"]);
+        refuses::<SlotKey>(&[
+            "node1/0000:41:00.0/03",
+            "node1/0000:41:00.0/-1",
+            "node1/0000:41:00.0/70000",
+            "node1/3",
+        ]);
         refuses::<GpuKey>(&["node1", "/0000:41:00.0", "node1/", "node1/../x"]);
     }
 

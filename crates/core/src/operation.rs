@@ -5,9 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Finding, Subject};
+use crate::change::State;
+use crate::finding::{Finding, Severity, Subject};
+use crate::inventory::Backend;
 use crate::name::{GpuKey, OperationId, Timestamp, VmName};
-use crate::spec::GpuMode;
+use crate::placement;
+use crate::spec::{GpuMode, Run};
+use crate::step::VFIO_DRIVER;
 
 /// The most lines in an operation's log; the oldest go first.
 pub const LOG_LINES_MAX: usize = 200;
@@ -107,4 +111,174 @@ pub enum Goal {
     },
     /// The wish itself was all there was to do.
     Recorded,
+}
+
+/// After so many failures in a row of a step that it needs, an operation has failed. The loop goes on trying.
+pub const STEP_FAILURES_MAX: u32 = 3;
+
+/// What the loop knows of a subject's last steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepFailure {
+    /// What failed, and what to do about it.
+    pub finding: Finding,
+    /// How often in a row.
+    pub failures: u32,
+}
+
+/// Where an operation stands now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The state.
+    pub state: OperationState,
+    /// How far it is, in percent.
+    pub progress_percent: u8,
+    /// Why it waits or failed.
+    pub findings: Vec<Finding>,
+}
+
+impl Verdict {
+    fn new(state: OperationState, progress_percent: u8) -> Self {
+        Self { state, progress_percent, findings: Vec::new() }
+    }
+}
+
+/// Compares an operation's goal with what is. `findings` are the planner's, `failures` the last steps' that failed.
+pub fn judge(
+    operation: &Operation,
+    state: State<'_>,
+    findings: &[Finding],
+    failures: &[StepFailure],
+) -> Verdict {
+    let mut verdict = progress(&operation.goal, state);
+    if verdict.state.is_over() {
+        return verdict;
+    }
+    let concerns = |subject: &Subject| concerns(&operation.goal, subject, state);
+    let failed: Vec<&StepFailure> =
+        failures.iter().filter(|failure| concerns(&failure.finding.subject)).collect();
+    let against: Vec<&Finding> = findings
+        .iter()
+        .filter(|finding| finding.severity >= Severity::Warning && concerns(&finding.subject))
+        .collect();
+    let hopeless = failed.iter().any(|failure| failure.failures >= STEP_FAILURES_MAX)
+        || against.iter().any(|finding| finding.severity == Severity::Error);
+    if hopeless {
+        verdict.state = OperationState::Failed;
+    } else if against.iter().any(|finding| finding.code.class() == crate::finding::Class::Conflict) {
+        verdict.state = OperationState::Waiting;
+    }
+    verdict.findings =
+        against.into_iter().cloned().chain(failed.into_iter().map(|f| f.finding.clone())).collect();
+    verdict.findings.truncate(OPERATION_FINDINGS_MAX);
+    verdict
+}
+
+fn progress(goal: &Goal, state: State<'_>) -> Verdict {
+    match goal {
+        Goal::Recorded => Verdict::new(OperationState::Succeeded, 100),
+        Goal::GpuMode { gpu, mode } => gpu_progress(gpu, mode, state),
+        Goal::VmRuns { vm, serial } => match state.spec.vms.get(vm) {
+            Some(spec) if spec.run == Run::Running && spec.serial == *serial => {
+                let settled = state.plan.vms.get(vm).and_then(|planned| planned.settled.as_ref());
+                let runs = settled.is_some_and(|settled| settled.running && settled.serial >= *serial);
+                if runs {
+                    Verdict::new(OperationState::Succeeded, 100)
+                } else {
+                    Verdict::new(OperationState::Running, booked_percent(vm, state))
+                }
+            }
+            _ => Verdict::new(OperationState::Superseded, 0),
+        },
+        Goal::VmOff { vm } => match state.spec.vms.get(vm) {
+            Some(spec) if spec.run == Run::Running || spec.run == Run::Deleted => {
+                Verdict::new(OperationState::Superseded, 0)
+            }
+            Some(spec) => {
+                let off = state.inventory.values().any(|observed| observed.domains().is_some())
+                    && !is_active(vm, state);
+                let kept = spec.reserved || state.plan.held_by(vm).next().is_none();
+                match (off, kept) {
+                    (true, true) => Verdict::new(OperationState::Succeeded, 100),
+                    (true, false) => Verdict::new(OperationState::Running, 66),
+                    (false, _) => Verdict::new(OperationState::Running, 33),
+                }
+            }
+            None => Verdict::new(OperationState::Superseded, 0),
+        },
+        Goal::VmGone { vm } => match state.spec.vms.get(vm) {
+            None => Verdict::new(OperationState::Succeeded, 100),
+            Some(spec) if spec.run != Run::Deleted => Verdict::new(OperationState::Superseded, 0),
+            Some(_) => Verdict::new(OperationState::Running, 50),
+        },
+    }
+}
+
+fn booked_percent(vm: &VmName, state: State<'_>) -> u8 {
+    let booked = state.plan.held_by(vm).next().is_some();
+    let ready = state.plan.held_by(vm).all(|(slot, _)| {
+        state
+            .inventory
+            .get(&slot.gpu.host)
+            .is_some_and(|observed| placement::unready(slot, observed).is_none())
+    });
+    match (booked, ready) {
+        (true, true) => 66,
+        (true, false) => 33,
+        (false, _) => 10,
+    }
+}
+
+fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
+    let wished = state.spec.gpus.get(key).map_or(&GpuMode::Host, |wish| &wish.mode);
+    if wished != mode {
+        return Verdict::new(OperationState::Superseded, 0);
+    }
+    let observed = state.inventory.get(&key.host).and_then(|observed| observed.gpus.get(&key.address));
+    let Some(gpu) = observed else {
+        let released = *mode == GpuMode::Host && !state.plan.gpus.contains_key(key);
+        let outcome = if released { OperationState::Succeeded } else { OperationState::Running };
+        return Verdict::new(outcome, if released { 100 } else { 0 });
+    };
+    let (done, total) = match mode {
+        GpuMode::Host => (usize::from(!state.plan.gpus.contains_key(key)), 1),
+        GpuMode::Partitioned { count, .. } => {
+            let ready = gpu.partitions.iter().filter(|partition| {
+                let bound = partition.driver.as_deref() == Some(VFIO_DRIVER);
+                partition.index.is_some() && (bound || gpu.backend == Some(Backend::Mdev))
+            });
+            let exact = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count()
+                <= usize::from(*count);
+            (if exact { ready.count() } else { 0 }, usize::from(*count))
+        }
+        GpuMode::Passthrough { .. } => (usize::from(gpu.driver.as_deref() == Some(VFIO_DRIVER)), 1),
+    };
+    let decided = state.plan.mode(key) == mode;
+    let percent = u8::try_from(done * 100 / total.max(1)).unwrap_or(100).min(100);
+    if decided && done >= total {
+        Verdict::new(OperationState::Succeeded, 100)
+    } else {
+        Verdict::new(OperationState::Running, percent.min(99))
+    }
+}
+
+/// Whether a finding about a subject stands in the way of a goal.
+fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
+    match goal {
+        Goal::GpuMode { gpu, .. } => {
+            subject.gpu() == Some(gpu) || *subject == Subject::Host(gpu.host.clone())
+        }
+        Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
+            let held = || state.plan.held_by(vm).any(|(slot, _)| subject.gpu() == Some(&slot.gpu));
+            let host = || {
+                state.plan.vms.get(vm).is_some_and(|planned| *subject == Subject::Host(planned.host.clone()))
+            };
+            *subject == Subject::Vm(vm.clone()) || held() || host()
+        }
+        Goal::Recorded => false,
+    }
+}
+
+fn is_active(vm: &VmName, state: State<'_>) -> bool {
+    let domains = state.inventory.values().filter_map(|observed| observed.domain(vm));
+    domains.into_iter().any(|domain| domain.state.is_active())
 }

@@ -78,8 +78,8 @@ pub struct VmPlan {
     pub id: VmId,
     /// Whether that host shall run it.
     pub goal: VmGoal,
-    /// The last start that was seen to succeed.
-    pub started: Option<Started>,
+    /// The last command that was seen to have taken effect.
+    pub settled: Option<Settled>,
 }
 
 /// What a host shall do with a VM.
@@ -97,14 +97,18 @@ pub enum VmGoal {
     Kill,
     /// Have it off, without our devices, and gone if Tranche made it.
     Remove,
+    /// It was started by hand although it shall be off: leave it alone until the next command.
+    Leave,
 }
 
-/// A start that succeeded.
+/// A command that took effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Started {
-    /// The command to start that it answered.
+pub struct Settled {
+    /// The command's number ([`crate::spec::VmSpec::serial`]).
     pub serial: u64,
-    /// The boot of the host that it happened in.
+    /// Whether the VM was then seen running, or off.
+    pub running: bool,
+    /// The boot of the host that it was seen in.
     pub boot_id: String,
 }

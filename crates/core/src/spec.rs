@@ -89,8 +89,8 @@ pub struct VmSpec {
     pub prefer_numa_node: Option<u16>,
     /// Whether it shall run.
     pub run: Run,
-    /// Counts the commands to start: a higher number than the last start's means "start again".
-    pub start_serial: u64,
+    /// Counts the commands to start, restart and stop, so that a new command is told from one already carried out.
+    pub serial: u64,
     /// When it was created: ties are broken by age.
     pub created_at: Timestamp,
 }

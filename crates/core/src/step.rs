@@ -182,7 +182,9 @@ impl fmt::Display for Step {
             }
             Self::ReturnGpu { gpu, .. } => write!(f, "give GPU {gpu} back to the host's driver"),
             Self::DefineVm { vm, .. } => write!(f, "define VM {vm}"),
-            Self::PutDevices { vm, devices, .. } if devices.is_empty() => write!(f, "take the GPU from VM {vm}"),
+            Self::PutDevices { vm, devices, .. } if devices.is_empty() => {
+                write!(f, "take the GPU from VM {vm}")
+            }
             Self::PutDevices { vm, .. } => write!(f, "give the GPU to VM {vm}"),
             Self::StartVm { vm, .. } => write!(f, "start VM {vm}"),
             Self::ShutDownVm { vm, .. } => write!(f, "ask VM {vm} to shut down"),

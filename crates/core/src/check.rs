@@ -1,0 +1,118 @@
+//! The checker: knows the invariants, trusts nobody, and shares no code with the planner.
+//!
+//! It runs after planning and before committing, in every test of the loop, and in `tranche doctor`. A violation is a
+//! defect of Tranche: a plan that has one is neither committed nor carried out.
+
+use std::collections::BTreeMap;
+
+use crate::diagnostics::invariant;
+use crate::finding::{Finding, Subject};
+use crate::inventory::{DeviceSource, Inventory};
+use crate::name::{GpuKey, HostName, Slot, VmName};
+use crate::plan::{Plan, VmGoal};
+use crate::spec::GpuMode;
+
+/// The invariants that a plan must hold by itself. Empty means that it holds them all.
+pub fn check(plan: &Plan) -> Vec<Finding> {
+    let mut violations = Vec::new();
+    each_slot_is_of_the_mode(plan, &mut violations);
+    each_vm_holds_one_kind(plan, &mut violations);
+    each_booking_has_its_vm(plan, &mut violations);
+    violations.sort();
+    violations
+}
+
+/// The invariants that the world must hold: no device serves two VMs, no VM runs on two hosts.
+pub fn check_world(inventory: &Inventory) -> Vec<Finding> {
+    let mut violations = Vec::new();
+    let mut runs_on: BTreeMap<&str, Vec<&HostName>> = BTreeMap::new();
+    for (host, observed) in inventory {
+        let mut used_by: BTreeMap<&DeviceSource, Vec<&str>> = BTreeMap::new();
+        for domain in observed.domains().into_iter().flat_map(BTreeMap::values) {
+            if !domain.state.is_active() {
+                continue;
+            }
+            runs_on.entry(&domain.name).or_default().push(host);
+            for device in &domain.live_devices {
+                used_by.entry(&device.source).or_default().push(&domain.name);
+            }
+        }
+        for (device, users) in used_by.into_iter().filter(|(_, users)| users.len() > 1) {
+            let message = format!("{device:?} serves several running VMs: {}.", users.join(", "));
+            violations.push(invariant(Subject::Host(host.clone()), message));
+        }
+    }
+    for (name, hosts) in runs_on.into_iter().filter(|(_, hosts)| hosts.len() > 1) {
+        let hosts: Vec<String> = hosts.into_iter().map(ToString::to_string).collect();
+        let message = format!("Domain {name} runs on several hosts: {}.", hosts.join(", "));
+        violations.push(invariant(Subject::Input(name.to_owned()), message));
+    }
+    violations
+}
+
+/// A change of plan must keep this: the mode of a GPU changes only while nothing of it was booked, and no booking goes
+/// from one VM to another in one pass.
+pub fn check_transition(before: &Plan, after: &Plan) -> Vec<Finding> {
+    let mut violations = Vec::new();
+    for (slot, booking) in &before.bookings {
+        if before.mode(&slot.gpu) != after.mode(&slot.gpu) && after.bookings.contains_key(slot) {
+            let message =
+                format!("The mode of GPU {} changes while {slot} is booked by VM {}.", slot.gpu, booking.vm);
+            violations.push(invariant(Subject::Gpu(slot.gpu.clone()), message));
+        }
+    }
+    for (host, generation) in &before.generations {
+        if after.generations.get(host).is_none_or(|later| later < generation) {
+            let message = format!("The plan's generation of host {host} goes backwards from {generation}.");
+            violations.push(invariant(Subject::Host(host.clone()), message));
+        }
+    }
+    violations
+}
+
+fn each_slot_is_of_the_mode(plan: &Plan, violations: &mut Vec<Finding>) {
+    for (slot, booking) in &plan.bookings {
+        let mode = plan.mode(&slot.gpu);
+        let of_mode = match (mode, slot.slot) {
+            (GpuMode::Partitioned { count, .. }, Slot::Partition(index)) => index < *count,
+            (GpuMode::Passthrough { .. }, Slot::Whole) => true,
+            _ => false,
+        };
+        if !of_mode {
+            let message = format!("VM {} holds {slot}, which does not exist in mode {mode:?}.", booking.vm);
+            violations.push(invariant(Subject::Partition(slot.clone()), message));
+        }
+    }
+}
+
+fn each_vm_holds_one_kind(plan: &Plan, violations: &mut Vec<Finding>) {
+    let mut partitions: BTreeMap<&VmName, Vec<&GpuKey>> = BTreeMap::new();
+    let mut whole: BTreeMap<&VmName, usize> = BTreeMap::new();
+    for (slot, booking) in &plan.bookings {
+        match slot.slot {
+            Slot::Partition(_) => partitions.entry(&booking.vm).or_default().push(&slot.gpu),
+            Slot::Whole => *whole.entry(&booking.vm).or_default() += 1,
+        }
+    }
+    for (vm, held) in partitions {
+        if held.len() > 1 {
+            let message = format!("VM {vm} holds {} partitions.", held.len());
+            violations.push(invariant(Subject::Vm(vm.clone()), message));
+        }
+        if whole.contains_key(vm) {
+            let message = format!("VM {vm} holds a partition and a whole GPU.");
+            violations.push(invariant(Subject::Vm(vm.clone()), message));
+        }
+    }
+}
+
+fn each_booking_has_its_vm(plan: &Plan, violations: &mut Vec<Finding>) {
+    for (slot, booking) in &plan.bookings {
+        let Some(vm) = plan.vms.get(&booking.vm) else { continue };
+        let elsewhere = vm.goal == VmGoal::Run && vm.id == booking.vm_id && vm.host != slot.gpu.host;
+        if elsewhere {
+            let message = format!("VM {} runs on host {} and holds {slot}.", booking.vm, vm.host);
+            violations.push(invariant(Subject::Vm(booking.vm.clone()), message));
+        }
+    }
+}

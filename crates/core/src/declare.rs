@@ -1,0 +1,191 @@
+//! The declarative file: what GPUs and VMs there shall be, whole or in part.
+//!
+//! A declaration becomes ordinary [`Change`]s, in an order that works. What it does not name is left alone: a file that
+//! lost a line must not cost anybody a VM.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Change, NewVm};
+use crate::diagnostics as say;
+use crate::finding::Finding;
+use crate::name::{GpuAddress, GpuKey, HostName, VmName};
+use crate::spec::{GpuMode, Policy, Request, Run, Spec, VmHardware, VmSource};
+
+/// The most GPUs, and the most VMs, in one declaration.
+pub const DECLARED_MAX: usize = 10_000;
+
+/// What there shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Declaration {
+    /// Policies, if they shall be set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// GPUs and their modes.
+    pub gpus: Vec<DeclaredGpu>,
+    /// VMs.
+    pub vms: Vec<DeclaredVm>,
+}
+
+/// A GPU and its mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredGpu {
+    /// The host; the only one there is, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+    /// Where it is.
+    pub address: GpuAddress,
+    /// What it shall be used for.
+    pub mode: GpuMode,
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredVm {
+    /// Its name.
+    pub name: VmName,
+    /// Its hardware; left out for a domain that is adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<VmHardware>,
+    /// What it asks for.
+    #[serde(default)]
+    pub gpu: Request,
+    /// Whether it shall run; left as it is if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<bool>,
+    /// Whether it keeps its partition while it is off. Only heeded when the VM is made or adopted.
+    #[serde(default)]
+    pub reserved: bool,
+}
+
+/// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file.
+///
+/// # Errors
+/// Findings about things that are declared twice, hosts that are not named, and hardware of a VM that differs.
+pub fn changes(
+    declared: &Declaration,
+    spec: &Spec,
+    hosts: &[&HostName],
+) -> Result<Vec<Change>, Vec<Finding>> {
+    let mut changes = Vec::new();
+    let mut refusal = Vec::new();
+    if declared.gpus.len() > DECLARED_MAX || declared.vms.len() > DECLARED_MAX {
+        return Err(vec![say::invalid_value(
+            "The number of things in a declaration",
+            "so high",
+            "10000 at most",
+        )]);
+    }
+    if let Some(policy) = declared.policy.filter(|policy| *policy != spec.policy) {
+        changes.push(Change::SetPolicy { policy });
+    }
+    let mut seen_gpus = BTreeSet::new();
+    for gpu in &declared.gpus {
+        match key_of(gpu, hosts) {
+            Ok(key) if !seen_gpus.insert(key.clone()) => refusal.push(declared_twice(&format!("GPU {key}"))),
+            Ok(key) => {
+                let now = spec.gpus.get(&key).map_or(&GpuMode::Host, |wish| &wish.mode);
+                if *now != gpu.mode {
+                    changes.push(Change::SetGpuMode { gpu: key, mode: gpu.mode.clone() });
+                }
+            }
+            Err(finding) => refusal.push(finding),
+        }
+    }
+    let mut seen_vms = BTreeSet::new();
+    for vm in &declared.vms {
+        if seen_vms.insert(&vm.name) {
+            match vm_changes(vm, spec) {
+                Ok(more) => changes.extend(more),
+                Err(finding) => refusal.push(finding),
+            }
+        } else {
+            refusal.push(declared_twice(&format!("VM {}", vm.name)));
+        }
+    }
+    if refusal.is_empty() { Ok(changes) } else { Err(refusal) }
+}
+
+fn key_of(gpu: &DeclaredGpu, hosts: &[&HostName]) -> Result<GpuKey, Finding> {
+    let host = match (&gpu.host, hosts) {
+        (Some(host), _) => host.clone(),
+        (None, [only]) => (*only).clone(),
+        (None, _) => {
+            let what = format!("The host of GPU {}", gpu.address);
+            return Err(say::invalid_value(&what, "left out", &format!("one of: {}", say::list(hosts))));
+        }
+    };
+    Ok(GpuKey { host, address: gpu.address.clone() })
+}
+
+fn declared_twice(what: &str) -> Finding {
+    say::invalid_value(what, "declared twice", "one entry for each")
+}
+
+fn vm_changes(vm: &DeclaredVm, spec: &Spec) -> Result<Vec<Change>, Finding> {
+    let name = vm.name.clone();
+    let mut changes = Vec::new();
+    let running = match spec.vms.get(&vm.name) {
+        None => {
+            changes.push(match &vm.hardware {
+                Some(hardware) => Change::CreateVm {
+                    name: name.clone(),
+                    vm: NewVm {
+                        hardware: hardware.clone(),
+                        request: vm.gpu.clone(),
+                        reserved: vm.reserved,
+                        prefer_numa_node: None,
+                    },
+                },
+                None => {
+                    Change::AdoptVm { name: name.clone(), request: vm.gpu.clone(), reserved: vm.reserved }
+                }
+            });
+            false
+        }
+        Some(existing) => {
+            let differs = match (&existing.source, &vm.hardware) {
+                (VmSource::Made(is), Some(declared)) => is != declared,
+                (VmSource::Adopted, Some(_)) => true,
+                (_, None) => false,
+            };
+            if differs {
+                let what = format!("The hardware of existing VM {name}");
+                return Err(say::invalid_value(
+                    &what,
+                    "changed by a declaration",
+                    "the hardware it has, or delete the VM first",
+                ));
+            }
+            changes.extend(request_changes(&name, &existing.request, &vm.gpu));
+            existing.run == Run::Running
+        }
+    };
+    match vm.running {
+        Some(true) if !running => changes.push(Change::StartVm { name }),
+        Some(false) if running => changes.push(Change::StopVm { name, force: false }),
+        _ => {}
+    }
+    Ok(changes)
+}
+
+/// A running VM is not restarted by a file behind its user's back: the change is refused, and says so.
+fn request_changes(name: &VmName, is: &Request, declared: &Request) -> Vec<Change> {
+    if is == declared {
+        return Vec::new();
+    }
+    let detach = Change::DetachGpu { name: name.clone(), restart: false };
+    let attach = Change::AttachGpu { name: name.clone(), request: declared.clone(), restart: false };
+    match (is, declared) {
+        (Request::None, _) => vec![attach],
+        (_, Request::None) => vec![detach],
+        _ => vec![detach, attach],
+    }
+}

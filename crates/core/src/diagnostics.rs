@@ -1,0 +1,569 @@
+//! How each finding is worded: one constructor a finding, so that every door says the same.
+//!
+//! A message is a sentence about what is wrong, with the names and numbers that it concerns. A hint is a sentence about
+//! what its reader can do. Neither repeats the other.
+
+use crate::finding::{Code, Finding, Severity, Subject};
+use crate::inventory::{Gpu, Holder, Offer};
+use crate::name::{GpuKey, HostName, NameError, PciAddress, PciIds, SlotKey, VmName};
+use crate::spec::Request;
+
+/// A finding from its parts. Prefer the constructors below; rooms with facts of their own build on this one.
+pub fn finding(
+    code: Code,
+    severity: Severity,
+    subject: Subject,
+    message: impl Into<String>,
+    hint: impl Into<String>,
+) -> Finding {
+    Finding { code, severity, subject, message: message.into(), hint: hint.into() }
+}
+
+fn error(code: Code, subject: Subject, message: String, hint: impl Into<String>) -> Finding {
+    finding(code, Severity::Error, subject, message, hint)
+}
+
+fn warning(code: Code, subject: Subject, message: String, hint: impl Into<String>) -> Finding {
+    finding(code, Severity::Warning, subject, message, hint)
+}
+
+fn info(code: Code, subject: Subject, message: String, hint: impl Into<String>) -> Finding {
+    finding(code, Severity::Info, subject, message, hint)
+}
+
+fn vm_subject(vm: &VmName) -> Subject {
+    Subject::Vm(vm.clone())
+}
+
+fn gpu_subject(gpu: &GpuKey) -> Subject {
+    Subject::Gpu(gpu.clone())
+}
+
+/// A list for people: `1, 2, 4`.
+pub fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+// Requests.
+
+/// A name that is none.
+pub fn invalid_name(name: &NameError) -> Finding {
+    let hint = format!("Use {}.", name.rule);
+    error(
+        Code::InvalidName,
+        Subject::Input(name.text.clone()),
+        format!("{:?} is not a valid {}.", name.text, name.kind),
+        hint,
+    )
+}
+
+/// A value outside its range.
+pub fn invalid_value(what: &str, value: &str, range: &str) -> Finding {
+    let message = format!("{what} cannot be {value}.");
+    error(Code::InvalidValue, Subject::Input(what.to_owned()), message, format!("Choose {range}."))
+}
+
+/// No such host.
+pub fn host_not_found(host: &HostName, known: &[&HostName]) -> Finding {
+    let hint = if known.is_empty() {
+        "No host has reported yet; look at the daemon's log.".to_owned()
+    } else {
+        format!("Known hosts: {}.", list(known))
+    };
+    error(Code::HostNotFound, Subject::Host(host.clone()), format!("There is no host {host}."), hint)
+}
+
+/// No such GPU.
+pub fn gpu_not_found(gpu: &GpuKey) -> Finding {
+    let message = format!("There is no GPU {gpu}.");
+    error(
+        Code::GpuNotFound,
+        gpu_subject(gpu),
+        message,
+        "'tranche gpu list' shows the GPUs and their addresses.",
+    )
+}
+
+/// No such VM.
+pub fn vm_not_found(vm: &VmName) -> Finding {
+    let hint = "'tranche vm list' shows the VMs; 'tranche vm adopt NAME' takes over a libvirt domain.";
+    error(Code::VmNotFound, vm_subject(vm), format!("There is no VM {vm}."), hint)
+}
+
+/// No such domain.
+pub fn domain_not_found(vm: &VmName) -> Finding {
+    let hint = "'virsh list --all' shows the domains; 'tranche vm create' makes a new VM.";
+    error(Code::DomainNotFound, vm_subject(vm), format!("libvirt knows no domain {vm}."), hint)
+}
+
+/// The name is taken.
+pub fn vm_exists(vm: &VmName) -> Finding {
+    error(
+        Code::VmExists,
+        vm_subject(vm),
+        format!("A VM {vm} exists already."),
+        "Choose another name, or delete that VM first.",
+    )
+}
+
+/// libvirt has such a domain already.
+pub fn domain_exists(vm: &VmName) -> Finding {
+    let message = format!("libvirt has a domain {vm} that Tranche does not manage.");
+    error(Code::DomainExists, vm_subject(vm), message, format!("'tranche vm adopt {vm}' takes it over."))
+}
+
+// Hosts.
+
+/// No IOMMU.
+pub fn iommu_off(host: &HostName) -> Finding {
+    let hint =
+        "Enable VT-d or AMD-Vi in the firmware and boot with intel_iommu=on (Intel); AMD's is on by default.";
+    error(Code::IommuOff, Subject::Host(host.clone()), format!("The IOMMU of host {host} is off."), hint)
+}
+
+/// libvirt is away.
+pub fn libvirt_down(host: &HostName, reason: &str) -> Finding {
+    let message = format!("libvirt on host {host} does not answer: {reason}.");
+    let hint =
+        "'systemctl status libvirtd' tells why. Running VMs go on; nothing is started or released meanwhile.";
+    error(Code::LibvirtDown, Subject::Host(host.clone()), message, hint)
+}
+
+/// Nothing heard yet.
+pub fn host_silent(host: &HostName) -> Finding {
+    let message = format!("Host {host} has not reported its hardware yet.");
+    error(
+        Code::HostSilent,
+        Subject::Host(host.clone()),
+        message,
+        "Try again in a few seconds; 'systemctl status tranched' there.",
+    )
+}
+
+/// A call hangs.
+pub fn call_stuck(gpu: &GpuKey, call: &str) -> Finding {
+    let message = format!("A kernel call on GPU {gpu} has not come back: {call}.");
+    let hint = "Something has the device open, or its driver hangs; 'dmesg' names the task. Nothing else is tried on this GPU until the call returns; a reboot ends it.";
+    error(Code::CallStuck, gpu_subject(gpu), message, hint)
+}
+
+// GPUs.
+
+/// The host has nothing to partition.
+pub fn no_partitionable_gpu(host: &HostName) -> Finding {
+    let message = format!("Host {host} has no GPU that can be partitioned.");
+    let hint = "Install the vendor's host driver for virtualisation, and enable SR-IOV in the firmware; 'tranche inspect' shows what was found.";
+    error(Code::NoPartitionableGpu, Subject::Host(host.clone()), message, hint)
+}
+
+/// This GPU cannot be partitioned.
+pub fn not_partitionable(gpu: &GpuKey, model: &str) -> Finding {
+    let message = format!("GPU {gpu} ({model}) offers no way to be partitioned.");
+    error(
+        Code::NotPartitionable,
+        gpu_subject(gpu),
+        message,
+        "Give it whole to a VM instead: 'tranche gpu passthrough'.",
+    )
+}
+
+/// SR-IOV is there and yields nothing.
+pub fn sriov_disabled(gpu: &GpuKey) -> Finding {
+    let message = format!("GPU {gpu} has SR-IOV, but allows 0 virtual functions.");
+    error(
+        Code::SriovDisabled,
+        gpu_subject(gpu),
+        message,
+        "Enable SR-IOV and 'Above 4G decoding' in the firmware, and the virtual functions in the driver's options.",
+    )
+}
+
+/// No driver.
+pub fn driver_missing(gpu: &GpuKey) -> Finding {
+    let message = format!("No driver is bound to GPU {gpu}, and only a driver can partition it.");
+    error(
+        Code::DriverMissing,
+        gpu_subject(gpu),
+        message,
+        "Load the vendor's host driver and look at 'dmesg'.",
+    )
+}
+
+/// A count that the driver does not offer.
+pub fn invalid_partition_count(gpu: &GpuKey, count: u16, series: Option<&str>, valid: &[u16]) -> Finding {
+    let series = series.map(|name| format!(" of series {name}")).unwrap_or_default();
+    let message = format!("GPU {gpu} cannot be split into {count} partitions{series}.");
+    let hint = if valid.is_empty() {
+        "Its driver offers no counts at present; 'tranche gpu show' tells why.".to_owned()
+    } else {
+        format!("Its driver offers: {}.", list(valid))
+    };
+    error(Code::InvalidPartitionCount, gpu_subject(gpu), message, hint)
+}
+
+/// The mode cannot change now.
+pub fn partitions_in_use(gpu: &GpuKey, users: &[String]) -> Finding {
+    let message = format!("GPU {gpu} is in use by {}, so its mode stays as it is.", list(users));
+    error(
+        Code::PartitionsInUse,
+        gpu_subject(gpu),
+        message,
+        "Stop these VMs ('tranche vm stop'), or take their GPU ('tranche vm detach'), then try again.",
+    )
+}
+
+/// Partitioned or passthrough, never both.
+pub fn mode_conflict(gpu: &GpuKey, has: &str, wanted: &str) -> Finding {
+    let message = format!("GPU {gpu} is {has} and cannot be {wanted} at the same time.");
+    error(Code::ModeConflict, gpu_subject(gpu), message, "Release it first: 'tranche gpu release'.")
+}
+
+/// The console is on it.
+pub fn console_gpu(gpu: &GpuKey) -> Finding {
+    let message = format!("GPU {gpu} shows the host's console; without it the screen goes dark.");
+    error(
+        Code::ConsoleGpu,
+        gpu_subject(gpu),
+        message,
+        "If you reach the host by network, repeat with --allow-console.",
+    )
+}
+
+/// It cannot be reset.
+pub fn no_reset(gpu: &GpuKey) -> Finding {
+    let message =
+        format!("The kernel knows no way to reset GPU {gpu}; a VM may find what the one before it left.");
+    warning(Code::NoReset, gpu_subject(gpu), message, "Give it only to VMs that trust each other.")
+}
+
+/// The group holds more than the device.
+pub fn group_shared(subject: Subject, group: u32, others: &[PciAddress]) -> Finding {
+    let message = format!("The {subject} shares IOMMU group {group} with {}.", list(others));
+    error(
+        Code::GroupShared,
+        subject,
+        message,
+        "Put the card into a slot with Access Control Services, or enable ACS in the firmware; until then the device cannot be isolated.",
+    )
+}
+
+/// Another driver than needed.
+pub fn wrong_driver(subject: Subject, device: &str, found: Option<&str>, needed: &str) -> Finding {
+    let found = found.unwrap_or("no driver");
+    let message = format!("{device} is bound to {found} and needs {needed}.");
+    error(
+        Code::WrongDriver,
+        subject,
+        message,
+        format!(
+            "Tranche binds it anew; if {found} takes it back, look for a udev rule or a driver option that claims it."
+        ),
+    )
+}
+
+/// Fewer than asked for.
+pub fn fewer_partitions(gpu: &GpuKey, asked: u16, got: usize) -> Finding {
+    let message = format!("GPU {gpu} was asked for {asked} partitions and has {got}.");
+    error(
+        Code::FewerPartitions,
+        gpu_subject(gpu),
+        message,
+        "'dmesg' tells why; often the firmware reserves too little memory space for the devices (MMIO high size) or too few bus numbers.",
+    )
+}
+
+/// A booked partition is gone.
+pub fn partition_lost(slot: &SlotKey, vm: &VmName) -> Finding {
+    let message = format!("Partition {slot}, held by VM {vm}, has disappeared.");
+    let hint = format!(
+        "Stop the VM ('tranche vm stop {vm}'): its next start gets another partition. 'dmesg' tells whether the GPU failed."
+    );
+    error(Code::PartitionLost, Subject::Partition(slot.clone()), message, hint)
+}
+
+/// A booked partition is on its way.
+pub fn partition_unready(slot: &SlotKey, vm: &VmName, why: &str) -> Finding {
+    let message = format!("VM {vm} waits for partition {slot}: {why}.");
+    warning(
+        Code::PartitionUnready,
+        vm_subject(vm),
+        message,
+        "It starts by itself as soon as the partition is ready.",
+    )
+}
+
+/// Made by somebody else.
+pub fn foreign_partition(gpu: &GpuKey, devices: &[String]) -> Finding {
+    let message = format!("GPU {gpu} has partitions that Tranche did not make: {}.", list(devices));
+    error(Code::ForeignPartition, gpu_subject(gpu), message, "Remove them, or leave the GPU in mode 'host'.")
+}
+
+/// Used by somebody else.
+pub fn foreign_use(subject: Subject, users: &[String]) -> Finding {
+    let message = format!("The {subject} is used by {}, whom Tranche does not manage.", list(users));
+    warning(
+        Code::ForeignUse,
+        subject,
+        message,
+        "It is not given to any VM. 'tranche vm adopt NAME' takes a domain over.",
+    )
+}
+
+/// Other hardware.
+pub fn hardware_changed(gpu: &GpuKey, was: PciIds, is: PciIds) -> Finding {
+    let message = format!("GPU {gpu} was {was} and is now {is}.");
+    error(
+        Code::HardwareChanged,
+        gpu_subject(gpu),
+        message,
+        "If the card was replaced on purpose, set its mode again; else put the old one back.",
+    )
+}
+
+/// The GPU is gone.
+pub fn gpu_gone(gpu: &GpuKey) -> Finding {
+    let message = format!("GPU {gpu} is in use and is not there any more.");
+    error(
+        Code::GpuGone,
+        gpu_subject(gpu),
+        message,
+        "Look at 'dmesg' and the slot; if it was removed for good: 'tranche gpu release'.",
+    )
+}
+
+/// Not as decided.
+pub fn drift(gpu: &GpuKey, is: &str, decided: &str) -> Finding {
+    let message = format!("GPU {gpu} has {is} where {decided} was decided.");
+    warning(
+        Code::Drift,
+        gpu_subject(gpu),
+        message,
+        "Tranche puts it right as soon as nothing has it open. Changes by hand do not last; use 'tranche gpu'.",
+    )
+}
+
+// VMs.
+
+/// It runs.
+pub fn vm_running(vm: &VmName, what: &str) -> Finding {
+    let message = format!("VM {vm} runs; {what} needs it off.");
+    error(
+        Code::VmRunning,
+        vm_subject(vm),
+        message,
+        "Stop it first, or repeat with --restart: it is then shut down, changed, and started again.",
+    )
+}
+
+/// It is off.
+pub fn vm_not_running(vm: &VmName) -> Finding {
+    error(
+        Code::VmNotRunning,
+        vm_subject(vm),
+        format!("VM {vm} does not run."),
+        format!("Start it with 'tranche vm start {vm}'."),
+    )
+}
+
+/// It has one.
+pub fn vm_has_partition(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} asks for a GPU already; a VM has at most one partition.");
+    error(
+        Code::VmHasPartition,
+        vm_subject(vm),
+        message,
+        format!("Take that one first: 'tranche vm detach {vm}'."),
+    )
+}
+
+/// It has none.
+pub fn vm_has_no_gpu(vm: &VmName) -> Finding {
+    error(
+        Code::VmHasNoGpu,
+        vm_subject(vm),
+        format!("VM {vm} asks for no GPU."),
+        format!("'tranche vm attach {vm}' gives it one."),
+    )
+}
+
+/// Nothing is free.
+pub fn no_room(vm: &VmName, request: &Request, in_use: usize, total: usize) -> Finding {
+    let (code, what, hint) = match request {
+        Request::Whole { .. } => (
+            Code::NoFreeGpu,
+            "GPUs for passthrough",
+            "It starts by itself when one is free. 'tranche gpu passthrough' adds one.",
+        ),
+        _ => (
+            Code::NoFreePartition,
+            "partitions that fit",
+            "It starts by itself when one is free. 'tranche partition list' shows who holds them; 'tranche gpu partition' makes more.",
+        ),
+    };
+    let message = format!("VM {vm} waits: of {total} {what}, {in_use} are in use.");
+    warning(code, vm_subject(vm), message, hint)
+}
+
+/// No partition of that size anywhere.
+pub fn size_mismatch(vm: &VmName, wanted: &str, offers: &[Offer]) -> Finding {
+    let mut sizes: Vec<String> = offers.iter().map(describe_size).collect();
+    sizes.sort();
+    sizes.dedup();
+    let message = format!("VM {vm} asks for a partition of {wanted}, and no GPU is split into such.");
+    let hint = if sizes.is_empty() {
+        "Split a GPU: 'tranche gpu partition'.".to_owned()
+    } else {
+        format!("Present sizes: {}. Change the request, or split a GPU anew.", list(&sizes))
+    };
+    warning(Code::SizeMismatch, vm_subject(vm), message, hint)
+}
+
+/// An offer's size for people: `4Q (3776 MiB)`.
+pub fn describe_size(offer: &Offer) -> String {
+    match offer.vram_mib {
+        Some(vram_mib) => format!("{} ({vram_mib} MiB)", offer.profile),
+        None => offer.profile.clone(),
+    }
+}
+
+/// The guest is not on the list.
+pub fn guest_unsupported(vm: &VmName, guest_os: &str) -> Finding {
+    let message = format!("The guest system {guest_os:?} of VM {vm} is not on the list of supported ones.");
+    warning(
+        Code::GuestUnsupported,
+        vm_subject(vm),
+        message,
+        "It may work. Supported are Windows 10 and later, Windows Server 2019 and later, Ubuntu 18.04, 20.04 and 22.04.",
+    )
+}
+
+/// The guest turned itself off.
+pub fn guest_powered_off(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} was shut down from within, or by hand, and stays off.");
+    info(Code::GuestPoweredOff, vm_subject(vm), message, format!("'tranche vm start {vm}' starts it again."))
+}
+
+/// Started behind our back.
+pub fn started_by_hand(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} shall be off and was started by hand.");
+    warning(
+        Code::StartedByHand,
+        vm_subject(vm),
+        message,
+        format!(
+            "It is left alone, without GPU. 'tranche vm restart {vm}' runs it under Tranche, 'tranche vm stop {vm}' turns it off."
+        ),
+    )
+}
+
+/// It runs without what it asks for.
+pub fn vm_without_gpu(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} runs without the GPU that it asks for.");
+    warning(Code::VmWithoutGpu, vm_subject(vm), message, format!("'tranche vm restart {vm}' gives it one."))
+}
+
+/// The guest takes its time.
+pub fn shutdown_slow(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} was asked to shut down and still runs.");
+    info(
+        Code::ShutdownSlow,
+        vm_subject(vm),
+        message,
+        format!("The guest may ignore the power button; 'tranche vm stop {vm} --force' turns it off."),
+    )
+}
+
+/// Another domain of the same name.
+pub fn domain_identity(vm: &VmName) -> Finding {
+    let message = format!("libvirt's domain {vm} has another UUID than VM {vm}: somebody replaced it.");
+    error(
+        Code::DomainIdentity,
+        vm_subject(vm),
+        message,
+        format!(
+            "Nothing is done to it. 'tranche vm delete {vm}', then 'tranche vm adopt {vm}', takes over the new one."
+        ),
+    )
+}
+
+/// The adopted domain is gone.
+pub fn domain_missing(vm: &VmName) -> Finding {
+    let message = format!("The domain of adopted VM {vm} is gone from libvirt.");
+    error(
+        Code::DomainMissing,
+        vm_subject(vm),
+        message,
+        format!("Define it again with virsh, or forget it: 'tranche vm delete {vm}'."),
+    )
+}
+
+/// Not persistent.
+pub fn domain_transient(vm: &VmName) -> Finding {
+    let message = format!("Domain {vm} is transient: it has no stored definition.");
+    error(
+        Code::DomainTransient,
+        vm_subject(vm),
+        message,
+        format!("Make it persistent: 'virsh dumpxml {vm} > {vm}.xml; virsh define {vm}.xml'."),
+    )
+}
+
+/// A device of somebody else's.
+pub fn foreign_device(vm: &VmName) -> Finding {
+    let message = format!("Domain {vm} has a GPU or partition that Tranche did not put there.");
+    error(
+        Code::ForeignDevice,
+        vm_subject(vm),
+        message,
+        format!("Remove that <hostdev> ('virsh edit {vm}'), then ask Tranche for one: a VM has at most one."),
+    )
+}
+
+/// An invariant does not hold.
+pub fn invariant(subject: Subject, message: String) -> Finding {
+    error(
+        Code::Invariant,
+        subject,
+        message,
+        "Nothing is carried out while this stands. Please report it with 'tranche doctor -o json'.",
+    )
+}
+
+// People who use devices.
+
+/// A process for people: `qemu-system-x86 (pid 4711)`.
+pub fn describe_holder(holder: &Holder) -> String {
+    format!("{} (pid {})", holder.command, holder.pid)
+}
+
+/// Why a GPU cannot be partitioned at all, from what was observed.
+pub fn why_not_partitionable(key: &GpuKey, gpu: &Gpu) -> Finding {
+    match (&gpu.sriov, gpu.backend, &gpu.driver) {
+        (Some(_), _, None) => driver_missing(key),
+        (Some(sriov), _, _) if sriov.total_vfs == 0 => sriov_disabled(key),
+        _ => not_partitionable(key, &gpu.model),
+    }
+}
+
+/// The GPU's partitions are of another size than asked for.
+pub fn not_of_size(gpu: &GpuKey, offer: Option<&Offer>) -> Finding {
+    let has = offer.map_or_else(|| "no known size".to_owned(), describe_size);
+    let message = format!("The partitions of GPU {gpu} are of {has}.");
+    error(
+        Code::SizeMismatch,
+        gpu_subject(gpu),
+        message,
+        "Ask for that size, or split the GPU anew: 'tranche gpu partition'.",
+    )
+}
+
+/// Somebody has it.
+pub fn slot_taken(slot: &SlotKey, users: &[String]) -> Finding {
+    let message = format!("Partition {slot} is taken by {}.", list(users));
+    warning(
+        Code::NoFreePartition,
+        Subject::Partition(slot.clone()),
+        message,
+        "It is free again when that VM stops.",
+    )
+}

@@ -1,0 +1,571 @@
+//! The planner: from wishes, reports and the last plan to the next plan.
+//!
+//! ```text
+//! GPU:  host ──wish──► partitioned(n) / passthrough ──release──► host, read back clean ──► forgotten
+//!       a mode changes only while nothing of the GPU is booked or open
+//!
+//! VM:   stopped ──start──► booked ──ready──► running ──stop──► off ──read back free──► stopped
+//!                 │ no room                     │ crash, reboot
+//!                 └─► waits, tried each pass     └─► started again with the same booking
+//! ```
+//!
+//! It is a pure function, and it never gives up: what cannot be done now yields a finding and is tried again with the
+//! next inventory. It never looks at how the last plan came about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostics as say;
+use crate::finding::{Finding, Subject};
+use crate::inventory::{
+    Backend, Domain, DomainState, Gpu, HostInventory, Hypervisor, Inventory, Iommu, OffReason,
+};
+use crate::name::{GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmName};
+use crate::placement::{self, Taken};
+use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
+use crate::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
+use crate::step::VFIO_DRIVER;
+
+/// What the planner decided, and what there is to say about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a plan that is not committed decides nothing"]
+pub struct Planned {
+    /// The next plan.
+    pub plan: Plan,
+    /// What is wrong or waits, sorted, each once.
+    pub findings: Vec<Finding>,
+    /// VMs that were to be deleted and of which nothing is left: their wishes can be forgotten.
+    pub gone: Vec<VmName>,
+}
+
+/// Decides. The same arguments give the same plan, byte for byte.
+pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) -> Planned {
+    let mut planner = Planner { spec, inventory, now, plan: current.clone(), findings: Vec::new() };
+    planner.judge_hosts();
+    planner.release_bookings();
+    planner.decide_gpus();
+    planner.decide_vms();
+    let mut findings = std::mem::take(&mut planner.findings);
+    findings.sort();
+    findings.dedup();
+    let gone = planner.gone();
+    for name in &gone {
+        planner.plan.vms.remove(name);
+    }
+    planner.count_generations(current);
+    Planned { plan: planner.plan, findings, gone }
+}
+
+struct Planner<'a> {
+    spec: &'a Spec,
+    inventory: &'a Inventory,
+    now: Timestamp,
+    plan: Plan,
+    findings: Vec<Finding>,
+}
+
+impl Planner<'_> {
+    fn judge_hosts(&mut self) {
+        for (host, observed) in self.inventory {
+            if let Hypervisor::Down { reason } = &observed.hypervisor {
+                self.findings.push(say::libvirt_down(host, reason));
+            }
+            self.findings.extend(observed.notes.iter().cloned());
+        }
+    }
+
+    // Bookings end first, so that what they held is free in the same pass.
+
+    fn release_bookings(&mut self) {
+        let releasable: Vec<SlotKey> = self
+            .plan
+            .bookings
+            .iter()
+            .filter(|(slot, held)| self.may_release(slot, held))
+            .map(|(s, _)| s.clone())
+            .collect();
+        for slot in releasable {
+            self.plan.bookings.remove(&slot);
+        }
+    }
+
+    /// A booking ends when its VM has no more use for it *and* the hardware is read back as free.
+    fn may_release(&self, slot: &SlotKey, booking: &Booking) -> bool {
+        let Some(observed) = self.inventory.get(&slot.gpu.host) else { return false };
+        let Some(domains) = observed.domains() else { return false };
+        if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
+            return false;
+        }
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let taken = Taken::on(&slot.gpu.host, observed, &Plan::default());
+        taken.users(slot.slot, gpu).is_empty()
+    }
+
+    fn is_wanted(&self, slot: &SlotKey, booking: &Booking, domain: Option<&Domain>) -> bool {
+        let Some(spec) = self.spec.vms.get(&booking.vm).filter(|spec| spec.id == booking.vm_id) else {
+            return false;
+        };
+        let rests = domain.is_none_or(|domain| !domain.state.is_active());
+        if !rests {
+            return true;
+        }
+        let there =
+            self.inventory.get(&slot.gpu.host).is_some_and(|seen| seen.gpus.contains_key(&slot.gpu.address));
+        let complete = self.plan.held_by(&booking.vm).count() == spec.request.slots();
+        if !there || !complete || !self.still_fits(slot, spec) {
+            return false;
+        }
+        match spec.run {
+            Run::Running => spec.reserved || !self.rests_on_purpose(&booking.vm, spec, domain),
+            Run::Stopped | Run::Killed => spec.reserved,
+            Run::Deleted => false,
+        }
+    }
+
+    /// Whether a slot still serves the request of the VM that holds it.
+    fn still_fits(&self, slot: &SlotKey, spec: &VmSpec) -> bool {
+        let planned = self.plan.gpus.get(&slot.gpu);
+        match (&spec.request, slot.slot) {
+            (Request::None, _) => false,
+            (Request::Whole { .. }, Slot::Whole) => true,
+            (Request::Partition { .. }, Slot::Partition(_)) => planned
+                .and_then(|planned| planned.offer.as_ref())
+                .is_some_and(|offer| placement::size_fits(&spec.request, offer)),
+            _ => false,
+        }
+    }
+
+    // GPUs.
+
+    fn decide_gpus(&mut self) {
+        let keys: BTreeSet<&GpuKey> = self.spec.gpus.keys().collect();
+        for key in keys {
+            let wish = &self.spec.gpus[key];
+            let Some(observed) = self.inventory.get(&key.host) else {
+                self.findings.push(say::host_silent(&key.host));
+                continue;
+            };
+            match observed.gpus.get(&key.address) {
+                Some(gpu) => self.decide_gpu(key, wish, gpu, observed),
+                None => self.decide_absent_gpu(key, wish),
+            }
+        }
+    }
+
+    fn decide_absent_gpu(&mut self, key: &GpuKey, wish: &GpuSpec) {
+        let booked = self.plan.bookings_on(key).next().is_some();
+        if wish.mode == GpuMode::Host && !booked {
+            self.plan.gpus.remove(key);
+        } else {
+            self.findings.push(say::gpu_gone(key));
+        }
+    }
+
+    fn decide_gpu(&mut self, key: &GpuKey, wish: &GpuSpec, gpu: &Gpu, observed: &HostInventory) {
+        for call in observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address)) {
+            self.findings.push(say::call_stuck(key, &call.call));
+        }
+        if wish.identity != gpu.ids {
+            self.findings.push(say::hardware_changed(key, wish.identity, gpu.ids));
+            return;
+        }
+        if *self.plan.mode(key) != wish.mode {
+            self.change_mode(key, wish, gpu, observed);
+        } else if wish.mode == GpuMode::Host && is_clean(gpu) {
+            self.plan.gpus.remove(key);
+        }
+        self.report_gpu(key, gpu, observed);
+    }
+
+    fn change_mode(&mut self, key: &GpuKey, wish: &GpuSpec, gpu: &Gpu, observed: &HostInventory) {
+        let mut refusals = mode_obstacles(key, &wish.mode, gpu, observed);
+        let users = users_of(key, gpu, observed, &self.plan);
+        if !users.is_empty() {
+            refusals.push(say::partitions_in_use(key, &users));
+        }
+        if !refusals.is_empty() {
+            self.findings.extend(refusals);
+            return;
+        }
+        let offer = match &wish.mode {
+            GpuMode::Partitioned { count, series } => gpu.offer(*count, series.as_deref()).cloned(),
+            GpuMode::Host | GpuMode::Passthrough { .. } => None,
+        };
+        let recorded =
+            self.plan.gpus.get(key).map(|planned| planned.host_drivers.clone()).unwrap_or_default();
+        let host_drivers = if recorded.is_empty() { host_drivers(gpu) } else { recorded };
+        let planned = GpuPlan { mode: wish.mode.clone(), offer, identity: gpu.ids, host_drivers };
+        self.plan.gpus.insert(key.clone(), planned);
+    }
+
+    /// What a look at a GPU in use says: drift, wrong drivers, shared groups, strangers.
+    fn report_gpu(&mut self, key: &GpuKey, gpu: &Gpu, observed: &HostInventory) {
+        let Some(planned) = self.plan.gpus.get(key) else { return };
+        let users = Taken::on(&key.host, observed, &self.plan);
+        match &planned.mode {
+            GpuMode::Partitioned { count, .. } => {
+                let have = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
+                if have != usize::from(*count) && have != 0 {
+                    self.findings.push(say::drift(key, &format!("{have} partitions"), &count.to_string()));
+                }
+                self.report_partitions(key, gpu, *count, observed);
+            }
+            GpuMode::Passthrough { .. } if gpu.reset_methods.is_empty() => {
+                self.findings.push(say::no_reset(key))
+            }
+            GpuMode::Passthrough { .. } | GpuMode::Host => {}
+        }
+        for slot in placement::decided_slots(key, &self.plan) {
+            let slot_key = SlotKey { gpu: key.clone(), slot };
+            let strangers: Vec<String> = match self.plan.bookings.get(&slot_key) {
+                Some(_) => Vec::new(),
+                None => users.users(slot, gpu),
+            };
+            if !strangers.is_empty() {
+                self.findings.push(say::foreign_use(Subject::Partition(slot_key), &strangers));
+            }
+        }
+    }
+
+    fn report_partitions(&mut self, key: &GpuKey, gpu: &Gpu, count: u16, observed: &HostInventory) {
+        let strange: Vec<String> = gpu
+            .partitions
+            .iter()
+            .filter(|partition| partition.index.is_none())
+            .map(|partition| format!("{:?}", partition.device))
+            .collect();
+        if !strange.is_empty() {
+            self.findings.push(say::foreign_partition(key, &strange));
+        }
+        for index in 0..count {
+            let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(index) };
+            for obstacle in
+                placement::obstacles(key, slot.slot, &Request::ANY_PARTITION, observed, &self.plan)
+            {
+                self.findings.push(obstacle);
+            }
+            let booked = self.plan.bookings.get(&slot);
+            match (placement::partition(gpu, index), booked) {
+                (None, Some(booking))
+                    if observed.domain(&booking.vm).is_some_and(|d| d.state.is_active()) =>
+                {
+                    self.findings.push(say::partition_lost(&slot, &booking.vm));
+                }
+                (Some(partition), _) if gpu.backend == Some(Backend::SriovVfio) => {
+                    let driver = partition.driver.as_deref();
+                    if driver.is_some_and(|driver| driver != VFIO_DRIVER) {
+                        let device = describe_device(partition);
+                        self.findings.push(say::wrong_driver(
+                            Subject::Partition(slot),
+                            &device,
+                            driver,
+                            VFIO_DRIVER,
+                        ));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    // VMs, oldest first: who asked first is served first.
+
+    fn decide_vms(&mut self) {
+        let mut by_age: Vec<(&VmName, &VmSpec)> = self.spec.vms.iter().collect();
+        by_age.sort_by_key(|(name, spec)| (spec.created_at, *name));
+        for (name, spec) in by_age {
+            self.decide_vm(name, spec);
+        }
+        let forgotten: Vec<VmName> =
+            self.plan.vms.keys().filter(|name| !self.spec.vms.contains_key(*name)).cloned().collect();
+        for name in forgotten {
+            self.plan.vms.remove(&name);
+        }
+    }
+
+    fn decide_vm(&mut self, name: &VmName, spec: &VmSpec) {
+        let Some(host) = self.home_of(name, spec) else { return };
+        let observed = &self.inventory[&host];
+        if observed.domains().is_none() {
+            return;
+        }
+        let domain = observed.domain(name);
+        let before =
+            self.plan.vms.get(name).filter(|planned| planned.id == spec.id).and_then(|p| p.settled.clone());
+        if let Some(refusal) = domain_obstacle(name, spec, domain) {
+            self.findings.push(refusal);
+            self.plan
+                .vms
+                .insert(name.clone(), VmPlan { host, id: spec.id, goal: VmGoal::Leave, settled: before });
+            return;
+        }
+        let settled = self.settled(name, spec, domain, observed, before);
+        let goal = self.goal(name, spec, domain, observed, settled.as_ref());
+        self.plan.vms.insert(name.clone(), VmPlan { host, id: spec.id, goal, settled });
+    }
+
+    /// The host of a VM: where it is, else where there is room, else where it could be some day.
+    fn home_of(&mut self, name: &VmName, spec: &VmSpec) -> Option<HostName> {
+        let planned = self.plan.vms.get(name).map(|planned| planned.host.clone());
+        let holding = self.plan.held_by(name).next().map(|(slot, _)| slot.gpu.host.clone());
+        let defined = self.inventory.iter().find(|(_, observed)| observed.domain(name).is_some());
+        let known = holding.or(planned).or_else(|| defined.map(|(host, _)| host.clone()));
+        let placed = || {
+            let policy = self.spec.policy.placement;
+            let slots = placement::place((name, spec), None, policy, self.inventory, &self.plan).ok()?;
+            slots.first().map(|slot| slot.gpu.host.clone())
+        };
+        let home = known.or_else(placed).or_else(|| self.inventory.keys().next().cloned())?;
+        if !self.inventory.contains_key(&home) {
+            self.findings.push(say::host_silent(&home));
+            return None;
+        }
+        Some(home)
+    }
+
+    /// The last command that took effect, as far as plan and domain tell.
+    fn settled(
+        &self,
+        name: &VmName,
+        spec: &VmSpec,
+        domain: Option<&Domain>,
+        observed: &HostInventory,
+        before: Option<Settled>,
+    ) -> Option<Settled> {
+        let active = domain.is_some_and(|domain| domain.state.is_active());
+        let seen = |serial, running| Some(Settled { serial, running, boot_id: observed.boot_id.clone() });
+        match (spec.run, active) {
+            (Run::Running, true) => match before {
+                Some(before) if before.running && before.serial < spec.serial => Some(before),
+                _ => seen(spec.serial, true),
+            },
+            (Run::Running, false) if self.rests_on_purpose(name, spec, domain) => before,
+            (Run::Running, false) => before.and_then(|before| seen(before.serial, false)),
+            (_, true) => before,
+            (_, false) => seen(spec.serial, false),
+        }
+    }
+
+    fn goal(
+        &mut self,
+        name: &VmName,
+        spec: &VmSpec,
+        domain: Option<&Domain>,
+        observed: &HostInventory,
+        settled: Option<&Settled>,
+    ) -> VmGoal {
+        let active = domain.is_some_and(|domain| domain.state.is_active());
+        let was_off = settled.is_some_and(|settled| settled.serial == spec.serial && !settled.running);
+        match spec.run {
+            Run::Deleted => VmGoal::Remove,
+            Run::Stopped | Run::Killed if active && was_off => {
+                self.findings.push(say::started_by_hand(name));
+                VmGoal::Leave
+            }
+            Run::Stopped => VmGoal::Stop,
+            Run::Killed => VmGoal::Kill,
+            Run::Running if active && settled.is_some_and(|settled| settled.serial < spec.serial) => {
+                VmGoal::Cycle
+            }
+            Run::Running if active => {
+                let has_gpu =
+                    domain.is_some_and(|domain| domain.live_devices.iter().any(|device| device.ours));
+                if spec.request.slots() > 0 && !has_gpu {
+                    self.findings.push(say::vm_without_gpu(name));
+                }
+                VmGoal::Run
+            }
+            Run::Running if self.rests_on_purpose(name, spec, domain) => {
+                self.findings.push(say::guest_powered_off(name));
+                VmGoal::Stop
+            }
+            Run::Running if self.book(name, spec, observed) => VmGoal::Run,
+            Run::Running => VmGoal::Stop,
+        }
+    }
+
+    /// Whether a VM that shall run was shut down by its guest or by hand, in this boot, after it was seen running.
+    fn rests_on_purpose(&self, name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> bool {
+        let Some(planned) = self.plan.vms.get(name).filter(|planned| planned.id == spec.id) else {
+            return false;
+        };
+        let Some(settled) = &planned.settled else { return false };
+        let same_boot = self.inventory.get(&planned.host).is_some_and(|seen| seen.boot_id == settled.boot_id);
+        let on_purpose = domain.is_some_and(|domain| {
+            matches!(domain.state, DomainState::Off { reason: OffReason::Shutdown | OffReason::Destroyed })
+        });
+        on_purpose && same_boot && settled.running && settled.serial == spec.serial
+    }
+
+    /// Sees to it that a VM holds what it asks for. Returns whether it does, and can start when all is ready.
+    fn book(&mut self, name: &VmName, spec: &VmSpec, observed: &HostInventory) -> bool {
+        let held: Vec<SlotKey> = self.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
+        let outdated =
+            held.len() != spec.request.slots() || held.iter().any(|slot| !self.still_fits(slot, spec));
+        if !held.is_empty() && outdated {
+            return false;
+        }
+        let obstacles: Vec<Finding> = held
+            .iter()
+            .flat_map(|slot| placement::obstacles(&slot.gpu, slot.slot, &spec.request, observed, &self.plan))
+            .collect();
+        if !obstacles.is_empty() {
+            self.findings.extend(obstacles);
+            return false;
+        }
+        if held.is_empty() {
+            let policy = self.spec.policy.placement;
+            match placement::place((name, spec), Some(&observed.host), policy, self.inventory, &self.plan) {
+                Ok(slots) => {
+                    for slot in slots {
+                        let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
+                        self.plan.bookings.insert(slot, booking);
+                    }
+                }
+                Err(findings) => {
+                    self.findings.extend(findings);
+                    return false;
+                }
+            }
+        }
+        let unready: Vec<Finding> = self
+            .plan
+            .held_by(name)
+            .filter_map(|(slot, _)| {
+                placement::unready(slot, observed).map(|why| say::partition_unready(slot, name, &why))
+            })
+            .collect();
+        self.findings.extend(unready);
+        true
+    }
+
+    /// Deleted VMs of which neither domain nor booking nor device is left.
+    fn gone(&self) -> Vec<VmName> {
+        let is_gone = |name: &VmName, spec: &VmSpec| {
+            let Some(planned) = self.plan.vms.get(name) else { return false };
+            let Some(domains) = self.inventory.get(&planned.host).and_then(HostInventory::domains) else {
+                return false;
+            };
+            let nothing_left = match (domains.get(name.as_str()), &spec.source) {
+                (None, _) => true,
+                (Some(domain), _) if domain.uuid != spec.id.0 => true,
+                (Some(_), VmSource::Made(_)) => false,
+                (Some(domain), VmSource::Adopted) => !domain.defined_devices.iter().any(|device| device.ours),
+            };
+            nothing_left && self.plan.held_by(name).next().is_none()
+        };
+        let deleted = self.spec.vms.iter().filter(|(_, spec)| spec.run == Run::Deleted);
+        deleted.filter(|(name, spec)| is_gone(name, spec)).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn count_generations(&mut self, before: &Plan) {
+        for host in self.inventory.keys() {
+            if part_of(before, host) != part_of(&self.plan, host) {
+                *self.plan.generations.entry(host.clone()).or_insert(0) += 1;
+            }
+        }
+    }
+}
+
+/// The part of a plan that a host carries out.
+type Part<'a> =
+    (Vec<(&'a GpuKey, &'a GpuPlan)>, Vec<(&'a SlotKey, &'a Booking)>, Vec<(&'a VmName, &'a VmPlan)>);
+
+fn part_of<'a>(plan: &'a Plan, host: &HostName) -> Part<'a> {
+    (
+        plan.gpus.iter().filter(|(key, _)| &key.host == host).collect(),
+        plan.bookings.iter().filter(|(slot, _)| &slot.gpu.host == host).collect(),
+        plan.vms.iter().filter(|(_, planned)| &planned.host == host).collect(),
+    )
+}
+
+/// Why a GPU cannot be brought into a mode, whoever uses it.
+pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostInventory) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if *mode == GpuMode::Host {
+        return found;
+    }
+    if observed.system.iommu == Iommu::Off && gpu.address.pci().is_some() {
+        found.push(say::iommu_off(&key.host));
+    }
+    match mode {
+        GpuMode::Partitioned { count, series } => {
+            let valid = gpu.valid_counts();
+            if gpu.backend.is_none() || valid.is_empty() {
+                found.push(say::why_not_partitionable(key, gpu));
+            } else if gpu.offer(*count, series.as_deref()).is_none() {
+                found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
+            }
+        }
+        GpuMode::Passthrough { allow_console } => {
+            if gpu.address.pci().is_none() {
+                found.push(say::mode_conflict(key, "no PCI device", "passed through"));
+            }
+            if gpu.boot_vga && !allow_console {
+                found.push(say::console_gpu(key));
+            }
+        }
+        GpuMode::Host => {}
+    }
+    found
+}
+
+/// Who uses a GPU or a part of it: booked VMs, domains, processes.
+pub fn users_of(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> Vec<String> {
+    let mut users: BTreeSet<String> =
+        plan.bookings_on(key).map(|(_, booking)| format!("VM {}", booking.vm)).collect();
+    let taken = Taken::on(&key.host, observed, plan);
+    let mut slots: Vec<Slot> = gpu.partitions.iter().filter_map(|p| p.index.map(Slot::Partition)).collect();
+    slots.push(Slot::Whole);
+    for user in slots.into_iter().flat_map(|slot| taken.users(slot, gpu)) {
+        let managed =
+            user.strip_prefix("domain ").is_some_and(|domain| users.contains(&format!("VM {domain}")));
+        if !managed {
+            users.insert(user);
+        }
+    }
+    for partition in gpu.partitions.iter().filter(|partition| partition.index.is_none()) {
+        users.extend(partition.open_by.iter().map(say::describe_holder));
+    }
+    users.into_iter().collect()
+}
+
+/// Whether nothing of what Tranche does to a GPU is left on it.
+fn is_clean(gpu: &Gpu) -> bool {
+    let no_partitions = gpu.partitions.iter().all(|partition| partition.index.is_none());
+    no_partitions && gpu.driver.as_deref() != Some(VFIO_DRIVER)
+}
+
+/// The drivers that the functions of a GPU's group have, as far as they are the host's own.
+fn host_drivers(gpu: &Gpu) -> BTreeMap<PciAddress, String> {
+    let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
+    members
+        .iter()
+        .filter(|member| !member.is_bridge())
+        .filter_map(|member| Some((member.address, member.driver.clone()?)))
+        .filter(|(_, driver)| driver != VFIO_DRIVER)
+        .collect()
+}
+
+/// Why a VM's domain must not be touched.
+fn domain_obstacle(name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> Option<Finding> {
+    match domain {
+        Some(domain) if domain.uuid != spec.id.0 => Some(say::domain_identity(name)),
+        Some(domain) if !domain.persistent && !domain.state.is_active() => Some(say::domain_transient(name)),
+        Some(domain)
+            if spec.request != Request::None && domain.defined_devices.iter().any(|device| !device.ours) =>
+        {
+            Some(say::foreign_device(name))
+        }
+        None if matches!(spec.source, VmSource::Adopted) && spec.run != Run::Deleted => {
+            Some(say::domain_missing(name))
+        }
+        _ => None,
+    }
+}
+
+fn describe_device(partition: &crate::inventory::ObservedPartition) -> String {
+    match &partition.device {
+        crate::inventory::PartitionDevice::Vf { address } => format!("Virtual function {address}"),
+        crate::inventory::PartitionDevice::Mdev { uuid } => format!("Mediated device {uuid}"),
+    }
+}

@@ -1,0 +1,308 @@
+//! Which steps are due on a host: the difference between what was decided and what is.
+//!
+//! Steps are computed afresh from plan and inventory on every pass; after a crash between any two of them the same
+//! computation yields the rest. A step that could hurt is simply not due while anything could be hurt by it: partitions
+//! are remade only while none is open, and a VM starts only when everything that it holds is ready.
+
+use std::collections::BTreeMap;
+
+use crate::inventory::{
+    Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, PartitionDevice, mdev_uuid,
+};
+use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
+use crate::placement;
+use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
+use crate::planner::users_of;
+use crate::spec::{GpuMode, Spec, VmSource};
+use crate::step::{Step, StepSubject, VFIO_DRIVER, VmDevice};
+
+/// The steps that are due on the host that an inventory is of: GPUs first, then VMs, each in address or name order.
+///
+/// `spec` is read only for the hardware of VMs that are still to be defined.
+pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
+    let mut due = Vec::new();
+    for (key, planned) in plan.gpus.iter().filter(|(key, _)| key.host == observed.host) {
+        due.extend(gpu_steps(key, planned, plan, observed));
+    }
+    for (name, planned) in plan.vms.iter().filter(|(_, planned)| planned.host == observed.host) {
+        due.extend(vm_steps(name, planned, spec, plan, observed));
+    }
+    due
+}
+
+fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
+    let Some(gpu) = observed.gpus.get(&key.address) else { return Vec::new() };
+    if gpu.ids != planned.identity || observed.is_stuck(&key.address) {
+        return Vec::new();
+    }
+    let in_use = || is_open(key, gpu, observed, plan);
+    match &planned.mode {
+        GpuMode::Partitioned { count, .. } => {
+            if is_passed_through(gpu) {
+                return if in_use() { Vec::new() } else { vec![give_back(planned, gpu)] };
+            }
+            match gpu.backend {
+                Some(Backend::SriovVfio) => vf_steps(gpu, *count, in_use),
+                Some(Backend::Mdev) => mdev_steps(key, planned, gpu, *count),
+                None => Vec::new(),
+            }
+        }
+        GpuMode::Passthrough { .. } => {
+            let undone = unmake_partitions(gpu, in_use);
+            if undone.is_empty() && !has_partitions(gpu) { take(gpu, in_use) } else { undone }
+        }
+        GpuMode::Host => {
+            let undone = unmake_partitions(gpu, in_use);
+            let clean = undone.is_empty() && !has_partitions(gpu);
+            if clean && is_passed_through(gpu) && !in_use() { vec![give_back(planned, gpu)] } else { undone }
+        }
+    }
+}
+
+/// Virtual functions: the right number, each bound to vfio-pci.
+fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
+    let address = || gpu.address.clone();
+    let enabled = gpu.sriov.as_ref().map_or(0, |sriov| sriov.vfs);
+    if enabled != count {
+        let enable = Step::EnableVfs { gpu: address(), count };
+        return match enabled {
+            0 => vec![enable],
+            _ if in_use() => Vec::new(),
+            _ => vec![Step::DisableVfs { gpu: address() }, enable],
+        };
+    }
+    let unbound = gpu.partitions.iter().filter(|partition| partition.driver.as_deref() != Some(VFIO_DRIVER));
+    unbound
+        .filter_map(|partition| match (&partition.device, partition.index) {
+            (PartitionDevice::Vf { address: vf }, Some(index)) => {
+                Some(Step::BindPartition { gpu: address(), index, vf: *vf, driver: VFIO_DRIVER.to_owned() })
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Mediated devices: those that are missing are made, those of ours that are too many or of another type are removed.
+fn mdev_steps(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, count: u16) -> Vec<Step> {
+    let Some(offer) = &planned.offer else { return Vec::new() };
+    let mut due = Vec::new();
+    let mut missing = Vec::new();
+    for partition in &gpu.partitions {
+        let (PartitionDevice::Mdev { uuid }, Some(index)) = (&partition.device, partition.index) else {
+            continue;
+        };
+        let fits = index < count && partition.profile.as_deref() == Some(offer.profile.as_str());
+        if !fits && partition.open_by.is_empty() {
+            due.push(Step::RemoveMdev { gpu: key.address.clone(), uuid: *uuid });
+        }
+    }
+    for index in 0..count {
+        let exists = placement::partition(gpu, index)
+            .is_some_and(|partition| partition.profile.as_deref() == Some(offer.profile.as_str()));
+        if !exists {
+            let uuid = mdev_uuid(key, index);
+            missing.push(Step::CreateMdev {
+                gpu: key.address.clone(),
+                index,
+                uuid,
+                profile: offer.profile.clone(),
+            });
+        }
+    }
+    due.extend(missing);
+    due
+}
+
+fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
+    if !has_partitions(gpu) || in_use() {
+        return Vec::new();
+    }
+    if gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0) {
+        return vec![Step::DisableVfs { gpu: gpu.address.clone() }];
+    }
+    gpu.partitions
+        .iter()
+        .filter_map(|partition| match (&partition.device, partition.index) {
+            (PartitionDevice::Mdev { uuid }, Some(_)) => {
+                Some(Step::RemoveMdev { gpu: gpu.address.clone(), uuid: *uuid })
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn has_partitions(gpu: &Gpu) -> bool {
+    gpu.partitions.iter().any(|partition| partition.index.is_some())
+}
+
+fn take(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
+    let functions = functions_of(gpu);
+    let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
+    let all_taken = is_passed_through(gpu)
+        && members.iter().filter(|m| !m.is_bridge()).all(|m| m.driver.as_deref() == Some(VFIO_DRIVER));
+    if all_taken || in_use() {
+        return Vec::new();
+    }
+    vec![Step::TakeGpu { gpu: gpu.address.clone(), functions }]
+}
+
+fn give_back(planned: &GpuPlan, gpu: &Gpu) -> Step {
+    let drivers = functions_of(gpu)
+        .into_iter()
+        .map(|function| (function, planned.host_drivers.get(&function).cloned()));
+    Step::ReturnGpu { gpu: gpu.address.clone(), functions: drivers.collect() }
+}
+
+/// The functions that go along when a GPU is passed through: its group without bridges, itself at least.
+fn functions_of(gpu: &Gpu) -> Vec<PciAddress> {
+    let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
+    let mut functions: Vec<PciAddress> =
+        members.iter().filter(|m| !m.is_bridge()).map(|m| m.address).collect();
+    functions.extend(gpu.address.pci());
+    functions.sort();
+    functions.dedup();
+    functions
+}
+
+fn is_passed_through(gpu: &Gpu) -> bool {
+    gpu.driver.as_deref() == Some(VFIO_DRIVER)
+}
+
+/// Whether anything has the GPU or a partition of it open, or might: a domain that runs with it counts.
+fn is_open(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> bool {
+    let held_open =
+        gpu.partitions.iter().any(|partition| !partition.open_by.is_empty()) || !gpu.open_by.is_empty();
+    let unknown = observed.domains().is_none() && !users_of(key, gpu, observed, plan).is_empty();
+    let sources: Vec<DeviceSource> = gpu
+        .partitions
+        .iter()
+        .map(|partition| DeviceSource::from(&partition.device))
+        .chain(gpu.address.pci().map(|address| DeviceSource::Pci { address }))
+        .collect();
+    let in_domain = observed.domains().into_iter().flat_map(BTreeMap::values).any(|domain| {
+        domain.state.is_active() && domain.live_devices.iter().any(|device| sources.contains(&device.source))
+    });
+    held_open || unknown || in_domain
+}
+
+// VMs.
+
+fn vm_steps(
+    name: &VmName,
+    planned: &VmPlan,
+    spec: &Spec,
+    plan: &Plan,
+    observed: &HostInventory,
+) -> Vec<Step> {
+    let Some(domains) = observed.domains() else { return Vec::new() };
+    let domain = domains.get(name.as_str());
+    if domain.is_some_and(|domain| domain.uuid != planned.id.0) {
+        return Vec::new();
+    }
+    let (vm, id) = (name.clone(), planned.id);
+    let active = domain.is_some_and(|domain| domain.state.is_active());
+    let shutting_down = domain.is_some_and(|domain| domain.state == DomainState::ShuttingDown);
+    match (planned.goal, active) {
+        (VmGoal::Leave, _) | (VmGoal::Run, true) => Vec::new(),
+        (VmGoal::Run | VmGoal::Cycle, false) => start_steps(name, planned, spec, plan, observed, domain),
+        (VmGoal::Cycle | VmGoal::Stop | VmGoal::Remove, true) if shutting_down => Vec::new(),
+        (VmGoal::Cycle | VmGoal::Stop, true) => vec![Step::ShutDownVm { vm, id }],
+        (VmGoal::Kill | VmGoal::Remove, true) => vec![Step::KillVm { vm, id }],
+        (VmGoal::Stop | VmGoal::Kill, false) => clear_devices(name, planned, domain),
+        (VmGoal::Remove, false) => {
+            let made = spec.vms.get(name).is_some_and(|spec| matches!(spec.source, VmSource::Made(_)));
+            match domain {
+                Some(_) if made => vec![Step::UndefineVm { vm, id }],
+                _ => clear_devices(name, planned, domain),
+            }
+        }
+    }
+}
+
+/// A definition that is off holds no device of ours: whoever starts it by hand must not collide with the next holder.
+fn clear_devices(name: &VmName, planned: &VmPlan, domain: Option<&Domain>) -> Vec<Step> {
+    let has_ours = domain.is_some_and(|domain| domain.defined_devices.iter().any(|device| device.ours));
+    if has_ours {
+        vec![Step::PutDevices { vm: name.clone(), id: planned.id, devices: Vec::new() }]
+    } else {
+        Vec::new()
+    }
+}
+
+fn start_steps(
+    name: &VmName,
+    planned: &VmPlan,
+    spec: &Spec,
+    plan: &Plan,
+    observed: &HostInventory,
+    domain: Option<&Domain>,
+) -> Vec<Step> {
+    let Some(devices) = ready_devices(name, plan, observed) else { return Vec::new() };
+    let (vm, id) = (name.clone(), planned.id);
+    let mut due = Vec::new();
+    if domain.is_none() {
+        let Some(VmSource::Made(hardware)) = spec.vms.get(name).map(|spec| &spec.source) else {
+            return Vec::new();
+        };
+        due.push(Step::DefineVm { vm: vm.clone(), id, hardware: Box::new(hardware.clone()) });
+    }
+    let defined = domain.map(|domain| domain.defined_devices.as_slice()).unwrap_or_default();
+    let mut have: Vec<&DeviceSource> =
+        defined.iter().filter(|device| device.ours).map(|device| &device.source).collect();
+    let mut want: Vec<&DeviceSource> = devices.iter().map(|device| &device.source).collect();
+    have.sort();
+    want.sort();
+    if have != want {
+        due.push(Step::PutDevices { vm: vm.clone(), id, devices });
+    }
+    due.push(Step::StartVm { vm, id });
+    due
+}
+
+/// The devices of everything that a VM holds, if all of it is ready.
+fn ready_devices(name: &VmName, plan: &Plan, observed: &HostInventory) -> Option<Vec<VmDevice>> {
+    let mut devices = Vec::new();
+    for (slot, _) in plan.held_by(name) {
+        if placement::unready(slot, observed).is_some() || observed.is_stuck(&slot.gpu.address) {
+            return None;
+        }
+        let gpu = observed.gpus.get(&slot.gpu.address)?;
+        match slot.slot {
+            Slot::Partition(index) => {
+                let partition = placement::partition(gpu, index)?;
+                devices.push(VmDevice { source: (&partition.device).into(), mmio_mib: partition.mmio_mib });
+            }
+            Slot::Whole => devices.extend(whole_devices(gpu)),
+        }
+    }
+    Some(devices)
+}
+
+fn whole_devices(gpu: &Gpu) -> Vec<VmDevice> {
+    let mmio_mib: u64 =
+        gpu.bars.iter().filter(|bar| bar.is_64bit).map(|bar| bar.size_bytes.div_ceil(1 << 20)).sum();
+    let own = gpu.address.pci();
+    functions_of(gpu)
+        .into_iter()
+        .map(|address| VmDevice {
+            source: DeviceSource::Pci { address },
+            mmio_mib: if Some(address) == own { mmio_mib } else { 0 },
+        })
+        .collect()
+}
+
+/// The GPUs of a host that a plan still has to bring into their mode, with the steps for them: what is restored after a
+/// reboot before any VM may start.
+pub fn gpus_to_restore(
+    spec: &Spec,
+    plan: &Plan,
+    observed: &HostInventory,
+) -> BTreeMap<GpuAddress, Vec<Step>> {
+    let mut due: BTreeMap<GpuAddress, Vec<Step>> = BTreeMap::new();
+    for step in steps(spec, plan, observed) {
+        if let StepSubject::Gpu(gpu) = step.subject() {
+            due.entry(gpu).or_default().push(step);
+        }
+    }
+    due
+}

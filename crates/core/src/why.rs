@@ -1,0 +1,73 @@
+//! Why a VM cannot run on a host: every predicate that fails, not just the first.
+
+use crate::change::State;
+use crate::diagnostics as say;
+use crate::finding::Finding;
+use crate::inventory::{Hypervisor, Iommu};
+use crate::name::{GpuKey, HostName, SlotKey, VmName};
+use crate::placement::{self, Taken};
+use crate::spec::Request;
+
+/// Everything that keeps a VM from running on a host. Empty means that nothing does.
+///
+/// # Errors
+/// The VM or the host does not exist.
+pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<Finding>, Vec<Finding>> {
+    let spec = state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])?;
+    let known: Vec<_> = state.inventory.keys().collect();
+    let observed = state.inventory.get(host).ok_or_else(|| vec![say::host_not_found(host, &known)])?;
+    let mut found = Vec::new();
+    if let Hypervisor::Down { reason } = &observed.hypervisor {
+        found.push(say::libvirt_down(host, reason));
+    }
+    if let Some(domain) = observed.domain(name) {
+        if domain.uuid != spec.id.0 {
+            found.push(say::domain_identity(name));
+        }
+        if spec.request != Request::None && domain.defined_devices.iter().any(|device| !device.ours) {
+            found.push(say::foreign_device(name));
+        }
+    }
+    if spec.request == Request::None {
+        return Ok(found);
+    }
+    if observed.system.iommu == Iommu::Off {
+        found.push(say::iommu_off(host));
+    }
+    let holds_here = state.plan.held_by(name).any(|(slot, _)| &slot.gpu.host == host);
+    if holds_here {
+        return Ok(found);
+    }
+    let taken = Taken::on(host, observed, state.plan);
+    let mut any_free = 0;
+    let mut reasons = Vec::new();
+    for (address, gpu) in &observed.gpus {
+        let key = GpuKey { host: host.clone(), address: address.clone() };
+        let slots = placement::decided_slots(&key, state.plan);
+        if slots.is_empty() {
+            reasons.push(say::mode_conflict(&key, "in mode host", "given to a VM"));
+        }
+        for slot in slots {
+            let obstacles = placement::obstacles(&key, slot, &spec.request, observed, state.plan);
+            let slot_key = SlotKey { gpu: key.clone(), slot };
+            if !obstacles.is_empty() {
+                reasons.extend(obstacles);
+            } else if taken.contains(&key, slot, gpu) {
+                let holder = state.plan.bookings.get(&slot_key).map(|booking| format!("VM {}", booking.vm));
+                let users = holder.map_or_else(|| taken.users(slot, gpu), |holder| vec![holder]);
+                reasons.push(say::slot_taken(&slot_key, &users));
+            } else {
+                any_free += 1;
+            }
+        }
+    }
+    if any_free < spec.request.slots() {
+        if observed.gpus.is_empty() {
+            reasons.push(say::no_partitionable_gpu(host));
+        }
+        found.extend(reasons);
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
