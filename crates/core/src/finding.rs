@@ -164,6 +164,7 @@ codes! {
     HostSilent "host_silent" Unavailable "The host has not reported yet.",
     KvmMissing "kvm_missing" Note "The host has no working KVM; VMs are emulated, which is slow.",
     CallStuck "call_stuck" Unavailable "A kernel call has not come back within its limit.",
+    Busy "busy" Unavailable "The daemon did not answer in time, or has too many readers.",
     // GPUs.
     NoPartitionableGpu "no_partitionable_gpu" Conflict "The host has no GPU that can be partitioned.",
     NotPartitionable "not_partitionable" Conflict "The GPU offers no way to be partitioned.",

@@ -550,6 +550,7 @@ fn host_drivers(gpu: &Gpu) -> BTreeMap<PciAddress, String> {
 fn domain_obstacle(name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> Option<Finding> {
     match domain {
         Some(domain) if domain.uuid != spec.id.0 => Some(say::domain_identity(name)),
+        _ if spec.run == Run::Deleted => None,
         Some(domain) if !domain.persistent && !domain.state.is_active() => Some(say::domain_transient(name)),
         Some(domain)
             if spec.request != Request::None && domain.defined_devices.iter().any(|device| !device.ours) =>

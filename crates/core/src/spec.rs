@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod strict;
+
 use crate::name::{GpuKey, PciIds, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
@@ -49,7 +51,7 @@ pub struct GpuSpec {
 /// What a GPU is used for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "mode", rename_all = "snake_case", try_from = "strict::Mode")]
 pub enum GpuMode {
     /// Untouched: it serves the host.
     #[default]
@@ -113,7 +115,7 @@ pub enum Run {
 /// What a VM asks for. A stopped VM holds a request, not a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "strict::Request")]
 pub enum Request {
     /// No GPU.
     #[default]

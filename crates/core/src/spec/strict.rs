@@ -1,0 +1,145 @@
+//! Strict reading of modes and requests.
+//!
+//! serde's tagged enums take unknown fields beside a variant without fields (`{"mode": "host", "count": 4}`), and a
+//! count that is silently ignored is a wish that is silently lost. These types take every field that any variant has,
+//! and refuse those that the named variant lacks.
+
+use serde::Deserialize;
+
+use super::GpuMode;
+
+/// A mode as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mode {
+    mode: ModeName,
+    count: Option<u16>,
+    series: Option<String>,
+    allow_console: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ModeName {
+    Host,
+    Partitioned,
+    Passthrough,
+}
+
+impl TryFrom<Mode> for GpuMode {
+    type Error = String;
+
+    fn try_from(written: Mode) -> Result<Self, String> {
+        let Mode { mode, count, series, allow_console } = written;
+        match mode {
+            ModeName::Host => {
+                refuse("mode host", &[("count", count.is_some()), ("series", series.is_some())])?;
+                refuse("mode host", &[("allow_console", allow_console.is_some())])?;
+                Ok(Self::Host)
+            }
+            ModeName::Partitioned => {
+                refuse("mode partitioned", &[("allow_console", allow_console.is_some())])?;
+                let count = count.ok_or("mode partitioned needs the field count")?;
+                Ok(Self::Partitioned { count, series })
+            }
+            ModeName::Passthrough => {
+                refuse("mode passthrough", &[("count", count.is_some()), ("series", series.is_some())])?;
+                Ok(Self::Passthrough { allow_console: allow_console.unwrap_or(false) })
+            }
+        }
+    }
+}
+
+/// A request as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    kind: RequestName,
+    vram_mib: Option<u64>,
+    profile: Option<String>,
+    gpus: Option<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RequestName {
+    None,
+    Partition,
+    Whole,
+}
+
+impl TryFrom<Request> for super::Request {
+    type Error = String;
+
+    fn try_from(written: Request) -> Result<Self, String> {
+        let Request { kind, vram_mib, profile, gpus } = written;
+        let size = [("vram_mib", vram_mib.is_some()), ("profile", profile.is_some())];
+        match kind {
+            RequestName::None => {
+                refuse("kind none", &size)?;
+                refuse("kind none", &[("gpus", gpus.is_some())])?;
+                Ok(Self::None)
+            }
+            RequestName::Partition => {
+                refuse("kind partition", &[("gpus", gpus.is_some())])?;
+                Ok(Self::Partition { vram_mib, profile })
+            }
+            RequestName::Whole => {
+                refuse("kind whole", &size)?;
+                Ok(Self::Whole { gpus: gpus.ok_or("kind whole needs the field gpus")? })
+            }
+        }
+    }
+}
+
+fn refuse(of: &str, fields: &[(&str, bool)]) -> Result<(), String> {
+    match fields.iter().find(|(_, present)| *present) {
+        Some((field, _)) => Err(format!("{of} takes no field {field}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{GpuMode, Request};
+
+    #[test]
+    fn a_field_of_another_variant_is_refused_and_named() {
+        for (text, field) in [
+            (r#"{"mode":"host","count":4}"#, "count"),
+            (r#"{"mode":"passthrough","count":4}"#, "count"),
+            (r#"{"mode":"partitioned","count":4,"allow_console":true}"#, "allow_console"),
+            (r#"{"mode":"partitioned"}"#, "count"),
+            (r#"{"mode":"partitioned","count":4,"colour":1}"#, "colour"),
+        ] {
+            let error = serde_json::from_str::<GpuMode>(text).unwrap_err().to_string();
+            assert!(error.contains(field), "{text}: {error}");
+        }
+        for (text, field) in [
+            (r#"{"kind":"none","gpus":2}"#, "gpus"),
+            (r#"{"kind":"whole"}"#, "gpus"),
+            (r#"{"kind":"partition","gpus":1}"#, "gpus"),
+        ] {
+            let error = serde_json::from_str::<Request>(text).unwrap_err().to_string();
+            assert!(error.contains(field), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let modes = [
+            GpuMode::Host,
+            GpuMode::Partitioned { count: 4, series: Some("Q".to_owned()) },
+            GpuMode::Partitioned { count: 4, series: None },
+            GpuMode::Passthrough { allow_console: true },
+        ];
+        for mode in modes {
+            let text = serde_json::to_string(&mode).unwrap();
+            assert_eq!(serde_json::from_str::<GpuMode>(&text).unwrap(), mode);
+        }
+        for request in [Request::None, Request::ANY_PARTITION, Request::Whole { gpus: 2 }] {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        }
+    }
+}
