@@ -1,6 +1,7 @@
 //! Answers that are no view: what came of a change, and what a question found.
 
 use serde::{Deserialize, Serialize};
+use tranche_core::effect::Effect;
 use tranche_core::finding::{Finding, Severity, Subject};
 use tranche_core::name::{HostName, VmName};
 use tranche_core::operation::Operation;
@@ -21,6 +22,15 @@ pub struct Applied {
     pub operations: Vec<Operation>,
     /// What its user should know.
     pub findings: Vec<Finding>,
+}
+
+/// What a change would do, which was not done: status 200, for `?dry_run=true` and `POST /v1/diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Preview {
+    /// The changes, in words and in order; none if everything is as asked for.
+    pub changes: Vec<String>,
+    /// What would become of VMs, and what each host would do.
+    pub effect: Effect,
 }
 
 /// Why a VM cannot run on a host: `GET /v1/why-not/{vm}/{host}`.

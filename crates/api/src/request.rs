@@ -4,15 +4,17 @@
 //! [`tranche_core::spec::Policy`].
 
 use serde::{Deserialize, Serialize};
-use tranche_core::name::VmName;
+use tranche_core::change::{Change, NewVm};
+use tranche_core::name::{NameError, VmName};
 use tranche_core::spec::{Request, VmHardware};
 
 /// Makes a VM: `POST /v1/vms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVm {
-    /// Its name, which its libvirt domain takes too.
-    pub name: VmName,
+    /// Its name, which its libvirt domain takes too. It is read as text so that a bad one is refused by its own code.
+    #[schema(value_type = VmName)]
+    pub name: String,
     /// Its hardware.
     pub hardware: VmHardware,
     /// What it asks for; no GPU if left out.
@@ -26,6 +28,18 @@ pub struct CreateVm {
     pub prefer_numa_node: Option<u16>,
 }
 
+impl CreateVm {
+    /// The wish that this asks for.
+    ///
+    /// # Errors
+    /// The name is none.
+    pub fn into_change(self) -> Result<Change, NameError> {
+        let Self { name, hardware, request, reserved, prefer_numa_node } = self;
+        let vm = NewVm { hardware, request, reserved, prefer_numa_node };
+        Ok(Change::CreateVm { name: name.parse()?, vm })
+    }
+}
+
 /// Takes over a libvirt domain: `POST /v1/vms/{name}/adopt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -36,7 +50,7 @@ pub struct AdoptVm {
     pub reserved: bool,
 }
 
-/// Stops or restarts a VM: `POST /v1/vms/{name}/stop` and `/restart`.
+/// Stops a VM: `POST /v1/vms/{name}/stop`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopVm {
@@ -44,10 +58,10 @@ pub struct StopVm {
     pub force: bool,
 }
 
-/// Has nothing to say: `POST /v1/vms/{name}/start`.
+/// Has nothing to say: `POST /v1/vms/{name}/start` and `/restart`. The body may be left out, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct StartVm {}
+pub struct Nothing {}
 
 /// Gives a VM a GPU: `POST /v1/vms/{name}/attach`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
