@@ -7,6 +7,7 @@
 //! kernel either: devices are bound before they are put into a VM.
 
 pub mod fake;
+pub mod xml;
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory;
