@@ -1,0 +1,3 @@
+//! Tranche's daemon, one on each host.
+
+pub mod engine;
