@@ -3,7 +3,22 @@
 //! Only this room knows sysfs, libvirt and vendors. It decides nothing: [`tranche_core`] says which step is due, and a
 //! step leaves nothing to choose. The same code runs on a real `/sys`, on a captured tree, and on the fake kernel.
 
+pub mod calls;
+pub mod catalogue;
+pub mod fake;
+pub mod linux;
+pub mod tree;
 pub mod vm;
+
+mod bind;
+mod discover;
+mod inspect;
+mod mdev;
+mod passthrough;
+mod report;
+mod sriov;
+
+pub use inspect::{catalogue_note, inspect};
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory::HostInventory;

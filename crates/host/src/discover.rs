@@ -1,0 +1,219 @@
+//! What this machine has: GPUs and their partitions, as the kernel shows them.
+//!
+//! A GPU is a display-class physical function, or any device that the catalogue names. A virtual function is a
+//! partition and never a GPU; its ids do not tell, its `physfn` link does. Nothing is written here.
+
+pub(crate) mod function;
+pub(crate) mod holders;
+mod parse;
+pub(crate) mod system;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tranche_core::finding::{Code, Finding, Severity};
+use tranche_core::inventory::{Backend, Gpu, PCI_CLASS_DISPLAY};
+use tranche_core::name::{DeviceName, GpuAddress, GpuKey, HostName, PciAddress, PciIds, Timestamp};
+
+use self::holders::Holders;
+use crate::calls::Calls;
+use crate::catalogue::{Catalogue, Entry, Interface};
+use crate::tree::Tree;
+use crate::{mdev, report, sriov};
+
+/// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
+pub(crate) fn gpus(
+    calls: &Calls,
+    catalogue: &Arc<Catalogue>,
+    host: &HostName,
+    now: Timestamp,
+) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
+    let (mut gpus, mut notes) = (BTreeMap::new(), Vec::new());
+    let names = Arc::clone(catalogue);
+    let what = format!("/{}, /{} and /proc", function::PCI_DEVICES, mdev::MDEV_PARENTS);
+    let found = calls.look(None, now, &what, move |tree| (candidates(tree, &names), Holders::scan(tree)));
+    let (candidates, holders) = match found {
+        Ok((candidates, holders)) => (candidates, Arc::new(holders)),
+        Err(error) => {
+            let hint =
+                "Look into the kernel log for what holds the PCI bus; restart the host if it stays so.";
+            notes.push(report::host_note(host, Code::CallStuck, report::call_sentence(&error), hint));
+            return (gpus, notes);
+        }
+    };
+    for address in candidates {
+        let key = GpuKey { host: host.clone(), address: address.clone() };
+        let (catalogue, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
+        let what = format!("the attributes of {address}");
+        let seen =
+            calls.look(Some(&address), now, &what, move |tree| look_at(tree, &looked, &catalogue, &holders));
+        match seen {
+            Ok(Some((mut gpu, found))) => {
+                notes.extend(found);
+                count_enabled(calls, &key, &mut gpu, now);
+                gpus.insert(address, gpu);
+            }
+            // It disappeared since it was listed.
+            Ok(None) => {}
+            Err(error) => notes.push(*report::call_failed(&key, &error)),
+        }
+    }
+    (gpus, notes)
+}
+
+/// Corrects the number of virtual functions to what the driver says, unless asking would wait. They are counted by
+/// their links until then, and a call that hangs is listed as stuck.
+fn count_enabled(calls: &Calls, key: &GpuKey, gpu: &mut Gpu, now: Timestamp) {
+    if let (Some(sriov), Some(pf)) = (&mut gpu.sriov, gpu.address.pci())
+        && let Ok(enabled) = sriov::enabled(&calls.on(key, now), pf)
+    {
+        sriov.vfs = enabled;
+    }
+}
+
+/// Every function and every parent of mediated devices that is a GPU.
+fn candidates(tree: &dyn Tree, catalogue: &Catalogue) -> BTreeSet<GpuAddress> {
+    let listed = tree.list(function::PCI_DEVICES).unwrap_or_default();
+    let is_gpu = |address: &PciAddress| {
+        let display = function::class(tree, *address).is_some_and(|class| class >> 16 == PCI_CLASS_DISPLAY);
+        let named = || {
+            function::ids(tree, *address).is_some_and(|ids| catalogue.names_device(ids.vendor, ids.device))
+        };
+        (display || named()) && !function::is_virtual(tree, *address)
+    };
+    let functions = listed.iter().filter_map(|name| name.parse().ok()).filter(is_gpu).map(GpuAddress::Pci);
+    let parents = tree.list(mdev::MDEV_PARENTS).unwrap_or_default();
+    let is_known = |name: &DeviceName| catalogue.find_virtual(name).is_some();
+    let virtuals =
+        parents.iter().filter_map(|name| name.parse().ok()).filter(is_known).map(GpuAddress::Virtual);
+    functions.chain(virtuals).collect()
+}
+
+fn look_at(
+    tree: &dyn Tree,
+    key: &GpuKey,
+    catalogue: &Catalogue,
+    holders: &Holders,
+) -> Option<(Gpu, Vec<Finding>)> {
+    match &key.address {
+        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, catalogue, holders),
+        GpuAddress::Virtual(name) => {
+            Some((virtual_gpu(tree, key, catalogue.find_virtual(name)?, holders), Vec::new()))
+        }
+    }
+}
+
+fn pci_gpu(
+    tree: &dyn Tree,
+    key: &GpuKey,
+    address: PciAddress,
+    catalogue: &Catalogue,
+    holders: &Holders,
+) -> Option<(Gpu, Vec<Finding>)> {
+    let dir = function::dir(address);
+    let ids = function::ids(tree, address)?;
+    let entry = catalogue.find(&ids);
+    let text = |name: &str| tree.text(&format!("{dir}/{name}")).unwrap_or_default();
+    let iommu_group = function::iommu_group(tree, &dir);
+    let mut gpu = Gpu {
+        address: key.address.clone(),
+        ids,
+        class: function::class(tree, address).unwrap_or(0),
+        model: entry
+            .map_or_else(|| format!("{:04x}:{:04x}", ids.vendor, ids.device), |entry| entry.model.clone()),
+        emulated: entry.is_some_and(|entry| entry.emulated),
+        vram_mib: vram_mib(tree, &dir, entry),
+        driver: function::driver(tree, &dir),
+        numa_node: function::numa_node(tree, &dir),
+        open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
+        iommu_group,
+        bars: function::bars(tree, &dir),
+        reset_methods: text("reset_method").split_ascii_whitespace().map(str::to_owned).collect(),
+        boot_vga: text("boot_vga") == "1",
+        aer: function::aer(tree, &dir),
+        backend: None,
+        sriov: sriov::capability(tree, &dir),
+        offers: Vec::new(),
+        partitions: sriov::partitions(tree, &dir, holders),
+    };
+    let mut notes: Vec<Finding> = partitioning(tree, key, &mut gpu, entry, holders).into_iter().collect();
+    notes.extend(function::is_off_the_bus(tree, &dir).then(|| off_the_bus(key)));
+    Some((gpu, notes))
+}
+
+/// Fills in how a GPU makes partitions. The catalogue says which interface to look for; the kernel says whether it is
+/// there and what it offers. A GPU that the catalogue does not know is taken for what the kernel shows.
+fn partitioning(
+    tree: &dyn Tree,
+    key: &GpuKey,
+    gpu: &mut Gpu,
+    entry: Option<&Entry>,
+    holders: &Holders,
+) -> Option<Finding> {
+    let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
+    let is_parent = tree.exists(&mdev::parent_dir(&key.address));
+    let shown = if is_parent && total_vfs == 0 { Interface::Mdev } else { Interface::PlainVf };
+    match entry.map_or(shown, |entry| entry.interface) {
+        Interface::Mdev if is_parent => {
+            let observed = mdev::observe(tree, key, entry, holders);
+            gpu.backend = Some(Backend::Mdev);
+            gpu.offers = observed.offers;
+            gpu.partitions.extend(observed.partitions);
+            None
+        }
+        Interface::PlainVf if total_vfs > 0 && !sriov::lacks_sysfs_switch(gpu.driver.as_deref()) => {
+            gpu.backend = Some(Backend::SriovVfio);
+            gpu.offers = sriov::offers(total_vfs);
+            None
+        }
+        Interface::PlainVf if total_vfs > 0 => Some(not_served(key, gpu, "its driver's own tool")),
+        Interface::NvidiaVgpu => Some(not_served(key, gpu, "NVIDIA's vGPU driver")),
+        Interface::Mdev | Interface::PlainVf => None,
+    }
+}
+
+fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) -> Gpu {
+    let observed = mdev::observe(tree, key, Some(entry), holders);
+    Gpu {
+        address: key.address.clone(),
+        ids: PciIds::default(),
+        class: 0,
+        model: entry.model.clone(),
+        emulated: entry.emulated,
+        vram_mib: entry.vram_mib.as_ref().map(|figure| figure.value),
+        driver: None,
+        numa_node: None,
+        iommu_group: None,
+        bars: Vec::new(),
+        reset_methods: Vec::new(),
+        boot_vga: false,
+        aer: None,
+        backend: Some(Backend::Mdev),
+        sriov: None,
+        offers: observed.offers,
+        partitions: observed.partitions,
+        open_by: Vec::new(),
+    }
+}
+
+/// Video memory: what the driver tells (amdgpu does, in bytes), else what the catalogue says.
+fn vram_mib(tree: &dyn Tree, dir: &str, entry: Option<&Entry>) -> Option<u64> {
+    let told =
+        tree.text(&format!("{dir}/mem_info_vram_total")).ok().and_then(|bytes| bytes.parse::<u64>().ok());
+    told.map(|bytes| bytes >> 20).or_else(|| Some(entry?.vram_mib.as_ref()?.value))
+}
+
+fn not_served(key: &GpuKey, gpu: &Gpu, means: &str) -> Finding {
+    let message = format!(
+        "GPU {key} ({}) is partitioned through {means}, which this version does not drive.",
+        gpu.model
+    );
+    let hint = "Give it to a VM whole (passthrough), or leave it to the host.";
+    report::gpu_note(key, Code::NotPartitionable, Severity::Info, message, hint)
+}
+
+fn off_the_bus(key: &GpuKey) -> Finding {
+    let message = format!("GPU {key} does not answer: its configuration space reads as all ones.");
+    let hint = "It has fallen off the bus; look into the kernel log, then reset it or power-cycle the host.";
+    report::gpu_note(key, Code::GpuGone, Severity::Error, message, hint)
+}

@@ -1,0 +1,22 @@
+//! A fake kernel that behaves, and a whole host built on it.
+//!
+//! One model ([`FakeKernel`]) with two faces: in memory, where it is a [`Tree`](crate::tree::Tree) and cheap enough for
+//! thousands of hosts, and, behind the feature `fuse`, mounted, so that the real code meets its errors in `write(2)`.
+
+use std::fmt;
+use std::io;
+
+use tranche_core::inventory::{DeviceSource, Holder};
+
+/// What a VM does to devices: it opens them through VFIO, and closes them.
+pub trait DeviceUse: Send + Sync + fmt::Debug {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// `ENODEV` for one that is not there or not bound to a VFIO driver, `EBUSY` for one that is open, `EINVAL` when
+    /// another function of its IOMMU group is bound to a host driver (kernel: the group is not viable).
+    fn open(&self, source: &DeviceSource, by: &Holder) -> io::Result<()>;
+
+    /// Closes a device. One that is not open stays so.
+    fn close(&self, source: &DeviceSource, by: &Holder);
+}

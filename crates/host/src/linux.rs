@@ -1,0 +1,118 @@
+//! A Linux host: real, captured or fake, according to its tree and its hypervisor.
+
+use std::sync::Arc;
+
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::HostInventory;
+use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
+use tranche_core::step::Step;
+
+use crate::calls::{Calls, GpuCalls, Limits};
+use crate::catalogue::Catalogue;
+use crate::discover::{self, function, system};
+use crate::tree::Tree;
+use crate::vm::Hypervisor;
+use crate::{Host, bind, mdev, passthrough, report, sriov};
+
+/// A host that is observed through a tree and whose VMs are a hypervisor's.
+#[derive(Debug)]
+pub struct LinuxHost {
+    name: HostName,
+    calls: Calls,
+    catalogue: Arc<Catalogue>,
+    hypervisor: Box<dyn Hypervisor>,
+}
+
+impl LinuxHost {
+    /// Puts a host together.
+    pub fn new(
+        name: HostName,
+        tree: Arc<dyn Tree>,
+        limits: Limits,
+        catalogue: Arc<Catalogue>,
+        hypervisor: Box<dyn Hypervisor>,
+    ) -> Self {
+        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor }
+    }
+
+    fn on(
+        &self,
+        gpu: &GpuAddress,
+        now: Timestamp,
+        act: impl FnOnce(&GpuCalls<'_>) -> Result<(), Box<Finding>>,
+    ) -> Result<(), Box<Finding>> {
+        let key = GpuKey { host: self.name.clone(), address: gpu.clone() };
+        act(&self.calls.on(&key, now))
+    }
+}
+
+impl Host for LinuxHost {
+    fn observe(&self, now: Timestamp) -> HostInventory {
+        let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
+        let tree = self.calls.tree();
+        notes.extend(system::notes(tree, &self.name));
+        HostInventory {
+            host: self.name.clone(),
+            boot_id: system::boot_id(tree),
+            observed_at: now,
+            system: system::facts(tree),
+            hypervisor: self.hypervisor.observe(),
+            gpus,
+            stuck: self.calls.stuck(),
+            notes,
+        }
+    }
+
+    fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
+        match step {
+            Step::EnableVfs { gpu, count } => {
+                self.on(gpu, now, |calls| sriov::enable(calls, pci(calls)?, *count))
+            }
+            Step::DisableVfs { gpu } => self.on(gpu, now, |calls| sriov::disable(calls, pci(calls)?)),
+            Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
+                same_function(calls, *index, *vf)?;
+                bind::to(calls, *vf, driver)
+            }),
+            Step::CreateMdev { gpu, uuid, profile, .. } => {
+                self.on(gpu, now, |calls| mdev::create(calls, *uuid, profile))
+            }
+            Step::RemoveMdev { gpu, uuid } => self.on(gpu, now, |calls| mdev::remove(calls, *uuid)),
+            Step::TakeGpu { gpu, functions } => {
+                self.on(gpu, now, |calls| passthrough::take(calls, functions))
+            }
+            Step::ReturnGpu { gpu, functions } => {
+                self.on(gpu, now, |calls| passthrough::give_back(calls, functions))
+            }
+            Step::DefineVm { .. }
+            | Step::PutDevices { .. }
+            | Step::StartVm { .. }
+            | Step::ShutDownVm { .. }
+            | Step::KillVm { .. }
+            | Step::UndefineVm { .. } => self.hypervisor.apply(step),
+        }
+    }
+}
+
+fn pci(calls: &GpuCalls<'_>) -> Result<PciAddress, Box<Finding>> {
+    let gpu = calls.gpu();
+    gpu.address.pci().ok_or_else(|| {
+        let message = format!("GPU {gpu} is no PCI device, so it has no virtual functions.");
+        report::error(gpu, Code::NotPartitionable, message, "Partition it by mediated devices.")
+    })
+}
+
+/// A plan may be older than a hot-unplug or a renumbering of buses: the function must still be the partition it was.
+fn same_function(calls: &GpuCalls<'_>, index: u16, vf: PciAddress) -> Result<(), Box<Finding>> {
+    let found = function::virtual_functions(calls.tree(), &function::dir(pci(calls)?)).remove(&index);
+    if found == Some(vf) {
+        return Ok(());
+    }
+    let gpu = calls.gpu();
+    let message = match found {
+        Some(found) => format!("Partition {index} of GPU {gpu} is {found} and no longer {vf}."),
+        None => format!("Partition {index} of GPU {gpu} ({vf}) has disappeared."),
+    };
+    let hint =
+        "Look into the kernel log for a hot-unplug; the next pass looks again and makes what is missing.";
+    Err(report::error(gpu, Code::PartitionLost, message, hint))
+}

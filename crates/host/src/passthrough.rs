@@ -1,0 +1,35 @@
+//! The whole GPU for one VM (what Hyper-V calls DDA): every function of its IOMMU group goes along.
+//!
+//! The group is the smallest set of functions that can be isolated, so a GPU's sound and USB functions are taken with
+//! it; bridges stay with the host. Which functions, and which drivers they had, stands in the step.
+
+use std::collections::BTreeMap;
+
+use tranche_core::diagnostics as say;
+use tranche_core::finding::Finding;
+use tranche_core::name::PciAddress;
+use tranche_core::step::VFIO_DRIVER;
+
+use crate::bind;
+use crate::calls::GpuCalls;
+use crate::discover::function;
+
+/// Binds functions to vfio-pci. A GPU that still has virtual functions is not taken.
+pub(crate) fn take(calls: &GpuCalls<'_>, functions: &[PciAddress]) -> Result<(), Box<Finding>> {
+    for &address in functions {
+        let vfs = function::virtual_functions(calls.tree(), &function::dir(address)).len();
+        if vfs > 0 {
+            let has = format!("partitioned ({vfs} virtual functions)");
+            return Err(Box::new(say::mode_conflict(calls.gpu(), &has, "passed through")));
+        }
+    }
+    functions.iter().try_for_each(|&address| bind::to(calls, address, VFIO_DRIVER))
+}
+
+/// Gives functions back to the drivers that they had.
+pub(crate) fn give_back(
+    calls: &GpuCalls<'_>,
+    functions: &BTreeMap<PciAddress, Option<String>>,
+) -> Result<(), Box<Finding>> {
+    functions.iter().try_for_each(|(&address, driver)| bind::back(calls, address, driver.as_deref()))
+}

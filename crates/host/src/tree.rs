@@ -1,0 +1,166 @@
+//! The few file operations that the kernel's interfaces need, and a real directory tree that carries them out.
+//!
+//! Everything in this room reaches the kernel through [`Tree`], so that the same code runs on a live `/sys`, on a tree
+//! captured from another machine, and on the fake kernel. Paths are relative to the tree's root (`sys/bus/pci/devices`);
+//! absolute paths and `..` in them are refused, and links never lead out of a tree whose root is not `/`.
+//!
+//! Deliberately absent: creating, truncating and removing files. An attribute is written with one `write(2)` on a file
+//! opened without `O_CREAT`, because a missing attribute must be `ENOENT` and not a permission problem, and because a
+//! store function sees each `write(2)` as a value of its own (kernel: fs/sysfs/file.c).
+
+use std::fmt;
+use std::io;
+
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use rustix::fd::OwnedFd;
+use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// The longest text of an attribute, in bytes: sysfs gives a page at most.
+pub const ATTRIBUTE_LEN_MAX: usize = 4096;
+/// The most entries that are read from one directory.
+pub const DIRECTORY_ENTRIES_MAX: usize = 65_536;
+/// The longest target of a link, in bytes (PATH_MAX).
+const LINK_LEN_MAX: usize = 4096;
+/// A path that contains `..` is looked up again this often when a rename elsewhere disturbs the look-up (openat2(2)).
+const LOOKUP_TRIES: usize = 32;
+
+/// File operations under one root. Errors keep the kernel's errno (`io::Error::raw_os_error`).
+pub trait Tree: Send + Sync + fmt::Debug {
+    /// The first bytes of a file, at most `len_max` of them. Other things than regular files are refused (`EINVAL`).
+    fn head(&self, path: &str, len_max: usize) -> io::Result<Vec<u8>>;
+
+    /// Gives an attribute a value, whole and at once. Nothing is created.
+    fn write(&self, path: &str, value: &str) -> io::Result<()>;
+
+    /// The target of a link, as it stands in the link.
+    fn link(&self, path: &str) -> io::Result<Utf8PathBuf>;
+
+    /// The names in a directory, sorted; those that are not UTF-8 are left out.
+    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+
+    /// The targets of all links in a directory. Links that vanish meanwhile are left out.
+    fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>>;
+
+    /// Whether there is something at the end of the path, links followed.
+    fn exists(&self, path: &str) -> bool;
+
+    /// An attribute's value, without the newline at its end.
+    fn text(&self, path: &str) -> io::Result<String> {
+        let bytes = self.head(path, ATTRIBUTE_LEN_MAX)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    }
+
+    /// The last part of a link's target: the name of the driver, group or function that it points at.
+    fn link_name(&self, path: &str) -> io::Result<String> {
+        let target = self.link(path)?;
+        target.file_name().map(str::to_owned).ok_or_else(|| Errno::INVAL.into())
+    }
+}
+
+/// Checks that a path stays below the root that it is relative to.
+pub(crate) fn contained(path: &str) -> io::Result<&Utf8Path> {
+    let path = Utf8Path::new(path);
+    let stays = path.components().all(|part| matches!(part, Utf8Component::Normal(_)));
+    if stays && !path.as_str().contains('\0') { Ok(path) } else { Err(Errno::INVAL.into()) }
+}
+
+/// A directory of this machine as a tree: `/`, a captured tree, or a mounted fake kernel.
+#[derive(Debug)]
+pub struct DirTree {
+    root: OwnedFd,
+    resolve: ResolveFlags,
+}
+
+impl DirTree {
+    /// Opens a root.
+    ///
+    /// # Errors
+    /// That of `open(2)` on the directory.
+    pub fn open(root: &Utf8Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = fs::open(root.as_std_path(), flags, Mode::empty())?;
+        // Confining look-ups to `/` would change nothing and make each of them fragile against renames elsewhere.
+        let confined = if root == "/" { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
+        Ok(Self { root: fd, resolve: confined | ResolveFlags::NO_MAGICLINKS })
+    }
+
+    fn open_at(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let path = contained(path)?;
+        let flags = flags | OFlags::CLOEXEC;
+        for _ in 1..LOOKUP_TRIES {
+            match fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), self.resolve) {
+                Err(Errno::AGAIN) => {}
+                other => return Ok(other?),
+            }
+        }
+        Ok(fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), self.resolve)?)
+    }
+
+    fn entries(&self, path: &str) -> io::Result<(OwnedFd, Vec<String>)> {
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&fd)?.take(DIRECTORY_ENTRIES_MAX) {
+            let entry = entry?;
+            match entry.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
+            }
+        }
+        names.sort_unstable();
+        Ok((fd, names))
+    }
+}
+
+impl Tree for DirTree {
+    fn head(&self, path: &str, len_max: usize) -> io::Result<Vec<u8>> {
+        // A captured tree may hold anything, a FIFO for instance: opening must not block.
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+            return Err(Errno::INVAL.into());
+        }
+        let mut bytes = vec![0; len_max];
+        let mut filled = 0;
+        while filled < len_max {
+            match rustix::io::read(&fd, &mut bytes[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        let fd = self.open_at(path, OFlags::WRONLY | OFlags::NOCTTY)?;
+        let written = rustix::io::write(&fd, value.as_bytes())?;
+        // A second write would be a second value, so a short one is an error and never continued.
+        if written == value.len() { Ok(()) } else { Err(Errno::IO.into()) }
+    }
+
+    fn link(&self, path: &str) -> io::Result<Utf8PathBuf> {
+        let fd = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        target(fs::readlinkat(&fd, "", Vec::with_capacity(LINK_LEN_MAX)))
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        Ok(self.entries(path)?.1)
+    }
+
+    fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>> {
+        let (fd, names) = self.entries(path)?;
+        let read = |name: &String| target(fs::readlinkat(&fd, name.as_str(), Vec::with_capacity(256))).ok();
+        Ok(names.iter().filter_map(read).collect())
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.open_at(path, OFlags::PATH).is_ok()
+    }
+}
+
+fn target(read: rustix::io::Result<std::ffi::CString>) -> io::Result<Utf8PathBuf> {
+    let text = read?.into_string().map_err(|_| io::Error::from(Errno::ILSEQ))?;
+    Ok(Utf8PathBuf::from(text))
+}
