@@ -112,7 +112,7 @@ impl<S: Embedded> Store for S {
     fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
         if !(LEASE_TTL_MS_MIN..=LEASE_TTL_MS_MAX).contains(&ttl_ms) {
             let max = if ttl_ms < LEASE_TTL_MS_MIN { LEASE_TTL_MS_MIN } else { LEASE_TTL_MS_MAX };
-            return Err(StoreError::Limit { what: "milliseconds of a lease", found: ttl_ms, max });
+            return Err(StoreError::Limit { what: "milliseconds of a lease".to_owned(), found: ttl_ms, max });
         }
         self.engine().shared.change(|state, now_ms| {
             state.last_lease = LeaseId(state.last_lease.0 + 1);

@@ -7,6 +7,10 @@ use tranche_core::finding::{Code, Finding, Severity, Subject};
 use crate::key::Key;
 use crate::record::{LeaseId, Revision};
 
+/// What to do about something that a later version has written.
+pub(crate) const HINT_NEWER_VERSION: &str = "install the version of Tranche that wrote it, or a later one; a store is \
+                                             never taken back to an older version";
+
 /// What a store reports from underneath.
 pub(crate) type Source = Box<dyn Error + Send + Sync>;
 
@@ -74,10 +78,10 @@ pub enum StoreError {
         source: Source,
     },
     /// More was asked than any store takes.
-    #[error("{what}: {found} is outside of what a store takes ({max})")]
+    #[error("the {what} are {found}, where a store takes {max}")]
     Limit {
         /// What was counted.
-        what: &'static str,
+        what: String,
         /// What was asked.
         found: u64,
         /// The limit.
@@ -108,14 +112,7 @@ pub enum StoreError {
 impl StoreError {
     /// This error as a finding. What the system said is part of its message.
     pub fn finding(&self) -> Finding {
-        let mut message = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
-        let (code, hint) = (self.code(), self.hint().to_owned());
-        Finding { code, severity: Severity::Error, subject: Subject::Installation, message, hint }
+        finding(self, self.code(), self.hint())
     }
 
     /// The code of this error.
@@ -135,9 +132,7 @@ impl StoreError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NewerVersion { .. } => {
-                "install the version of Tranche that wrote it, or a later one; a store is never taken back to an older version"
-            }
+            Self::NewerVersion { .. } => HINT_NEWER_VERSION,
             Self::Foreign { .. } => "point Tranche to another directory, or move this file away",
             Self::InUse { .. } => {
                 "stop the other daemon first: `systemctl status tranched` shows whether one runs"
@@ -159,5 +154,18 @@ impl StoreError {
             Self::LeaseGone { .. } => "take a new lease and read the state again before writing",
             Self::Compacted { .. } => "read the state again and watch from there",
         }
+    }
+}
+
+/// An error and everything below it as a finding.
+pub(crate) fn finding(error: &(dyn Error + 'static), code: Code, hint: &str) -> Finding {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    let message = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    Finding {
+        code,
+        severity: Severity::Error,
+        subject: Subject::Installation,
+        message,
+        hint: hint.to_owned(),
     }
 }

@@ -5,8 +5,10 @@
 //! cluster's etcd fits behind it unchanged. [`MemoryStore`] serves tests and simulators, [`SqliteStore`] a single host.
 //! One contract test suite (`tests/it/contract.rs`) holds every store to the same behaviour.
 //!
-//! Deliberately absent: async (the planner is one thread; a store that needs a runtime brings its own), queries other
-//! than by prefix, and any knowledge above [`Key`] of what a value means.
+//! [`Repository`] sits on top of any of them and knows what Tranche remembers: it alone says which key holds what.
+//!
+//! Deliberately absent: async (the planner is one thread; a store that needs a runtime brings its own) and queries
+//! other than by prefix.
 
 mod clock;
 mod engine;
@@ -15,6 +17,7 @@ mod history;
 mod key;
 mod memory;
 mod record;
+mod repository;
 mod sqlite;
 mod txn;
 
@@ -27,6 +30,7 @@ pub use history::{HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX};
 pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, SEGMENT_LEN_MAX, SEGMENTS_MAX};
 pub use memory::MemoryStore;
 pub use record::{Entry, Event, Lease, LeaseId, Revision, Snapshot};
+pub use repository::{Loaded, Repository, RepositoryError, Saved, State};
 pub use sqlite::{FILE_NAME, LOCK_FILE_NAME, SCHEMA_VERSION, SIZE_BYTES_MAX, Settings, SqliteStore};
 pub use txn::{
     COMPARES_MAX, Compare, Conflict, Expected, OPS_MAX, Op, Outcome, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX,

@@ -72,9 +72,11 @@ impl Txn {
 
     /// Refuses what no store takes, so that every store refuses the same.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        let limit = |what, found, max| {
-            let found = found as u64;
-            if found > max as u64 { Err(StoreError::Limit { what, found, max: max as u64 }) } else { Ok(()) }
+        let limit = |what: &str, found: usize, max: usize| {
+            if found <= max {
+                return Ok(());
+            }
+            Err(StoreError::Limit { what: what.to_owned(), found: found as u64, max: max as u64 })
         };
         limit("compares of a transaction", self.compares.len(), COMPARES_MAX)?;
         limit("operations of a transaction", self.ops.len(), OPS_MAX)?;

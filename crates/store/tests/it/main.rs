@@ -1,6 +1,8 @@
-//! What every store does, and what only the one in SQLite does.
+//! What every store does, what only the one in SQLite does, and what Tranche keeps in them.
 
 mod contract;
+mod fleet;
 mod oracle;
+mod repository;
 mod sqlite;
 mod subject;

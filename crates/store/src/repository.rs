@@ -1,0 +1,190 @@
+//! Tranche's own records on top of a [`Store`]: which key holds what, and in which form.
+//!
+//! This is the only place that knows either. Everything is one small record per thing, so independent changes never
+//! meet; [`State`] is all of them together, as the core wants them. A change is made by computing the next state:
+//! [`Repository::commit`] finds out what differs, and demands of the store that nobody else has touched that meanwhile.
+//!
+//! Deliberately absent: what a record means, and what follows from a conflict (read again, decide again).
+
+mod changes;
+mod layout;
+mod stored;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::Inventory;
+use tranche_core::name::OperationId;
+use tranche_core::operation::{OPERATIONS_KEPT_MAX, Operation};
+use tranche_core::plan::Plan;
+use tranche_core::spec::Spec;
+
+use crate::error::{self, StoreError};
+use crate::key::{Key, Prefix};
+use crate::record::Revision;
+use crate::txn::{Conflict, Outcome};
+use crate::{Store, Watch};
+
+/// Everything that is remembered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// What people asked for.
+    pub spec: Spec,
+    /// What was decided.
+    pub plan: Plan,
+    /// What hosts reported last.
+    pub inventory: Inventory,
+    /// What is being done and was done. Of those that are over, the store keeps [`OPERATIONS_KEPT_MAX`].
+    pub operations: BTreeMap<OperationId, Operation>,
+}
+
+/// The state as it was read, with the version of each record.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// The state.
+    pub state: State,
+    /// The revision that it was read at; watch from here.
+    pub revision: Revision,
+    versions: BTreeMap<Key, Revision>,
+}
+
+/// How a commit ended.
+#[must_use = "a commit that conflicts has not, or not completely, taken place"]
+#[derive(Debug)]
+pub enum Saved {
+    /// The state is stored, and here it is with its new versions.
+    Committed(Loaded),
+    /// Somebody else changed the same record meanwhile: load, decide again, commit again.
+    Conflict(Conflict),
+}
+
+/// Reads and writes the state.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    store: Arc<dyn Store>,
+}
+
+impl Repository {
+    /// The records in `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Reads everything, at one revision. Keys outside of the record layout are somebody else's and left alone.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NewerVersion`] and [`RepositoryError::Malformed`] name the record that cannot be read.
+    pub fn load(&self) -> Result<Loaded, RepositoryError> {
+        let snapshot = self.store.range(&Prefix::ALL)?;
+        let mut loaded = Loaded { revision: snapshot.revision, ..Loaded::default() };
+        for entry in snapshot.entries {
+            if layout::file(&mut loaded.state, &entry.key, &entry.value)? {
+                loaded.versions.insert(entry.key, entry.modified);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Stores `next`, which was computed from `loaded`: writes what differs, on condition that it is as it was loaded.
+    /// A record that is new must not exist yet.
+    ///
+    /// What fits into one transaction takes effect at once. More is written in several, in such an order that a crash
+    /// between two leaves a state which can be planned on: what is released before what is booked, a wish before what
+    /// was decided for it, and a VM's bookings always together with its plan.
+    ///
+    /// # Errors
+    /// After an error, load again: nothing, a part or everything may have been stored.
+    pub fn commit(&self, mut loaded: Loaded, mut next: State) -> Result<Saved, RepositoryError> {
+        forget_old_operations(&mut next.operations);
+        let changes = changes::between(&loaded.state, &next, &loaded.versions)?;
+        for batch in changes::pack(changes) {
+            match self.store.commit(&batch.txn())? {
+                Outcome::Conflict(conflict) => return Ok(Saved::Conflict(conflict)),
+                Outcome::Committed(revision) => {
+                    batch.note_versions(revision, &mut loaded.versions);
+                    loaded.revision = revision;
+                }
+            }
+        }
+        loaded.state = next;
+        Ok(Saved::Committed(loaded))
+    }
+
+    /// Watches for changes by others since `loaded`. What it hears are wake-ups; load again to see.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when `loaded` is too old: load again.
+    pub fn watch(&self, loaded: &Loaded) -> Result<Box<dyn Watch>, RepositoryError> {
+        Ok(self.store.watch(&Prefix::ALL, loaded.revision)?)
+    }
+}
+
+/// Forgets the operations that have been over for the longest time, when there are too many.
+fn forget_old_operations(operations: &mut BTreeMap<OperationId, Operation>) {
+    let mut over: Vec<_> = operations
+        .values()
+        .filter(|operation| operation.state.is_over())
+        .map(|one| (one.updated_at, one.id))
+        .collect();
+    let surplus = over.len().saturating_sub(OPERATIONS_KEPT_MAX);
+    over.sort_unstable();
+    for (_, id) in &over[..surplus] {
+        operations.remove(id);
+    }
+}
+
+/// Why the state was not read or stored.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A later Tranche has written a record.
+    #[error("the record {key} has version {found}; this Tranche knows versions up to {supported}")]
+    NewerVersion {
+        /// The record.
+        key: Key,
+        /// The version in the record.
+        found: u32,
+        /// The latest version that this program knows.
+        supported: u32,
+    },
+    /// A record is not what its key says.
+    #[error("the record {key} is malformed")]
+    Malformed {
+        /// The record.
+        key: Key,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl RepositoryError {
+    /// This error as a finding.
+    pub fn finding(&self) -> Finding {
+        error::finding(self, self.code(), self.hint())
+    }
+
+    /// The code of this error.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::NewerVersion { .. } => Code::StoreNewerVersion,
+            Self::Malformed { .. } => Code::StoreCorrupt,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::NewerVersion { .. } => error::HINT_NEWER_VERSION,
+            Self::Malformed { .. } => {
+                "stop the daemon, keep a copy of the store, and restore it from a backup or delete that record"
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What has to be written to get from one state to another, and in which transactions.
+
+use std::collections::BTreeMap;
+
+use tranche_core::name::VmName;
+
+use super::layout::{
+    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, Inventories, Operations, VmPlans, VmSpecs, policy,
+};
+use super::stored::encode;
+use super::{RepositoryError, State};
+use crate::error::StoreError;
+use crate::key::Key;
+use crate::record::Revision;
+use crate::txn::{Expected, OPS_MAX, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX};
+
+/// A record to write or to delete.
+#[derive(Debug)]
+pub(super) struct Change {
+    key: Key,
+    /// None: it is deleted.
+    value: Option<Vec<u8>>,
+    /// The version that it had when it was loaded; none if it was not there.
+    before: Option<Revision>,
+}
+
+impl Change {
+    fn deletes(&self) -> bool {
+        self.value.is_none()
+    }
+
+    /// What it adds to a transaction, which names its key twice.
+    fn bytes(&self) -> usize {
+        2 * self.key.as_str().len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// Changes of one kind of records, each with the record's name.
+type Named<N> = Vec<(N, Change)>;
+
+/// Changes that take effect together.
+#[derive(Debug, Default)]
+pub(super) struct Batch(Vec<Change>);
+
+impl Batch {
+    /// The transaction that makes these changes, if everything is as it was loaded.
+    pub(super) fn txn(&self) -> Txn {
+        self.0.iter().fold(Txn::new(), |txn, change| {
+            let expected = change.before.map_or(Expected::Absent, Expected::At);
+            let txn = txn.expect(change.key.clone(), expected);
+            match &change.value {
+                Some(value) => txn.put(change.key.clone(), value.clone()),
+                None => txn.delete(change.key.clone()),
+            }
+        })
+    }
+
+    /// Adds a change. A partition that changes hands is released and then booked; together that is one put.
+    fn add(&mut self, mut change: Change) {
+        if let Some(released) = self.0.iter().position(|earlier| earlier.key == change.key) {
+            change.before = self.0.swap_remove(released).before;
+        }
+        self.0.push(change);
+    }
+
+    /// Notes the versions that the records have since `revision`.
+    pub(super) fn note_versions(self, revision: Revision, versions: &mut BTreeMap<Key, Revision>) {
+        for change in self.0 {
+            if change.deletes() {
+                versions.remove(&change.key);
+            } else {
+                versions.insert(change.key, revision);
+            }
+        }
+    }
+}
+
+/// What differs between two states, as groups that must not be torn apart, in the order in which they may be written
+/// one by one.
+pub(super) fn between(
+    before: &State,
+    after: &State,
+    versions: &BTreeMap<Key, Revision>,
+) -> Result<Vec<Vec<Change>>, RepositoryError> {
+    let diff = Diff { before, after, versions };
+    let (mut released, mut booked) = split(diff.of::<Bookings>()?);
+    for (slot, change) in &mut booked {
+        if before.plan.bookings.get(slot).is_some_and(|held| held.vm != after.plan.bookings[slot].vm) {
+            let (key, before) = (change.key.clone(), change.before.take());
+            released.push((slot.clone(), Change { key, value: None, before }));
+        }
+    }
+    let (gpu_wishes_gone, gpu_wishes) = split(diff.of::<GpuSpecs>()?);
+    let (vm_wishes_gone, vm_wishes) = split(diff.of::<VmSpecs>()?);
+
+    let mut vms: BTreeMap<VmName, Vec<Change>> = BTreeMap::new();
+    for (slot, change) in booked {
+        vms.entry(after.plan.bookings[&slot].vm.clone()).or_default().push(change);
+    }
+    for (vm, change) in diff.of::<VmPlans>()? {
+        vms.entry(vm).or_default().push(change);
+    }
+
+    let mut groups = singly(released);
+    groups.extend(diff.policy()?.map(|change| vec![change]));
+    groups.extend(singly(gpu_wishes));
+    groups.extend(singly(vm_wishes));
+    groups.extend(singly(diff.of::<GpuPlans>()?));
+    groups.extend(vms.into_values());
+    groups.extend(singly(diff.of::<Generations>()?));
+    groups.extend(singly(vm_wishes_gone));
+    groups.extend(singly(gpu_wishes_gone));
+    groups.extend(singly(diff.of::<Operations>()?));
+    groups.extend(singly(diff.of::<Inventories>()?));
+    Ok(groups)
+}
+
+/// Packs groups, in order, into as few batches as fit into transactions.
+pub(super) fn pack(groups: Vec<Vec<Change>>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let (mut ops, mut bytes) = (OPS_MAX, TXN_BYTES_MAX);
+    for group in groups {
+        ops += group.len();
+        bytes += group.iter().map(Change::bytes).sum::<usize>();
+        if ops > OPS_MAX || bytes > TXN_BYTES_MAX {
+            batches.push(Batch::default());
+            ops = group.len();
+            bytes = group.iter().map(Change::bytes).sum();
+        }
+        if let Some(batch) = batches.last_mut() {
+            group.into_iter().for_each(|change| batch.add(change));
+        }
+    }
+    batches
+}
+
+struct Diff<'a> {
+    before: &'a State,
+    after: &'a State,
+    versions: &'a BTreeMap<Key, Revision>,
+}
+
+impl Diff<'_> {
+    /// The changes of one kind of records, by name: what is put first, then what is deleted.
+    fn of<D: Drawer>(&self) -> Result<Named<D::Name>, RepositoryError> {
+        let (before, after) = (D::of(self.before), D::of(self.after));
+        let mut changes = Vec::new();
+        for (name, record) in after.iter().filter(|(name, record)| before.get(*name) != Some(*record)) {
+            let key = D::key(name);
+            let value = Some(encode(&key, record)?);
+            changes.push((name.clone(), self.change(key, value)?));
+        }
+        for name in before.keys().filter(|name| !after.contains_key(*name)) {
+            changes.push((name.clone(), self.change(D::key(name), None)?));
+        }
+        Ok(changes)
+    }
+
+    fn policy(&self) -> Result<Option<Change>, RepositoryError> {
+        if self.before.spec.policy == self.after.spec.policy {
+            return Ok(None);
+        }
+        let key = policy();
+        let value = encode(&key, &self.after.spec.policy)?;
+        self.change(key, Some(value)).map(Some)
+    }
+
+    fn change(&self, key: Key, value: Option<Vec<u8>>) -> Result<Change, RepositoryError> {
+        if let Some(found) = value.as_ref().map(Vec::len).filter(|len| *len > VALUE_BYTES_MAX) {
+            let what = format!("the bytes of the record {key}");
+            return Err(StoreError::Limit { what, found: found as u64, max: VALUE_BYTES_MAX as u64 }.into());
+        }
+        let before = self.versions.get(&key).copied();
+        Ok(Change { key, value, before })
+    }
+}
+
+/// Deletions, and the rest.
+fn split<N>(changes: Named<N>) -> (Named<N>, Named<N>) {
+    changes.into_iter().partition(|(_, change)| change.deletes())
+}
+
+/// Each change by itself.
+fn singly<N>(changes: Named<N>) -> Vec<Vec<Change>> {
+    changes.into_iter().map(|(_, change)| vec![change]).collect()
+}

@@ -1,0 +1,121 @@
+//! Which key holds what.
+//!
+//! | key | record |
+//! | --- | --- |
+//! | `spec/policy` | the policies |
+//! | `spec/gpu/HOST/ADDRESS` | what a GPU shall be used for |
+//! | `spec/vm/NAME` | a VM, as wished for |
+//! | `plan/gpu/HOST/ADDRESS` | what was decided for a GPU |
+//! | `plan/booking/HOST/ADDRESS/SLOT` | who holds a partition or a whole GPU |
+//! | `plan/vm/NAME` | what was decided for a VM |
+//! | `plan/generation/HOST` | how often a host's part of the plan has changed |
+//! | `inventory/HOST` | what a host reported last |
+//! | `operation/ID` | an operation |
+//!
+//! The names in keys are the core's names as they print themselves. Their characters are all allowed in keys and `/`
+//! is in none of them, so a name and its key stand for each other one to one.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use tranche_core::inventory::HostInventory;
+use tranche_core::name::{GpuKey, HostName, NameError, OperationId, SlotKey, VmName};
+use tranche_core::operation::Operation;
+use tranche_core::plan::{Booking, GpuPlan, VmPlan};
+use tranche_core::spec::{GpuSpec, VmSpec};
+
+use super::stored::{Stored, decode, malformed};
+use super::{RepositoryError, State};
+use crate::key::Key;
+
+/// The key of the one record that has no name.
+const POLICY: &str = "spec/policy";
+/// What every key of a record begins with. Whatever else is below these is refused; the rest belongs to others.
+const ROOTS: [&str; 4] = ["spec", "plan", "inventory", "operation"];
+
+/// The key of the policies.
+pub(super) fn policy() -> Key {
+    POLICY.parse().expect("it is a plain text of our own")
+}
+
+/// The records of one kind, by name.
+pub(super) trait Drawer {
+    /// What their keys begin with.
+    const PREFIX: &'static str;
+    /// What they are named by.
+    type Name: FromStr<Err = NameError> + Display + Ord + Clone;
+    /// What they are.
+    type Record: Stored + Clone + PartialEq;
+
+    /// Where they are in the state.
+    fn of(state: &State) -> &BTreeMap<Self::Name, Self::Record>;
+    /// Where they are in the state, to be filled.
+    fn of_mut(state: &mut State) -> &mut BTreeMap<Self::Name, Self::Record>;
+
+    /// The key of the record with this name.
+    fn key(name: &Self::Name) -> Key {
+        format!("{}{name}", Self::PREFIX).parse().expect("the core's names are made of what keys may hold")
+    }
+}
+
+macro_rules! drawers {
+    ($($drawer:ident $prefix:literal $name:ty => $record:ty, $($place:ident).+;)*) => {
+        $(
+            pub(super) enum $drawer {}
+
+            impl Drawer for $drawer {
+                const PREFIX: &'static str = $prefix;
+                type Name = $name;
+                type Record = $record;
+
+                fn of(state: &State) -> &BTreeMap<$name, $record> {
+                    &state.$($place).+
+                }
+
+                fn of_mut(state: &mut State) -> &mut BTreeMap<$name, $record> {
+                    &mut state.$($place).+
+                }
+            }
+        )*
+
+        /// Puts a record where it belongs in `state`; says whether it is one of ours.
+        pub(super) fn file(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {
+            if key.as_str() == POLICY {
+                state.spec.policy = decode(key, bytes)?;
+                return Ok(true);
+            }
+            $(if put_away::<$drawer>(state, key, bytes)? {
+                return Ok(true);
+            })*
+            if key.segments().next().is_some_and(|root| ROOTS.contains(&root)) {
+                return Err(malformed(key, "no record has such a key"));
+            }
+            Ok(false)
+        }
+    };
+}
+
+drawers! {
+    GpuSpecs "spec/gpu/" GpuKey => GpuSpec, spec.gpus;
+    VmSpecs "spec/vm/" VmName => VmSpec, spec.vms;
+    GpuPlans "plan/gpu/" GpuKey => GpuPlan, plan.gpus;
+    Bookings "plan/booking/" SlotKey => Booking, plan.bookings;
+    VmPlans "plan/vm/" VmName => VmPlan, plan.vms;
+    Generations "plan/generation/" HostName => u64, plan.generations;
+    Inventories "inventory/" HostName => HostInventory, inventory;
+    Operations "operation/" OperationId => Operation, operations;
+}
+
+fn put_away<D: Drawer>(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {
+    let Some(text) = key.as_str().strip_prefix(D::PREFIX) else {
+        return Ok(false);
+    };
+    let name: D::Name = text.parse().map_err(|error| malformed(key, error))?;
+    // Two spellings of one name would be two records of one thing.
+    if name.to_string() != text {
+        return Err(malformed(key, format!("its name is written {name}")));
+    }
+    D::of_mut(state).insert(name, decode(key, bytes)?);
+    Ok(true)
+}
