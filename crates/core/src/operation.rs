@@ -219,7 +219,7 @@ fn booked_percent(vm: &VmName, state: State<'_>) -> u8 {
         state
             .inventory
             .get(&slot.gpu.host)
-            .is_some_and(|observed| placement::unready(slot, observed).is_none())
+            .is_some_and(|observed| placement::unready(slot, state.plan, observed).is_none())
     });
     match (booked, ready) {
         (true, true) => 66,

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{
-    DeviceSource, Gpu, HostInventory, Inventory, IommuGroup, ObservedPartition, Offer, PartitionDevice,
+    Backend, DeviceSource, Gpu, HostInventory, Inventory, IommuGroup, ObservedPartition, Offer,
+    PartitionDevice,
 };
 use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
 use crate::plan::Plan;
@@ -225,20 +226,41 @@ fn shared_group(partition: &ObservedPartition, subject: Subject) -> Option<Findi
     (!others.is_empty()).then(|| say::group_shared(subject, group.id, &others))
 }
 
-/// Why a slot cannot be handed to a VM at this moment. Empty means that it can.
-pub fn unready(slot: &SlotKey, observed: &HostInventory) -> Option<String> {
+/// Why a slot cannot be handed to a VM at this moment. None means that it can.
+///
+/// A GPU whose partitions are not those that were decided is about to be remade: what exists of it now is not what was
+/// booked, even if it has the same address.
+pub fn unready(slot: &SlotKey, plan: &Plan, observed: &HostInventory) -> Option<String> {
     let Some(gpu) = observed.gpus.get(&slot.gpu.address) else {
         return Some("its GPU is not there".to_owned());
     };
     let bound = |driver: &Option<String>| driver.as_deref() == Some(VFIO_DRIVER);
     match slot.slot {
-        Slot::Partition(index) => match partition(gpu, index) {
-            None => Some("it does not exist yet".to_owned()),
-            Some(ObservedPartition { device: PartitionDevice::Vf { .. }, driver, .. }) if !bound(driver) => {
-                Some(format!("it is not bound to {VFIO_DRIVER} yet"))
+        Slot::Partition(index) => {
+            let enabled = gpu.sriov.as_ref().map(|sriov| sriov.vfs);
+            let remade = match plan.mode(&slot.gpu) {
+                GpuMode::Partitioned { count, .. } => {
+                    gpu.backend == Some(Backend::SriovVfio) && enabled != Some(*count)
+                }
+                GpuMode::Host | GpuMode::Passthrough { .. } => true,
+            };
+            let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.offer.as_ref());
+            match partition(gpu, index) {
+                None => Some("it does not exist yet".to_owned()),
+                Some(_) if remade => Some("its GPU is being split anew".to_owned()),
+                Some(ObservedPartition { device: PartitionDevice::Vf { .. }, driver, .. })
+                    if !bound(driver) =>
+                {
+                    Some(format!("it is not bound to {VFIO_DRIVER} yet"))
+                }
+                Some(ObservedPartition { device: PartitionDevice::Mdev { .. }, profile, .. })
+                    if profile.as_ref() != offer.map(|offer| &offer.profile) =>
+                {
+                    Some("it is of another type than decided".to_owned())
+                }
+                Some(_) => None,
             }
-            Some(_) => None,
-        },
+        }
         Slot::Whole => {
             let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
             let free =

@@ -431,7 +431,8 @@ impl Planner<'_> {
             .plan
             .held_by(name)
             .filter_map(|(slot, _)| {
-                placement::unready(slot, observed).map(|why| say::partition_unready(slot, name, &why))
+                placement::unready(slot, &self.plan, observed)
+                    .map(|why| say::partition_unready(slot, name, &why))
             })
             .collect();
         self.findings.extend(unready);

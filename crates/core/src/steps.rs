@@ -263,7 +263,7 @@ fn start_steps(
 fn ready_devices(name: &VmName, plan: &Plan, observed: &HostInventory) -> Option<Vec<VmDevice>> {
     let mut devices = Vec::new();
     for (slot, _) in plan.held_by(name) {
-        if placement::unready(slot, observed).is_some() || observed.is_stuck(&slot.gpu.address) {
+        if placement::unready(slot, plan, observed).is_some() || observed.is_stuck(&slot.gpu.address) {
             return None;
         }
         let gpu = observed.gpus.get(&slot.gpu.address)?;

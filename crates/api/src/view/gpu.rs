@@ -226,7 +226,7 @@ fn is_changing(sources: &Sources<'_>, key: &GpuKey, partitions: &[PartitionView]
     let decided = sources.plan.mode(key);
     let asked = sources.spec.gpus.get(key).map_or(&GpuMode::Host, |asked| &asked.mode);
     let whole = SlotKey { gpu: key.clone(), slot: Slot::Whole };
-    let unbound = |host| placement::unready(&whole, host).is_some();
+    let unbound = |host| placement::unready(&whole, sources.plan, host).is_some();
     asked != decided
         || match decided {
             GpuMode::Host => false,

@@ -160,7 +160,7 @@ fn unbooked_state(plan: &Plan, slot: &SlotKey, host: &HostInventory, gpu: Option
     let used = gpu.is_some_and(|gpu| Taken::on(&host.host, host, plan).contains(&slot.gpu, slot.slot, gpu));
     if used {
         PartitionState::Foreign
-    } else if gpu.is_none() || placement::unready(slot, host).is_some() {
+    } else if gpu.is_none() || placement::unready(slot, plan, host).is_some() {
         PartitionState::Unready
     } else {
         PartitionState::Free

@@ -1,0 +1,235 @@
+//! What is refused at the door, and with which code.
+
+use tranche_core::change::{Change, NewVm};
+use tranche_core::declare::{self, Declaration, DeclaredGpu, DeclaredVm};
+use tranche_core::effect::{VmEffect, preview};
+use tranche_core::finding::Code;
+use tranche_core::inventory::{Hypervisor, Iommu};
+use tranche_core::name::{GpuKey, VmName};
+use tranche_core::spec::{GpuMode, Request, VmHardware, VolumeRef};
+use tranche_core::why::why_not;
+
+use crate::world::{PASSTHROUGH, World, gpu, hardware, host, partitioned, vm};
+
+fn set(bus: u8, mode: GpuMode) -> Change {
+    Change::SetGpuMode { gpu: gpu(bus), mode }
+}
+
+fn create(name: &str, hardware: VmHardware) -> Change {
+    let vm = NewVm { hardware, request: Request::None, reserved: false, prefer_numa_node: None };
+    Change::CreateVm { name: name.parse().unwrap(), vm }
+}
+
+#[test]
+fn a_count_that_the_driver_does_not_offer_is_refused_with_those_that_it_does() {
+    let mut world = World::with_gpus(1);
+    for count in [0, 3, 5, 9, u16::MAX] {
+        world.refuses(&set(1, partitioned(count)), Code::InvalidPartitionCount);
+    }
+    let refusal = world.submit(&set(1, partitioned(3))).unwrap_err();
+    assert_eq!(refusal[0].hint, "Its driver offers: 1, 2, 4, 8.");
+}
+
+#[test]
+fn partitioned_and_passthrough_exclude_each_other_until_released() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    world.refuses(&set(1, PASSTHROUGH), Code::ModeConflict);
+    world.set_mode(1, GpuMode::Host);
+    world.set_mode(1, PASSTHROUGH);
+    world.refuses(&set(1, partitioned(2)), Code::ModeConflict);
+}
+
+#[test]
+fn a_gpu_that_cannot_is_told_why() {
+    let mut world = World::with_gpus(1);
+    world.gpu(1).backend = None;
+    world.gpu(1).offers.clear();
+    world.gpu(1).driver = None;
+    world.refuses(&set(1, partitioned(2)), Code::DriverMissing);
+    world.gpu(1).driver = Some("model".to_owned());
+    world.gpu(1).sriov.as_mut().unwrap().total_vfs = 0;
+    world.refuses(&set(1, partitioned(2)), Code::SriovDisabled);
+    world.gpu(1).sriov = None;
+    world.refuses(&set(1, partitioned(2)), Code::NotPartitionable);
+    world.seen().system.iommu = Iommu::Off;
+    world.refuses(&set(1, PASSTHROUGH), Code::IommuOff);
+    world.refuses(&set(9, partitioned(2)), Code::GpuNotFound);
+    let elsewhere = GpuKey { host: "node9".parse().unwrap(), address: gpu(1).address };
+    world.refuses(&Change::SetGpuMode { gpu: elsewhere, mode: GpuMode::Host }, Code::HostNotFound);
+}
+
+#[test]
+fn the_console_is_not_taken_without_a_word() {
+    let mut world = World::with_gpus(1);
+    world.gpu(1).boot_vga = true;
+    world.refuses(&set(1, PASSTHROUGH), Code::ConsoleGpu);
+    world.set_mode(1, GpuMode::Passthrough { allow_console: true });
+}
+
+#[test]
+fn a_gpu_without_reset_is_taken_with_a_warning() {
+    let mut world = World::with_gpus(1);
+    world.gpu(1).reset_methods.clear();
+    let warnings = world.submit(&set(1, PASSTHROUGH)).unwrap();
+    assert_eq!(warnings[0].code, Code::NoReset);
+}
+
+#[test]
+fn a_second_partition_for_a_vm_is_refused() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    world.create("a", Request::ANY_PARTITION);
+    let second = Request::Partition { vram_mib: Some(8_192), profile: None };
+    world.refuses(&Change::AttachGpu { name: vm("a"), request: second, restart: true }, Code::VmHasPartition);
+    // The same wish again is no second partition: commands may be repeated.
+    world.accepts(&Change::AttachGpu { name: vm("a"), request: Request::ANY_PARTITION, restart: false });
+}
+
+#[test]
+fn hardware_of_a_new_vm_is_checked_at_the_door() {
+    let mut world = World::with_gpus(1);
+    let volume = |volume: &str| VolumeRef { pool: "default".to_owned(), volume: volume.to_owned() };
+    for broken in [
+        VmHardware { vcpus: 0, ..hardware() },
+        VmHardware { vcpus: 100_000, ..hardware() },
+        VmHardware { memory_mib: 0, ..hardware() },
+        VmHardware { memory_mib: u64::MAX, ..hardware() },
+        VmHardware { disks: vec![volume("../../etc/shadow")], ..hardware() },
+        VmHardware { disks: vec![volume("")], ..hardware() },
+        VmHardware { disks: vec![volume("a\nb")], ..hardware() },
+        VmHardware { disks: vec![volume("x"); 17], ..hardware() },
+        VmHardware { networks: vec!["a/b".to_owned()], ..hardware() },
+        VmHardware { guest_os: Some("a/b".to_owned()), ..hardware() },
+        VmHardware { cloud_init: Some("x".repeat(65_537)), ..hardware() },
+    ] {
+        world.refuses(&create("a", broken), Code::InvalidValue);
+    }
+    // XML characters are no danger: the writer escapes them.
+    world.accepts(&create("a", VmHardware { disks: vec![volume("a<b>&\"'")], ..hardware() }));
+    world.refuses(&create("a", hardware()), Code::VmExists);
+}
+
+#[test]
+fn an_unknown_guest_system_is_taken_with_a_warning() {
+    let mut world = World::with_gpus(1);
+    let odd = VmHardware { guest_os: Some("haiku".to_owned()), ..hardware() };
+    let warnings = world.submit(&create("a", odd)).unwrap();
+    assert_eq!(warnings[0].code, Code::GuestUnsupported);
+}
+
+#[test]
+fn what_does_not_exist_is_not_found() {
+    let mut world = World::with_gpus(1);
+    let name: VmName = vm("ghost");
+    world.refuses(&Change::StartVm { name: name.clone() }, Code::VmNotFound);
+    world.refuses(&Change::StopVm { name: name.clone(), force: true }, Code::VmNotFound);
+    world.refuses(&Change::RestartVm { name: name.clone() }, Code::VmNotFound);
+    world.refuses(&Change::DeleteVm { name: name.clone(), force: true }, Code::VmNotFound);
+    let adopt = Change::AdoptVm { name, request: Request::None, reserved: false };
+    world.refuses(&adopt, Code::DomainNotFound);
+    world.seen().hypervisor = Hypervisor::Down { reason: "no".to_owned() };
+    world.refuses(&adopt, Code::LibvirtDown);
+}
+
+#[test]
+fn commands_may_be_repeated() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    world.create("a", Request::ANY_PARTITION);
+    world.start("a");
+    let before = world.spec.clone();
+    world.accepts(&set(1, partitioned(2)));
+    world.accepts(&Change::StartVm { name: vm("a") });
+    assert_eq!(world.spec, before);
+    world.stop("a");
+    let before = world.spec.clone();
+    world.stop("a");
+    assert_eq!(world.spec, before);
+}
+
+#[test]
+fn why_not_names_every_obstacle() {
+    let mut world = World::with_gpus(3);
+    world.set_mode(1, partitioned(1));
+    world.set_mode(2, PASSTHROUGH);
+    world.create("a", Request::ANY_PARTITION);
+    world.create("b", Request::ANY_PARTITION);
+    world.start("a");
+    assert_eq!(why_not(&vm("a"), &host(), world.state()), Ok(Vec::new()), "it runs there");
+    let found = why_not(&vm("b"), &host(), world.state()).unwrap();
+    let mut codes: Vec<Code> = found.iter().map(|finding| finding.code).collect();
+    codes.dedup();
+    assert_eq!(codes, [Code::ModeConflict, Code::NoFreePartition], "{found:#?}");
+    assert!(found.iter().any(|finding| finding.message.contains("taken by VM a")));
+    assert!(found.iter().any(|finding| finding.message.contains("passed through")));
+    assert!(found.iter().any(|finding| finding.message.contains("in mode host")));
+}
+
+#[test]
+fn a_preview_tells_what_becomes_of_each_vm_and_changes_nothing() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(1));
+    world.create("a", Request::ANY_PARTITION);
+    world.create("b", Request::ANY_PARTITION);
+    let effect_of = |world: &World, change: &Change, name: &str| {
+        let id = tranche_core::name::VmId(uuid::Uuid::nil());
+        let admitted = tranche_core::change::admit(change, world.state(), id, world.now).unwrap();
+        preview(&admitted.spec, world.state(), world.now).vms.get(&vm(name)).copied()
+    };
+    let start = |name: &str| Change::StartVm { name: vm(name) };
+    assert_eq!(effect_of(&world, &start("a"), "a"), Some(VmEffect::Starts));
+    world.start("a");
+    assert_eq!(effect_of(&world, &start("b"), "b"), Some(VmEffect::Waits));
+    assert_eq!(effect_of(&world, &Change::RestartVm { name: vm("a") }, "a"), Some(VmEffect::Restarts));
+    assert_eq!(
+        effect_of(&world, &Change::StopVm { name: vm("a"), force: false }, "a"),
+        Some(VmEffect::Stops)
+    );
+    assert_eq!(
+        effect_of(&world, &Change::DeleteVm { name: vm("a"), force: true }, "a"),
+        Some(VmEffect::Goes)
+    );
+}
+
+#[test]
+fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
+    let mut world = World::with_gpus(2);
+    let declared = Declaration {
+        policy: None,
+        gpus: vec![DeclaredGpu { host: None, address: gpu(1).address, mode: partitioned(2) }],
+        vms: vec![DeclaredVm {
+            name: vm("a"),
+            hardware: Some(hardware()),
+            gpu: Request::ANY_PARTITION,
+            running: Some(true),
+            reserved: false,
+        }],
+    };
+    let hosts = [&host()];
+    let changes = declare::changes(&declared, &world.spec, &hosts).unwrap();
+    assert_eq!(changes.len(), 3, "split, create, start: {changes:#?}");
+    for change in &changes {
+        world.accepts(change);
+    }
+    world.settle();
+    assert!(world.runs("a"));
+    assert_eq!(
+        declare::changes(&declared, &world.spec, &hosts),
+        Ok(Vec::new()),
+        "applying twice changes nothing"
+    );
+}
+
+#[test]
+fn a_declaration_that_contradicts_itself_is_refused_whole() {
+    let world = World::with_gpus(2);
+    let one = DeclaredGpu { host: Some(host()), address: gpu(1).address, mode: partitioned(2) };
+    let declared = Declaration { gpus: vec![one.clone(), one], ..Declaration::default() };
+    let refusal = declare::changes(&declared, &world.spec, &[&host()]).unwrap_err();
+    assert_eq!(refusal[0].code, Code::InvalidValue);
+    let nowhere = DeclaredGpu { host: None, address: gpu(1).address, mode: partitioned(2) };
+    let declared = Declaration { gpus: vec![nowhere], ..Declaration::default() };
+    let other = "node2".parse().unwrap();
+    assert!(declare::changes(&declared, &world.spec, &[&host(), &other]).is_err(), "which host is meant?");
+}

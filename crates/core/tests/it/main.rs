@@ -1,0 +1,6 @@
+//! Behaviour of the core as a whole: wishes go in, plans come out, a model of hosts carries out the steps.
+
+mod admitting;
+mod planning;
+mod properties;
+mod world;

@@ -1,0 +1,409 @@
+//! A model of hosts that carries out steps at once and faithfully, and complains when a step would hurt.
+
+use std::collections::BTreeMap;
+
+use tranche_core::change::{Change, NewVm, Refusal, State, admit};
+use tranche_core::check;
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::*;
+use tranche_core::name::*;
+use tranche_core::plan::Plan;
+use tranche_core::planner::{self, Planned};
+use tranche_core::spec::*;
+use tranche_core::step::{Step, VFIO_DRIVER};
+use tranche_core::steps::steps;
+use uuid::Uuid;
+
+/// Spec, plan and one modelled host.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) spec: Spec,
+    pub(crate) plan: Plan,
+    pub(crate) inventory: Inventory,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) now: Timestamp,
+    next_id: u128,
+}
+
+pub(crate) fn host() -> HostName {
+    "node1".parse().unwrap()
+}
+
+pub(crate) fn vm(name: &str) -> VmName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn gpu(bus: u8) -> GpuKey {
+    GpuKey { host: host(), address: GpuAddress::Pci(pf(bus)) }
+}
+
+fn pf(bus: u8) -> PciAddress {
+    PciAddress { domain: 0, bus, device: 0, function: 0 }
+}
+
+fn vf(bus: u8, index: u16) -> PciAddress {
+    let rid = 0x80 + index;
+    let device = u8::try_from(rid >> 3 & 0x1f).unwrap();
+    PciAddress { domain: 0, bus: bus + 0x10, device, function: u8::try_from(rid & 7).unwrap() }
+}
+
+pub(crate) fn partitioned(count: u16) -> GpuMode {
+    GpuMode::Partitioned { count, series: None }
+}
+
+pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false };
+
+pub(crate) fn hardware() -> VmHardware {
+    VmHardware {
+        vcpus: 2,
+        memory_mib: 512,
+        disks: vec![VolumeRef { pool: "default".to_owned(), volume: "disk.img".to_owned() }],
+        networks: Vec::new(),
+        firmware: Firmware::Bios,
+        guest_os: Some("ubuntu22.04".to_owned()),
+        cloud_init: None,
+    }
+}
+
+impl World {
+    /// One host with so many GPUs, on buses 1, 2, …; each offers 1 to 8 partitions. Odd buses are on NUMA node 1.
+    pub(crate) fn with_gpus(count: u8) -> Self {
+        let gpus = (1..=count).map(|bus| (GpuAddress::Pci(pf(bus)), model_gpu(bus))).collect();
+        let seen = HostInventory {
+            host: host(),
+            boot_id: "boot-0".to_owned(),
+            observed_at: Timestamp(0),
+            system: SystemFacts {
+                kernel: "6.12.0".to_owned(),
+                cpu_model: "model".to_owned(),
+                cpus: 8,
+                memory_mib: 65_536,
+                iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            },
+            hypervisor: Hypervisor::Up {
+                libvirt: "11.3.0".to_owned(),
+                qemu: "10.0.2".to_owned(),
+                domains: BTreeMap::new(),
+            },
+            gpus,
+            stuck: Vec::new(),
+            notes: Vec::new(),
+        };
+        Self {
+            spec: Spec::default(),
+            plan: Plan::default(),
+            inventory: BTreeMap::from([(host(), seen)]),
+            findings: Vec::new(),
+            now: Timestamp(1),
+            next_id: 1,
+        }
+    }
+
+    pub(crate) fn seen(&mut self) -> &mut HostInventory {
+        self.inventory.get_mut(&host()).unwrap()
+    }
+
+    pub(crate) fn gpu(&mut self, bus: u8) -> &mut Gpu {
+        self.seen().gpus.get_mut(&GpuAddress::Pci(pf(bus))).unwrap()
+    }
+
+    pub(crate) fn domains(&mut self) -> &mut BTreeMap<String, Domain> {
+        match &mut self.seen().hypervisor {
+            Hypervisor::Up { domains, .. } => domains,
+            Hypervisor::Down { .. } => panic!("libvirt is down in this world"),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State<'_> {
+        State { spec: &self.spec, plan: &self.plan, inventory: &self.inventory }
+    }
+
+    pub(crate) fn submit(&mut self, change: &Change) -> Result<Vec<Finding>, Refusal> {
+        self.now.0 += 1;
+        self.next_id += 1;
+        let id = VmId(Uuid::from_u128(self.next_id));
+        let admitted = admit(change, self.state(), id, self.now)?;
+        self.spec = admitted.spec;
+        Ok(admitted.findings)
+    }
+
+    #[track_caller]
+    pub(crate) fn accepts(&mut self, change: &Change) {
+        self.submit(change).expect("the change is accepted");
+    }
+
+    #[track_caller]
+    pub(crate) fn refuses(&mut self, change: &Change, code: Code) {
+        let before = self.spec.clone();
+        let refusal = self.submit(change).expect_err("the change is refused");
+        assert!(refusal.iter().any(|finding| finding.code == code), "{code} is not among {refusal:#?}");
+        assert_eq!(self.spec, before);
+    }
+
+    /// Sets a mode and carries it out.
+    #[track_caller]
+    pub(crate) fn set_mode(&mut self, bus: u8, mode: GpuMode) {
+        self.accepts(&Change::SetGpuMode { gpu: gpu(bus), mode });
+        self.settle();
+    }
+
+    #[track_caller]
+    pub(crate) fn create(&mut self, name: &str, request: Request) {
+        let new = NewVm { hardware: hardware(), request, reserved: false, prefer_numa_node: None };
+        self.accepts(&Change::CreateVm { name: vm(name), vm: new });
+        self.settle();
+    }
+
+    #[track_caller]
+    pub(crate) fn start(&mut self, name: &str) {
+        self.accepts(&Change::StartVm { name: vm(name) });
+        self.settle();
+    }
+
+    #[track_caller]
+    pub(crate) fn stop(&mut self, name: &str) {
+        self.accepts(&Change::StopVm { name: vm(name), force: false });
+        self.settle();
+    }
+
+    pub(crate) fn runs(&self, name: &str) -> bool {
+        self.inventory[&host()].domain(&vm(name)).is_some_and(|domain| domain.state.is_active())
+    }
+
+    /// The one slot that a VM holds.
+    #[track_caller]
+    pub(crate) fn slot_of(&self, name: &str) -> Option<String> {
+        let name = vm(name);
+        let held: Vec<_> = self.plan.held_by(&name).map(|(slot, _)| slot.to_string()).collect();
+        assert!(held.len() <= 1, "{name} holds {held:?}");
+        held.into_iter().next()
+    }
+
+    pub(crate) fn has_finding(&self, code: Code) -> bool {
+        self.findings.iter().any(|finding| finding.code == code)
+    }
+
+    /// Plans once, checks the plan, and returns the steps that are due.
+    pub(crate) fn pass(&mut self) -> Vec<Step> {
+        self.now.0 += 1;
+        let Planned { plan, findings, gone } =
+            planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
+        let again = planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
+        assert_eq!(plan, again.plan, "the same input gave another plan");
+        assert_eq!(check::check(&plan), [], "the plan violates an invariant");
+        assert_eq!(check::check_transition(&self.plan, &plan), []);
+        self.plan = plan;
+        self.findings = findings;
+        for name in gone {
+            self.spec.vms.remove(&name);
+        }
+        steps(&self.spec, &self.plan, &self.inventory[&host()])
+    }
+
+    /// Passes until nothing is due.
+    #[track_caller]
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..50 {
+            let due = self.pass();
+            if due.is_empty() {
+                assert_eq!(check::check_world(&self.inventory), []);
+                return;
+            }
+            for step in &due {
+                self.carry_out(step);
+            }
+        }
+        panic!("it does not settle: {:#?}", self.pass());
+    }
+
+    /// What a faithful host does. Panics where a real one would hang, hurt a guest, or refuse.
+    pub(crate) fn carry_out(&mut self, step: &Step) {
+        match step {
+            Step::EnableVfs { gpu, count } => {
+                assert!(self.partitions(gpu).is_empty(), "VFs are enabled while others are: EBUSY");
+                self.enable_vfs(gpu, *count);
+            }
+            Step::DisableVfs { gpu } => {
+                let open: Vec<_> =
+                    self.partitions(gpu).iter().filter(|p| !p.open_by.is_empty()).cloned().collect();
+                assert!(
+                    open.is_empty(),
+                    "disabling VFs in use hangs and tears the device out of the guest: {open:?}"
+                );
+                self.drop_vfs(gpu);
+            }
+            Step::BindPartition { gpu, index, driver, .. } => {
+                for partition in self.partitions(gpu).iter_mut().filter(|p| p.index == Some(*index)) {
+                    partition.driver = Some(driver.clone());
+                }
+            }
+            Step::TakeGpu { gpu, .. } => self.bind_gpu(gpu, Some(VFIO_DRIVER.to_owned())),
+            Step::ReturnGpu { gpu, functions } => {
+                assert!(self.gpu_at(gpu).open_by.is_empty(), "a GPU in use is given back");
+                let driver = gpu.pci().and_then(|address| functions[&address].clone());
+                self.bind_gpu(gpu, driver);
+            }
+            Step::CreateMdev { .. } | Step::RemoveMdev { .. } => panic!("this world has no mediated devices"),
+            Step::DefineVm { vm, id, hardware } => {
+                let domain = model_domain(vm, *id, hardware);
+                self.domains().insert(vm.to_string(), domain);
+            }
+            Step::PutDevices { vm, devices, .. } => {
+                let domain = self.domains().get_mut(vm.as_str()).expect("the domain exists");
+                domain.defined_devices.retain(|device| !device.ours);
+                let put =
+                    devices.iter().map(|device| HostDevice { source: device.source.clone(), ours: true });
+                domain.defined_devices.extend(put);
+            }
+            Step::StartVm { vm, .. } => self.run_domain(vm.as_str()),
+            Step::ShutDownVm { vm, .. } => self.end_domain(vm.as_str(), OffReason::Shutdown),
+            Step::KillVm { vm, .. } => self.end_domain(vm.as_str(), OffReason::Destroyed),
+            Step::UndefineVm { vm, .. } => {
+                let domain = self.domains().remove(vm.as_str()).expect("the domain exists");
+                assert!(!domain.state.is_active(), "a running domain is undefined");
+            }
+        }
+    }
+
+    /// Starts a domain as libvirt does: every device must be bound to vfio-pci and free.
+    pub(crate) fn run_domain(&mut self, name: &str) {
+        let devices = self.domains()[name].defined_devices.clone();
+        for device in &devices {
+            let holders = self.holders(&device.source);
+            assert!(holders.is_empty(), "{:?} is in use by {holders:?}", device.source);
+            holders.push(Holder { pid: 42, command: format!("qemu-{name}") });
+        }
+        let domain = self.domains().get_mut(name).unwrap();
+        domain.live_devices = devices;
+        domain.state = DomainState::Running;
+    }
+
+    pub(crate) fn end_domain(&mut self, name: &str, reason: OffReason) {
+        let domain = self.domains().get_mut(name).expect("the domain exists");
+        domain.state = DomainState::Off { reason };
+        let devices = std::mem::take(&mut domain.live_devices);
+        for device in devices {
+            self.holders(&device.source).retain(|holder| holder.command != format!("qemu-{name}"));
+        }
+    }
+
+    /// Power is lost and comes back: VFs and drivers are as after a cold start, no domain runs.
+    pub(crate) fn reboot(&mut self) {
+        let names: Vec<String> = self.domains().keys().cloned().collect();
+        for name in names {
+            self.end_domain(&name, OffReason::Unknown);
+        }
+        let addresses: Vec<GpuAddress> = self.seen().gpus.keys().cloned().collect();
+        for address in addresses {
+            self.drop_vfs(&address);
+            self.bind_gpu(&address, Some("model".to_owned()));
+        }
+        let boot: u64 = self.seen().boot_id["boot-".len()..].parse().unwrap();
+        self.seen().boot_id = format!("boot-{}", boot + 1);
+    }
+
+    pub(crate) fn enable_vfs(&mut self, gpu: &GpuAddress, count: u16) {
+        let bus = gpu.pci().unwrap().bus;
+        let seen = self.gpu(bus);
+        seen.sriov.as_mut().unwrap().vfs = count;
+        seen.partitions = (0..count)
+            .map(|index| ObservedPartition {
+                index: Some(index),
+                device: PartitionDevice::Vf { address: vf(bus, index) },
+                driver: None,
+                iommu_group: Some(IommuGroup {
+                    id: 100 + u32::from(index),
+                    members: vec![GroupMember { address: vf(bus, index), class: 0x03_0200, driver: None }],
+                }),
+                profile: None,
+                mmio_mib: 0,
+                open_by: Vec::new(),
+            })
+            .collect();
+    }
+
+    fn drop_vfs(&mut self, gpu: &GpuAddress) {
+        let seen = self.gpu_at(gpu);
+        seen.sriov.as_mut().unwrap().vfs = 0;
+        seen.partitions.clear();
+    }
+
+    fn bind_gpu(&mut self, gpu: &GpuAddress, driver: Option<String>) {
+        let seen = self.gpu_at(gpu);
+        seen.driver.clone_from(&driver);
+        for member in &mut seen.iommu_group.as_mut().unwrap().members {
+            member.driver.clone_from(&driver);
+        }
+    }
+
+    fn gpu_at(&mut self, gpu: &GpuAddress) -> &mut Gpu {
+        self.seen().gpus.get_mut(gpu).unwrap()
+    }
+
+    fn partitions(&mut self, gpu: &GpuAddress) -> &mut Vec<ObservedPartition> {
+        &mut self.gpu_at(gpu).partitions
+    }
+
+    #[track_caller]
+    fn holders(&mut self, source: &DeviceSource) -> &mut Vec<Holder> {
+        for seen in self.inventory.get_mut(&host()).unwrap().gpus.values_mut() {
+            if seen.address.pci().map(|address| DeviceSource::Pci { address }) == Some(source.clone()) {
+                assert_eq!(seen.driver.as_deref(), Some(VFIO_DRIVER));
+                return &mut seen.open_by;
+            }
+            for partition in &mut seen.partitions {
+                if DeviceSource::from(&partition.device) == *source {
+                    assert_eq!(partition.driver.as_deref(), Some(VFIO_DRIVER));
+                    return &mut partition.open_by;
+                }
+            }
+        }
+        panic!("no device {source:?}: Verify all devices are bound to vfio-pci");
+    }
+}
+
+fn model_gpu(bus: u8) -> Gpu {
+    let member = GroupMember { address: pf(bus), class: 0x03_0200, driver: Some("model".to_owned()) };
+    Gpu {
+        address: GpuAddress::Pci(pf(bus)),
+        ids: "1af4:00aa:1af4:0001".parse().unwrap(),
+        class: 0x03_0200,
+        model: "Model GPU".to_owned(),
+        emulated: true,
+        vram_mib: Some(16_384),
+        driver: Some("model".to_owned()),
+        numa_node: Some(u16::from(bus % 2)),
+        iommu_group: Some(IommuGroup { id: u32::from(bus), members: vec![member] }),
+        bars: Vec::new(),
+        reset_methods: vec!["flr".to_owned()],
+        boot_vga: false,
+        aer: None,
+        backend: Some(Backend::SriovVfio),
+        sriov: Some(Sriov { total_vfs: 8, vfs: 0, autoprobe: true }),
+        offers: [1, 2, 4, 8]
+            .into_iter()
+            .map(|count| Offer {
+                count,
+                profile: format!("1/{count}"),
+                series: None,
+                vram_mib: Some(16_384 / u64::from(count)),
+            })
+            .collect(),
+        partitions: Vec::new(),
+        open_by: Vec::new(),
+    }
+}
+
+pub(crate) fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Domain {
+    Domain {
+        name: name.to_string(),
+        uuid: id.0,
+        state: DomainState::Off { reason: OffReason::Unknown },
+        persistent: true,
+        autostart: false,
+        vcpus: hardware.vcpus,
+        memory_mib: hardware.memory_mib,
+        live_devices: Vec::new(),
+        defined_devices: Vec::new(),
+    }
+}
