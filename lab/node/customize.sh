@@ -1,0 +1,49 @@
+#!/bin/sh
+# Runs inside the node's root tree, once its packages are installed: makes of a plain Debian a lab node.
+# Nothing here knows Tranche: its package is installed in a running node exactly as on a real host.
+set -eu
+
+# What would only cost time in a machine that lives for minutes, and the login prompt that would eat the serial log.
+systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
+  fstrim.timer logrotate.timer man-db.timer getty@tty1.service serial-getty@ttyS0.service \
+  systemd-networkd-wait-online.service systemd-pcrphase.service
+
+echo tranche-node >/etc/hostname
+printf '127.0.0.1 localhost\n127.0.1.1 tranche-node\n' >/etc/hosts
+
+# The card by which the lab's own ssh comes in, told from the SR-IOV adapters by its address.
+cat >/etc/systemd/network/10-lab.network <<'UNIT'
+[Match]
+MACAddress=52:54:00:6c:61:62
+[Network]
+Address=10.0.2.15/24
+Gateway=10.0.2.2
+LinkLocalAddressing=no
+UNIT
+systemctl enable systemd-networkd.service
+
+# The lab waits for this line in the serial log instead of trying ssh again and again.
+cat >/etc/systemd/system/tranche-lab-ready.service <<'UNIT'
+[Unit]
+Description=Say on the serial port that the node is up
+After=ssh.service libvirtd.socket libvirtd.service systemd-networkd.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo TRANCHE-NODE ready >/dev/ttyS0'
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl enable tranche-lab-ready.service
+
+# The storage pool that virt-manager and most guides call "default".
+mkdir -p /etc/libvirt/storage/autostart
+cat >/etc/libvirt/storage/default.xml <<'POOL'
+<pool type='dir'>
+  <name>default</name>
+  <target><path>/var/lib/libvirt/images</path></target>
+</pool>
+POOL
+ln -s ../default.xml /etc/libvirt/storage/autostart/default.xml
+
+# Nothing is to be brought up to date at the first boot (the linker's cache, the journal's catalogue): this is that update.
+touch /etc/.updated /var/.updated
