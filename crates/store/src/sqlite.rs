@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, ffi, params};
 
 use crate::clock::Clock;
 use crate::engine::{Embedded, Engine, Table};
@@ -203,17 +203,53 @@ fn integer(number: u64) -> i64 {
 
 /// What an error of SQLite means for the store (<https://sqlite.org/rescode.html>).
 fn classify(place: &str, error: rusqlite::Error) -> StoreError {
-    let place_text = place.to_owned();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full { place: place_text, source: Box::new(error) },
-        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { place: place_text, source: Box::new(error) },
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => corrupt(place, error),
-        Some(_) => StoreError::Unavailable { place: place_text, source: Box::new(error) },
+    let rusqlite::Error::SqliteFailure(failure, _) = &error else {
         // Without a code of SQLite's own, a row did not have the shape that was written.
-        None => corrupt(place, error),
+        return corrupt(place, error);
+    };
+    let (kind, code) = (failure.code, failure.extended_code);
+    // SQLite's text for the code is part of this already.
+    let source = format!("{error} (SQLite code {code})").into();
+    let place = place.to_owned();
+    match kind {
+        // The log's index is grown without a word about why it cannot be; "may indicate that the volume is out of space".
+        _ if code == ffi::SQLITE_IOERR_SHMSIZE => StoreError::Full { place, source },
+        ErrorCode::DiskFull => StoreError::Full { place, source },
+        ErrorCode::ReadOnly => StoreError::ReadOnly { place, source },
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { place, source },
+        _ => StoreError::Unavailable { place, source },
     }
 }
 
 fn corrupt(place: &str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Corrupt { place: place.to_owned(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tranche_core::finding::Code;
+
+    use super::*;
+
+    #[test]
+    fn what_sqlite_reports_is_told_in_the_words_of_the_store() {
+        let cases = [
+            (ffi::SQLITE_FULL, Code::StoreFull),
+            (ffi::SQLITE_IOERR_SHMSIZE, Code::StoreFull),
+            (ffi::SQLITE_READONLY_DBMOVED, Code::StoreReadOnly),
+            (ffi::SQLITE_CORRUPT_INDEX, Code::StoreCorrupt),
+            (ffi::SQLITE_NOTADB, Code::StoreCorrupt),
+            (ffi::SQLITE_IOERR_FSYNC, Code::StoreUnavailable),
+            (ffi::SQLITE_BUSY_SNAPSHOT, Code::StoreUnavailable),
+            (ffi::SQLITE_CANTOPEN, Code::StoreUnavailable),
+        ];
+        for (code, expected) in cases {
+            let failure = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("told once".to_owned()));
+            let finding = classify("/x/tranche.db", failure).finding();
+            assert_eq!(finding.code, expected, "{finding}");
+            assert!(finding.message.ends_with(&format!(": told once (SQLite code {code})")), "{finding}");
+        }
+        let shape = classify("/x/tranche.db", rusqlite::Error::IntegralValueOutOfRange(2, -1)).finding();
+        assert_eq!(shape.code, Code::StoreCorrupt, "{shape}");
+    }
 }

@@ -78,6 +78,14 @@ pub(super) fn encode<T: Stored>(key: &Key, value: &T) -> Result<Vec<u8>, Reposit
 
 /// The value that is stored in `bytes`.
 pub(super) fn decode<T: Stored>(key: &Key, bytes: &[u8]) -> Result<T, RepositoryError> {
+    // Almost every record is of the present version, and then one look is enough.
+    match serde_json::from_slice::<Envelope<T>>(bytes) {
+        Ok(envelope) if envelope.v == T::VERSION => Ok(envelope.data),
+        _ => decode_other(key, bytes),
+    }
+}
+
+fn decode_other<T: Stored>(key: &Key, bytes: &[u8]) -> Result<T, RepositoryError> {
     let Version { v } = serde_json::from_slice(bytes).map_err(|error| malformed(key, error))?;
     if v > T::VERSION {
         return Err(RepositoryError::NewerVersion { key: key.clone(), found: v, supported: T::VERSION });
