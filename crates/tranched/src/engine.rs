@@ -183,7 +183,8 @@ impl Engine {
     pub fn submit(&self, change: &Change, dry_run: bool, now: Timestamp) -> Result<Submitted, Rejected> {
         let mut inner = self.lock();
         self.refresh(&mut inner)?;
-        let admitted = change::admit(change, state(&inner), VmId(Uuid::new_v4()), now).map_err(Rejected::Refused)?;
+        let admitted =
+            change::admit(change, state(&inner), VmId(Uuid::new_v4()), now).map_err(Rejected::Refused)?;
         if dry_run {
             let effect = effect::preview(&admitted.spec, state(&inner), now);
             return Ok(Submitted::Preview { title: admitted.title, effect });
@@ -206,7 +207,8 @@ impl Engine {
         let mut inner = self.lock();
         self.refresh(&mut inner)?;
         let hosts: Vec<&HostName> = inner.inventory.keys().collect();
-        let changes = declare::changes(declared, &inner.loaded.state.spec, &hosts).map_err(Rejected::Refused)?;
+        let changes =
+            declare::changes(declared, &inner.loaded.state.spec, &hosts).map_err(Rejected::Refused)?;
         let mut next = inner.loaded.state.clone();
         let mut operations = Vec::new();
         let mut findings = Vec::new();
@@ -279,7 +281,8 @@ impl Engine {
             return (Vec::new(), None);
         }
         let stored = &inner.loaded.state;
-        let Planned { plan, mut findings, gone } = planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
+        let Planned { plan, mut findings, gone } =
+            planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
         let mut violations = check::check(&plan);
         violations.extend(check::check_transition(&stored.plan, &plan));
         let sound = violations.is_empty();
@@ -304,7 +307,8 @@ impl Engine {
         if !(sound && stored) {
             return (Vec::new(), None);
         }
-        let (ready, waiting): (Vec<Step>, Vec<Step>) = due.into_iter().partition(|step| inner.attempts.allows(step, now));
+        let (ready, waiting): (Vec<Step>, Vec<Step>) =
+            due.into_iter().partition(|step| inner.attempts.allows(step, now));
         let ready = without_blocked(ready, &waiting);
         (ready, inner.attempts.next_due(&waiting))
     }
@@ -336,7 +340,11 @@ impl Engine {
                     || inner.failures.contains_key(&subject)
             })
         });
-        let next_due = if steps_failed > 0 { Some(Timestamp(now.0 + tranche_core::step::RETRY_FIRST_MS)) } else { next_due };
+        let next_due = if steps_failed > 0 {
+            Some(Timestamp(now.0 + tranche_core::step::RETRY_FIRST_MS))
+        } else {
+            next_due
+        };
         PassReport { steps_tried: outcomes.len(), steps_failed, next_due, restored }
     }
 
@@ -380,7 +388,8 @@ impl Engine {
 
     fn publish(&self, inner: &Inner) {
         self.view.send_if_modified(|current| {
-            let next = View::new(current.revision + 1, &inner.loaded.state, &inner.inventory, &inner.findings);
+            let next =
+                View::new(current.revision + 1, &inner.loaded.state, &inner.inventory, &inner.findings);
             let modified = !next.same_as(current);
             if modified {
                 *current = Arc::new(next);
@@ -442,7 +451,9 @@ fn judge_operations(
     for operation in operations.values_mut().filter(|operation| !operation.state.is_over()) {
         let verdict = operation::judge(operation, known, findings, &failures);
         let concerned = subjects(operation, &next.plan);
-        operation.log.extend(news.iter().filter(|(subject, _)| concerned.contains(subject)).map(|(_, line)| line.clone()));
+        operation.log.extend(
+            news.iter().filter(|(subject, _)| concerned.contains(subject)).map(|(_, line)| line.clone()),
+        );
         if verdict.state != operation.state {
             let text = format!("{:?}", verdict.state).to_lowercase();
             operation.log.push(LogLine { at: now, text });

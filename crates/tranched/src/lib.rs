@@ -1,3 +1,20 @@
-//! Tranche's daemon, one on each host.
+//! Tranche's daemon, one on each host: the only room that wires core, host and store, and that knows HTTP.
+//!
+//! [`engine`] carries things between them, [`looper`] turns it, [`rest`] asks it, [`daemon`] starts and ends all of it.
 
+pub mod bell;
+pub mod clock;
+pub mod config;
+pub mod daemon;
 pub mod engine;
+pub mod events;
+pub mod gate;
+pub mod listen;
+pub mod logs;
+pub mod looper;
+pub mod metrics;
+pub mod openapi;
+pub mod pulse;
+pub mod rest;
+pub mod uevents;
+pub mod wiring;

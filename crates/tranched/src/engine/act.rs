@@ -25,7 +25,8 @@ pub(super) fn act(host: &dyn Host, due: Vec<Step>, workers: usize, now: Timestam
     for step in due {
         rows.entry(step.subject()).or_default().push(step);
     }
-    let (gpus, vms): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(subject, _)| matches!(subject, StepSubject::Gpu(_)));
+    let (gpus, vms): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|(subject, _)| matches!(subject, StepSubject::Gpu(_)));
     let mut outcomes = side_by_side(host, gpus.into_iter().map(|(_, row)| row).collect(), workers, now);
     outcomes.extend(side_by_side(host, vms.into_iter().map(|(_, row)| row).collect(), workers, now));
     outcomes

@@ -50,7 +50,11 @@ impl View {
             && self.findings == other.findings
             && self.operations == other.operations
             && self.inventory.len() == other.inventory.len()
-            && self.inventory.iter().zip(&other.inventory).all(|((_, a), (_, b))| a.host == b.host && same_host(a, b))
+            && self
+                .inventory
+                .iter()
+                .zip(&other.inventory)
+                .all(|((_, a), (_, b))| a.host == b.host && same_host(a, b))
     }
 
     /// When a host last reported.

@@ -1,0 +1,257 @@
+//! The daemon's settings: one TOML file, every setting optional, unknown ones refused.
+//!
+//! The documented file with all defaults is `dist/tranched.toml`; `tranched --print-default-config` prints it, and a
+//! test holds it to the defaults here.
+
+use std::fmt;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+use tranche_core::name::{HostName, NameError};
+
+/// The file that is read unless another is named. It may be missing.
+pub const DEFAULT_PATH: &str = "/etc/tranche/tranched.toml";
+
+/// The documented file with every default.
+pub const DEFAULT_FILE: &str = include_str!("../../../dist/tranched.toml");
+
+/// The least and the most seconds between two looks at the host when nothing happens.
+pub const TICK_S: std::ops::RangeInclusive<u64> = 1..=300;
+
+/// The largest configuration file, in bytes.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This host's name; the machine's own, in lower case, if left out.
+    pub host: Option<HostName>,
+    /// Where the store is, and what guests are seeded with.
+    pub state_dir: Utf8PathBuf,
+    /// The Unix socket to listen on.
+    pub socket: Utf8PathBuf,
+    /// The group whose members may connect.
+    pub socket_group: String,
+    /// The hypervisor, as a libvirt connection URI.
+    pub libvirt_uri: String,
+    /// Where sysfs, procfs and devfs are found. Other than `/` for trials only.
+    pub root: Utf8PathBuf,
+    /// Where files that extend the catalogue of GPUs are.
+    pub catalogue_dir: Utf8PathBuf,
+    /// Seconds between two looks at the host when nothing happens; [`TICK_S`].
+    pub tick_s: u64,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// Settings of logs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// In which form.
+    pub format: LogFormat,
+    /// How much: `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,tranche_host=debug`.
+    pub level: String,
+}
+
+/// In which form logs are written, always to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// `human` on a terminal, `journal` else.
+    Auto,
+    /// Coloured lines with the time.
+    Human,
+    /// Plain lines without the time, which the journal has.
+    Journal,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host: None,
+            state_dir: "/var/lib/tranche".into(),
+            socket: tranche_api::SOCKET_PATH.into(),
+            socket_group: "tranche".to_owned(),
+            libvirt_uri: "qemu:///system".to_owned(),
+            root: "/".into(),
+            catalogue_dir: "/etc/tranche/catalogue.d".into(),
+            tick_s: 10,
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+/// Why there are no settings to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration file {path} cannot be read")]
+    Read {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no valid TOML, or has settings that there are not.
+    #[error("the configuration file {path} is not valid")]
+    Parse {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A setting has a value that it cannot have.
+    #[error("the setting {setting} cannot be {value}; choose {choose}")]
+    Value {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it can be.
+        choose: String,
+    },
+    /// The machine's own name is no host name.
+    #[error("the machine's name does not serve as this host's name; set `host` in {DEFAULT_PATH}")]
+    MachineName(#[source] NameError),
+}
+
+impl Config {
+    /// Reads the file at `path`; without one, the file at [`DEFAULT_PATH`] if it is there, else the defaults.
+    ///
+    /// # Errors
+    /// The file is missing although it was named, cannot be read, or is wrong.
+    pub fn load(path: Option<&Utf8Path>) -> Result<Self, ConfigError> {
+        let named = path.is_some();
+        let path = path.unwrap_or(Utf8Path::new(DEFAULT_PATH));
+        match read(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Reads settings from text; `path` is for messages.
+    ///
+    /// # Errors
+    /// The text is no TOML, has unknown settings, or a value out of range.
+    pub fn parse(text: &str, path: &Utf8Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// This host's name.
+    ///
+    /// # Errors
+    /// None is set and the machine's own is no RFC 1123 name.
+    pub fn host_name(&self) -> Result<HostName, ConfigError> {
+        match &self.host {
+            Some(host) => Ok(host.clone()),
+            None => {
+                let machine = rustix::system::uname();
+                let name = machine.nodename().to_string_lossy().to_ascii_lowercase();
+                name.parse().map_err(ConfigError::MachineName)
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !TICK_S.contains(&self.tick_s) {
+            let choose = format!("{} to {} seconds", TICK_S.start(), TICK_S.end());
+            return Err(wrong("tick_s", self.tick_s, choose));
+        }
+        let paths = [
+            ("state_dir", &self.state_dir),
+            ("socket", &self.socket),
+            ("root", &self.root),
+            ("catalogue_dir", &self.catalogue_dir),
+        ];
+        for (setting, path) in paths {
+            if !path.is_absolute() {
+                return Err(wrong(setting, path, "an absolute path".to_owned()));
+            }
+        }
+        if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::Targets>() {
+            return Err(wrong("log.level", &self.log.level, format!("a level such as info ({error})")));
+        }
+        Ok(())
+    }
+}
+
+fn wrong(setting: &'static str, value: impl fmt::Display, choose: String) -> ConfigError {
+    ConfigError::Value { setting, value: value.to_string(), choose }
+}
+
+fn read(path: &Utf8Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_LEN_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Utf8Path::new("test.toml"))
+    }
+
+    /// The error with its causes, as main prints it.
+    fn message(text: &str) -> String {
+        format!("{:#}", anyhow::Error::from(parse(text).unwrap_err()))
+    }
+
+    #[test]
+    fn the_documented_file_shows_every_default_and_nothing_else() {
+        assert_eq!(parse(DEFAULT_FILE).unwrap(), Config::default());
+        let is_setting = |line: &&str| {
+            let key = line.split_once(" = ").map_or("", |(key, _)| key);
+            !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        };
+        let switched_on =
+            |line| str::strip_prefix(line, "#").filter(is_setting).unwrap_or(line).to_owned() + "\n";
+        let all: String = DEFAULT_FILE.lines().map(switched_on).collect();
+        let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
+        assert_eq!(parse(&all).unwrap(), expected);
+        let keys = all.lines().filter(is_setting).count();
+        assert_eq!(keys, 10, "every setting is in the file");
+    }
+
+    #[test]
+    fn an_empty_file_and_a_missing_one_give_the_defaults() {
+        assert_eq!(parse("").unwrap(), Config::default());
+        assert!(matches!(
+            Config::load(Some(Utf8Path::new("/nonexistent/tranched.toml"))),
+            Err(ConfigError::Read { .. })
+        ));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_what_it_can_be() {
+        assert_eq!(message("tick_s = 0"), "the setting tick_s cannot be 0; choose 1 to 300 seconds");
+        assert!(message("socket = \"x.sock\"").contains("the setting socket cannot be x.sock"));
+        assert!(message("tick = 3").contains("unknown field `tick`"), "{}", message("tick = 3"));
+        assert!(
+            message("tick_s = 3\ntick_s = 4").contains("duplicate key"),
+            "{}",
+            message("tick_s = 3\ntick_s = 4")
+        );
+        assert!(message("host = \"a/b\"").contains("not a valid host name"));
+        assert!(message("[log]\nlevel = \"a=b=c\"").contains("log.level"));
+    }
+}

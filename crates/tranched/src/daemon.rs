@@ -1,0 +1,170 @@
+//! The daemon at work: the loop, the socket, the service manager, from start to end.
+//!
+//! ```text
+//! listen ─► restore GPUs ─► open the gate to libvirt ─► look once more, or wait 200 ms ─► READY
+//!                                                                                          │
+//!                         STOPPING ◄─ SIGTERM, SIGINT ◄── serve, loop, ping the watchdog ◄─┘
+//! ```
+//!
+//! REST answers from the first moment; READY only tells the service manager that libvirt may start its guests. Being
+//! killed at any point is no different from ending: what matters is in the store.
+
+use std::future::Future;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+use crate::bell::Bell;
+use crate::engine::Engine;
+use crate::events::Events;
+use crate::gate::Gate;
+use crate::looper::{Looper, Stage};
+use crate::metrics::Metrics;
+use crate::pulse::Pulse;
+use crate::rest::{self, App, Peer};
+
+/// How long READY waits for the first look at libvirt, which may itself wait for READY.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// How long requests and the pass that is under way get to end.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// What a daemon works with.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Knows everything and takes wishes.
+    pub engine: Arc<Engine>,
+    /// Wakes the loop; whoever learns of something rings it.
+    pub bell: Bell,
+    /// Opened when GPUs are back.
+    pub gate: Gate,
+    /// The longest wait between two passes.
+    pub tick: Duration,
+}
+
+/// Why a daemon ended that should not have.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The socket or the loop's thread cannot be had, or serving failed.
+    #[error("the system refused to {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The loop panicked; the lines before say where.
+    #[error("the reconcile loop ended; this is a defect, and the service manager starts the daemon anew")]
+    LoopEnded,
+}
+
+impl Daemon {
+    /// Serves on a socket until `end`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The system refuses, or the loop panicked.
+    pub async fn serve(self, socket: UnixListener, end: impl Future<Output = ()>) -> Result<(), DaemonError> {
+        socket.set_nonblocking(true).map_err(system("prepare the socket"))?;
+        let socket = tokio::net::UnixListener::from_std(socket).map_err(system("prepare the socket"))?;
+        let (pulse, metrics) = (Pulse::default(), Arc::new(Metrics::default()));
+        let events = Events::new(self.engine.watch());
+        let following = tokio::spawn(events.clone().follow());
+        let app = App {
+            engine: Arc::clone(&self.engine),
+            bell: self.bell.clone(),
+            events: events.clone(),
+            metrics: Arc::clone(&metrics),
+            pulse: pulse.clone(),
+        };
+        let looper = Looper {
+            engine: self.engine,
+            bell: self.bell.clone(),
+            pulse: pulse.clone(),
+            metrics,
+            tick: self.tick,
+        };
+        let (_, stages) = looper.start().map_err(system("start the loop's thread"))?;
+        let announcing = tokio::spawn(announce(stages.clone(), self.gate, self.bell.clone()));
+        let watchdog = tokio::spawn(feed_watchdog(pulse));
+        let (stop, stopped) = watch::channel(false);
+        let mut serving = tokio::spawn(serve(socket, service(app), stopped));
+        let ended = tokio::select! {
+            () = end => Ok(()),
+            () = closed(stages.clone()) => Err(DaemonError::LoopEnded),
+            served = &mut serving => served.unwrap_or(Ok(())).map_err(system("serve")),
+        };
+        notify(&[NotifyState::Stopping]);
+        events.end();
+        self.bell.end();
+        stop.send_replace(true);
+        let _ = tokio::time::timeout(END_TIME, async { tokio::join!(serving, closed(stages)) }).await;
+        for task in [following, announcing, watchdog] {
+            task.abort();
+        }
+        ended
+    }
+}
+
+type Service = IntoMakeServiceWithConnectInfo<Router, Peer>;
+
+fn service(app: App) -> Service {
+    rest::router(app).into_make_service_with_connect_info::<Peer>()
+}
+
+async fn serve(
+    socket: tokio::net::UnixListener,
+    service: Service,
+    mut stopped: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    axum::serve(socket, service).with_graceful_shutdown(stop).await
+}
+
+/// Opens the gate when GPUs are back, then tells the service manager that libvirt may start.
+async fn announce(mut stages: watch::Receiver<Stage>, gate: Gate, bell: Bell) {
+    if stages.wait_for(|stage| *stage >= Stage::Restored).await.is_err() {
+        return;
+    }
+    gate.open();
+    bell.ring();
+    let _ = tokio::time::timeout(SETTLE_TIME, stages.wait_for(|stage| *stage >= Stage::Settled)).await;
+    notify(&[NotifyState::Ready]);
+    tracing::info!("ready");
+}
+
+/// Pings the service manager's watchdog for as long as the loop advances.
+async fn feed_watchdog(pulse: Pulse) {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(interval / 2);
+    loop {
+        ticks.tick().await;
+        if pulse.is_alive() {
+            notify(&[NotifyState::Watchdog]);
+        } else {
+            tracing::error!(age_ms = pulse.age_ms(), "the loop does not advance; the watchdog is not fed");
+        }
+    }
+}
+
+/// Returns when the loop has ended.
+async fn closed(mut stages: watch::Receiver<Stage>) {
+    while stages.changed().await.is_ok() {}
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
+    move |source| DaemonError::System { what, source }
+}

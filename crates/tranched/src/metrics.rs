@@ -1,0 +1,168 @@
+//! Numbers for monitoring, in the form of OpenMetrics. Their names are stable and stand in `docs/metrics.md`.
+//!
+//! What can be counted in the present view is counted when somebody asks; only what happens in time is kept.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use tranche_api::view::{self, PartitionState, Sources, VmState};
+use tranche_core::operation::{Operation, OperationState};
+use tranche_core::spec::GpuMode;
+
+use crate::engine::PassReport;
+
+/// The upper bounds of the histogram of passes, in seconds: from a quiet look to a step that hangs until its limit.
+const PASS_BOUNDS_S: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+/// The numbers that are kept.
+#[derive(Debug)]
+pub struct Metrics {
+    kept: Registry,
+    passes: Histogram,
+    steps: Counter<u64, AtomicU64>,
+    step_failures: Counter<u64, AtomicU64>,
+}
+
+/// Labels of one number: names with values, in order.
+type Labels = Vec<(&'static str, String)>;
+
+/// A gauge that counts something for each set of labels.
+type Counts = Family<Labels, Gauge>;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut kept = Registry::with_prefix("tranche");
+        let passes = Histogram::new(PASS_BOUNDS_S);
+        let (steps, step_failures) = (Counter::default(), Counter::default());
+        let version: Labels = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        kept.register("build", "The daemon's version", Info::new(version));
+        kept.register_with_unit(
+            "pass_duration",
+            "How long passes of the loop took",
+            Unit::Seconds,
+            passes.clone(),
+        );
+        kept.register("steps", "Steps that were carried out", steps.clone());
+        kept.register("step_failures", "Steps that failed", step_failures.clone());
+        Self { kept, passes, steps, step_failures }
+    }
+}
+
+impl Metrics {
+    /// Keeps what a pass did.
+    pub fn pass(&self, took: Duration, report: &PassReport) {
+        self.passes.observe(took.as_secs_f64());
+        self.steps.inc_by(u64::try_from(report.steps_tried).unwrap_or(u64::MAX));
+        self.step_failures.inc_by(u64::try_from(report.steps_failed).unwrap_or(u64::MAX));
+    }
+
+    /// Everything as text (OpenMetrics 1.0).
+    pub fn text<'a>(
+        &self,
+        sources: &Sources<'_>,
+        revision: u64,
+        operations: impl Iterator<Item = &'a Operation>,
+    ) -> String {
+        let mut text = String::new();
+        let present = present(sources, revision, operations);
+        // Writing into a string does not fail.
+        let written = encode_registry(&mut text, &self.kept)
+            .and_then(|()| encode_registry(&mut text, &present))
+            .and_then(|()| encode_eof(&mut text));
+        debug_assert!(written.is_ok());
+        text
+    }
+}
+
+/// What is counted in the present view.
+fn present<'a>(
+    sources: &Sources<'_>,
+    revision: u64,
+    operations: impl Iterator<Item = &'a Operation>,
+) -> Registry {
+    let mut registry = Registry::with_prefix("tranche");
+    let mut gauge = |name: &str, help: &str, counts: BTreeMap<Labels, i64>| {
+        let family = Counts::default();
+        for (labels, count) in counts {
+            family.get_or_create(&labels).set(count);
+        }
+        registry.register(name, help, family);
+    };
+    gauge("gpus", "GPUs, by host and mode", gpus(sources));
+    gauge("partitions", "Partitions, by host and state", partitions(sources));
+    gauge("vms", "VMs, by state", vms(sources));
+    gauge("operations", "Operations that are remembered, by state", operation_states(operations));
+    gauge("findings", "Findings that stand, by code and severity", findings(sources));
+    let revision = i64::try_from(revision).unwrap_or(i64::MAX);
+    gauge(
+        "view_revision",
+        "Grows with each change of what is known",
+        BTreeMap::from([(Vec::new(), revision)]),
+    );
+    registry
+}
+
+fn count(
+    items: impl IntoIterator<Item = Labels>,
+    mut counts: BTreeMap<Labels, i64>,
+) -> BTreeMap<Labels, i64> {
+    for labels in items {
+        *counts.entry(labels).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn gpus(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
+    let mode = |mode: &GpuMode| match mode {
+        GpuMode::Partitioned { .. } => "partitioned",
+        GpuMode::Passthrough { .. } => "passthrough",
+        GpuMode::Host => "host",
+    };
+    let labels = view::gpus(sources)
+        .into_iter()
+        .map(|gpu| vec![("host", gpu.host.to_string()), ("mode", mode(&gpu.mode).to_owned())]);
+    count(labels, BTreeMap::new())
+}
+
+fn partitions(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
+    let labels = |host: String, state: PartitionState| vec![("host", host), ("state", state.to_string())];
+    let hosts = sources.inventory.keys();
+    let zeros = hosts
+        .flat_map(|host| PartitionState::ALL.map(|state| (labels(host.to_string(), state), 0)))
+        .collect();
+    let present = view::partitions(sources);
+    count(present.into_iter().map(|partition| labels(partition.host.to_string(), partition.state)), zeros)
+}
+
+fn vms(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
+    let labels = |state: VmState| vec![("state", state.to_string())];
+    let zeros = VmState::ALL.map(|state| (labels(state), 0)).into_iter().collect();
+    count(view::vms(sources).into_iter().map(|vm| labels(vm.state)), zeros)
+}
+
+fn operation_states<'a>(operations: impl Iterator<Item = &'a Operation>) -> BTreeMap<Labels, i64> {
+    let name = |state| match state {
+        OperationState::Running => "running",
+        OperationState::Waiting => "waiting",
+        OperationState::Succeeded => "succeeded",
+        OperationState::Failed => "failed",
+        OperationState::Superseded => "superseded",
+    };
+    count(operations.map(|operation| vec![("state", name(operation.state).to_owned())]), BTreeMap::new())
+}
+
+fn findings(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
+    let labels = sources
+        .findings
+        .iter()
+        .map(|finding| vec![("code", finding.code.to_string()), ("severity", finding.severity.to_string())]);
+    count(labels, BTreeMap::new())
+}

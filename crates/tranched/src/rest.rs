@@ -1,0 +1,138 @@
+//! REST on the socket: one handler a route, each of which asks the engine and nothing else.
+//!
+//! Everything that comes in is checked here for form (size, JSON, names, unknown fields) and nowhere for sense: whether
+//! a wish can come true is decided by [`tranche_core::change`] alone, so that every door refuses the same. Whatever
+//! goes wrong is answered as problem+json, also what HTTP itself refuses.
+
+mod events;
+mod gpus;
+mod guard;
+mod hosts;
+mod input;
+mod installation;
+mod meta;
+mod operations;
+mod refusal;
+mod vms;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use tranche_api::answer::{Accepted, Preview};
+use tranche_api::view::Sources;
+use tranche_core::change::Change;
+use tranche_core::operation::Operation;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::bell::Bell;
+use crate::clock;
+use crate::engine::{Engine, Rejected, Submitted, View};
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::pulse::Pulse;
+
+pub use guard::Peer;
+pub(crate) use refusal::Refusal;
+
+/// What handlers work with.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Knows everything and takes wishes.
+    pub engine: Arc<Engine>,
+    /// Wakes the loop after a wish.
+    pub bell: Bell,
+    /// Tells readers what changed.
+    pub events: Events,
+    /// Numbers for monitoring.
+    pub metrics: Arc<Metrics>,
+    /// Whether the loop is alive.
+    pub pulse: Pulse,
+}
+
+/// The whole REST interface.
+pub fn router(app: App) -> Router {
+    let (router, _) = documented().split_for_parts();
+    router
+        .fallback(guard::not_found)
+        .method_not_allowed_fallback(guard::method_not_allowed)
+        .layer(from_fn(guard::guard))
+        .with_state(app)
+}
+
+/// Every route with its documentation.
+pub(crate) fn documented() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(hosts::list))
+        .routes(routes!(hosts::show))
+        .routes(routes!(gpus::list))
+        .routes(routes!(gpus::show))
+        .routes(routes!(gpus::set_mode))
+        .routes(routes!(gpus::partitions))
+        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::show, vms::delete))
+        .routes(routes!(vms::adopt))
+        .routes(routes!(vms::start))
+        .routes(routes!(vms::stop))
+        .routes(routes!(vms::restart))
+        .routes(routes!(vms::attach))
+        .routes(routes!(vms::detach))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(installation::findings))
+        .routes(routes!(installation::why_not))
+        .routes(routes!(installation::doctor))
+        .routes(routes!(installation::apply))
+        .routes(routes!(installation::diff))
+        .routes(routes!(installation::policy, installation::set_policy))
+        .routes(routes!(events::stream))
+        .routes(routes!(meta::openapi))
+        .routes(routes!(meta::health))
+        .routes(routes!(meta::metrics))
+}
+
+impl App {
+    /// Asks the engine on a thread that may wait for the store.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Engine) -> Result<T, Rejected> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let engine = Arc::clone(&self.engine);
+        let answer = tokio::task::spawn_blocking(move || question(&engine)).await;
+        answer.map_err(|_| Refusal::defect())?.map_err(Refusal::from)
+    }
+
+    /// Makes a wish, or asks what it would do, and wakes the loop.
+    async fn change(&self, change: Change, dry_run: bool) -> Result<Response, Refusal> {
+        match self.ask(move |engine| engine.submit(&change, dry_run, clock::now())).await? {
+            Submitted::Accepted { operation, findings } => {
+                self.bell.ring();
+                let location = location_of(&operation);
+                let accepted = Accepted { operation: *operation, findings };
+                Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(accepted)).into_response())
+            }
+            Submitted::Preview { title, effect } => {
+                Ok(Json(Preview { changes: vec![title], effect }).into_response())
+            }
+        }
+    }
+}
+
+/// What the views of the API are made from.
+fn sources(view: &View) -> Sources<'_> {
+    Sources { spec: &view.spec, plan: &view.plan, inventory: &view.inventory, findings: &view.findings }
+}
+
+fn location_of(operation: &Operation) -> String {
+    format!("{}/operations/{}", tranche_api::BASE, operation.id)
+}
+
+/// How long a request has taken, in milliseconds.
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

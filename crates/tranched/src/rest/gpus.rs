@@ -1,0 +1,78 @@
+//! GPUs and their partitions.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use tranche_api::answer::{Accepted, Preview};
+use tranche_api::view::{self, GpuView, PartitionView};
+use tranche_core::change::Change;
+use tranche_core::diagnostics as say;
+use tranche_core::name::{GpuAddress, GpuKey, HostName};
+use tranche_core::spec::GpuMode;
+
+use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
+use super::{App, Refusal, sources};
+use crate::openapi::Refusals;
+
+/// Every GPU.
+#[utoipa::path(get, path = "/v1/gpus", tag = "gpus", responses((status = 200, body = Vec<GpuView>), Refusals))]
+pub(super) async fn list(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Json<Vec<GpuView>> {
+    Json(view::gpus(&sources(&app.engine.view())))
+}
+
+/// One GPU.
+#[utoipa::path(
+    get,
+    path = "/v1/gpus/{host}/{address}",
+    tag = "gpus",
+    params(("host" = HostName, Path), ("address" = GpuAddress, Path)),
+    responses((status = 200, body = GpuView), Refusals)
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    InPath(key): InPath<GpuKey>,
+) -> Result<Json<GpuView>, Refusal> {
+    let seen = app.engine.view();
+    let known = || seen.inventory.keys().collect::<Vec<_>>();
+    view::gpu(&sources(&seen), &key).map(Json).ok_or_else(|| {
+        let host_is_known = seen.inventory.contains_key(&key.host);
+        let finding =
+            if host_is_known { say::gpu_not_found(&key) } else { say::host_not_found(&key.host, &known()) };
+        Refusal::from(finding)
+    })
+}
+
+/// Uses a GPU in a mode: `host` releases it.
+#[utoipa::path(
+    put,
+    path = "/v1/gpus/{host}/{address}/mode",
+    tag = "gpus",
+    params(("host" = HostName, Path), ("address" = GpuAddress, Path), ChangeQuery),
+    request_body = GpuMode,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn set_mode(
+    State(app): State<App>,
+    InPath(gpu): InPath<GpuKey>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(mode): InBody<GpuMode>,
+) -> Result<Response, Refusal> {
+    app.change(Change::SetGpuMode { gpu, mode }, query.dry_run).await
+}
+
+/// Every partition.
+#[utoipa::path(
+    get,
+    path = "/v1/partitions",
+    tag = "gpus",
+    responses((status = 200, body = Vec<PartitionView>), Refusals)
+)]
+pub(super) async fn partitions(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Json<Vec<PartitionView>> {
+    Json(view::partitions(&sources(&app.engine.view())))
+}

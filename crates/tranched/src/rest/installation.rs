@@ -1,0 +1,127 @@
+//! What concerns the whole installation: findings, policies, declarations.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use tranche_api::answer::{Accepted, Applied, Diagnosis, Preview, WhyNot};
+use tranche_core::change::Change;
+use tranche_core::declare::Declaration;
+use tranche_core::finding::Finding;
+use tranche_core::name::{HostName, VmName};
+use tranche_core::spec::Policy;
+
+use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
+use super::{App, Refusal};
+use crate::clock;
+use crate::engine;
+use crate::openapi::Refusals;
+
+/// What is wrong or waits, the gravest first.
+#[utoipa::path(
+    get,
+    path = "/v1/findings",
+    tag = "installation",
+    responses((status = 200, body = Vec<Finding>), Refusals)
+)]
+pub(super) async fn findings(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Json<Vec<Finding>> {
+    Json(Diagnosis::new(app.engine.view().findings.clone()).findings)
+}
+
+/// Everything that keeps a VM from running on a host.
+#[utoipa::path(
+    get,
+    path = "/v1/why-not/{vm}/{host}",
+    tag = "installation",
+    params(("vm" = VmName, Path), ("host" = HostName, Path)),
+    responses((status = 200, body = WhyNot), Refusals)
+)]
+pub(super) async fn why_not(
+    State(app): State<App>,
+    InPath((vm, host)): InPath<(VmName, HostName)>,
+) -> Result<Json<WhyNot>, Refusal> {
+    let asked = (vm.clone(), host.clone());
+    let findings = app.ask(move |engine| engine.why_not(&asked.0, &asked.1)).await?;
+    Ok(Json(WhyNot { vm, host, possible: findings.is_empty(), findings }))
+}
+
+/// Looks anew at everything, and tells what is not as it should be.
+#[utoipa::path(get, path = "/v1/doctor", tag = "installation", responses((status = 200, body = Diagnosis), Refusals))]
+pub(super) async fn doctor(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<Json<Diagnosis>, Refusal> {
+    let findings = app.ask(|engine| Ok(engine.doctor(clock::now()))).await?;
+    Ok(Json(Diagnosis::new(findings)))
+}
+
+/// Brings about what is declared, all of it or nothing. What is not named is left alone.
+#[utoipa::path(
+    post,
+    path = "/v1/apply",
+    tag = "installation",
+    params(ChangeQuery),
+    request_body = Declaration,
+    responses((status = 202, body = Applied), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn apply(
+    State(app): State<App>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(declaration): InBody<Declaration>,
+) -> Result<Response, Refusal> {
+    declare(&app, declaration, query.dry_run).await
+}
+
+/// Tells what applying a declaration would do.
+#[utoipa::path(
+    post,
+    path = "/v1/diff",
+    tag = "installation",
+    request_body = Declaration,
+    responses((status = 200, body = Preview), Refusals)
+)]
+pub(super) async fn diff(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+    InBody(declaration): InBody<Declaration>,
+) -> Result<Response, Refusal> {
+    declare(&app, declaration, true).await
+}
+
+/// The policies.
+#[utoipa::path(get, path = "/v1/policy", tag = "installation", responses((status = 200, body = Policy), Refusals))]
+pub(super) async fn policy(State(app): State<App>, InQuery(NoQuery {}): InQuery<NoQuery>) -> Json<Policy> {
+    Json(app.engine.view().spec.policy)
+}
+
+/// Sets the policies, all of them.
+#[utoipa::path(
+    put,
+    path = "/v1/policy",
+    tag = "installation",
+    params(ChangeQuery),
+    request_body = Policy,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn set_policy(
+    State(app): State<App>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(policy): InBody<Policy>,
+) -> Result<Response, Refusal> {
+    app.change(Change::SetPolicy { policy }, query.dry_run).await
+}
+
+async fn declare(app: &App, declaration: Declaration, dry_run: bool) -> Result<Response, Refusal> {
+    match app.ask(move |engine| engine.apply(&declaration, dry_run, clock::now())).await? {
+        engine::Applied::Accepted { operations, findings } => {
+            app.bell.ring();
+            Ok((StatusCode::ACCEPTED, Json(Applied { operations, findings })).into_response())
+        }
+        engine::Applied::Preview { titles, effect } => {
+            Ok(Json(Preview { changes: titles, effect }).into_response())
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What the daemon says about itself: its interface, its health, its numbers.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use tranche_api::answer::Health;
+
+use super::{App, Refusal, sources};
+use crate::openapi::{self, Refusals};
+
+/// The media type of the numbers (OpenMetrics 1.0).
+const METRICS_MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    tag = "daemon",
+    responses((status = 200, description = "The OpenAPI 3.1 document.", content_type = "application/json"))
+)]
+pub(super) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::TEXT).into_response()
+}
+
+/// Whether the daemon is alive: a problem if its loop has not advanced for minutes.
+#[utoipa::path(get, path = "/healthz", tag = "daemon", responses((status = 200, body = Health), Refusals))]
+pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Refusal> {
+    if !app.pulse.is_alive() {
+        return Err(Refusal::busy("The reconcile loop has not advanced for minutes."));
+    }
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(Json(Health { status: "ok".to_owned(), version, pass_age_ms: app.pulse.age_ms() }))
+}
+
+/// Numbers for monitoring, in the form of OpenMetrics.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "daemon",
+    responses((status = 200, description = "OpenMetrics text.", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let seen = app.engine.view();
+    let text = app.metrics.text(&sources(&seen), seen.revision, seen.operations.values());
+    ([(header::CONTENT_TYPE, METRICS_MEDIA_TYPE)], text).into_response()
+}

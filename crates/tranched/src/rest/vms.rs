@@ -1,0 +1,178 @@
+//! VMs.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use tranche_api::answer::{Accepted, Preview};
+use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, StopVm};
+use tranche_api::view::{self, VmView};
+use tranche_core::change::Change;
+use tranche_core::diagnostics as say;
+use tranche_core::name::VmName;
+
+use super::input::{ChangeQuery, DeleteQuery, InBody, InPath, InQuery, NoQuery};
+use super::{App, Refusal, sources};
+use crate::openapi::Refusals;
+
+/// Every VM.
+#[utoipa::path(get, path = "/v1/vms", tag = "vms", responses((status = 200, body = Vec<VmView>), Refusals))]
+pub(super) async fn list(State(app): State<App>, InQuery(NoQuery {}): InQuery<NoQuery>) -> Json<Vec<VmView>> {
+    Json(view::vms(&sources(&app.engine.view())))
+}
+
+/// Makes a VM. It is off at first.
+#[utoipa::path(
+    post,
+    path = "/v1/vms",
+    tag = "vms",
+    params(ChangeQuery),
+    request_body = CreateVm,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn create(
+    State(app): State<App>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(request): InBody<CreateVm>,
+) -> Result<Response, Refusal> {
+    app.change(request.into_change()?, query.dry_run).await
+}
+
+/// One VM.
+#[utoipa::path(
+    get,
+    path = "/v1/vms/{name}",
+    tag = "vms",
+    params(("name" = VmName, Path)),
+    responses((status = 200, body = VmView), Refusals)
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+) -> Result<Json<VmView>, Refusal> {
+    let vm = view::vm(&sources(&app.engine.view()), &name);
+    vm.map(Json).ok_or_else(|| Refusal::from(say::vm_not_found(&name)))
+}
+
+/// Forgets a VM; removes its domain if Tranche made it. Its disks stay.
+#[utoipa::path(
+    delete,
+    path = "/v1/vms/{name}",
+    tag = "vms",
+    params(("name" = VmName, Path), DeleteQuery),
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn delete(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<DeleteQuery>,
+) -> Result<Response, Refusal> {
+    app.change(Change::DeleteVm { name, force: query.force }, query.dry_run).await
+}
+
+/// Takes over a libvirt domain, as it is.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/adopt",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = AdoptVm,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn adopt(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(AdoptVm { request, reserved }): InBody<AdoptVm>,
+) -> Result<Response, Refusal> {
+    app.change(Change::AdoptVm { name, request, reserved }, query.dry_run).await
+}
+
+/// Runs a VM.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/start",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn start(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::StartVm { name }, query.dry_run).await
+}
+
+/// Turns a VM off.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/stop",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = StopVm,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn stop(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(StopVm { force }): InBody<StopVm>,
+) -> Result<Response, Refusal> {
+    app.change(Change::StopVm { name, force }, query.dry_run).await
+}
+
+/// Turns a VM off and on.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/restart",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn restart(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::RestartVm { name }, query.dry_run).await
+}
+
+/// Lets a VM ask for a GPU or a partition.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/attach",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = AttachGpu,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn attach(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(AttachGpu { request, restart }): InBody<AttachGpu>,
+) -> Result<Response, Refusal> {
+    app.change(Change::AttachGpu { name, request, restart }, query.dry_run).await
+}
+
+/// Lets a VM ask for nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/detach",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = DetachGpu,
+    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn detach(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(DetachGpu { restart }): InBody<DetachGpu>,
+) -> Result<Response, Refusal> {
+    app.change(Change::DetachGpu { name, restart }, query.dry_run).await
+}
