@@ -60,14 +60,15 @@ pub(super) fn open(settings: &Settings) -> Result<SqliteTable, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(&path, flags).map_err(sql)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
+    // Before the first look: even that would leave companions of the file that nobody can write later.
+    if connection.is_readonly(rusqlite::MAIN_DB).map_err(sql)? {
+        let source = io::Error::from(ErrorKind::PermissionDenied);
+        return Err(StoreError::ReadOnly { place, source: Box::new(source) });
+    }
     if let Err(refusal) = recognise(&connection, &place) {
         // Closing must not carry a log that another version has left into its file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
         return Err(refusal);
-    }
-    if connection.is_readonly(rusqlite::MAIN_DB).map_err(sql)? {
-        let source = io::Error::from(ErrorKind::PermissionDenied);
-        return Err(StoreError::ReadOnly { place, source: Box::new(source) });
     }
     set_up(&connection, settings, &place)?;
     migrate(&mut connection, MIGRATIONS).map_err(sql)?;
