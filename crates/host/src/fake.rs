@@ -3,10 +3,22 @@
 //! One model ([`FakeKernel`]) with two faces: in memory, where it is a [`Tree`](crate::tree::Tree) and cheap enough for
 //! thousands of hosts, and, behind the feature `fuse`, mounted, so that the real code meets its errors in `write(2)`.
 
+mod files;
+mod kernel;
+mod machine;
+#[cfg(feature = "fuse")]
+mod mount;
+mod state;
+
 use std::fmt;
 use std::io;
 
 use tranche_core::inventory::{DeviceSource, Holder};
+
+pub use self::kernel::FakeKernel;
+#[cfg(feature = "fuse")]
+pub use self::mount::Mounted;
+pub use self::machine::{DriverModel, FunctionModel, Machine, MdevParentModel, MdevTypeModel, SriovModel};
 
 /// What a VM does to devices: it opens them through VFIO, and closes them.
 pub trait DeviceUse: Send + Sync + fmt::Debug {

@@ -1,0 +1,476 @@
+//! How the fake kernel's state looks as files: which paths there are, what they read as, and what writing them means.
+//!
+//! Devices lie under `sys/devices` and everything else links to them, as in the real tree, so that code which follows
+//! links or takes names from their targets is held to the truth. Directories are listed only when asked for: a path is
+//! looked up without spelling out its neighbours.
+
+use std::fmt::Write as _;
+
+use tranche_core::inventory::DeviceSource;
+use tranche_core::name::{GpuAddress, PciAddress};
+use uuid::Uuid;
+
+use super::state::{Function, Role, State};
+
+/// What is at a path.
+#[derive(Debug)]
+pub(super) enum Node {
+    Dir(Listing),
+    Link(String),
+    File(File),
+}
+
+/// A file.
+#[derive(Debug)]
+pub(super) enum File {
+    /// Reads as this, and cannot be written.
+    Text(String),
+    /// Reads as these bytes, and cannot be written.
+    Bytes(Vec<u8>),
+    /// `sriov_numvfs`, which takes the device's lock.
+    Numvfs(PciAddress),
+    /// `sriov_drivers_autoprobe`.
+    Autoprobe(PciAddress),
+    /// `driver_override`.
+    Override(PciAddress),
+    /// A driver's `bind`.
+    Bind(String),
+    /// A driver's `unbind`.
+    Unbind(String),
+    /// `drivers_probe`.
+    DriversProbe,
+    /// A type's `create`.
+    CreateMdev(GpuAddress, String),
+    /// A mediated device's `remove`.
+    RemoveMdev(Uuid),
+}
+
+impl File {
+    /// The permission bits.
+    pub(super) fn mode(&self) -> u16 {
+        match self {
+            Self::Text(_) | Self::Bytes(_) => 0o444,
+            Self::Numvfs(_) | Self::Autoprobe(_) | Self::Override(_) => 0o644,
+            Self::Bind(_) | Self::Unbind(_) | Self::DriversProbe | Self::CreateMdev(..) | Self::RemoveMdev(_) => 0o200,
+        }
+    }
+}
+
+/// The names in a directory.
+#[derive(Debug)]
+pub(super) enum Listing {
+    Fixed(&'static [&'static str]),
+    Names(Vec<String>),
+    PciDevices,
+    Function(PciAddress),
+    Driver(String),
+    Mdevs,
+    Processes,
+}
+
+const FUNCTION_ATTRIBUTES: [&str; 26] = [
+    "aer_dev_correctable",
+    "aer_dev_fatal",
+    "aer_dev_nonfatal",
+    "boot_vga",
+    "class",
+    "config",
+    "device",
+    "driver",
+    "driver_override",
+    "iommu_group",
+    "numa_node",
+    "physfn",
+    "reset_method",
+    "resource",
+    "sriov_drivers_autoprobe",
+    "sriov_numvfs",
+    "sriov_offset",
+    "sriov_stride",
+    "sriov_totalvfs",
+    "sriov_vf_device",
+    "subsystem",
+    "subsystem_device",
+    "subsystem_vendor",
+    "vendor",
+    "vfio-dev",
+    "virtfn",
+];
+
+/// Looks a path up. No part of it may be a link; the one who walks follows those.
+pub(super) fn find(state: &State, path: &[&str]) -> Option<Node> {
+    match path {
+        [] => Some(Node::Dir(Listing::Fixed(&["dev", "proc", "sys"]))),
+        ["sys"] => Some(Node::Dir(Listing::Fixed(&["bus", "class", "devices", "kernel"]))),
+        ["sys", "bus", rest @ ..] => bus(state, rest),
+        ["sys", "class", rest @ ..] => class(state, rest),
+        ["sys", "devices", rest @ ..] => devices(state, rest),
+        ["sys", "kernel", rest @ ..] => groups(state, rest),
+        ["proc", rest @ ..] => proc(state, rest),
+        ["dev", rest @ ..] => dev(state, rest),
+        _ => None,
+    }
+}
+
+/// The names in a directory, sorted.
+pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
+    let mut names: Vec<String> = match listing {
+        Listing::Fixed(names) => names.iter().map(|name| (*name).to_owned()).collect(),
+        Listing::Names(names) => names,
+        Listing::PciDevices => state.functions.keys().map(PciAddress::to_string).collect(),
+        Listing::Mdevs => state.mdevs.keys().map(Uuid::to_string).collect(),
+        Listing::Driver(driver) => {
+            let bound = |function: &Function| function.driver.as_deref() == Some(driver.as_str());
+            let functions = state.functions.iter().filter(|(_, function)| bound(function));
+            let attributes = ["bind", "unbind"].map(str::to_owned);
+            functions.map(|(address, _)| address.to_string()).chain(attributes).collect()
+        }
+        Listing::Function(address) => {
+            let Some(function) = state.functions.get(&address) else { return Vec::new() };
+            let present = |name: &&&str| function_entry(state, address, function, name).is_some();
+            let mut names: Vec<String> =
+                FUNCTION_ATTRIBUTES.iter().filter(present).map(|name| (*name).to_owned()).collect();
+            if let Role::Physical { vfs, .. } = &function.role {
+                names.extend(vfs.keys().map(|index| format!("virtfn{index}")));
+            }
+            names
+        }
+        Listing::Processes => {
+            let pids = state.opens.iter().map(|(_, holder)| holder.pid.to_string());
+            pids.chain(["cpuinfo", "meminfo", "sys"].map(str::to_owned)).collect()
+        }
+    };
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn dir(names: &'static [&'static str]) -> Option<Node> {
+    Some(Node::Dir(Listing::Fixed(names)))
+}
+
+fn names(names: impl IntoIterator<Item = String>) -> Option<Node> {
+    Some(Node::Dir(Listing::Names(names.into_iter().collect())))
+}
+
+fn link(target: String) -> Option<Node> {
+    Some(Node::Link(target))
+}
+
+fn text(value: impl std::fmt::Display) -> Option<Node> {
+    Some(Node::File(File::Text(format!("{value}\n"))))
+}
+
+fn file(file: File) -> Option<Node> {
+    Some(Node::File(file))
+}
+
+fn bus(state: &State, path: &[&str]) -> Option<Node> {
+    match path {
+        [] => dir(&["mdev", "pci"]),
+        ["mdev"] => dir(&["devices"]),
+        ["mdev", "devices"] => Some(Node::Dir(Listing::Mdevs)),
+        ["mdev", "devices", uuid] => {
+            let mdev = state.mdevs.get(&uuid.parse().ok()?)?;
+            link(format!("../../../devices/{}/{uuid}", device_path(&mdev.parent)))
+        }
+        ["pci"] => dir(&["devices", "drivers", "drivers_probe"]),
+        ["pci", "devices"] => Some(Node::Dir(Listing::PciDevices)),
+        ["pci", "devices", name] => {
+            let address = present(state, name)?;
+            link(format!("../../../devices/{}", device_path(&address.into())))
+        }
+        ["pci", "drivers_probe"] => file(File::DriversProbe),
+        ["pci", "drivers"] => names(state.drivers().map(str::to_owned)),
+        ["pci", "drivers", driver, rest @ ..] => {
+            let driver = state.drivers().find(|known| known == driver)?.to_owned();
+            match rest {
+                [] => Some(Node::Dir(Listing::Driver(driver))),
+                ["bind"] => file(File::Bind(driver)),
+                ["unbind"] => file(File::Unbind(driver)),
+                [name] => {
+                    let address = present(state, name)?;
+                    let bound = state.functions[&address].driver.as_deref() == Some(driver.as_str());
+                    bound.then(|| Node::Link(format!("../../../../devices/{}", device_path(&address.into()))))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn class(state: &State, path: &[&str]) -> Option<Node> {
+    match path {
+        [] => dir(&["iommu", "mdev_bus"]),
+        ["iommu"] => names(state.machine.iommu.then(|| "dmar0".to_owned())),
+        ["iommu", "dmar0"] if state.machine.iommu => link("../../devices/virtual/iommu/dmar0".to_owned()),
+        ["mdev_bus"] => names(state.machine.mdev_parents.iter().map(|parent| parent.address.to_string())),
+        ["mdev_bus", name] => {
+            let parent = state.parent(&name.parse().ok()?)?;
+            link(format!("../../devices/{}", device_path(&parent.address)))
+        }
+        _ => None,
+    }
+}
+
+fn devices(state: &State, path: &[&str]) -> Option<Node> {
+    match path {
+        [] => {
+            let domains = state.functions.keys().map(|address| format!("pci{:04x}:00", address.domain));
+            names(["system", "virtual"].map(str::to_owned).into_iter().chain(domains))
+        }
+        ["system"] => dir(&["cpu"]),
+        ["system", "cpu"] => dir(&["online"]),
+        ["system", "cpu", "online"] => text(format_args!("0-{}", state.machine.cpus.saturating_sub(1))),
+        ["virtual"] => {
+            let parents = state.machine.mdev_parents.iter().map(|parent| parent.address.to_string());
+            names(parents.chain(state.machine.iommu.then(|| "iommu".to_owned())))
+        }
+        ["virtual", "iommu"] if state.machine.iommu => dir(&["dmar0"]),
+        ["virtual", "iommu", "dmar0"] if state.machine.iommu => dir(&[]),
+        ["virtual", name] => names([state.parent(&name.parse().ok()?)?.address.to_string()]),
+        ["virtual", name, again, rest @ ..] if name == again => mdev_parent(state, &name.parse().ok()?, rest),
+        [root] => {
+            let of_root = |address: &&PciAddress| format!("pci{:04x}:00", address.domain) == **root;
+            let found: Vec<String> = state.functions.keys().filter(of_root).map(PciAddress::to_string).collect();
+            (!found.is_empty()).then_some(Node::Dir(Listing::Names(found)))
+        }
+        [root, name, rest @ ..] => {
+            let address = present(state, name)?;
+            (device_path(&address.into()) == format!("{root}/{name}")).then_some(())?;
+            let function = &state.functions[&address];
+            match rest {
+                [] => Some(Node::Dir(Listing::Function(address))),
+                ["vfio-dev"] => names([vfio_node(state, function)?]),
+                ["vfio-dev", node] => (vfio_node(state, function)? == *node).then_some(Node::Dir(Listing::Fixed(&[]))),
+                [attribute] => function_entry(state, address, function, attribute),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn function_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {
+    if let Role::Physical { .. } = function.role
+        && (name.starts_with("sriov_") || name.starts_with("virtfn") || name.starts_with("aer_"))
+    {
+        return physical_entry(address, function, name);
+    }
+    let ids = function.ids;
+    match name {
+        "vendor" => text(format_args!("{:#06x}", ids.vendor)),
+        "device" => text(format_args!("{:#06x}", ids.device)),
+        "subsystem_vendor" => text(format_args!("{:#06x}", ids.subvendor)),
+        "subsystem_device" => text(format_args!("{:#06x}", ids.subdevice)),
+        "class" => text(format_args!("{:#08x}", function.class)),
+        "numa_node" => text(function.numa_node.map_or(-1, i32::from)),
+        "boot_vga" if function.class >> 8 == 0x0300 => text(u8::from(function.boot_vga)),
+        "reset_method" => text("flr bus"),
+        "resource" => file(File::Text(resource(&function.bars_mib))),
+        "config" => {
+            let [v0, v1] = ids.vendor.to_le_bytes();
+            let [d0, d1] = ids.device.to_le_bytes();
+            let lost = state.faults.off_the_bus.contains(&address);
+            file(File::Bytes(if lost { vec![0xff; 64] } else { vec![v0, v1, d0, d1] }))
+        }
+        "driver_override" => file(File::Override(address)),
+        "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
+        "iommu_group" => link(format!("../../../kernel/iommu_groups/{}", function.group?)),
+        "subsystem" => link("../../../bus/pci".to_owned()),
+        "physfn" => match function.role {
+            Role::Virtual { pf } => link(format!("../{pf}")),
+            Role::Plain | Role::Physical { .. } => None,
+        },
+        "vfio-dev" => vfio_node(state, function).map(|node| Node::Dir(Listing::Names(vec![node]))),
+        _ => None,
+    }
+}
+
+fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Option<Node> {
+    let Role::Physical { model, vfs, .. } = &function.role else { return None };
+    match name {
+        "sriov_totalvfs" => text(model.total_vfs),
+        "sriov_numvfs" => file(File::Numvfs(address)),
+        "sriov_drivers_autoprobe" => file(File::Autoprobe(address)),
+        "sriov_offset" => text(model.offset),
+        "sriov_stride" => text(model.stride),
+        "sriov_vf_device" => text(format_args!("{:x}", model.vf_device)),
+        "aer_dev_correctable" => file(File::Text("RxErr 0\nBadTLP 0\nTOTAL_ERR_COR 0\n".to_owned())),
+        "aer_dev_nonfatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_NONFATAL 0\n".to_owned())),
+        "aer_dev_fatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_FATAL 0\n".to_owned())),
+        _ => {
+            let index: u16 = name.strip_prefix("virtfn")?.parse().ok()?;
+            link(format!("../{}", vfs.get(&index)?))
+        }
+    }
+}
+
+fn mdev_parent(state: &State, address: &GpuAddress, path: &[&str]) -> Option<Node> {
+    let parent = state.parent(address)?;
+    let made = |kind: Option<&str>| -> Vec<String> {
+        let own = state.mdevs.iter().filter(|(_, mdev)| &mdev.parent == address);
+        own.filter(|(_, mdev)| kind.is_none_or(|kind| kind == mdev.kind)).map(|(uuid, _)| uuid.to_string()).collect()
+    };
+    match path {
+        [] => names(made(None).into_iter().chain(["mdev_supported_types".to_owned()])),
+        ["mdev_supported_types"] => names(parent.types.iter().map(|kind| kind.name.clone())),
+        ["mdev_supported_types", name, rest @ ..] => {
+            let kind = parent.types.iter().find(|kind| &kind.name == name)?;
+            match rest {
+                [] => dir(&["available_instances", "create", "description", "device_api", "devices", "name"]),
+                ["available_instances"] => text(state.available(parent, kind.mib)),
+                ["create"] => file(File::CreateMdev(address.clone(), kind.name.clone())),
+                ["description"] => text(format_args!("virtual display, {} MB video memory", kind.mib)),
+                ["device_api"] => text("vfio-pci"),
+                ["name"] => text(&kind.name),
+                ["devices"] => names(made(Some(&kind.name))),
+                ["devices", uuid] => {
+                    made(Some(&kind.name)).contains(&(*uuid).to_owned()).then(|| Node::Link(format!("../../../{uuid}")))
+                }
+                _ => None,
+            }
+        }
+        [uuid, rest @ ..] => {
+            let uuid: Uuid = uuid.parse().ok()?;
+            let mdev = state.mdevs.get(&uuid).filter(|mdev| &mdev.parent == address)?;
+            match rest {
+                [] => dir(&["iommu_group", "mdev_type", "remove"]),
+                ["iommu_group"] => link(format!("../../../../kernel/iommu_groups/{}", mdev.group)),
+                ["mdev_type"] => link(format!("../mdev_supported_types/{}", mdev.kind)),
+                ["remove"] => file(File::RemoveMdev(uuid)),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn groups(state: &State, path: &[&str]) -> Option<Node> {
+    let functions_in = |group: u32| {
+        let members = state.functions.iter().filter(move |(_, function)| function.group == Some(group));
+        members.map(|(address, _)| (address.to_string(), GpuAddress::Pci(*address)))
+    };
+    let mdevs_in = |group: u32| {
+        let members = state.mdevs.iter().filter(move |(_, mdev)| mdev.group == group);
+        members.map(|(uuid, mdev)| (uuid.to_string(), mdev.parent.clone()))
+    };
+    match path {
+        [] => dir(&["iommu_groups"]),
+        ["iommu_groups"] => {
+            let functions = state.functions.values().filter_map(|function| function.group);
+            let all = functions.chain(state.mdevs.values().map(|mdev| mdev.group));
+            names(all.map(|group| group.to_string()))
+        }
+        ["iommu_groups", id, rest @ ..] => {
+            let id: u32 = id.parse().ok()?;
+            let mut members = functions_in(id).chain(mdevs_in(id)).peekable();
+            members.peek()?;
+            match rest {
+                [] => dir(&["devices"]),
+                ["devices"] => names(members.map(|(name, _)| name)),
+                ["devices", name] => {
+                    let (found, device) = members.find(|(found, _)| found == name)?;
+                    let own = device_path(&device);
+                    let is_function = own.ends_with(&found);
+                    let path = if is_function { own } else { format!("{own}/{found}") };
+                    link(format!("../../../../devices/{path}"))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn proc(state: &State, path: &[&str]) -> Option<Node> {
+    let machine = &state.machine;
+    match path {
+        [] => Some(Node::Dir(Listing::Processes)),
+        ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
+        ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
+        ["sys"] => dir(&["kernel"]),
+        ["sys", "kernel"] => dir(&["osrelease", "random"]),
+        ["sys", "kernel", "osrelease"] => text(&machine.kernel),
+        ["sys", "kernel", "random"] => dir(&["boot_id"]),
+        ["sys", "kernel", "random", "boot_id"] => text(Uuid::from_u128(u128::from(state.boots))),
+        [pid, rest @ ..] => {
+            let pid: u32 = pid.parse().ok()?;
+            let mut own = state.opens.iter().filter(|(_, holder)| holder.pid == pid).peekable();
+            let command = own.peek()?.1.command.clone();
+            match rest {
+                [] => dir(&["comm", "fd"]),
+                ["comm"] => text(command),
+                ["fd"] => names((0..own.count()).map(|number| number.to_string())),
+                ["fd", number] => {
+                    let (source, _) = own.nth(number.parse().ok()?)?;
+                    link(opened_path(state, source))
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+/// What an open file of a VFIO device is, as `/proc/PID/fd` shows it.
+fn opened_path(state: &State, source: &DeviceSource) -> String {
+    let function = match source {
+        DeviceSource::Pci { address } => state.functions.get(address),
+        DeviceSource::Mdev { .. } => None,
+    };
+    match (function.and_then(|function| vfio_node(state, function)), state.group_of(source)) {
+        (Some(node), _) => format!("/dev/vfio/devices/{node}"),
+        (None, Some(group)) => format!("/dev/vfio/{group}"),
+        (None, None) => "/dev/vfio/0 (deleted)".to_owned(),
+    }
+}
+
+fn dev(state: &State, path: &[&str]) -> Option<Node> {
+    let nodes = || state.functions.values().filter_map(|function| vfio_node(state, function));
+    match path {
+        [] if state.machine.kvm => dir(&["kvm", "vfio"]),
+        [] => dir(&["vfio"]),
+        ["kvm"] if state.machine.kvm => text(""),
+        ["vfio"] => {
+            let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };
+            names(state.vfio_groups().iter().map(u32::to_string).chain(fixed.iter().map(|name| (*name).to_owned())))
+        }
+        ["vfio", "vfio"] => text(""),
+        ["vfio", "devices"] if state.machine.vfio_nodes => names(nodes()),
+        ["vfio", "devices", name] => nodes().find(|node| node == name).and_then(|_| text("")),
+        ["vfio", group] => state.vfio_groups().contains(&group.parse().ok()?).then(|| text(""))?,
+        _ => None,
+    }
+}
+
+fn present(state: &State, name: &str) -> Option<PciAddress> {
+    name.parse().ok().filter(|address| state.functions.contains_key(address))
+}
+
+/// Where a device lies under `sys/devices`. Links of a device count on its depth: both kinds lie two below.
+fn device_path(address: &GpuAddress) -> String {
+    match address {
+        GpuAddress::Pci(address) => format!("pci{:04x}:00/{address}", address.domain),
+        GpuAddress::Virtual(name) => format!("virtual/{name}/{name}"),
+    }
+}
+
+fn vfio_node(state: &State, function: &Function) -> Option<String> {
+    let number = function.vfio.filter(|_| state.machine.vfio_nodes)?;
+    Some(format!("vfio{number}"))
+}
+
+/// `resource`: the 64-bit windows one after the other from 16 GiB on, each taking two lines, and zeroes.
+fn resource(bars_mib: &[u64]) -> String {
+    let mut lines = String::new();
+    let mut start = 0x4_0000_0000_u64;
+    for mib in bars_mib.iter().take(3) {
+        let end = start + (mib << 20) - 1;
+        let _ = writeln!(lines, "{start:#018x} {end:#018x} {:#018x}", 0x14_220c);
+        let _ = writeln!(lines, "{0:#018x} {0:#018x} {0:#018x}", 0);
+        start = (end + 1).next_multiple_of(1 << 34);
+    }
+    for _ in lines.lines().count()..13 {
+        let _ = writeln!(lines, "{0:#018x} {0:#018x} {0:#018x}", 0);
+    }
+    lines
+}

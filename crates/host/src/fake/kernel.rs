@@ -1,0 +1,335 @@
+//! The fake kernel in memory: a tree that behaves, calls that hang, and the knobs that make things go wrong.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use camino::Utf8PathBuf;
+use rustix::io::Errno;
+use tranche_core::inventory::{DeviceSource, Holder};
+use tranche_core::name::PciAddress;
+
+use super::DeviceUse;
+use super::files::{self, File, Node};
+use super::machine::Machine;
+use super::state::{Faults, Role, State};
+use crate::tree::{Tree, contained};
+
+/// The most links on one path (kernel: MAXSYMLINKS).
+const LINKS_MAX: usize = 40;
+
+/// A kernel that is a model.
+#[derive(Debug)]
+pub struct FakeKernel {
+    state: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    /// Physical functions whose lock somebody has.
+    locked: BTreeSet<PciAddress>,
+    /// Physical functions whose driver does not come back.
+    held: BTreeSet<PciAddress>,
+}
+
+impl FakeKernel {
+    /// Boots a machine.
+    pub fn boot(machine: Machine) -> Self {
+        let state = State::boot(machine, 1, Faults::default());
+        Self {
+            state: Mutex::new(Inner { state, locked: BTreeSet::new(), held: BTreeSet::new() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Restarts the machine: what is not hardware is lost, and calls that hang end with `EIO`.
+    pub fn reboot(&self) {
+        let mut inner = self.lock();
+        let faults = std::mem::take(&mut inner.state.faults);
+        inner.state = State::boot(inner.state.machine.clone(), inner.state.boots + 1, faults);
+        inner.locked.clear();
+        inner.held.clear();
+        self.changed.notify_all();
+    }
+
+    /// Changes the machine itself, as a technician would, and starts it again.
+    pub fn rebuild(&self, change: impl FnOnce(&mut Machine)) {
+        change(&mut self.lock().state.machine);
+        self.reboot();
+    }
+
+    /// From now on the function makes at most so many virtual functions, and says nothing about it.
+    pub fn make_fewer_vfs(&self, pf: PciAddress, vfs_max: u16) {
+        self.lock().state.faults.vfs_max.insert(pf, vfs_max);
+    }
+
+    /// From now on the driver answers every request for virtual functions with an error.
+    pub fn refuse_vfs(&self, pf: PciAddress, errno: i32) {
+        self.lock().state.faults.refusals.insert(pf, Errno::from_raw_os_error(errno));
+    }
+
+    /// From now on this driver takes the function whenever it is probed.
+    pub fn grab(&self, function: PciAddress, driver: &str) {
+        self.lock().state.faults.grabs.insert(function, driver.to_owned());
+    }
+
+    /// Everything that went wrong on purpose so far goes right again.
+    pub fn repair(&self) {
+        self.lock().state.faults = Faults::default();
+    }
+
+    /// From now on enabling and disabling virtual functions hangs, until [`release`](Self::release).
+    pub fn hold(&self, pf: PciAddress) {
+        self.lock().held.insert(pf);
+    }
+
+    /// What hangs because of [`hold`](Self::hold) comes back.
+    pub fn release(&self, pf: PciAddress) {
+        self.lock().held.remove(&pf);
+        self.changed.notify_all();
+    }
+
+    /// Waits until a call on the function hangs: its lock is taken.
+    pub fn wait_until_locked(&self, pf: PciAddress) {
+        let mut inner = self.lock();
+        while !inner.locked.contains(&pf) {
+            inner = self.wait(inner);
+        }
+    }
+
+    /// A function disappears (hot-unplug), with whatever has it open. A virtual one is still counted by its driver.
+    pub fn unplug(&self, function: PciAddress) {
+        let mut inner = self.lock();
+        let state = &mut inner.state;
+        state.opens.retain(|(source, _)| *source != DeviceSource::Pci { address: function });
+        let removed = state.functions.remove(&function);
+        if let Some(Role::Virtual { pf }) = removed.map(|function| function.role)
+            && let Some(Role::Physical { vfs, .. }) = state.functions.get_mut(&pf).map(|pf| &mut pf.role)
+        {
+            vfs.retain(|_, vf| *vf != function);
+        }
+        self.changed.notify_all();
+    }
+
+    /// The function no longer answers, though the kernel still lists it.
+    pub fn drop_off_the_bus(&self, function: PciAddress) {
+        self.lock().state.faults.off_the_bus.insert(function);
+    }
+
+    /// Who has what open.
+    pub fn opened(&self) -> Vec<(DeviceSource, Holder)> {
+        self.lock().state.opens.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in a test's thread must not hide the failure behind another one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for as long as something hangs; a reboot ends it.
+    fn wait_while<'a>(
+        &self,
+        mut inner: MutexGuard<'a, Inner>,
+        hangs: impl Fn(&Inner) -> bool,
+    ) -> Result<MutexGuard<'a, Inner>, Errno> {
+        let boot = inner.state.boots;
+        while hangs(&inner) {
+            inner = self.wait(inner);
+            if inner.state.boots != boot {
+                return Err(Errno::IO);
+            }
+        }
+        Ok(inner)
+    }
+
+    pub(super) fn read_file(&self, file: &File) -> Result<Vec<u8>, Errno> {
+        let function_text = |pf: &PciAddress, read: fn(&Role) -> String| {
+            let inner = self.lock();
+            let function = inner.state.functions.get(pf).ok_or(Errno::NODEV)?;
+            Ok(read(&function.role).into_bytes())
+        };
+        if file.mode() & 0o444 == 0 {
+            return Err(Errno::ACCESS);
+        }
+        match file {
+            File::Text(text) => Ok(text.clone().into_bytes()),
+            File::Bytes(bytes) => Ok(bytes.clone()),
+            File::Numvfs(pf) => {
+                drop(self.wait_while(self.lock(), |inner| inner.locked.contains(pf))?);
+                function_text(pf, |role| match role {
+                    Role::Physical { enabled, .. } => format!("{enabled}\n"),
+                    _ => "0\n".to_owned(),
+                })
+            }
+            File::Autoprobe(pf) => function_text(pf, |role| match role {
+                Role::Physical { autoprobe, .. } => format!("{}\n", u8::from(*autoprobe)),
+                _ => "0\n".to_owned(),
+            }),
+            File::Override(address) => {
+                let inner = self.lock();
+                let function = inner.state.functions.get(address).ok_or(Errno::NODEV)?;
+                Ok(format!("{}\n", function.driver_override.as_deref().unwrap_or("(null)")).into_bytes())
+            }
+            File::Bind(_) | File::Unbind(_) | File::DriversProbe | File::CreateMdev(..) | File::RemoveMdev(_) => {
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    pub(super) fn write_file(&self, file: &File, value: &str) -> Result<(), Errno> {
+        if file.mode() & 0o222 == 0 {
+            return Err(Errno::ACCESS);
+        }
+        match file {
+            // A store function is not called for nothing (kernel: fs/sysfs/file.c).
+            _ if value.is_empty() => Ok(()),
+            File::Text(_) | File::Bytes(_) => Ok(()),
+            File::Numvfs(pf) => self.store_count(*pf, value),
+            File::Autoprobe(pf) => self.lock().state.set_autoprobe(*pf, value),
+            File::Override(address) => self.lock().state.set_override(*address, value),
+            File::DriversProbe => self.lock().state.drivers_probe(value),
+            File::Bind(driver) => self.lock().state.bind(driver, value),
+            File::Unbind(driver) => self.unbind(driver, value),
+            File::CreateMdev(parent, kind) => self.lock().state.create_mdev(parent, kind, value),
+            File::RemoveMdev(uuid) => {
+                let number = value.trim_end_matches('\n').parse::<u64>().map_err(|_| Errno::INVAL)?;
+                if number == 0 {
+                    return Ok(());
+                }
+                let source = DeviceSource::Mdev { uuid: *uuid };
+                let mut inner = self.wait_while(self.lock(), |inner| inner.state.is_open(&source))?;
+                inner.state.mdevs.remove(uuid).map(|_| ()).ok_or(Errno::NODEV)
+            }
+        }
+    }
+
+    fn store_count(&self, pf: PciAddress, value: &str) -> Result<(), Errno> {
+        let mut inner = self.wait_while(self.lock(), |inner| inner.locked.contains(&pf))?;
+        let Some(count) = inner.state.admit_count(pf, value)? else { return Ok(()) };
+        inner.locked.insert(pf);
+        self.changed.notify_all();
+        let hangs = |inner: &Inner| inner.held.contains(&pf) || (count == 0 && inner.state.vf_in_use(pf));
+        let mut inner = self.wait_while(inner, hangs)?;
+        inner.state.switch(pf, count);
+        inner.locked.remove(&pf);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn unbind(&self, driver: &str, value: &str) -> Result<(), Errno> {
+        let inner = self.lock();
+        let address = inner.state.admit_unbind(driver, value)?;
+        let mut inner = self.wait_while(inner, |inner| inner.state.is_open(&DeviceSource::Pci { address }))?;
+        inner.state.unbind(address);
+        Ok(())
+    }
+
+    /// What is at a path whose links are all followed already, as a mounted tree asks for it.
+    #[cfg(feature = "fuse")]
+    pub(super) fn find(&self, path: &[&str]) -> Option<Node> {
+        files::find(&self.lock().state, path)
+    }
+
+    /// The names in a directory.
+    #[cfg(feature = "fuse")]
+    pub(super) fn names(&self, listing: files::Listing) -> Vec<String> {
+        files::list(&self.lock().state, listing)
+    }
+
+    fn walk(&self, path: &str, follow_last: bool) -> Result<Node, Errno> {
+        let path = contained(path).map_err(|_| Errno::INVAL)?;
+        let inner = self.lock();
+        let mut ahead: Vec<String> = path.components().rev().map(|part| part.as_str().to_owned()).collect();
+        let mut behind: Vec<String> = Vec::new();
+        let mut links = 0;
+        loop {
+            let at: Vec<&str> = behind.iter().map(String::as_str).collect();
+            let node = files::find(&inner.state, &at).ok_or(Errno::NOENT)?;
+            match node {
+                Node::Link(target) if follow_last || !ahead.is_empty() => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Errno::LOOP);
+                    }
+                    behind.pop();
+                    if target.starts_with('/') {
+                        behind.clear();
+                    }
+                    ahead.extend(target.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned));
+                }
+                Node::File(_) if !ahead.is_empty() => return Err(Errno::NOTDIR),
+                node if ahead.is_empty() => return Ok(node),
+                _ => {}
+            }
+            match ahead.pop().as_deref() {
+                Some("..") => drop(behind.pop()),
+                Some(part) => behind.push(part.to_owned()),
+                None => {}
+            }
+        }
+    }
+
+    fn listed(&self, path: &str) -> Result<Vec<String>, Errno> {
+        match self.walk(path, true)? {
+            Node::Dir(listing) => Ok(files::list(&self.lock().state, listing)),
+            Node::Link(_) | Node::File(_) => Err(Errno::NOTDIR),
+        }
+    }
+}
+
+impl Tree for FakeKernel {
+    fn head(&self, path: &str, len_max: usize) -> io::Result<Vec<u8>> {
+        match self.walk(path, true)? {
+            Node::File(file) => {
+                let mut bytes = self.read_file(&file)?;
+                bytes.truncate(len_max);
+                Ok(bytes)
+            }
+            Node::Dir(_) | Node::Link(_) => Err(Errno::INVAL.into()),
+        }
+    }
+
+    fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        match self.walk(path, true)? {
+            Node::File(file) => Ok(self.write_file(&file, value)?),
+            Node::Dir(_) | Node::Link(_) => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    fn link(&self, path: &str) -> io::Result<Utf8PathBuf> {
+        match self.walk(path, false)? {
+            Node::Link(target) => Ok(target.into()),
+            Node::Dir(_) | Node::File(_) => Err(Errno::INVAL.into()),
+        }
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        Ok(self.listed(path)?)
+    }
+
+    fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>> {
+        let names = self.listed(path)?;
+        Ok(names.iter().filter_map(|name| self.link(&format!("{path}/{name}")).ok()).collect())
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.walk(path, true).is_ok()
+    }
+}
+
+impl DeviceUse for FakeKernel {
+    fn open(&self, source: &DeviceSource, by: &Holder) -> io::Result<()> {
+        Ok(self.lock().state.open(source, by)?)
+    }
+
+    fn close(&self, source: &DeviceSource, by: &Holder) {
+        self.lock().state.opens.retain(|(open, holder)| !(open == source && holder.pid == by.pid));
+        self.changed.notify_all();
+    }
+}

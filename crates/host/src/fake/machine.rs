@@ -1,0 +1,201 @@
+//! What a fake machine is built of. It survives a reboot; the kernel's state does not.
+
+use serde::Deserialize;
+use tranche_core::name::{GpuAddress, PciAddress, PciIds};
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Machine {
+    /// `uname -r`.
+    pub kernel: String,
+    /// The processor's model name.
+    pub cpu_model: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Whether there is an IOMMU and it is on.
+    pub iommu: bool,
+    /// Whether there is `/dev/kvm`.
+    pub kvm: bool,
+    /// Whether VFIO devices have nodes of their own (CONFIG_VFIO_DEVICE_CDEV; Debian's kernels have it off).
+    pub vfio_nodes: bool,
+    /// Drivers beside vfio-pci, in the order in which they are asked.
+    pub drivers: Vec<DriverModel>,
+    /// Physical functions.
+    pub functions: Vec<FunctionModel>,
+    /// Parents of mediated devices that are no PCI devices.
+    pub mdev_parents: Vec<MdevParentModel>,
+}
+
+/// A driver.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriverModel {
+    /// Its name.
+    pub name: String,
+    /// The devices that it takes, as `vendor:device` in four hex digits each.
+    pub ids: Vec<String>,
+    /// Whether it switches virtual functions through sysfs (`.sriov_configure`).
+    #[serde(default)]
+    pub sriov: bool,
+}
+
+/// A physical function.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionModel {
+    /// Its address.
+    pub address: PciAddress,
+    /// Its ids.
+    pub ids: PciIds,
+    /// Its class code, 24 bits.
+    pub class: u32,
+    /// The IOMMU group; functions with the same number share it. Without one it is alone.
+    #[serde(default)]
+    pub group: Option<u32>,
+    /// The NUMA node.
+    #[serde(default)]
+    pub numa_node: Option<u16>,
+    /// Whether the firmware's console is on it.
+    #[serde(default)]
+    pub boot_vga: bool,
+    /// Sizes of its 64-bit memory windows, in MiB.
+    #[serde(default)]
+    pub bars_mib: Vec<u64>,
+    /// Its SR-IOV capability.
+    #[serde(default)]
+    pub sriov: Option<SriovModel>,
+}
+
+/// An SR-IOV capability.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SriovModel {
+    /// `sriov_totalvfs`.
+    pub total_vfs: u16,
+    /// From the physical function's routing id to the first virtual one's.
+    pub offset: u16,
+    /// From one virtual function's routing id to the next one's.
+    pub stride: u16,
+    /// The virtual functions' device id.
+    pub vf_device: u16,
+    /// Sizes of each virtual function's 64-bit memory windows, in MiB.
+    #[serde(default)]
+    pub vf_bars_mib: Vec<u64>,
+    /// Whether the virtual functions land in the physical one's IOMMU group, as behind a bridge without ACS.
+    #[serde(default)]
+    pub shares_group: bool,
+}
+
+/// A parent of mediated devices that is no PCI device.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MdevParentModel {
+    /// Its name under `/sys/class/mdev_bus`.
+    pub address: GpuAddress,
+    /// The memory that its devices share, in MiB.
+    pub pool_mib: u64,
+    /// What it makes.
+    pub types: Vec<MdevTypeModel>,
+}
+
+/// A type of mediated device.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MdevTypeModel {
+    /// The name of its directory.
+    pub name: String,
+    /// What each takes from the pool, in MiB.
+    pub mib: u64,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            kernel: "6.12.0-fake-amd64".to_owned(),
+            cpu_model: "Fake CPU".to_owned(),
+            cpus: 16,
+            memory_mib: 128 * 1024,
+            iommu: true,
+            kvm: true,
+            vfio_nodes: false,
+            drivers: Vec::new(),
+            functions: Vec::new(),
+            mdev_parents: Vec::new(),
+        }
+    }
+}
+
+impl Machine {
+    /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each) and `big` (eight with 16 each).
+    pub fn preset(name: &str) -> Option<Self> {
+        match name {
+            "lab" => Some(Self::lab()),
+            "gpus" => Some(Self::gpus(2, 8)),
+            "big" => Some(Self::gpus(8, 16)),
+            _ => None,
+        }
+    }
+
+    /// The virtual lab's node: two QEMU igb adapters, and the kernel's sample of a mediated display device.
+    pub fn lab() -> Self {
+        let igb = |bus| FunctionModel {
+            address: PciAddress { domain: 0, bus, device: 0, function: 0 },
+            ids: PciIds { vendor: 0x8086, device: 0x10c9, subvendor: 0x8086, subdevice: 0x0000 },
+            class: 0x02_0000,
+            group: None,
+            numa_node: None,
+            boot_vga: false,
+            bars_mib: vec![1],
+            sriov: Some(SriovModel {
+                total_vfs: 7,
+                offset: 128,
+                stride: 2,
+                vf_device: 0x10ca,
+                vf_bars_mib: vec![1],
+                shares_group: false,
+            }),
+        };
+        let kind = |size: &str, mib| MdevTypeModel { name: format!("mbochs-{size}"), mib };
+        Self {
+            drivers: vec![driver("igb", &["8086:10c9"], true), driver("igbvf", &["8086:10ca"], false)],
+            functions: vec![igb(1), igb(2)],
+            mdev_parents: vec![MdevParentModel {
+                address: GpuAddress::Virtual("mbochs".parse().expect("a device name")),
+                pool_mib: 256,
+                types: vec![kind("small", 4), kind("medium", 16), kind("large", 64)],
+            }],
+            ..Self::default()
+        }
+    }
+
+    /// So many display-class GPUs, at most 32, with so many virtual functions each, at most 64. Half of them are on each
+    /// of two NUMA nodes.
+    pub fn gpus(count: u8, total_vfs: u16) -> Self {
+        assert!(count <= 32 && total_vfs <= 64, "a fake machine has room for 32 GPUs of 64 virtual functions");
+        let gpu = |index: u8| FunctionModel {
+            address: PciAddress { domain: 0, bus: 0x10 + index * 4, device: 0, function: 0 },
+            ids: PciIds { vendor: 0x8086, device: 0xe211, subvendor: 0x8086, subdevice: 0x1114 },
+            class: 0x03_0000,
+            group: None,
+            numa_node: Some(u16::from(index >= count / 2)),
+            boot_vga: false,
+            bars_mib: vec![16, 16 * 1024],
+            sriov: Some(SriovModel {
+                total_vfs,
+                offset: 4,
+                stride: 1,
+                vf_device: 0xe211,
+                vf_bars_mib: vec![16, 1024],
+                shares_group: false,
+            }),
+        };
+        Self { drivers: vec![driver("xe", &["8086:e211"], true)], functions: (0..count).map(gpu).collect(), ..Self::default() }
+    }
+}
+
+fn driver(name: &str, ids: &[&str], sriov: bool) -> DriverModel {
+    DriverModel { name: name.to_owned(), ids: ids.iter().map(|id| (*id).to_owned()).collect(), sriov }
+}

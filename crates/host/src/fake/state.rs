@@ -1,0 +1,451 @@
+//! The fake kernel's state, and what each store function makes of it.
+//!
+//! Nothing here waits: what hangs in the real kernel is said by [`State::vf_in_use`] and its like, and waited for by
+//! the kernel around this state. Facts: kernel drivers/pci/iov.c, drivers/base/{bus,dd}.c, drivers/vfio/mdev.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustix::io::Errno;
+use tranche_core::inventory::{DeviceSource, Holder};
+use tranche_core::name::{GpuAddress, PciAddress, PciIds};
+use tranche_core::step::VFIO_DRIVER;
+use uuid::Uuid;
+
+use super::machine::{FunctionModel, Machine, MdevParentModel, SriovModel};
+
+/// The first IOMMU group that is not one of the machine's own.
+const FIRST_FREE_GROUP: u32 = 1_000;
+
+/// What goes wrong on purpose. Hardware faults outlive a reboot.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// The most virtual functions that a physical one really makes.
+    pub(super) vfs_max: BTreeMap<PciAddress, u16>,
+    /// The answer to every further request for virtual functions.
+    pub(super) refusals: BTreeMap<PciAddress, Errno>,
+    /// Drivers that grab a function whenever it is probed.
+    pub(super) grabs: BTreeMap<PciAddress, String>,
+    /// Functions that no longer answer.
+    pub(super) off_the_bus: BTreeSet<PciAddress>,
+}
+
+/// A PCI function.
+#[derive(Debug)]
+pub(super) struct Function {
+    pub(super) ids: PciIds,
+    pub(super) class: u32,
+    pub(super) numa_node: Option<u16>,
+    pub(super) boot_vga: bool,
+    pub(super) bars_mib: Vec<u64>,
+    pub(super) group: Option<u32>,
+    pub(super) driver: Option<String>,
+    pub(super) driver_override: Option<String>,
+    /// The number of its VFIO node while it is bound to a VFIO driver.
+    pub(super) vfio: Option<u32>,
+    pub(super) role: Role,
+}
+
+/// What a function is.
+#[derive(Debug)]
+pub(super) enum Role {
+    Plain,
+    Physical { model: SriovModel, autoprobe: bool, enabled: u16, vfs: BTreeMap<u16, PciAddress> },
+    Virtual { pf: PciAddress },
+}
+
+/// A mediated device.
+#[derive(Debug)]
+pub(super) struct Mdev {
+    pub(super) parent: GpuAddress,
+    pub(super) kind: String,
+    pub(super) group: u32,
+}
+
+/// Everything that a boot brings forth and a reboot loses.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) machine: Machine,
+    pub(super) boots: u64,
+    pub(super) functions: BTreeMap<PciAddress, Function>,
+    pub(super) mdevs: BTreeMap<Uuid, Mdev>,
+    pub(super) opens: Vec<(DeviceSource, Holder)>,
+    pub(super) faults: Faults,
+    next_group: u32,
+    next_vfio: u32,
+}
+
+impl State {
+    pub(super) fn boot(machine: Machine, boots: u64, faults: Faults) -> Self {
+        let mut state = Self {
+            functions: BTreeMap::new(),
+            mdevs: BTreeMap::new(),
+            opens: Vec::new(),
+            faults,
+            next_group: FIRST_FREE_GROUP,
+            next_vfio: 0,
+            boots,
+            machine,
+        };
+        for (index, model) in state.machine.functions.clone().into_iter().enumerate() {
+            let own_group = 1 + u32::try_from(index).unwrap_or(0) + 100;
+            let address = model.address;
+            let group = state.machine.iommu.then(|| model.group.unwrap_or(own_group));
+            state.functions.insert(address, physical(model, group));
+        }
+        let addresses: Vec<PciAddress> = state.functions.keys().copied().collect();
+        for address in addresses {
+            state.probe(address);
+        }
+        state
+    }
+
+    // SR-IOV.
+
+    /// The decisions of `sriov_numvfs_store` in their order, up to the point where the driver would be called.
+    pub(super) fn admit_count(&self, pf: PciAddress, text: &str) -> Result<Option<u16>, Errno> {
+        let function = self.functions.get(&pf).ok_or(Errno::NODEV)?;
+        let Role::Physical { model, enabled, .. } = &function.role else { return Err(Errno::NOENT) };
+        let count = unsigned_16(text).ok_or(Errno::INVAL)?;
+        if count > model.total_vfs {
+            return Err(Errno::RANGE);
+        }
+        if count == *enabled {
+            return Ok(None);
+        }
+        let driver = function.driver.as_deref().ok_or(Errno::NOENT)?;
+        if !self.machine.drivers.iter().any(|known| known.name == driver && known.sriov) {
+            return Err(Errno::NOENT);
+        }
+        if count != 0 && *enabled != 0 {
+            return Err(Errno::BUSY);
+        }
+        match self.faults.refusals.get(&pf) {
+            Some(errno) if count != 0 => Err(*errno),
+            _ => Ok(Some(count)),
+        }
+    }
+
+    /// What the driver does: all virtual functions off, or so many on. Fewer than asked for is no error.
+    pub(super) fn switch(&mut self, pf: PciAddress, count: u16) {
+        for vf in self.virtual_functions(pf) {
+            self.functions.remove(&vf);
+        }
+        let count = count.min(self.faults.vfs_max.get(&pf).copied().unwrap_or(u16::MAX));
+        let Some(Function { ids, class, numa_node, group, role: Role::Physical { model, .. }, .. }) =
+            self.functions.get(&pf)
+        else {
+            return;
+        };
+        let (model, ids, class, numa_node, pf_group) = (model.clone(), *ids, *class, *numa_node, *group);
+        let mut vfs = BTreeMap::new();
+        for index in 0..count {
+            let address = vf_address(pf, &model, index);
+            let group = if model.shares_group { pf_group } else { pf_group.map(|_| self.take_group()) };
+            // A virtual function has no subsystem id of its own on NVIDIA, and the ids of the physical one elsewhere.
+            let ids = PciIds { device: model.vf_device, subvendor: 0, subdevice: 0, ..ids };
+            let bars_mib = model.vf_bars_mib.clone();
+            let role = Role::Virtual { pf };
+            self.functions.insert(address, function(ids, class, numa_node, bars_mib, group, role));
+            vfs.insert(index, address);
+        }
+        let made: Vec<PciAddress> = vfs.values().copied().collect();
+        if let Some(Function { role: Role::Physical { enabled, vfs: present, .. }, .. }) = self.functions.get_mut(&pf) {
+            (*enabled, *present) = (count, vfs);
+        }
+        for vf in made {
+            self.probe(vf);
+        }
+    }
+
+    pub(super) fn set_autoprobe(&mut self, pf: PciAddress, text: &str) -> Result<(), Errno> {
+        let value = boolean(text).ok_or(Errno::INVAL)?;
+        match self.functions.get_mut(&pf) {
+            Some(Function { role: Role::Physical { autoprobe, .. }, .. }) => *autoprobe = value,
+            _ => return Err(Errno::NODEV),
+        }
+        Ok(())
+    }
+
+    pub(super) fn virtual_functions(&self, pf: PciAddress) -> Vec<PciAddress> {
+        let of_pf = |function: &Function| matches!(function.role, Role::Virtual { pf: of } if of == pf);
+        self.functions.iter().filter(|(_, function)| of_pf(function)).map(|(address, _)| *address).collect()
+    }
+
+    /// Whether disabling would hang.
+    pub(super) fn vf_in_use(&self, pf: PciAddress) -> bool {
+        self.virtual_functions(pf).into_iter().any(|address| self.is_open(&DeviceSource::Pci { address }))
+    }
+
+    // Drivers.
+
+    pub(super) fn set_override(&mut self, address: PciAddress, text: &str) -> Result<(), Errno> {
+        if text.len() >= 4095 {
+            return Err(Errno::INVAL);
+        }
+        let name = text.split('\n').next().unwrap_or_default();
+        let function = self.functions.get_mut(&address).ok_or(Errno::NODEV)?;
+        function.driver_override = (!name.is_empty()).then(|| name.to_owned());
+        Ok(())
+    }
+
+    /// `drivers_probe`: succeeds whether or not a driver takes the function.
+    pub(super) fn drivers_probe(&mut self, text: &str) -> Result<(), Errno> {
+        let address = self.named(text).ok_or(Errno::NODEV)?;
+        self.probe(address);
+        Ok(())
+    }
+
+    pub(super) fn bind(&mut self, driver: &str, text: &str) -> Result<(), Errno> {
+        let address = self.named(text).ok_or(Errno::NODEV)?;
+        let function = &self.functions[&address];
+        if !self.matches(driver, function) {
+            return Err(Errno::NODEV);
+        }
+        if function.driver.is_some() {
+            return Err(Errno::BUSY);
+        }
+        self.attach(address, driver)
+    }
+
+    /// The function that `unbind` would release; it may be open, and releasing it then hangs.
+    pub(super) fn admit_unbind(&self, driver: &str, text: &str) -> Result<PciAddress, Errno> {
+        let bound = |address: &PciAddress| self.functions[address].driver.as_deref() == Some(driver);
+        self.named(text).filter(bound).ok_or(Errno::NODEV)
+    }
+
+    pub(super) fn unbind(&mut self, address: PciAddress) {
+        if let Some(function) = self.functions.get_mut(&address) {
+            (function.driver, function.vfio) = (None, None);
+        }
+    }
+
+    /// All drivers, vfio-pci last: it matches nothing by itself.
+    pub(super) fn drivers(&self) -> impl Iterator<Item = &str> {
+        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain([VFIO_DRIVER])
+    }
+
+    fn probe(&mut self, address: PciAddress) {
+        let Some(function) = self.functions.get(&address) else { return };
+        if function.driver.is_some() {
+            return;
+        }
+        let grab = self.faults.grabs.get(&address).cloned();
+        let driver = grab.or_else(|| self.drivers().find(|driver| self.matches(driver, function)).map(str::to_owned));
+        if let Some(driver) = driver {
+            // A driver that refuses leaves the function without one; the probe itself does not fail.
+            let _ = self.attach(address, &driver);
+        }
+    }
+
+    fn attach(&mut self, address: PciAddress, driver: &str) -> Result<(), Errno> {
+        let function = &self.functions[&address];
+        if let Role::Virtual { pf } = function.role
+            && function.driver_override.is_none()
+            && matches!(self.functions[&pf].role, Role::Physical { autoprobe: false, .. })
+        {
+            return Err(Errno::NODEV);
+        }
+        let vfio = (driver == VFIO_DRIVER).then_some(self.next_vfio);
+        if vfio.is_some() {
+            if function.group.is_none() {
+                return Err(Errno::INVAL);
+            }
+            self.next_vfio += 1;
+        }
+        if let Some(function) = self.functions.get_mut(&address) {
+            (function.driver, function.vfio) = (Some(driver.to_owned()), vfio);
+        }
+        Ok(())
+    }
+
+    fn matches(&self, driver: &str, function: &Function) -> bool {
+        match &function.driver_override {
+            Some(wanted) => wanted == driver,
+            None => {
+                let id = format!("{:04x}:{:04x}", function.ids.vendor, function.ids.device);
+                self.machine.drivers.iter().any(|known| known.name == driver && known.ids.contains(&id))
+            }
+        }
+    }
+
+    fn named(&self, text: &str) -> Option<PciAddress> {
+        let name = text.strip_suffix('\n').unwrap_or(text);
+        let address: PciAddress = name.parse().ok()?;
+        (self.functions.contains_key(&address) && address.to_string() == name).then_some(address)
+    }
+
+    // Mediated devices.
+
+    pub(super) fn parent(&self, address: &GpuAddress) -> Option<&MdevParentModel> {
+        self.machine.mdev_parents.iter().find(|parent| &parent.address == address)
+    }
+
+    pub(super) fn available(&self, parent: &MdevParentModel, mib: u64) -> u64 {
+        let size = |mdev: &Mdev| parent.types.iter().find(|kind| kind.name == mdev.kind).map_or(0, |kind| kind.mib);
+        let used: u64 = self.mdevs.values().filter(|mdev| mdev.parent == parent.address).map(size).sum();
+        parent.pool_mib.saturating_sub(used) / mib.max(1)
+    }
+
+    pub(super) fn create_mdev(&mut self, address: &GpuAddress, kind: &str, text: &str) -> Result<(), Errno> {
+        let name = text.strip_suffix('\n').unwrap_or(text);
+        let uuid = Some(name).filter(|name| name.len() == 36).and_then(|name| Uuid::try_parse(name).ok());
+        let uuid = uuid.ok_or(Errno::INVAL)?;
+        if self.mdevs.contains_key(&uuid) {
+            return Err(Errno::EXIST);
+        }
+        let parent = self.parent(address).ok_or(Errno::NODEV)?;
+        let mib = parent.types.iter().find(|known| known.name == kind).ok_or(Errno::NODEV)?.mib;
+        if self.available(parent, mib) == 0 {
+            return Err(Errno::NOSPC);
+        }
+        let group = self.take_group();
+        self.mdevs.insert(uuid, Mdev { parent: address.clone(), kind: kind.to_owned(), group });
+        Ok(())
+    }
+
+    // VFIO.
+
+    pub(super) fn is_open(&self, source: &DeviceSource) -> bool {
+        self.opens.iter().any(|(open, _)| open == source)
+    }
+
+    pub(super) fn open(&mut self, source: &DeviceSource, by: &Holder) -> Result<(), Errno> {
+        let group = match source {
+            DeviceSource::Mdev { uuid } => self.mdevs.get(uuid).ok_or(Errno::NODEV)?.group,
+            DeviceSource::Pci { address } => {
+                let function = self.functions.get(address).filter(|function| function.vfio.is_some());
+                function.and_then(|function| function.group).ok_or(Errno::NODEV)?
+            }
+        };
+        let members = self.functions.values().filter(|function| function.group == Some(group));
+        if members.into_iter().any(|member| member.driver.is_some() && member.vfio.is_none() && !is_bridge(member)) {
+            return Err(Errno::INVAL);
+        }
+        let in_group = |open: &DeviceSource| self.group_of(open) == Some(group);
+        if self.opens.iter().any(|(open, holder)| open == source || (in_group(open) && holder.pid != by.pid)) {
+            return Err(Errno::BUSY);
+        }
+        self.opens.push((source.clone(), by.clone()));
+        Ok(())
+    }
+
+    pub(super) fn group_of(&self, source: &DeviceSource) -> Option<u32> {
+        match source {
+            DeviceSource::Pci { address } => self.functions.get(address)?.group,
+            DeviceSource::Mdev { uuid } => Some(self.mdevs.get(uuid)?.group),
+        }
+    }
+
+    /// The IOMMU groups that have a node under `/dev/vfio`.
+    pub(super) fn vfio_groups(&self) -> BTreeSet<u32> {
+        let functions = self.functions.values().filter(|function| function.vfio.is_some());
+        functions.filter_map(|function| function.group).chain(self.mdevs.values().map(|mdev| mdev.group)).collect()
+    }
+
+    fn take_group(&mut self) -> u32 {
+        self.next_group += 1;
+        self.next_group
+    }
+}
+
+fn is_bridge(function: &Function) -> bool {
+    function.class >> 8 == 0x0604
+}
+
+fn physical(model: FunctionModel, group: Option<u32>) -> Function {
+    let role = model.sriov.map_or(Role::Plain, |model| Role::Physical {
+        model,
+        autoprobe: true,
+        enabled: 0,
+        vfs: BTreeMap::new(),
+    });
+    let boot_vga = model.boot_vga;
+    Function { boot_vga, ..function(model.ids, model.class, model.numa_node, model.bars_mib, group, role) }
+}
+
+fn function(
+    ids: PciIds,
+    class: u32,
+    numa_node: Option<u16>,
+    bars_mib: Vec<u64>,
+    group: Option<u32>,
+    role: Role,
+) -> Function {
+    Function {
+        ids,
+        class,
+        numa_node,
+        bars_mib,
+        group,
+        role,
+        boot_vga: false,
+        driver: None,
+        driver_override: None,
+        vfio: None,
+    }
+}
+
+/// Where the specification puts a virtual function: its routing id is counted on from the physical one's.
+fn vf_address(pf: PciAddress, model: &SriovModel, index: u16) -> PciAddress {
+    let own = (u32::from(pf.bus) << 8) | (u32::from(pf.device) << 3) | u32::from(pf.function);
+    let id = own + u32::from(model.offset) + u32::from(model.stride) * u32::from(index);
+    let [_, bus, devfn] = [id >> 16, id >> 8 & 0xff, id & 0xff].map(|byte| u8::try_from(byte).unwrap_or(0));
+    PciAddress { domain: pf.domain, bus, device: devfn >> 3, function: devfn & 7 }
+}
+
+/// `kstrtou16` with base 0: decimal, `0x` hexadecimal or `0` octal, one newline at the end.
+fn unsigned_16(text: &str) -> Option<u16> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (digits, radix) = match (text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")), text.strip_prefix('0')) {
+        (Some(digits), _) => (digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
+        _ => (text, 10),
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain.then(|| u16::from_str_radix(digits, radix).ok()).flatten()
+}
+
+/// `kstrtobool`: only the first characters count.
+fn boolean(text: &str) -> Option<bool> {
+    match text.as_bytes() {
+        [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Some(true),
+        [b'0' | b'n' | b'N' | b'f' | b'F', ..] | [b'o' | b'O', b'f' | b'F', ..] => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_functions_lie_where_offset_and_stride_put_them() {
+        let model = |offset, stride| SriovModel {
+            total_vfs: 16,
+            offset,
+            stride,
+            vf_device: 0,
+            vf_bars_mib: Vec::new(),
+            shares_group: false,
+        };
+        let at = |pf: &str, model: &SriovModel, index| vf_address(pf.parse().unwrap(), model, index).to_string();
+        let a2 = model(4, 1);
+        assert_eq!(at("0000:08:00.0", &a2, 0), "0000:08:00.4");
+        assert_eq!(at("0000:08:00.0", &a2, 15), "0000:08:02.3");
+        let igb = model(128, 2);
+        assert_eq!(at("0000:01:00.0", &igb, 0), "0000:01:10.0");
+        assert_eq!(at("0000:01:00.0", &igb, 6), "0000:01:11.4");
+        assert_eq!(at("0000:01:00.1", &model(255, 1), 0), "0000:02:00.0");
+    }
+
+    #[test]
+    fn counts_are_read_as_the_kernel_reads_them() {
+        for (text, count) in [("4\n", 4), ("0x10", 16), ("010", 8), ("0", 0), ("+7", 7)] {
+            assert_eq!(unsigned_16(text), Some(count), "{text:?}");
+        }
+        for text in ["", "\n", "-1", "65536", "four", "4 ", "0x", "4\n\n"] {
+            assert_eq!(unsigned_16(text), None, "{text:?}");
+        }
+    }
+}
