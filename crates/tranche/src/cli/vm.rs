@@ -1,0 +1,199 @@
+//! The command line of VMs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use tranche_core::name::VmName;
+use tranche_core::spec::{Firmware, Request, VolumeRef};
+
+use super::Doing;
+use crate::argument;
+
+/// Virtual machines.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Make a VM; it stays off
+    ///
+    /// Disks and networks are libvirt's: volumes and networks that exist already, by name.
+    #[command(after_long_help = CREATE_EXAMPLES)]
+    Create(CreateArgs),
+    /// Take over a libvirt domain that exists already
+    ///
+    /// Its XML stays yours: Tranche adds and removes only the GPU's device.
+    #[command(after_long_help = "Examples:\n  tranche vm adopt desk-07 --gpu any")]
+    Adopt(AdoptArgs),
+    /// Start a VM; it waits if no partition that fits is free
+    Start {
+        /// The VM
+        name: VmName,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Ask the guest to shut down
+    Stop {
+        /// The VM
+        name: VmName,
+        /// Turn it off at once, as if its plug were pulled
+        #[arg(long)]
+        force: bool,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Shut a VM down and start it again
+    Restart {
+        /// The VM
+        name: VmName,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Forget a VM. Its disks stay; an adopted domain stays too
+    Delete {
+        /// The VM
+        name: VmName,
+        /// Even if it runs: turn it off first
+        #[arg(long)]
+        force: bool,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// List the VMs
+    List,
+    /// Show everything about a VM
+    Show {
+        /// The VM
+        name: VmName,
+    },
+    /// Give a VM a GPU, or change what it asks for
+    ///
+    /// The VM must be off, or --restart must say that it may be restarted.
+    #[command(after_long_help = ATTACH_EXAMPLES)]
+    Attach(AttachArgs),
+    /// Take a VM's GPU
+    Detach {
+        /// The VM
+        name: VmName,
+        /// If it runs: shut it down, take the GPU, start it again
+        #[arg(long)]
+        restart: bool,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Connect to a VM's serial console; leave with Ctrl-]
+    ///
+    /// Runs `virsh console` on this host.
+    Console {
+        /// The VM
+        name: VmName,
+    },
+}
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  tranche vm create desk-01 --vcpus 4 --memory 8GiB --disk default/desk-01.qcow2 \\
+      --network default --guest-os ubuntu22.04 --gpu any
+  tranche vm create cad-01 --vcpus 8 --memory 32GiB --disk ssd/cad-01 --gpu 4GiB --reserved
+  tranche vm create train-01 --vcpus 16 --memory 64GiB --disk ssd/train-01 --gpu whole:2";
+
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+  tranche vm attach desk-01                  a partition of any size
+  tranche vm attach desk-01 --gpu 3648MiB    a partition with so much memory
+  tranche vm attach desk-01 --gpu profile:4Q --restart";
+
+const GPU_HELP: &str = "What it asks for: none, any (a partition of any size), a size of video memory such as 4GiB, \
+                        profile:NAME, whole, or whole:COUNT";
+
+/// A VM to make.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name, which its libvirt domain takes too
+    pub name: VmName,
+    /// Virtual processors
+    #[arg(long, value_name = "COUNT")]
+    pub vcpus: u32,
+    /// Memory: 4GiB, 512MiB; a bare number is MiB
+    #[arg(long, value_name = "SIZE", value_parser = argument::size_mib)]
+    pub memory: u64,
+    /// A volume of a libvirt storage pool; may be repeated, the first one boots
+    #[arg(long = "disk", value_name = "POOL/VOLUME", value_parser = argument::volume)]
+    pub disks: Vec<VolumeRef>,
+    /// A libvirt network; may be repeated
+    #[arg(long = "network", value_name = "NAME")]
+    pub networks: Vec<String>,
+    /// The guest system, as a libosinfo id: ubuntu22.04, win11
+    #[arg(long, value_name = "ID")]
+    pub guest_os: Option<String>,
+    /// A file of cloud-init user data
+    #[arg(long, value_name = "FILE")]
+    pub cloud_init: Option<PathBuf>,
+    /// How it boots; large GPUs need UEFI
+    #[arg(long, value_enum, default_value_t = FirmwareArg::Uefi)]
+    pub firmware: FirmwareArg,
+    /// What it asks for
+    #[arg(long, value_name = "REQUEST", default_value = "none", value_parser = argument::request, help = GPU_HELP)]
+    pub gpu: Request,
+    /// It keeps its partition while it is off
+    #[arg(long)]
+    pub reserved: bool,
+    /// Prefer GPUs of this NUMA node
+    #[arg(long, value_name = "NODE")]
+    pub numa_node: Option<u16>,
+    /// How to do it.
+    #[command(flatten)]
+    pub doing: Doing,
+}
+
+/// A libvirt domain to take over.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The domain
+    pub name: VmName,
+    /// What it asks for
+    #[arg(long, value_name = "REQUEST", default_value = "none", value_parser = argument::request, help = GPU_HELP)]
+    pub gpu: Request,
+    /// It keeps its partition while it is off
+    #[arg(long)]
+    pub reserved: bool,
+    /// How to do it.
+    #[command(flatten)]
+    pub doing: Doing,
+}
+
+/// A GPU for a VM.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The VM
+    pub name: VmName,
+    /// What it asks for
+    #[arg(long, value_name = "REQUEST", default_value = "any", value_parser = argument::request, help = GPU_HELP)]
+    pub gpu: Request,
+    /// If it runs: shut it down, give it the GPU, start it again
+    #[arg(long)]
+    pub restart: bool,
+    /// How to do it.
+    #[command(flatten)]
+    pub doing: Doing,
+}
+
+/// How a VM boots.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FirmwareArg {
+    /// OVMF
+    Uefi,
+    /// SeaBIOS
+    Bios,
+}
+
+impl From<FirmwareArg> for Firmware {
+    fn from(firmware: FirmwareArg) -> Self {
+        match firmware {
+            FirmwareArg::Uefi => Self::Uefi,
+            FirmwareArg::Bios => Self::Bios,
+        }
+    }
+}

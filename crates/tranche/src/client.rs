@@ -1,0 +1,151 @@
+//! HTTP over the daemon's Unix socket: one request, one answer, both with limits.
+//!
+//! One connection a request, because a command asks a handful of questions and local connections are nearly free. No
+//! retries: a change that may have been made is not sent twice.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tranche_api::limits::REQUEST_TIMEOUT_MS;
+use tranche_api::{BASE, Problem};
+
+/// The largest answer that is read: the list of some ten thousand VMs.
+const ANSWER_LEN_MAX_BYTES: usize = 64 << 20;
+/// The daemon answers within its own limit, or says that it cannot.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS + 5_000);
+
+/// The daemon, as seen from here.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    /// A client of the daemon that listens on `socket`. Nothing is connected yet.
+    pub(crate) fn new(socket: &Path) -> Result<Self, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| ClientError::Runtime { source })?;
+        Ok(Self { socket: socket.to_owned(), runtime })
+    }
+
+    /// Asks for something; `path` is below `/v1`.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None)
+    }
+
+    /// Asks for a change; `path` is below `/v1`.
+    pub(crate) fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|source| ClientError::Unsendable { source })?;
+        self.call(method, path, body)
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, ClientError> {
+        let request = format!("{method} {BASE}{path}");
+        let exchange = self.exchange(method, path, body, &request);
+        let limited = async { tokio::time::timeout(ANSWER_TIMEOUT, exchange).await };
+        let answer = self.runtime.block_on(limited);
+        let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request.clone() })??;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|source| ClientError::Malformed { request, source });
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
+            Err(source) => Err(ClientError::Unexplained { request, status, source }),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        request: &str,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
+        let broken = |source| ClientError::Broken { request: request.to_owned(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends when the answer is read and the sender dropped; its error is also the sender's.
+        tokio::spawn(connection);
+        let mut message =
+            Request::builder().method(method).uri(format!("{BASE}{path}")).header(header::HOST, "localhost");
+        if body.is_some() {
+            message = message.header(header::CONTENT_TYPE, "application/json");
+        }
+        let message = message
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|source| ClientError::Unspeakable { request: request.to_owned(), source })?;
+        let response: Response<_> = sender.send_request(message).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX_BYTES).collect().await;
+        let body = body.map_err(|source| ClientError::Unread { request: request.to_owned(), source })?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+/// Why the daemon gave no answer, or none that helps.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The daemon said no, and why.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+    #[error("The daemon cannot be reached at {}.", socket.display())]
+    Unreachable { socket: PathBuf, source: io::Error },
+    #[error("The daemon did not answer {request} within {} s.", ANSWER_TIMEOUT.as_secs())]
+    Silent { request: String },
+    #[error("The connection broke during {request}.")]
+    Broken { request: String, source: hyper::Error },
+    #[error("The answer to {request} cannot be read.")]
+    Unread { request: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("The answer to {request} is not what this command expects.")]
+    Malformed { request: String, source: serde_json::Error },
+    #[error("The daemon answered {request} with {status} and without a reason that this command understands.")]
+    Unexplained { request: String, status: StatusCode, source: serde_json::Error },
+    #[error("{request} cannot be put into words for HTTP.")]
+    Unspeakable { request: String, source: hyper::http::Error },
+    #[error("The request cannot be written as JSON.")]
+    Unsendable { source: serde_json::Error },
+    #[error("The command cannot start waiting for sockets.")]
+    Runtime { source: io::Error },
+}
+
+impl ClientError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Refused(problem) => return Some(problem.hint.clone()),
+            Self::Unreachable { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "Be root, or in the group tranche: usermod -aG tranche USER, then log in again."
+                }
+                io::ErrorKind::NotFound => {
+                    "Is it installed and running? systemctl status tranched. Another path can be given with --socket."
+                }
+                _ => "Is it running? systemctl status tranched",
+            },
+            Self::Silent { .. } | Self::Broken { .. } => "Look at its log: journalctl -u tranched",
+            Self::Malformed { .. } | Self::Unexplained { .. } => {
+                "Are command and daemon of the same version? Compare tranche --version and tranched --version."
+            }
+            Self::Unread { .. } | Self::Unspeakable { .. } | Self::Unsendable { .. } | Self::Runtime { .. } => {
+                return None;
+            }
+        };
+        Some(hint.to_owned())
+    }
+}

@@ -1,0 +1,112 @@
+//! What each command does.
+
+mod change;
+mod declare;
+mod gpu;
+mod inspect;
+mod vm;
+
+use tranche_api::answer::{Diagnosis, WhyNot};
+use tranche_api::view::{HostView, PartitionView};
+use tranche_core::finding::Finding;
+use tranche_core::name::{HostName, VmName};
+use tranche_core::operation::Operation;
+use tranche_core::spec::Policy;
+
+use crate::cli::{Cli, Command, HostCommand, OperationCommand, PartitionCommand, PolicyCommand};
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::output::{Console, is_grave};
+use crate::{manual, wait};
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
+    let client = Client::new(&cli.global.socket)?;
+    let daemon = Daemon { client: &client, console };
+    match cli.command {
+        Command::Host(HostCommand::Show { host }) => daemon.host_show(host.as_ref()),
+        Command::Gpu(command) => gpu::run(command, &daemon),
+        Command::Partition(PartitionCommand::List { gpu }) => {
+            let gpu = gpu.map(|gpu| gpu::find(&gpu, &daemon)).transpose()?;
+            let mut partitions: Vec<PartitionView> = client.get("/partitions")?;
+            partitions.retain(|partition| gpu.as_ref().is_none_or(|gpu| gpu::is_of(partition, gpu)));
+            daemon.show(partitions.as_slice())
+        }
+        Command::Vm(command) => vm::run(command, &daemon),
+        Command::Operation(command) => daemon.operation(command),
+        Command::Findings => daemon.show(client.get::<Vec<Finding>>("/findings")?.as_slice()),
+        Command::WhyNot { vm, host } => daemon.why_not(&vm, host),
+        Command::Doctor => {
+            let diagnosis: Diagnosis = client.get("/doctor")?;
+            console.show(&diagnosis)?;
+            Ok(if diagnosis.healthy { Exit::Done } else { Exit::Found })
+        }
+        Command::Inspect(args) => inspect::run(&args, console),
+        Command::Apply { file, doing } => declare::apply(&file, doing, &daemon),
+        Command::Diff { file } => declare::diff(&file, &daemon),
+        Command::Policy(PolicyCommand::Show) => daemon.show(&client.get::<Policy>("/policy")?),
+        Command::Policy(PolicyCommand::Set { placement, doing }) => {
+            change::put("/policy", &Policy { placement: placement.into() }, doing, &daemon)
+        }
+        Command::Completions { shell } => console.print(&manual::completions(shell)).map(|()| Exit::Done),
+        Command::Man { directory: Some(directory) } => manual::write_pages(&directory).map(|()| Exit::Done),
+        Command::Man { directory: None } => console.print(&manual::page()?).map(|()| Exit::Done),
+    }
+}
+
+/// Whom to ask, and where to show the answer.
+#[derive(Debug, Clone, Copy)]
+struct Daemon<'a> {
+    client: &'a Client,
+    console: &'a Console,
+}
+
+impl Daemon<'_> {
+    fn show<T: serde::Serialize + crate::output::Show + ?Sized>(&self, value: &T) -> Result<Exit, Failure> {
+        self.console.show(value)?;
+        Ok(Exit::Done)
+    }
+
+    fn host_show(&self, host: Option<&HostName>) -> Result<Exit, Failure> {
+        let hosts: Vec<HostView> = match host {
+            Some(host) => vec![self.client.get(&format!("/hosts/{host}"))?],
+            None => self.client.get("/hosts")?,
+        };
+        self.show(hosts.as_slice())
+    }
+
+    fn operation(&self, command: OperationCommand) -> Result<Exit, Failure> {
+        match command {
+            OperationCommand::List => {
+                let mut operations: Vec<Operation> = self.client.get("/operations")?;
+                operations.sort_by_key(|operation| std::cmp::Reverse((operation.created_at, operation.id)));
+                self.show(operations.as_slice())
+            }
+            OperationCommand::Show { id } => self.show(&wait::get(id, self.client)?),
+            OperationCommand::Wait { id, timeout } => {
+                let operation = wait::get(id, self.client)?;
+                self.show(&wait::until_over(operation, timeout, self.client, self.console)?)
+            }
+        }
+    }
+
+    fn why_not(&self, vm: &VmName, host: Option<HostName>) -> Result<Exit, Failure> {
+        let host = match host {
+            Some(host) => host,
+            None => self.only_host()?,
+        };
+        let answer: WhyNot = self.client.get(&format!("/why-not/{vm}/{host}"))?;
+        self.console.show(&answer)?;
+        Ok(if answer.possible && !is_grave(&answer.findings) { Exit::Done } else { Exit::Found })
+    }
+
+    fn only_host(&self) -> Result<HostName, Failure> {
+        let hosts: Vec<HostView> = self.client.get("/hosts")?;
+        match <[HostView; 1]>::try_from(hosts) {
+            Ok([host]) => Ok(host.name),
+            Err(hosts) => {
+                Err(Failure::HostNeeded { hosts: hosts.into_iter().map(|host| host.name.to_string()).collect() })
+            }
+        }
+    }
+}

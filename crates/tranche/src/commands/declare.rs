@@ -1,0 +1,37 @@
+//! Commands about the declarative file.
+
+use std::path::Path;
+
+use hyper::Method;
+use tranche_api::answer::{Applied, Preview};
+
+use super::{Daemon, change};
+use crate::cli::Doing;
+use crate::declaration;
+use crate::failure::{Exit, Failure};
+use crate::wait;
+
+/// Makes things as declared, and waits for each operation in turn.
+pub(super) fn apply(file: &Path, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let Daemon { client, console } = daemon;
+    let declared = declaration::read(file)?;
+    if doing.dry_run {
+        return daemon.show(&client.send::<Preview>(Method::POST, &change::dry("/apply"), Some(&declared))?);
+    }
+    let mut applied: Applied = client.send(Method::POST, "/apply", Some(&declared))?;
+    console.remarks(&applied.findings);
+    if !doing.no_wait {
+        for operation in &mut applied.operations {
+            *operation = wait::until_over(operation.clone(), doing.timeout, client, console)?;
+        }
+    }
+    daemon.show(&applied)
+}
+
+/// Shows what would change.
+pub(super) fn diff(file: &Path, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let declared = declaration::read(file)?;
+    let preview: Preview = daemon.client.send(Method::POST, "/diff", Some(&declared))?;
+    daemon.console.show(&preview)?;
+    Ok(if preview.changes.is_empty() { Exit::Done } else { Exit::Found })
+}

@@ -1,0 +1,64 @@
+//! Commands about GPUs.
+
+use tranche_api::view::{GpuView, PartitionView};
+use tranche_core::name::GpuKey;
+use tranche_core::spec::GpuMode;
+
+use super::{Daemon, change};
+use crate::argument::GpuArg;
+use crate::cli::{Doing, GpuCommand};
+use crate::failure::{Exit, Failure};
+use crate::output::GpuSheet;
+
+pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    match command {
+        GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
+        GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
+        GpuCommand::Partition { gpu, count, series, doing } => {
+            set_mode(&gpu, &GpuMode::Partitioned { count, series }, doing, daemon)
+        }
+        GpuCommand::Passthrough { gpu, allow_console, doing } => {
+            set_mode(&gpu, &GpuMode::Passthrough { allow_console }, doing, daemon)
+        }
+        GpuCommand::Release { gpu, doing } => set_mode(&gpu, &GpuMode::Host, doing, daemon),
+    }
+}
+
+/// The one GPU that is meant. Nobody is asked where host and address say it all.
+pub(super) fn find(arg: &GpuArg, daemon: &Daemon<'_>) -> Result<GpuKey, Failure> {
+    if let Some(key) = arg.key() {
+        return Ok(key);
+    }
+    let gpus: Vec<GpuView> = daemon.client.get("/gpus")?;
+    let keys = gpus.into_iter().map(|gpu| GpuKey { host: gpu.host, address: gpu.address });
+    let mut candidates: Vec<GpuKey> = keys.filter(|key| arg.matches(key)).collect();
+    match candidates.len() {
+        0 => Err(Failure::UnknownGpu { gpu: arg.to_string() }),
+        1 => Ok(candidates.remove(0)),
+        _ => Err(Failure::AmbiguousGpu {
+            gpu: arg.to_string(),
+            candidates: candidates.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// Whether a partition is one of this GPU's.
+pub(super) fn is_of(partition: &PartitionView, gpu: &GpuKey) -> bool {
+    partition.host == gpu.host && partition.gpu == gpu.address
+}
+
+fn show(key: &GpuKey, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let gpu: GpuView = daemon.client.get(&path(key))?;
+    let mut partitions: Vec<PartitionView> = daemon.client.get("/partitions")?;
+    partitions.retain(|partition| is_of(partition, key));
+    daemon.show(&GpuSheet { gpu, partitions })
+}
+
+fn set_mode(arg: &GpuArg, mode: &GpuMode, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let key = find(arg, daemon)?;
+    change::put(&format!("{}/mode", path(&key)), mode, doing, daemon)
+}
+
+fn path(key: &GpuKey) -> String {
+    format!("/gpus/{}/{}", key.host, key.address)
+}

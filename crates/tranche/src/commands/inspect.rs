@@ -1,0 +1,23 @@
+//! `inspect`: looks at a machine, or at a captured tree, without a daemon.
+
+use std::collections::BTreeMap;
+
+use tranche_api::view::{self, Sources};
+use tranche_core::plan::Plan;
+use tranche_core::spec::Spec;
+
+use crate::cli::InspectArgs;
+use crate::failure::{Exit, Failure};
+use crate::output::{Console, HostSheet};
+
+pub(super) fn run(args: &InspectArgs, console: &Console) -> Result<Exit, Failure> {
+    let catalogue = args.catalogue.is_dir().then_some(args.catalogue.as_path());
+    let inventory = tranche_host::inspect(&args.root, catalogue);
+    let hosts = BTreeMap::from([(inventory.host.clone(), inventory.clone())]);
+    // Nothing is known of wishes and decisions here; without them, views show the hardware as it is.
+    let (spec, plan) = (Spec::default(), Plan::default());
+    let gpus = view::gpus(&Sources { spec: &spec, plan: &plan, inventory: &hosts, findings: &[] });
+    let console = if args.json { &console.in_json() } else { console };
+    console.show(&HostSheet { inventory, gpus })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,89 @@
+//! Commands about VMs.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, StopVm};
+use tranche_api::view::VmView;
+use tranche_core::name::VmName;
+use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware};
+
+use super::{Daemon, change};
+use crate::cli::{CreateArgs, VmCommand};
+use crate::failure::{Exit, Failure};
+
+/// The libvirt of this host, where its VMs run.
+const LIBVIRT_URI: &str = "qemu:///system";
+
+pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    match command {
+        VmCommand::Create(args) => {
+            let doing = args.doing;
+            change::post("/vms", &creation(args)?, doing, daemon)
+        }
+        VmCommand::Adopt(args) => {
+            let body = AdoptVm { request: args.gpu, reserved: args.reserved };
+            change::post(&path(&args.name, "/adopt"), &body, args.doing, daemon)
+        }
+        VmCommand::Start { name, doing } => change::post(&path(&name, "/start"), &Nothing {}, doing, daemon),
+        VmCommand::Stop { name, force, doing } => {
+            change::post(&path(&name, "/stop"), &StopVm { force }, doing, daemon)
+        }
+        VmCommand::Restart { name, doing } => change::post(&path(&name, "/restart"), &Nothing {}, doing, daemon),
+        VmCommand::Delete { name, force, doing } => {
+            let path = path(&name, if force { "?force=true" } else { "" });
+            change::delete(&path, doing, daemon)
+        }
+        VmCommand::List => daemon.show(daemon.client.get::<Vec<VmView>>("/vms")?.as_slice()),
+        VmCommand::Show { name } => daemon.show(&daemon.client.get::<VmView>(&path(&name, ""))?),
+        VmCommand::Attach(args) => {
+            let body = AttachGpu { request: args.gpu, restart: args.restart };
+            change::post(&path(&args.name, "/attach"), &body, args.doing, daemon)
+        }
+        VmCommand::Detach { name, restart, doing } => {
+            change::post(&path(&name, "/detach"), &DetachGpu { restart }, doing, daemon)
+        }
+        VmCommand::Console { name } => console(&name, daemon),
+    }
+}
+
+fn path(name: &VmName, rest: &str) -> String {
+    format!("/vms/{name}{rest}")
+}
+
+fn creation(args: CreateArgs) -> Result<CreateVm, Failure> {
+    let cloud_init = args.cloud_init.as_deref().map(user_data).transpose()?;
+    Ok(CreateVm {
+        name: args.name.to_string(),
+        hardware: VmHardware {
+            vcpus: args.vcpus,
+            memory_mib: args.memory,
+            disks: args.disks,
+            networks: args.networks,
+            firmware: args.firmware.into(),
+            guest_os: args.guest_os,
+            cloud_init,
+        },
+        request: args.gpu,
+        reserved: args.reserved,
+        prefer_numa_node: args.numa_node,
+    })
+}
+
+fn user_data(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path).map_err(|source| Failure::Read { path: path.to_owned(), source })?;
+    if text.len() > CLOUD_INIT_LEN_MAX {
+        let (path, len_bytes) = (path.to_owned(), text.len());
+        return Err(Failure::TooLong { path, len_bytes, max_bytes: CLOUD_INIT_LEN_MAX });
+    }
+    Ok(text)
+}
+
+/// Becomes virsh, which knows how to lend a terminal to a guest. Asking first gives an unknown VM its finding.
+fn console(name: &VmName, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let vm: VmView = daemon.client.get(&path(name, ""))?;
+    let source = Command::new("virsh").args(["-c", LIBVIRT_URI, "console", vm.name.as_str()]).exec();
+    Err(Failure::Program { program: "virsh", source })
+}

@@ -1,0 +1,127 @@
+//! Why a command did not do what it was asked to, and the exit code that says so.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tranche_api::Problem;
+use tranche_core::finding::{Code, Finding};
+use tranche_core::operation::{Operation, OperationState};
+
+use crate::client::ClientError;
+use crate::declaration::DeclarationError;
+
+/// How the command ends. The numbers are documented in `tranche --help`; scripts rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    /// Clap uses the same number for what it finds itself.
+    Usage = 2,
+    Refused = 3,
+    Waiting = 4,
+    Unreachable = 5,
+    Found = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Declaration(#[from] DeclarationError),
+    #[error("{}", ending(.0))]
+    Operation(Box<Operation>),
+    #[error("{gpu} could be any of {}.", candidates.join(", "))]
+    AmbiguousGpu { gpu: String, candidates: Vec<String> },
+    #[error("There is no GPU {gpu}.")]
+    UnknownGpu { gpu: String },
+    #[error("There is more than one host.")]
+    HostNeeded { hosts: Vec<String> },
+    #[error("The file {path} cannot be read.", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("The file {path} is {len_bytes} bytes long.", path = path.display())]
+    TooLong { path: PathBuf, len_bytes: usize, max_bytes: usize },
+    #[error("{what} cannot be written.")]
+    Write { what: String, source: std::io::Error },
+    #[error("The program {program} cannot be started.")]
+    Program { program: &'static str, source: std::io::Error },
+    #[error("The answer cannot be printed in this format.")]
+    Print { source: Box<dyn Error + Send + Sync> },
+}
+
+impl Failure {
+    /// The exit code.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
+            Self::Client(ClientError::Refused(_)) | Self::Declaration(_) | Self::UnknownGpu { .. } => Exit::Refused,
+            Self::Operation(operation) if !operation.state.is_over() => Exit::Waiting,
+            Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    }
+
+    /// The finding's code, where it is a finding.
+    pub(crate) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Client(ClientError::Refused(problem)) => Some(problem.code),
+            Self::Declaration(_) => Some(Code::InvalidRequest),
+            Self::UnknownGpu { .. } => Some(Code::GpuNotFound),
+            _ => None,
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Client(error) => return error.hint(),
+            Self::Declaration(error) => return Some(error.hint()),
+            Self::Operation(operation) if operation.state.is_over() => {
+                format!("Its log: tranche operation show {}", operation.id)
+            }
+            Self::Operation(operation) => {
+                format!("It goes on by itself. Wait for it again with: tranche operation wait {}", operation.id)
+            }
+            Self::AmbiguousGpu { .. } => "Write host/address.".to_owned(),
+            Self::UnknownGpu { .. } => "List them with: tranche gpu list".to_owned(),
+            Self::HostNeeded { hosts } => format!("Name one of: {}.", hosts.join(", ")),
+            Self::TooLong { max_bytes, .. } => format!("It may be {max_bytes} bytes long at most."),
+            Self::Program { program, .. } => format!("Install the package that has {program} (libvirt-clients)."),
+            Self::Read { .. } | Self::Write { .. } | Self::Print { .. } => return None,
+        };
+        Some(hint)
+    }
+
+    /// Findings beyond the one that is the failure itself.
+    pub(crate) fn more(&self) -> &[Finding] {
+        match self {
+            Self::Client(ClientError::Refused(problem)) => further(problem),
+            Self::Operation(operation) => &operation.findings,
+            _ => &[],
+        }
+    }
+}
+
+fn further(problem: &Problem) -> &[Finding] {
+    problem.findings.get(1..).unwrap_or_default()
+}
+
+/// The title of an operation is what was asked for: `start VM desk-01`.
+fn ending(operation: &Operation) -> String {
+    let title = &operation.title;
+    match operation.state {
+        OperationState::Running => format!("Still at work to {title}."),
+        OperationState::Waiting => format!("Cannot {title} yet."),
+        OperationState::Succeeded => format!("Done: {title}."),
+        OperationState::Failed => format!("Could not {title}."),
+        OperationState::Superseded => format!("A later command made it pointless to {title}."),
+    }
+}

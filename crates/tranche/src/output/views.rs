@@ -1,0 +1,201 @@
+//! How each answer looks to people.
+
+mod gpu;
+mod plan;
+
+use tranche_api::answer::{Accepted, Applied, Diagnosis, WhyNot};
+use tranche_api::view::{HostView, LibvirtView, VmView};
+use tranche_core::finding::Finding;
+use tranche_core::inventory::Iommu;
+use tranche_core::operation::{Operation, OperationState};
+use tranche_core::spec::{PlacementPolicy, Policy};
+
+use super::table::{rows, sheet};
+use super::text;
+
+pub(crate) use gpu::{GpuSheet, HostSheet};
+
+/// Something that people can look at.
+pub(crate) trait Show {
+    /// As text, with a line break at the end.
+    fn as_text(&self) -> String;
+}
+
+impl Show for [HostView] {
+    fn as_text(&self) -> String {
+        let sheets: Vec<String> = self.iter().map(host).collect();
+        if sheets.is_empty() { "No host has reported yet.\n".to_owned() } else { sheets.join("\n") }
+    }
+}
+
+fn host(host: &HostView) -> String {
+    let libvirt = match &host.libvirt {
+        LibvirtView::Up { libvirt, qemu } => format!("{libvirt}, QEMU {qemu}"),
+        LibvirtView::Down { reason } => format!("does not answer: {reason}"),
+    };
+    let fields = sheet(&[
+        ("Host", host.name.to_string()),
+        ("Kernel", host.kernel.clone()),
+        ("Processor", format!("{} x {}", host.cpus, host.cpu_model)),
+        ("Memory", text::size(host.memory_mib)),
+        ("IOMMU", iommu(&host.iommu)),
+        ("libvirt", libvirt),
+        ("GPUs", host.gpus.to_string()),
+        ("Partitions", format!("{}, {} free", host.partitions, host.partitions_free)),
+        ("VMs", format!("{}, {} running", host.vms, host.vms_running)),
+        ("Reported", text::time(host.observed_at)),
+    ]);
+    let stuck: String =
+        host.stuck.iter().map(|call| format!("stuck since {}: {}\n", text::time(call.since), text::plain(&call.call))).collect();
+    text::findings_below(&(fields + &stuck), &host.findings)
+}
+
+fn iommu(iommu: &Iommu) -> String {
+    match iommu {
+        Iommu::Off => "off".to_owned(),
+        Iommu::On { units } => format!("on ({})", units.join(", ")),
+    }
+}
+
+impl Show for [VmView] {
+    fn as_text(&self) -> String {
+        let header = ["NAME", "STATE", "HOST", "GPU", "PARTITION", "DEVICE", "ASKS FOR", "GUEST"];
+        let row = |vm: &VmView| {
+            vec![
+                vm.name.to_string(),
+                vm.state.to_string(),
+                vm.host.as_ref().map(ToString::to_string).unwrap_or_default(),
+                vm.gpu.as_ref().map(|gpu| gpu::marked(gpu, vm.emulated)).unwrap_or_default(),
+                partition(vm),
+                vm.device.clone().unwrap_or_default(),
+                text::request(&vm.request),
+                vm.guest_os.clone().unwrap_or_default(),
+            ]
+        };
+        rows(&header, self.iter().map(row).collect(), "There are no VMs.")
+    }
+}
+
+fn partition(vm: &VmView) -> String {
+    match (vm.partition, vm.holds.len()) {
+        (Some(index), _) => index.to_string(),
+        (None, 0) => String::new(),
+        (None, 1) => "whole".to_owned(),
+        (None, gpus) => format!("{gpus} whole"),
+    }
+}
+
+impl Show for VmView {
+    fn as_text(&self) -> String {
+        let holds: Vec<String> = self.holds.iter().map(ToString::to_string).collect();
+        let reserved = if self.reserved { " (kept while it is off)" } else { "" };
+        let fields = sheet(&[
+            ("VM", self.name.to_string()),
+            ("UUID", self.id.to_string()),
+            ("State", self.state.to_string()),
+            ("Host", self.host.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("Asks for", format!("{}{reserved}", text::request(&self.request))),
+            ("Holds", holds.join(", ")),
+            ("Device", self.device.clone().unwrap_or_default()),
+            ("Profile", self.profile.clone().unwrap_or_default()),
+            ("Video memory", self.vram_mib.map(text::size).unwrap_or_default()),
+            ("Emulated", if self.emulated { "yes: its GPU is a stand-in".to_owned() } else { String::new() }),
+            ("Processors", self.vcpus.map(|vcpus| vcpus.to_string()).unwrap_or_default()),
+            ("Memory", self.memory_mib.map(text::size).unwrap_or_default()),
+            ("Guest", self.guest_os.clone().unwrap_or_default()),
+            ("Since", text::time(self.created_at)),
+        ]);
+        text::findings_below(&fields, &self.findings)
+    }
+}
+
+impl Show for [Operation] {
+    fn as_text(&self) -> String {
+        let row = |operation: &Operation| {
+            vec![
+                operation.id.to_string(),
+                state(operation.state).to_owned(),
+                format!("{}%", operation.progress_percent),
+                text::time(operation.created_at),
+                operation.title.clone(),
+            ]
+        };
+        rows(&["ID", "STATE", "DONE", "SINCE", "WHAT"], self.iter().map(row).collect(), "There are no operations.")
+    }
+}
+
+impl Show for Operation {
+    fn as_text(&self) -> String {
+        let fields = sheet(&[
+            ("Operation", self.id.to_string()),
+            ("What", self.title.clone()),
+            ("State", format!("{}, {}%", state(self.state), self.progress_percent)),
+            ("Since", text::time(self.created_at)),
+            ("Last change", text::time(self.updated_at)),
+        ]);
+        let log: String =
+            self.log.iter().map(|line| format!("{}  {}\n", text::time(line.at), text::plain(&line.text))).collect();
+        text::findings_below(&(fields + "\n" + &log), &self.findings)
+    }
+}
+
+fn state(state: OperationState) -> &'static str {
+    match state {
+        OperationState::Running => "running",
+        OperationState::Waiting => "waiting",
+        OperationState::Succeeded => "succeeded",
+        OperationState::Failed => "failed",
+        OperationState::Superseded => "superseded",
+    }
+}
+
+impl Show for Accepted {
+    fn as_text(&self) -> String {
+        format!("{}: operation {}\n", text::plain(&self.operation.title), self.operation.id)
+    }
+}
+
+impl Show for Applied {
+    fn as_text(&self) -> String {
+        let line = |operation: &Operation| {
+            format!("{}: {}\n", text::plain(&operation.title), state(operation.state))
+        };
+        if self.operations.is_empty() {
+            "Everything is as declared.\n".to_owned()
+        } else {
+            self.operations.iter().map(line).collect()
+        }
+    }
+}
+
+impl Show for [Finding] {
+    fn as_text(&self) -> String {
+        if self.is_empty() { "Nothing was found.\n".to_owned() } else { text::findings(self) }
+    }
+}
+
+impl Show for Diagnosis {
+    fn as_text(&self) -> String {
+        if self.findings.is_empty() { "All is well.\n".to_owned() } else { text::findings(&self.findings) }
+    }
+}
+
+impl Show for WhyNot {
+    fn as_text(&self) -> String {
+        if self.possible {
+            format!("VM {} can run on host {}.\n{}", self.vm, self.host, text::findings(&self.findings))
+        } else {
+            format!("VM {} cannot run on host {}:\n{}", self.vm, self.host, text::findings(&self.findings))
+        }
+    }
+}
+
+impl Show for Policy {
+    fn as_text(&self) -> String {
+        let placement = match self.placement {
+            PlacementPolicy::Pack => "pack",
+            PlacementPolicy::Spread => "spread",
+        };
+        sheet(&[("Placement", placement.to_owned())])
+    }
+}

@@ -1,0 +1,154 @@
+//! GPUs, partitions and what a host has, for people.
+
+use serde::Serialize;
+use tranche_api::view::{GpuView, PartitionView};
+use tranche_core::inventory::{Backend, HostInventory, Offer};
+use tranche_core::name::GpuAddress;
+
+use super::Show;
+use crate::output::table::{rows, sheet};
+use crate::output::text;
+
+/// A GPU with its partitions.
+#[derive(Debug, Serialize)]
+pub(crate) struct GpuSheet {
+    /// The GPU.
+    #[serde(flatten)]
+    pub(crate) gpu: GpuView,
+    /// Its partitions.
+    pub(crate) partitions: Vec<PartitionView>,
+}
+
+/// What a machine has, as seen without a daemon. For programs it is the inventory itself.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct HostSheet {
+    /// What was seen.
+    pub(crate) inventory: HostInventory,
+    /// The same GPUs, as the daemon would show them.
+    #[serde(skip)]
+    pub(crate) gpus: Vec<GpuView>,
+}
+
+impl Show for [GpuView] {
+    fn as_text(&self) -> String {
+        let header = ["GPU", "MODEL", "STATUS", "PARTITIONS", "FREE", "VALID COUNTS", "MEMORY", "DRIVER"];
+        let row = |gpu: &GpuView| {
+            vec![
+                format!("{}/{}", gpu.host, marked(&gpu.address, gpu.emulated)),
+                gpu.model.clone(),
+                gpu.status.to_string(),
+                gpu.count.map(|count| count.to_string()).unwrap_or_default(),
+                if gpu.total == 0 { String::new() } else { gpu.free.to_string() },
+                text::counts(gpu.valid_counts.iter().map(|offer| offer.count)),
+                gpu.vram_mib.map(text::size).unwrap_or_default(),
+                gpu.driver.clone().unwrap_or_default(),
+            ]
+        };
+        rows(&header, self.iter().map(row).collect(), "No GPU was found.")
+    }
+}
+
+impl Show for [PartitionView] {
+    fn as_text(&self) -> String {
+        let header = ["GPU", "INDEX", "DEVICE", "PROFILE", "MEMORY", "STATE", "VM"];
+        let row = |partition: &PartitionView| {
+            vec![
+                format!("{}/{}", partition.host, marked(&partition.gpu, partition.emulated)),
+                partition.index.map(|index| index.to_string()).unwrap_or_default(),
+                partition.device.clone().unwrap_or_default(),
+                partition.profile.clone().unwrap_or_default(),
+                partition.vram_mib.map(text::size).unwrap_or_default(),
+                partition.state.to_string().replace('_', " "),
+                partition.vm.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ]
+        };
+        let none = "There are no partitions. Make some with: tranche gpu partition GPU COUNT";
+        rows(&header, self.iter().map(row).collect(), none)
+    }
+}
+
+impl Show for GpuSheet {
+    fn as_text(&self) -> String {
+        let mut text = gpu_fields(&self.gpu);
+        if !self.gpu.valid_counts.is_empty() {
+            text.push('\n');
+            text.push_str(&offers(&self.gpu.valid_counts));
+        }
+        if !self.partitions.is_empty() {
+            text.push('\n');
+            text.push_str(&self.partitions.as_slice().as_text());
+        }
+        text::findings_below(&text, &self.gpu.findings)
+    }
+}
+
+fn gpu_fields(gpu: &GpuView) -> String {
+    let members: Vec<String> = gpu.group_members.iter().map(|member| member.address.to_string()).collect();
+    let group = gpu.iommu_group.map(|group| match members.as_slice() {
+        [] => group.to_string(),
+        members => format!("{group}, shared with {}", members.join(", ")),
+    });
+    let asked = if gpu.asked_mode == gpu.mode { String::new() } else { text::mode(&gpu.asked_mode) };
+    let aer = gpu.aer.map(|aer| {
+        format!("{} corrected, {} nonfatal, {} fatal", aer.correctable, aer.nonfatal, aer.fatal)
+    });
+    let vms: Vec<String> = gpu.vms.iter().map(ToString::to_string).collect();
+    sheet(&[
+        ("GPU", format!("{}/{}", gpu.host, gpu.address)),
+        ("Model", gpu.model.clone()),
+        ("Emulated", if gpu.emulated { "yes: a stand-in of the virtual lab".to_owned() } else { String::new() }),
+        ("PCI ids", gpu.ids.to_string()),
+        ("Status", gpu.status.to_string()),
+        ("Mode", text::mode(&gpu.mode)),
+        ("Asked for", asked),
+        ("Free", if gpu.total == 0 { String::new() } else { format!("{} of {}", gpu.free, gpu.total) }),
+        ("VMs", vms.join(", ")),
+        ("Memory", gpu.vram_mib.map(text::size).unwrap_or_default()),
+        ("Driver", gpu.driver.clone().unwrap_or_else(|| "none".to_owned())),
+        ("Partitions by", gpu.backend.map(backend).unwrap_or_default().to_owned()),
+        ("NUMA node", gpu.numa_node.map(|node| node.to_string()).unwrap_or_default()),
+        ("IOMMU group", group.unwrap_or_else(|| "none".to_owned())),
+        ("Reset by", gpu.reset_methods.join(", ")),
+        ("Console", if gpu.console { "yes".to_owned() } else { String::new() }),
+        ("Errors", aer.unwrap_or_default()),
+    ])
+}
+
+fn offers(offers: &[Offer]) -> String {
+    let row = |offer: &Offer| {
+        vec![
+            offer.count.to_string(),
+            offer.profile.clone(),
+            offer.series.clone().unwrap_or_default(),
+            offer.vram_mib.map(text::size).unwrap_or_default(),
+        ]
+    };
+    rows(&["VALID COUNT", "PROFILE", "SERIES", "MEMORY OF EACH"], offers.iter().map(row).collect(), "")
+}
+
+fn backend(backend: Backend) -> &'static str {
+    match backend {
+        Backend::SriovVfio => "SR-IOV virtual functions",
+        Backend::Mdev => "mediated devices",
+    }
+}
+
+impl Show for HostSheet {
+    fn as_text(&self) -> String {
+        let system = &self.inventory.system;
+        let fields = sheet(&[
+            ("Host", self.inventory.host.to_string()),
+            ("Kernel", system.kernel.clone()),
+            ("Processor", format!("{} x {}", system.cpus, system.cpu_model)),
+            ("Memory", text::size(system.memory_mib)),
+            ("IOMMU", super::iommu(&system.iommu)),
+        ]);
+        text::findings_below(&format!("{fields}\n{}", self.gpus.as_slice().as_text()), &self.inventory.notes)
+    }
+}
+
+/// An address, with a mark if it is that of a stand-in.
+pub(super) fn marked(address: &GpuAddress, emulated: bool) -> String {
+    if emulated { format!("{address} (emulated)") } else { address.to_string() }
+}

@@ -1,0 +1,93 @@
+//! Waits for an operation: asks how far it is until it is over, and shows it.
+//!
+//! A level is polled, never an edge awaited: an operation that ended before the first question is simply over.
+
+use std::time::{Duration, Instant};
+
+use tranche_core::finding::Finding;
+use tranche_core::name::OperationId;
+use tranche_core::operation::{LogLine, Operation, OperationState};
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{Console, Progress};
+
+/// The first pause between two questions; it doubles up to [`PAUSE_LONGEST`].
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Short enough to cost a `vm start` nothing that its user notices.
+const PAUSE_LONGEST: Duration = Duration::from_millis(100);
+/// Without --timeout, work is waited for this long.
+const WORK_LONGEST: Duration = Duration::from_secs(600);
+/// Without --timeout, an operation that waits for something else is left to itself after this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits until an operation has succeeded.
+///
+/// # Errors
+/// [`Failure::Operation`] if it ended otherwise, or is not over in time: it goes on all the same.
+pub(crate) fn until_over(
+    operation: Operation,
+    timeout: Option<Duration>,
+    client: &Client,
+    console: &Console,
+) -> Result<Operation, Failure> {
+    let begun = Instant::now();
+    let mut waiting_since = None;
+    let mut pause = PAUSE_FIRST;
+    let mut shown = Shown::default();
+    let mut progress = console.progress(&operation.title);
+    let mut operation = operation;
+    loop {
+        shown.show(&operation, &mut progress);
+        if operation.state.is_over() {
+            break;
+        }
+        waiting_since = match operation.state {
+            OperationState::Waiting => waiting_since.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        let out_of_patience = waiting_since.is_some_and(|since| timeout.is_none() && since.elapsed() >= PATIENCE);
+        if out_of_patience || begun.elapsed() >= timeout.unwrap_or(WORK_LONGEST) {
+            break;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_LONGEST);
+        operation = get(operation.id, client)?;
+    }
+    progress.clear();
+    if operation.state == OperationState::Succeeded {
+        Ok(operation)
+    } else {
+        Err(Failure::Operation(Box::new(operation)))
+    }
+}
+
+/// Asks for an operation.
+pub(crate) fn get(id: OperationId, client: &Client) -> Result<Operation, Failure> {
+    Ok(client.get(&format!("/operations/{id}"))?)
+}
+
+/// What of an operation was shown already.
+#[derive(Debug, Default)]
+struct Shown {
+    last: Option<LogLine>,
+    waits_for: Vec<Finding>,
+}
+
+impl Shown {
+    fn show(&mut self, operation: &Operation, progress: &mut Progress) {
+        // The log forgets its oldest lines, so that its length tells nothing.
+        let seen = self.last.as_ref().and_then(|last| operation.log.iter().rposition(|line| line == last));
+        for line in &operation.log[seen.map_or(0, |index| index + 1)..] {
+            progress.line(&line.text);
+        }
+        self.last = operation.log.last().cloned();
+        if operation.state == OperationState::Waiting && operation.findings != self.waits_for {
+            for finding in &operation.findings {
+                progress.line(&format!("waits: {}", finding.message));
+            }
+            self.waits_for.clone_from(&operation.findings);
+        }
+        progress.percent(operation.progress_percent);
+    }
+}
