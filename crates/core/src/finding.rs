@@ -212,6 +212,8 @@ codes! {
     StoreReadOnly "store_read_only" Unavailable "The store cannot be written.",
     StoreFull "store_full" Unavailable "The disk under the store is full.",
     StoreCorrupt "store_corrupt" Unavailable "The store's file is damaged.",
+    StoreInUse "store_in_use" Unavailable "Another process has the store open.",
+    StoreForeign "store_foreign" Conflict "The file is a database of something else.",
     StoreNewerVersion "store_newer_version" Conflict "The store was written by a newer version of Tranche.",
 }
 

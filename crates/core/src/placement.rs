@@ -9,49 +9,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{
-    Backend, DeviceSource, Gpu, HostInventory, Inventory, IommuGroup, ObservedPartition, Offer,
-    PartitionDevice,
+    Backend, DeviceSource, Gpu, HostInventory, Inventory, ObservedPartition, Offer, PartitionDevice,
 };
 use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
-use crate::plan::Plan;
+use crate::plan::{GpuPlan, Plan};
 use crate::spec::{GpuMode, PlacementPolicy, Request, VmSpec};
 use crate::step::VFIO_DRIVER;
 
-/// Slots for a request: as many as it asks for.
-///
-/// `only_host` confines the search, for VMs that belong to a host already.
-///
-/// # Errors
-/// The findings that say why there is no room.
-pub fn place(
-    vm: (&VmName, &VmSpec),
-    only_host: Option<&HostName>,
-    policy: PlacementPolicy,
-    inventory: &Inventory,
-    plan: &Plan,
-) -> Result<Vec<SlotKey>, Vec<Finding>> {
-    let (name, spec) = vm;
-    let needed = spec.request.slots();
-    if needed == 0 {
-        return Ok(Vec::new());
-    }
-    let mut best: Option<(Score, Vec<SlotKey>)> = None;
-    for (host, observed) in inventory.iter().filter(|(host, _)| only_host.is_none_or(|only| only == *host)) {
-        let mut candidates = free_slots(host, observed, plan, spec, policy);
-        candidates.sort();
-        if candidates.len() < needed {
-            continue;
-        }
-        candidates.truncate(needed);
-        let score = candidates[0].0;
-        if best.as_ref().is_none_or(|(other, _)| score < *other) {
-            best = Some((score, candidates.into_iter().map(|(_, slot)| slot).collect()));
-        }
-    }
-    best.map(|(_, slots)| slots).ok_or_else(|| vec![no_room(name, spec, inventory, plan)])
+/// Every GPU that could serve, with its free slots: built once a pass, kept up as slots are taken.
+#[derive(Debug, Clone)]
+pub struct Board<'a> {
+    gpus: Vec<BoardGpu<'a>>,
 }
 
-/// How good a slot is: less is better.
+#[derive(Debug, Clone)]
+struct BoardGpu<'a> {
+    key: GpuKey,
+    numa_node: Option<u16>,
+    planned: &'a GpuPlan,
+    /// Slots that serve somebody, taken or not.
+    usable: usize,
+    free: BTreeSet<Slot>,
+}
+
+/// How good a slot is: less is better, and of equals the lower address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
     /// Whether the GPU is off the NUMA node that the VM prefers.
@@ -60,88 +41,169 @@ struct Score {
     crowding: usize,
 }
 
-/// The slots of a host that fit a VM and are free, each with its score: one a GPU, the lowest index.
-fn free_slots(
-    host: &HostName,
-    observed: &HostInventory,
-    plan: &Plan,
-    spec: &VmSpec,
-    policy: PlacementPolicy,
-) -> Vec<(Score, SlotKey)> {
-    let taken = Taken::on(host, observed, plan);
-    let mut slots = Vec::new();
-    for (address, gpu) in &observed.gpus {
-        let key = GpuKey { host: host.clone(), address: address.clone() };
-        let free: Vec<Slot> = decided_slots(&key, plan)
-            .into_iter()
-            .filter(|slot| !taken.contains(&key, *slot, gpu))
-            .filter(|slot| obstacles(&key, *slot, &spec.request, observed, plan).is_empty())
-            .collect();
-        let Some(first) = free.first() else { continue };
-        let far = spec.prefer_numa_node.is_some_and(|node| gpu.numa_node != Some(node));
-        let crowding = match policy {
-            PlacementPolicy::Pack => free.len(),
-            PlacementPolicy::Spread => usize::from(u16::MAX) - free.len(),
+impl<'a> Board<'a> {
+    /// The board of what is decided and observed now. `uses` are the hosts' as [`Uses::of`] reads them.
+    pub fn new(
+        inventory: &Inventory,
+        gpus: &'a BTreeMap<GpuKey, GpuPlan>,
+        plan: &Plan,
+        uses: &UsesByHost,
+    ) -> Self {
+        let on_board = |(key, planned): (&GpuKey, &'a GpuPlan)| {
+            let observed = inventory.get(&key.host)?;
+            let gpu = observed.gpus.get(&key.address)?;
+            if !gpu_obstacles(key, planned, gpu, observed).is_empty() {
+                return None;
+            }
+            let usable: Vec<Slot> = slots_of(&planned.mode)
+                .into_iter()
+                .filter(|slot| group_obstacle(&SlotKey { gpu: key.clone(), slot: *slot }, gpu).is_none())
+                .collect();
+            let booked: BTreeSet<Slot> = plan.bookings_on(key).map(|(slot, _)| slot.slot).collect();
+            let used = |slot: &Slot| uses.get(&key.host).is_some_and(|uses| uses.is_used(*slot, gpu));
+            let free = usable.iter().filter(|slot| !booked.contains(slot) && !used(slot)).copied().collect();
+            Some(BoardGpu { key: key.clone(), numa_node: gpu.numa_node, planned, usable: usable.len(), free })
         };
-        slots.push((Score { far, crowding }, SlotKey { gpu: key, slot: *first }));
+        Self { gpus: gpus.iter().filter_map(on_board).collect() }
     }
-    slots
-}
 
-/// The slots that a GPU has by what was decided for it.
-pub fn decided_slots(gpu: &GpuKey, plan: &Plan) -> Vec<Slot> {
-    match plan.mode(gpu) {
-        GpuMode::Host => Vec::new(),
-        GpuMode::Partitioned { count, .. } => (0..*count).map(Slot::Partition).collect(),
-        GpuMode::Passthrough { .. } => vec![Slot::Whole],
+    /// Takes as many slots as a VM asks for: all on one host, each on another GPU. Nothing is taken if there are fewer.
+    ///
+    /// `only_host` confines the search, for VMs that belong to a host already.
+    ///
+    /// # Errors
+    /// The finding that says why there is no room.
+    pub fn take(
+        &mut self,
+        vm: (&VmName, &VmSpec),
+        only_host: Option<&HostName>,
+        policy: PlacementPolicy,
+    ) -> Result<Vec<SlotKey>, Box<Finding>> {
+        let chosen = self.choose(vm, only_host, policy)?;
+        for slot in &chosen {
+            for gpu in self.gpus.iter_mut().filter(|gpu| gpu.key == slot.gpu) {
+                gpu.free.remove(&slot.slot);
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The slots that [`Board::take`] would take.
+    ///
+    /// # Errors
+    /// The finding that says why there is no room.
+    pub fn choose(
+        &self,
+        (name, spec): (&VmName, &VmSpec),
+        only_host: Option<&HostName>,
+        policy: PlacementPolicy,
+    ) -> Result<Vec<SlotKey>, Box<Finding>> {
+        let needed = spec.request.slots();
+        let mut by_host: BTreeMap<&HostName, Vec<(Score, SlotKey)>> = BTreeMap::new();
+        for gpu in self.fitting(&spec.request) {
+            let Some(first) = gpu.free.first() else { continue };
+            let far = spec.prefer_numa_node.is_some_and(|node| gpu.numa_node != Some(node));
+            let crowding = match policy {
+                PlacementPolicy::Pack => gpu.free.len(),
+                PlacementPolicy::Spread => usize::MAX - gpu.free.len(),
+            };
+            let slot = SlotKey { gpu: gpu.key.clone(), slot: *first };
+            by_host.entry(&gpu.key.host).or_default().push((Score { far, crowding }, slot));
+        }
+        by_host.retain(|host, slots| slots.len() >= needed && only_host.is_none_or(|only| only == *host));
+        let best = by_host.into_values().filter_map(|mut slots| {
+            slots.sort();
+            slots.truncate(needed);
+            Some((slots.first()?.0, slots))
+        });
+        match best.min_by_key(|(score, _)| *score) {
+            Some((_, slots)) => Ok(slots.into_iter().map(|(_, slot)| slot).collect()),
+            None if needed == 0 => Ok(Vec::new()),
+            None => Err(Box::new(self.no_room(name, &spec.request))),
+        }
+    }
+
+    fn fitting<'b>(&'b self, request: &'b Request) -> impl Iterator<Item = &'b BoardGpu<'a>> {
+        self.gpus.iter().filter(move |gpu| request_obstacle(&gpu.key, gpu.planned, request).is_none())
+    }
+
+    /// The finding for a request that has no room: no such size, or all taken.
+    fn no_room(&self, name: &VmName, request: &Request) -> Finding {
+        let total: usize = self.fitting(request).map(|gpu| gpu.usable).sum();
+        let free: usize = self.fitting(request).map(|gpu| gpu.free.len()).sum();
+        match request {
+            Request::Partition { vram_mib, profile }
+                if total == 0 && (vram_mib.is_some() || profile.is_some()) =>
+            {
+                let mut wanted: Vec<String> = profile.iter().cloned().collect();
+                wanted.extend(vram_mib.map(|mib| format!("{mib} MiB")));
+                let present: Vec<Offer> =
+                    self.gpus.iter().filter_map(|gpu| gpu.planned.offer.clone()).collect();
+                say::size_mismatch(name, &wanted.join(", "), &present)
+            }
+            request => say::no_room(name, request, total - free, total),
+        }
     }
 }
 
-/// Who has what on a host: bookings, and everything that anybody else uses.
-#[derive(Debug)]
-pub struct Taken {
-    booked: BTreeSet<SlotKey>,
-    foreign: BTreeMap<DeviceSource, Vec<String>>,
-}
+/// What each host's devices are used for.
+pub type UsesByHost = BTreeMap<HostName, Uses>;
 
-impl Taken {
-    /// Reads bookings and observed use of one host.
-    pub fn on(host: &HostName, observed: &HostInventory, plan: &Plan) -> Self {
-        let booked = plan.bookings.keys().filter(|slot| &slot.gpu.host == host).cloned().collect();
-        let mut foreign: BTreeMap<DeviceSource, Vec<String>> = BTreeMap::new();
+/// Who uses which device of a host, by what was observed.
+#[derive(Debug, Clone, Default)]
+pub struct Uses(BTreeMap<DeviceSource, Vec<String>>);
+
+impl Uses {
+    /// Reads which domains name which devices, running or in their stored definition.
+    pub fn of(observed: &HostInventory) -> Self {
+        let mut uses: BTreeMap<DeviceSource, Vec<String>> = BTreeMap::new();
         for domain in observed.domains().into_iter().flat_map(BTreeMap::values) {
-            let devices: BTreeSet<_> = domain
+            let devices: BTreeSet<&DeviceSource> = domain
                 .live_devices
                 .iter()
                 .chain(&domain.defined_devices)
                 .map(|device| &device.source)
                 .collect();
             for device in devices {
-                foreign.entry(device.clone()).or_default().push(format!("domain {}", domain.name));
+                uses.entry(device.clone()).or_default().push(format!("domain {}", domain.name));
             }
         }
-        Self { booked, foreign }
+        Self(uses)
     }
 
-    /// Whether a slot is booked, or used by anybody.
-    pub fn contains(&self, gpu: &GpuKey, slot: Slot, observed: &Gpu) -> bool {
-        self.booked.contains(&SlotKey { gpu: gpu.clone(), slot }) || !self.users(slot, observed).is_empty()
+    /// Whether anybody uses a slot.
+    pub fn is_used(&self, slot: Slot, gpu: &Gpu) -> bool {
+        source_of(slot, gpu).is_some_and(|source| self.0.contains_key(&source))
+            || !holders_of(slot, gpu).is_empty()
     }
 
-    /// Who uses a slot by what was observed: domains that name it, and processes that have it open.
-    pub fn users(&self, slot: Slot, observed: &Gpu) -> Vec<String> {
-        let Some(source) = source_of(slot, observed) else { return Vec::new() };
-        let domains = self.foreign.get(&source).cloned().unwrap_or_default();
-        if !domains.is_empty() {
-            return domains;
+    /// Who uses a slot: the domains that name it, else the processes that have it open.
+    pub fn users(&self, slot: Slot, gpu: &Gpu) -> Vec<String> {
+        let domains = source_of(slot, gpu).and_then(|source| self.0.get(&source));
+        match domains {
+            Some(domains) => domains.clone(),
+            None => holders_of(slot, gpu).iter().map(say::describe_holder).collect(),
         }
-        let holders = match slot {
-            Slot::Partition(index) => {
-                partition(observed, index).map_or(&[][..], |partition| &partition.open_by)
-            }
-            Slot::Whole => &observed.open_by,
-        };
-        holders.iter().map(say::describe_holder).collect()
+    }
+}
+
+fn holders_of(slot: Slot, gpu: &Gpu) -> &[crate::inventory::Holder] {
+    match slot {
+        Slot::Partition(index) => partition(gpu, index).map_or(&[][..], |partition| &partition.open_by),
+        Slot::Whole => &gpu.open_by,
+    }
+}
+
+/// The slots that a GPU has by what was decided for it.
+pub fn decided_slots(gpu: &GpuKey, plan: &Plan) -> Vec<Slot> {
+    slots_of(plan.mode(gpu))
+}
+
+fn slots_of(mode: &GpuMode) -> Vec<Slot> {
+    match mode {
+        GpuMode::Host => Vec::new(),
+        GpuMode::Partitioned { count, .. } => (0..*count).map(Slot::Partition).collect(),
+        GpuMode::Passthrough { .. } => vec![Slot::Whole],
     }
 }
 
@@ -163,44 +225,56 @@ pub fn partition(gpu: &Gpu, index: u16) -> Option<&ObservedPartition> {
 /// Why a slot does not serve a request, apart from being taken. Empty means that it does.
 ///
 /// A slot whose partition does not exist yet serves: it is made before the VM starts.
-pub fn obstacles(
-    gpu: &GpuKey,
-    slot: Slot,
-    request: &Request,
-    observed: &HostInventory,
-    plan: &Plan,
-) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let Some(seen) = observed.gpus.get(&gpu.address) else { return vec![say::gpu_gone(gpu)] };
-    let Some(planned) = plan.gpus.get(gpu) else {
-        return vec![say::mode_conflict(gpu, "in mode host", "given to a VM")];
+pub fn obstacles(slot: &SlotKey, request: &Request, observed: &HostInventory, plan: &Plan) -> Vec<Finding> {
+    let key = &slot.gpu;
+    let Some(gpu) = observed.gpus.get(&key.address) else { return vec![say::gpu_gone(key)] };
+    let Some(planned) = plan.gpus.get(key) else {
+        return vec![say::mode_conflict(key, "in mode host", "given to a VM")];
     };
-    if planned.identity != seen.ids {
-        found.push(say::hardware_changed(gpu, planned.identity, seen.ids));
-    }
-    for call in observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&gpu.address)) {
-        found.push(say::call_stuck(gpu, &call.call));
-    }
-    match (request, slot) {
-        (Request::Partition { .. }, Slot::Partition(index)) => {
-            let fits = planned.offer.as_ref().is_some_and(|offer| size_fits(request, offer));
-            if !fits {
-                found.push(say::not_of_size(gpu, planned.offer.as_ref()));
-            }
-            let subject = || Subject::Partition(SlotKey { gpu: gpu.clone(), slot });
-            let shared = partition(seen, index).and_then(|partition| shared_group(partition, subject()));
-            found.extend(shared);
-        }
-        (Request::Whole { .. }, Slot::Whole) => {}
-        (Request::Whole { .. }, Slot::Partition(_)) => {
-            found.push(say::mode_conflict(gpu, "partitioned", "passed through"))
-        }
-        (Request::Partition { .. }, Slot::Whole) => {
-            found.push(say::mode_conflict(gpu, "passed through", "partitioned"))
-        }
-        (Request::None, _) => {}
-    }
+    let mut found = gpu_obstacles(key, planned, gpu, observed);
+    found.extend(request_obstacle(key, planned, request));
+    found.extend(group_obstacle(slot, gpu));
     found
+}
+
+/// Why nothing of a GPU can serve anybody.
+fn gpu_obstacles(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, observed: &HostInventory) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if planned.identity != gpu.ids {
+        found.push(say::hardware_changed(key, planned.identity, gpu.ids));
+    }
+    let stuck = observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address));
+    found.extend(stuck.map(|call| say::call_stuck(key, &call.call)));
+    found
+}
+
+/// Why a GPU, as it was decided to be used, does not serve a request.
+fn request_obstacle(key: &GpuKey, planned: &GpuPlan, request: &Request) -> Option<Finding> {
+    match (request, &planned.mode) {
+        (_, GpuMode::Host) => Some(say::mode_conflict(key, "in mode host", "given to a VM")),
+        (Request::Partition { .. }, GpuMode::Partitioned { .. }) => {
+            let fits = planned.offer.as_ref().is_some_and(|offer| size_fits(request, offer));
+            (!fits).then(|| say::not_of_size(key, planned.offer.as_ref()))
+        }
+        (Request::Whole { .. }, GpuMode::Partitioned { .. }) => {
+            Some(say::mode_conflict(key, "partitioned", "passed through"))
+        }
+        (Request::Partition { .. }, GpuMode::Passthrough { .. }) => {
+            Some(say::mode_conflict(key, "passed through", "partitioned"))
+        }
+        (Request::Whole { .. }, GpuMode::Passthrough { .. }) | (Request::None, _) => None,
+    }
+}
+
+/// Why a partition cannot be isolated: other functions in its IOMMU group would go along.
+pub fn group_obstacle(slot: &SlotKey, gpu: &Gpu) -> Option<Finding> {
+    let Slot::Partition(index) = slot.slot else { return None };
+    let partition = partition(gpu, index)?;
+    let PartitionDevice::Vf { address } = partition.device else { return None };
+    let group = partition.iommu_group.as_ref()?;
+    let is_other = |member: &&crate::inventory::GroupMember| member.address != address && !member.is_bridge();
+    let others: Vec<_> = group.members.iter().filter(is_other).map(|member| member.address).collect();
+    (!others.is_empty()).then(|| say::group_shared(Subject::Partition(slot.clone()), group.id, &others))
 }
 
 /// Whether an offer's partitions are of the size that is asked for.
@@ -212,18 +286,6 @@ pub fn size_fits(request: &Request, offer: &Offer) -> bool {
         }
         Request::None | Request::Whole { .. } => true,
     }
-}
-
-fn shared_group(partition: &ObservedPartition, subject: Subject) -> Option<Finding> {
-    let PartitionDevice::Vf { address } = partition.device else { return None };
-    let group: &IommuGroup = partition.iommu_group.as_ref()?;
-    let others: Vec<_> = group
-        .members
-        .iter()
-        .filter(|member| member.address != address && !member.is_bridge())
-        .map(|m| m.address)
-        .collect();
-    (!others.is_empty()).then(|| say::group_shared(subject, group.id, &others))
 }
 
 /// Why a slot cannot be handed to a VM at this moment. None means that it can.
@@ -268,38 +330,5 @@ pub fn unready(slot: &SlotKey, plan: &Plan, observed: &HostInventory) -> Option<
             (!free || !bound(&gpu.driver))
                 .then(|| format!("its functions are not all bound to {VFIO_DRIVER} yet"))
         }
-    }
-}
-
-/// The finding for a request that has no room: no such size, or all taken.
-fn no_room(name: &VmName, spec: &VmSpec, inventory: &Inventory, plan: &Plan) -> Finding {
-    let mut total = 0;
-    let mut in_use = 0;
-    let mut other_sizes = Vec::new();
-    for (host, observed) in inventory {
-        let taken = Taken::on(host, observed, plan);
-        for (address, gpu) in &observed.gpus {
-            let key = GpuKey { host: host.clone(), address: address.clone() };
-            let slots = decided_slots(&key, plan);
-            let fitting: Vec<_> = slots
-                .iter()
-                .filter(|slot| obstacles(&key, **slot, &spec.request, observed, plan).is_empty())
-                .collect();
-            total += fitting.len();
-            in_use += fitting.iter().filter(|slot| taken.contains(&key, ***slot, gpu)).count();
-            if fitting.is_empty() && slots.iter().any(|slot| matches!(slot, Slot::Partition(_))) {
-                other_sizes.extend(plan.gpus.get(&key).and_then(|planned| planned.offer.clone()));
-            }
-        }
-    }
-    match &spec.request {
-        Request::Partition { vram_mib, profile }
-            if total == 0 && (vram_mib.is_some() || profile.is_some()) =>
-        {
-            let mut wanted: Vec<String> = profile.iter().cloned().collect();
-            wanted.extend(vram_mib.map(|mib| format!("{mib} MiB")));
-            say::size_mismatch(name, &wanted.join(", "), &other_sizes)
-        }
-        request => say::no_room(name, request, in_use, total),
     }
 }

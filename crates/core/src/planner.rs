@@ -20,7 +20,7 @@ use crate::inventory::{
     Backend, Domain, DomainState, Gpu, HostInventory, Hypervisor, Inventory, Iommu, OffReason,
 };
 use crate::name::{GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmName};
-use crate::placement::{self, Taken};
+use crate::placement::{self, Board, Uses, UsesByHost};
 use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
 use crate::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
 use crate::step::VFIO_DRIVER;
@@ -39,27 +39,40 @@ pub struct Planned {
 
 /// Decides. The same arguments give the same plan, byte for byte.
 pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) -> Planned {
-    let mut planner = Planner { spec, inventory, now, plan: current.clone(), findings: Vec::new() };
+    let uses = inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
+    let mut planner = Planner {
+        spec,
+        inventory,
+        uses,
+        now,
+        plan: current.clone(),
+        held: BTreeMap::new(),
+        findings: Vec::new(),
+    };
     planner.judge_hosts();
     planner.release_bookings();
     planner.decide_gpus();
     planner.decide_vms();
-    let mut findings = std::mem::take(&mut planner.findings);
-    findings.sort();
-    findings.dedup();
     let gone = planner.gone();
     for name in &gone {
         planner.plan.vms.remove(name);
     }
     planner.count_generations(current);
+    let mut findings = planner.findings;
+    findings.sort();
+    findings.dedup();
     Planned { plan: planner.plan, findings, gone }
 }
 
 struct Planner<'a> {
     spec: &'a Spec,
     inventory: &'a Inventory,
+    /// Who uses what by observation: read once, asked often.
+    uses: UsesByHost,
     now: Timestamp,
     plan: Plan,
+    /// The bookings by VM.
+    held: BTreeMap<VmName, Vec<SlotKey>>,
     findings: Vec<Finding>,
 }
 
@@ -76,16 +89,30 @@ impl Planner<'_> {
     // Bookings end first, so that what they held is free in the same pass.
 
     fn release_bookings(&mut self) {
-        let releasable: Vec<SlotKey> = self
-            .plan
-            .bookings
-            .iter()
-            .filter(|(slot, held)| self.may_release(slot, held))
-            .map(|(s, _)| s.clone())
-            .collect();
-        for slot in releasable {
-            self.plan.bookings.remove(&slot);
+        self.index_bookings();
+        let mut releasable = Vec::new();
+        for (slot, booking) in &self.plan.bookings {
+            if self.may_release(slot, booking) {
+                releasable.push(slot.clone());
+            }
         }
+        for slot in &releasable {
+            self.plan.bookings.remove(slot);
+        }
+        if !releasable.is_empty() {
+            self.index_bookings();
+        }
+    }
+
+    fn index_bookings(&mut self) {
+        self.held.clear();
+        for (slot, booking) in &self.plan.bookings {
+            self.held.entry(booking.vm.clone()).or_default().push(slot.clone());
+        }
+    }
+
+    fn held_by(&self, vm: &VmName) -> &[SlotKey] {
+        self.held.get(vm).map_or(&[], Vec::as_slice)
     }
 
     /// A booking ends when its VM has no more use for it *and* the hardware is read back as free.
@@ -96,8 +123,7 @@ impl Planner<'_> {
             return false;
         }
         let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
-        let taken = Taken::on(&slot.gpu.host, observed, &Plan::default());
-        taken.users(slot.slot, gpu).is_empty()
+        self.uses.get(&slot.gpu.host).is_some_and(|uses| !uses.is_used(slot.slot, gpu))
     }
 
     fn is_wanted(&self, slot: &SlotKey, booking: &Booking, domain: Option<&Domain>) -> bool {
@@ -110,7 +136,7 @@ impl Planner<'_> {
         }
         let there =
             self.inventory.get(&slot.gpu.host).is_some_and(|seen| seen.gpus.contains_key(&slot.gpu.address));
-        let complete = self.plan.held_by(&booking.vm).count() == spec.request.slots();
+        let complete = self.held_by(&booking.vm).len() == spec.request.slots();
         if !there || !complete || !self.still_fits(slot, spec) {
             return false;
         }
@@ -200,7 +226,6 @@ impl Planner<'_> {
     /// What a look at a GPU in use says: drift, wrong drivers, shared groups, strangers.
     fn report_gpu(&mut self, key: &GpuKey, gpu: &Gpu, observed: &HostInventory) {
         let Some(planned) = self.plan.gpus.get(key) else { return };
-        let users = Taken::on(&key.host, observed, &self.plan);
         match &planned.mode {
             GpuMode::Partitioned { count, .. } => {
                 let have = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
@@ -214,13 +239,11 @@ impl Planner<'_> {
             }
             GpuMode::Passthrough { .. } | GpuMode::Host => {}
         }
+        let Some(uses) = self.uses.get(&key.host) else { return };
         for slot in placement::decided_slots(key, &self.plan) {
             let slot_key = SlotKey { gpu: key.clone(), slot };
-            let strangers: Vec<String> = match self.plan.bookings.get(&slot_key) {
-                Some(_) => Vec::new(),
-                None => users.users(slot, gpu),
-            };
-            if !strangers.is_empty() {
+            if uses.is_used(slot, gpu) && !self.plan.bookings.contains_key(&slot_key) {
+                let strangers = uses.users(slot, gpu);
                 self.findings.push(say::foreign_use(Subject::Partition(slot_key), &strangers));
             }
         }
@@ -238,11 +261,7 @@ impl Planner<'_> {
         }
         for index in 0..count {
             let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(index) };
-            for obstacle in
-                placement::obstacles(key, slot.slot, &Request::ANY_PARTITION, observed, &self.plan)
-            {
-                self.findings.push(obstacle);
-            }
+            self.findings.extend(placement::group_obstacle(&slot, gpu));
             let booked = self.plan.bookings.get(&slot);
             match (placement::partition(gpu, index), booked) {
                 (None, Some(booking))
@@ -270,20 +289,18 @@ impl Planner<'_> {
     // VMs, oldest first: who asked first is served first.
 
     fn decide_vms(&mut self) {
+        let gpus = self.plan.gpus.clone();
+        let mut board = Board::new(self.inventory, &gpus, &self.plan, &self.uses);
         let mut by_age: Vec<(&VmName, &VmSpec)> = self.spec.vms.iter().collect();
         by_age.sort_by_key(|(name, spec)| (spec.created_at, *name));
         for (name, spec) in by_age {
-            self.decide_vm(name, spec);
+            self.decide_vm(name, spec, &mut board);
         }
-        let forgotten: Vec<VmName> =
-            self.plan.vms.keys().filter(|name| !self.spec.vms.contains_key(*name)).cloned().collect();
-        for name in forgotten {
-            self.plan.vms.remove(&name);
-        }
+        self.plan.vms.retain(|name, _| self.spec.vms.contains_key(name));
     }
 
-    fn decide_vm(&mut self, name: &VmName, spec: &VmSpec) {
-        let Some(host) = self.home_of(name, spec) else { return };
+    fn decide_vm(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) {
+        let Some(host) = self.home_of(name, spec, board) else { return };
         let observed = &self.inventory[&host];
         if observed.domains().is_none() {
             return;
@@ -299,22 +316,24 @@ impl Planner<'_> {
             return;
         }
         let settled = self.settled(name, spec, domain, observed, before);
-        let goal = self.goal(name, spec, domain, observed, settled.as_ref());
+        let goal = self.goal((name, spec), domain, observed, settled.as_ref(), board);
         self.plan.vms.insert(name.clone(), VmPlan { host, id: spec.id, goal, settled });
     }
 
     /// The host of a VM: where it is, else where there is room, else where it could be some day.
-    fn home_of(&mut self, name: &VmName, spec: &VmSpec) -> Option<HostName> {
-        let planned = self.plan.vms.get(name).map(|planned| planned.host.clone());
-        let holding = self.plan.held_by(name).next().map(|(slot, _)| slot.gpu.host.clone());
-        let defined = self.inventory.iter().find(|(_, observed)| observed.domain(name).is_some());
-        let known = holding.or(planned).or_else(|| defined.map(|(host, _)| host.clone()));
-        let placed = || {
-            let policy = self.spec.policy.placement;
-            let slots = placement::place((name, spec), None, policy, self.inventory, &self.plan).ok()?;
+    fn home_of(&mut self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
+        let holding = self.held_by(name).first().map(|slot| &slot.gpu.host);
+        let planned = self.plan.vms.get(name).map(|planned| &planned.host);
+        let known = holding.or(planned).cloned();
+        let defined = || {
+            let mut hosts = self.inventory.iter();
+            hosts.find(|(_, observed)| observed.domain(name).is_some()).map(|(host, _)| host.clone())
+        };
+        let roomy = || {
+            let slots = board.choose((name, spec), None, self.spec.policy.placement).ok()?;
             slots.first().map(|slot| slot.gpu.host.clone())
         };
-        let home = known.or_else(placed).or_else(|| self.inventory.keys().next().cloned())?;
+        let home = known.or_else(defined).or_else(roomy).or_else(|| self.inventory.keys().next().cloned())?;
         if !self.inventory.contains_key(&home) {
             self.findings.push(say::host_silent(&home));
             return None;
@@ -347,11 +366,11 @@ impl Planner<'_> {
 
     fn goal(
         &mut self,
-        name: &VmName,
-        spec: &VmSpec,
+        (name, spec): (&VmName, &VmSpec),
         domain: Option<&Domain>,
         observed: &HostInventory,
         settled: Option<&Settled>,
+        board: &mut Board<'_>,
     ) -> VmGoal {
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let was_off = settled.is_some_and(|settled| settled.serial == spec.serial && !settled.running);
@@ -378,7 +397,7 @@ impl Planner<'_> {
                 self.findings.push(say::guest_powered_off(name));
                 VmGoal::Stop
             }
-            Run::Running if self.book(name, spec, observed) => VmGoal::Run,
+            Run::Running if self.book(name, spec, observed, board) => VmGoal::Run,
             Run::Running => VmGoal::Stop,
         }
     }
@@ -397,8 +416,14 @@ impl Planner<'_> {
     }
 
     /// Sees to it that a VM holds what it asks for. Returns whether it does, and can start when all is ready.
-    fn book(&mut self, name: &VmName, spec: &VmSpec, observed: &HostInventory) -> bool {
-        let held: Vec<SlotKey> = self.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
+    fn book(
+        &mut self,
+        name: &VmName,
+        spec: &VmSpec,
+        observed: &HostInventory,
+        board: &mut Board<'_>,
+    ) -> bool {
+        let mut held = self.held_by(name).to_vec();
         let outdated =
             held.len() != spec.request.slots() || held.iter().any(|slot| !self.still_fits(slot, spec));
         if !held.is_empty() && outdated {
@@ -406,36 +431,30 @@ impl Planner<'_> {
         }
         let obstacles: Vec<Finding> = held
             .iter()
-            .flat_map(|slot| placement::obstacles(&slot.gpu, slot.slot, &spec.request, observed, &self.plan))
+            .flat_map(|slot| placement::obstacles(slot, &spec.request, observed, &self.plan))
             .collect();
         if !obstacles.is_empty() {
             self.findings.extend(obstacles);
             return false;
         }
         if held.is_empty() {
-            let policy = self.spec.policy.placement;
-            match placement::place((name, spec), Some(&observed.host), policy, self.inventory, &self.plan) {
-                Ok(slots) => {
-                    for slot in slots {
-                        let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
-                        self.plan.bookings.insert(slot, booking);
-                    }
-                }
-                Err(findings) => {
-                    self.findings.extend(findings);
+            match board.take((name, spec), Some(&observed.host), self.spec.policy.placement) {
+                Ok(slots) => held = slots,
+                Err(finding) => {
+                    self.findings.push(*finding);
                     return false;
                 }
             }
+            for slot in &held {
+                let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
+                self.plan.bookings.insert(slot.clone(), booking);
+            }
         }
-        let unready: Vec<Finding> = self
-            .plan
-            .held_by(name)
-            .filter_map(|(slot, _)| {
-                placement::unready(slot, &self.plan, observed)
-                    .map(|why| say::partition_unready(slot, name, &why))
-            })
-            .collect();
-        self.findings.extend(unready);
+        for slot in &held {
+            let unready = placement::unready(slot, &self.plan, observed);
+            self.findings.extend(unready.map(|why| say::partition_unready(slot, name, &why)));
+        }
+        self.held.insert(name.clone(), held);
         true
     }
 
@@ -452,7 +471,7 @@ impl Planner<'_> {
                 (Some(_), VmSource::Made(_)) => false,
                 (Some(domain), VmSource::Adopted) => !domain.defined_devices.iter().any(|device| device.ours),
             };
-            nothing_left && self.plan.held_by(name).next().is_none()
+            nothing_left && self.held_by(name).is_empty()
         };
         let deleted = self.spec.vms.iter().filter(|(_, spec)| spec.run == Run::Deleted);
         deleted.filter(|(name, spec)| is_gone(name, spec)).map(|(name, _)| name.clone()).collect()
@@ -514,10 +533,10 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
 pub fn users_of(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> Vec<String> {
     let mut users: BTreeSet<String> =
         plan.bookings_on(key).map(|(_, booking)| format!("VM {}", booking.vm)).collect();
-    let taken = Taken::on(&key.host, observed, plan);
+    let uses = Uses::of(observed);
     let mut slots: Vec<Slot> = gpu.partitions.iter().filter_map(|p| p.index.map(Slot::Partition)).collect();
     slots.push(Slot::Whole);
-    for user in slots.into_iter().flat_map(|slot| taken.users(slot, gpu)) {
+    for user in slots.into_iter().flat_map(|slot| uses.users(slot, gpu)) {
         let managed =
             user.strip_prefix("domain ").is_some_and(|domain| users.contains(&format!("VM {domain}")));
         if !managed {

@@ -5,7 +5,7 @@ use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::{Hypervisor, Iommu};
 use crate::name::{GpuKey, HostName, SlotKey, VmName};
-use crate::placement::{self, Taken};
+use crate::placement::{self, Uses};
 use crate::spec::Request;
 
 /// Everything that keeps a VM from running on a host. Empty means that nothing does.
@@ -38,7 +38,7 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
     if holds_here {
         return Ok(found);
     }
-    let taken = Taken::on(host, observed, state.plan);
+    let uses = Uses::of(observed);
     let mut any_free = 0;
     let mut reasons = Vec::new();
     for (address, gpu) in &observed.gpus {
@@ -48,14 +48,15 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
             reasons.push(say::mode_conflict(&key, "in mode host", "given to a VM"));
         }
         for slot in slots {
-            let obstacles = placement::obstacles(&key, slot, &spec.request, observed, state.plan);
             let slot_key = SlotKey { gpu: key.clone(), slot };
+            let obstacles = placement::obstacles(&slot_key, &spec.request, observed, state.plan);
+            let holder = state.plan.bookings.get(&slot_key).map(|booking| vec![format!("VM {}", booking.vm)]);
             if !obstacles.is_empty() {
                 reasons.extend(obstacles);
-            } else if taken.contains(&key, slot, gpu) {
-                let holder = state.plan.bookings.get(&slot_key).map(|booking| format!("VM {}", booking.vm));
-                let users = holder.map_or_else(|| taken.users(slot, gpu), |holder| vec![holder]);
-                reasons.push(say::slot_taken(&slot_key, &users));
+            } else if let Some(holder) = holder {
+                reasons.push(say::slot_taken(&slot_key, &holder));
+            } else if uses.is_used(slot, gpu) {
+                reasons.push(say::slot_taken(&slot_key, &uses.users(slot, gpu)));
             } else {
                 any_free += 1;
             }

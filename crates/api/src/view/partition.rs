@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tranche_core::inventory::{Gpu, HostInventory, ObservedPartition, PartitionDevice};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, VmName};
-use tranche_core::placement::{self, Taken};
+use tranche_core::placement::{self, Uses};
 use tranche_core::plan::Plan;
 
 use super::Sources;
@@ -157,7 +157,7 @@ fn booked_state(vm: &VmName, seen: Option<&ObservedPartition>, host: &HostInvent
 }
 
 fn unbooked_state(plan: &Plan, slot: &SlotKey, host: &HostInventory, gpu: Option<&Gpu>) -> PartitionState {
-    let used = gpu.is_some_and(|gpu| Taken::on(&host.host, host, plan).contains(&slot.gpu, slot.slot, gpu));
+    let used = gpu.is_some_and(|gpu| Uses::of(host).is_used(slot.slot, gpu));
     if used {
         PartitionState::Foreign
     } else if gpu.is_none() || placement::unready(slot, plan, host).is_some() {

@@ -94,7 +94,7 @@ fn a_second_process_is_refused_and_told_who_has_the_store() {
         matches!(error, StoreError::InUse { holder, .. } if holder == Some(std::process::id())),
         "{error:?}"
     );
-    assert_eq!(code, Code::StoreUnavailable);
+    assert_eq!(code, Code::StoreInUse);
     put(&first, "a", "1");
     drop(first);
     assert_eq!(all(&open(&settings(&dir)).unwrap()).len(), 1);

@@ -1,0 +1,166 @@
+//! How long deciding takes: one host with 8 GPUs of 16 partitions and 128 VMs, all running, and all about to start.
+
+use std::collections::BTreeMap;
+
+use tranche_core::inventory::*;
+use tranche_core::name::*;
+use tranche_core::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
+use tranche_core::planner;
+use tranche_core::spec::*;
+use tranche_core::step::VFIO_DRIVER;
+use tranche_core::steps::steps;
+use uuid::Uuid;
+
+const GPUS: u8 = 8;
+const PARTITIONS: u16 = 16;
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench]
+fn plan_with_every_vm_running(bencher: divan::Bencher<'_, '_>) {
+    let (spec, inventory, plan) = world(true);
+    bencher.bench(|| planner::plan(&spec, &inventory, &plan, Timestamp(1)));
+}
+
+#[divan::bench]
+fn plan_with_every_vm_to_be_placed(bencher: divan::Bencher<'_, '_>) {
+    let (spec, inventory, plan) = world(false);
+    bencher.bench(|| planner::plan(&spec, &inventory, &plan, Timestamp(1)));
+}
+
+#[divan::bench]
+fn steps_with_every_vm_running(bencher: divan::Bencher<'_, '_>) {
+    let (spec, inventory, plan) = world(true);
+    bencher.bench(|| steps(&spec, &plan, &inventory[&host()]));
+}
+
+fn host() -> HostName {
+    "node1".parse().expect("a valid name")
+}
+
+fn function(bus: u8, device: u8, function: u8) -> PciAddress {
+    PciAddress { domain: 0, bus, device, function }
+}
+
+fn world(running: bool) -> (Spec, Inventory, Plan) {
+    let mut spec = Spec::default();
+    let mut plan = Plan::default();
+    let mut gpus = BTreeMap::new();
+    let mut domains = BTreeMap::new();
+    for bus in 0..GPUS {
+        let gpu = gpu(bus);
+        let key = GpuKey { host: host(), address: gpu.address.clone() };
+        let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
+        spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.ids });
+        let offer = gpu.offers.first().cloned();
+        plan.gpus
+            .insert(key.clone(), GpuPlan { mode, offer, identity: gpu.ids, host_drivers: BTreeMap::new() });
+        for partition in &gpu.partitions {
+            let index = partition.index.expect("ours");
+            let name: VmName = format!("vm-{bus}-{index}").parse().expect("a valid name");
+            let id = VmId(Uuid::from_u128(u128::from(bus) << 16 | u128::from(index)));
+            spec.vms.insert(name.clone(), vm(id));
+            if running {
+                let device = HostDevice { source: (&partition.device).into(), ours: true };
+                domains.insert(name.to_string(), domain(&name, id, device));
+                let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(index) };
+                plan.bookings.insert(slot, Booking { vm: name.clone(), vm_id: id, since: Timestamp(0) });
+                let settled = Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned() });
+                plan.vms.insert(name, VmPlan { host: host(), id, goal: VmGoal::Run, settled });
+            }
+        }
+        gpus.insert(gpu.address.clone(), gpu);
+    }
+    let seen = HostInventory {
+        host: host(),
+        boot_id: "boot".to_owned(),
+        observed_at: Timestamp(0),
+        system: SystemFacts {
+            kernel: "6.12.0".to_owned(),
+            cpu_model: "model".to_owned(),
+            cpus: 64,
+            memory_mib: 1 << 20,
+            iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+        },
+        hypervisor: Hypervisor::Up { libvirt: "11.3.0".to_owned(), qemu: "10.0.2".to_owned(), domains },
+        gpus,
+        stuck: Vec::new(),
+        notes: Vec::new(),
+    };
+    (spec, BTreeMap::from([(host(), seen)]), plan)
+}
+
+fn gpu(bus: u8) -> Gpu {
+    let address = function(bus, 0, 0);
+    let group = |id, address| {
+        let member = GroupMember { address, class: 0x03_0200, driver: Some(VFIO_DRIVER.to_owned()) };
+        Some(IommuGroup { id, members: vec![member] })
+    };
+    let partitions = (0..PARTITIONS).map(|index| {
+        let at = u8::try_from(index).expect("few");
+        let address = function(bus + 0x20, 4 + at / 8, at % 8);
+        ObservedPartition {
+            index: Some(index),
+            device: PartitionDevice::Vf { address },
+            driver: Some(VFIO_DRIVER.to_owned()),
+            iommu_group: group(u32::from(bus) * 100 + u32::from(index), address),
+            profile: None,
+            mmio_mib: 0,
+            open_by: Vec::new(),
+        }
+    });
+    Gpu {
+        address: GpuAddress::Pci(address),
+        ids: PciIds { vendor: 0x1af4, device: 0xaa, subvendor: 0x1af4, subdevice: 1 },
+        class: 0x03_0200,
+        model: "Model GPU".to_owned(),
+        emulated: true,
+        vram_mib: Some(16_384),
+        driver: Some("model".to_owned()),
+        numa_node: Some(u16::from(bus / 4)),
+        iommu_group: group(u32::from(bus), address),
+        bars: Vec::new(),
+        reset_methods: vec!["flr".to_owned()],
+        boot_vga: false,
+        aer: None,
+        backend: Some(Backend::SriovVfio),
+        sriov: Some(Sriov { total_vfs: PARTITIONS, vfs: PARTITIONS, autoprobe: false }),
+        offers: vec![Offer {
+            count: PARTITIONS,
+            profile: "1/16".to_owned(),
+            series: None,
+            vram_mib: Some(1_024),
+        }],
+        partitions: partitions.collect(),
+        open_by: Vec::new(),
+    }
+}
+
+fn vm(id: VmId) -> VmSpec {
+    VmSpec {
+        id,
+        source: VmSource::Adopted,
+        request: Request::ANY_PARTITION,
+        reserved: false,
+        prefer_numa_node: None,
+        run: Run::Running,
+        serial: 1,
+        created_at: Timestamp(0),
+    }
+}
+
+fn domain(name: &VmName, id: VmId, device: HostDevice) -> Domain {
+    Domain {
+        name: name.to_string(),
+        uuid: id.0,
+        state: DomainState::Running,
+        persistent: true,
+        autostart: false,
+        vcpus: 2,
+        memory_mib: 4_096,
+        live_devices: vec![device.clone()],
+        defined_devices: vec![device],
+    }
+}
