@@ -1,5 +1,7 @@
 //! The documents that are derived from the code, so that they cannot be wrong.
 
+mod cli;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -17,7 +19,11 @@ pub(crate) struct Page {
 
 /// Every derived page.
 pub(crate) fn derived() -> Vec<Page> {
-    vec![Page { path: "docs/findings.md", text: findings() }]
+    vec![
+        Page { path: "docs/cli.md", text: cli::page(tranche::command()) },
+        Page { path: "docs/configuration.md", text: configuration() },
+        Page { path: "docs/findings.md", text: findings() },
+    ]
 }
 
 /// Writes every derived page below `root`.
@@ -28,6 +34,26 @@ pub(crate) fn write(root: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// The file itself is the best page about its settings; a test of the daemon holds it to the real defaults.
+fn configuration() -> String {
+    format!("{CONFIGURATION}\n```toml\n{}```\n", include_str!("../../dist/tranched.toml"))
+}
+
+const CONFIGURATION: &str = "\
+# Configuration
+
+The daemon reads `/etc/tranche/tranched.toml` at its start. Every setting has a default, and the file may be missing; an
+unknown setting is an error, so that a typing error is never a default. `tranched --check-config` checks the file.
+
+* **Who may use it.** Members of the group `tranche` may connect to the socket, and may then do everything that the daemon
+  does: `usermod -aG tranche USER`.
+* **GPUs that Tranche does not know.** `/etc/tranche/catalogue.d/*.toml` extends the catalogue; what the kernel says about a
+  device always counts more.
+* **What to back up.** The store, `/var/lib/tranche/tranche.db`: what was asked for, and what was decided.
+
+<!-- Derived from dist/tranched.toml by `cargo xtask docs`; do not edit. -->
+";
 
 fn findings() -> String {
     let mut text = String::from(

@@ -10,7 +10,7 @@ use crate::tree::{File, Tree};
 /// What the code of each crate may use. Dev-dependencies are free: they do not ship.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/core", &["serde", "thiserror", "utoipa", "uuid"]),
-    ("xtask", &["anyhow", "clap", "toml", "tranche-core"]),
+    ("xtask", &["anyhow", "clap", "toml", "tranche", "tranche-core"]),
 ];
 const ROOT: &str = "Cargo.toml";
 
