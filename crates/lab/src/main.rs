@@ -1,1 +1,159 @@
-fn main() {}
+//! The command `tranche-lab`: virtual GPU hosts by name.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tranche_lab::image::NodeImage;
+use tranche_lab::node::{NodeStatus, default_run_dir};
+use tranche_lab::{Lifetime, Node, NodeOptions, Progress};
+
+/// Virtual GPU hosts: a Debian 13 machine with an IOMMU, SR-IOV adapters and libvirt, without a GPU.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    order: Order,
+}
+
+#[derive(Debug, Subcommand)]
+enum Order {
+    /// Make the node image, if it is not there yet, and print where it is
+    Image,
+    /// Start a node and leave it up; one that was cut gets its power back
+    Up(Up),
+    /// End a node and remove all that it had
+    Down(Which),
+    /// Run a command in a node, or a shell
+    Ssh {
+        #[command(flatten)]
+        which: Which,
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Take a node's power away; `up` gives it back, with the same disk
+    PowerCut(Which),
+    /// Press a node's reset button and wait until it is up again
+    Reset(Which),
+    /// Show the nodes
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// Format of the answer
+        #[arg(short, long, default_value = "table")]
+        output: OutputFormat,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Directory under which nodes have theirs [default: ~/.local/state/tranche-lab]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn directory(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(default_run_dir)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The node's name
+    #[arg(default_value = "node")]
+    name: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Which {
+    fn find(&self) -> Result<Node> {
+        Ok(Node::find(&self.place.directory(), &self.name)?)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    #[command(flatten)]
+    which: Which,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    vcpus: u32,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 3072, value_parser = clap::value_parser!(u32).range(1024..=262_144))]
+    memory_mib: u32,
+    /// SR-IOV adapters that stand in for GPUs, 7 virtual functions each
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=8))]
+    adapters: u32,
+    /// A hardware watchdog that resets the node
+    #[arg(long)]
+    watchdog: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Table,
+    Json,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().order) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tranche-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(order: Order) -> Result<()> {
+    let progress = Progress::new();
+    match order {
+        Order::Image => println!("{}", NodeImage::ensure(&progress)?.root_disk().display()),
+        Order::Up(up) => start(&up, &progress)?,
+        Order::Down(which) => which.find()?.end()?,
+        Order::Ssh { which, command } => {
+            // It takes this program's place, so that the terminal and the exit status are ssh's own.
+            let error = which.find()?.ssh_client(&command)?.exec();
+            return Err(error).context("ssh could not be started. Is openssh-client installed?");
+        }
+        Order::PowerCut(which) => which.find()?.power_cut()?,
+        Order::Reset(which) => which.find()?.reset(&progress)?,
+        Order::Status { place, output } => show(&Node::list(&place.directory())?, output)?,
+    }
+    Ok(())
+}
+
+fn start(up: &Up, progress: &Progress) -> Result<()> {
+    if let Ok(mut node) = up.which.find() {
+        return Ok(node.start_again(progress)?);
+    }
+    let options = NodeOptions {
+        run_dir: up.which.place.directory(),
+        vcpus: up.vcpus,
+        memory_mib: up.memory_mib,
+        adapters: up.adapters,
+        watchdog: up.watchdog,
+        ..NodeOptions::new(&up.which.name, Lifetime::Detached)?
+    };
+    let node = Node::start(options, progress)?;
+    progress.say(&format!("Node {} is up: tranche-lab ssh {}", node.name(), node.name()));
+    Ok(())
+}
+
+fn show(nodes: &[NodeStatus], format: OutputFormat) -> Result<()> {
+    if format == OutputFormat::Json {
+        println!("{}", serde_json::to_string_pretty(nodes)?);
+        return Ok(());
+    }
+    for node in nodes {
+        let state = if node.up { "up" } else { "cut" };
+        let port = node.ssh_port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
+        println!("{:<32} {state:<4} {port:<16} {}", node.name, node.directory.display());
+    }
+    Ok(())
+}
