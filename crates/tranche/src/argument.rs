@@ -32,7 +32,9 @@ impl GpuArg {
     pub fn matches(&self, gpu: &GpuKey) -> bool {
         let same_address = match &self.address {
             AddressArg::Full(address) => *address == gpu.address,
-            AddressArg::Short(short) => gpu.address.pci().is_some_and(|pci| PciAddress { domain: 0, ..pci } == *short),
+            AddressArg::Short(short) => {
+                gpu.address.pci().is_some_and(|pci| PciAddress { domain: 0, ..pci } == *short)
+            }
         };
         same_address && self.host.as_ref().is_none_or(|host| *host == gpu.host)
     }
@@ -40,7 +42,9 @@ impl GpuArg {
     /// The GPU, if it is fully named and nobody has to be asked.
     pub fn key(&self) -> Option<GpuKey> {
         match (&self.host, &self.address) {
-            (Some(host), AddressArg::Full(address)) => Some(GpuKey { host: host.clone(), address: address.clone() }),
+            (Some(host), AddressArg::Full(address)) => {
+                Some(GpuKey { host: host.clone(), address: address.clone() })
+            }
             _ => None,
         }
     }
@@ -53,7 +57,9 @@ impl fmt::Display for GpuArg {
         }
         match &self.address {
             AddressArg::Full(address) => address.fmt(f),
-            AddressArg::Short(PciAddress { bus, device, function, .. }) => write!(f, "{bus:02x}:{device:02x}.{function}"),
+            AddressArg::Short(PciAddress { bus, device, function, .. }) => {
+                write!(f, "{bus:02x}:{device:02x}.{function}")
+            }
         }
     }
 }
@@ -92,8 +98,9 @@ pub(crate) fn request(text: &str) -> Result<Request, String> {
     if let Some(profile) = text.strip_prefix("profile:").filter(|profile| !profile.is_empty()) {
         return Ok(Request::Partition { vram_mib: None, profile: Some(profile.to_owned()) });
     }
-    let vram_mib = size_mib(text)
-        .map_err(|_| "write none, any, a size such as 4GiB, profile:NAME, whole, or whole:COUNT".to_owned())?;
+    let vram_mib = size_mib(text).map_err(|_| {
+        "write none, any, a size such as 4GiB, profile:NAME, whole, or whole:COUNT".to_owned()
+    })?;
     Ok(Request::Partition { vram_mib: Some(vram_mib), profile: None })
 }
 
@@ -146,7 +153,10 @@ mod tests {
             assert!(!name.parse::<GpuArg>().unwrap().matches(&gpu), "{name}");
         }
         for name in ["", "node1/", "/41:00.0", "41", "No de/41:00.0", "node1/41:00.0/3"] {
-            assert!(name.parse::<GpuArg>().is_err() || !name.parse::<GpuArg>().unwrap().matches(&gpu), "{name}");
+            assert!(
+                name.parse::<GpuArg>().is_err() || !name.parse::<GpuArg>().unwrap().matches(&gpu),
+                "{name}"
+            );
         }
     }
 
@@ -169,7 +179,10 @@ mod tests {
         for wrong in ["", "0", "GiB", "-1", "1.5GiB", "4 GiB", "99999999999999999999T", "٣"] {
             assert!(size_mib(wrong).is_err(), "{wrong}");
         }
-        assert_eq!((duration("90"), duration("5m")), (Ok(Duration::from_secs(90)), Ok(Duration::from_secs(300))));
+        assert_eq!(
+            (duration("90"), duration("5m")),
+            (Ok(Duration::from_secs(90)), Ok(Duration::from_secs(300)))
+        );
         assert!(duration("soon").is_err());
     }
 }

@@ -99,7 +99,9 @@ pub enum Command {
     /// Why a VM cannot run on a host: every condition that fails
     ///
     /// The VM may be off, waiting or running. Exits with 6 if anything stands in the way.
-    #[command(after_long_help = "Examples:\n  tranche why-not desk-02 node1\n  tranche why-not desk-02 -o json")]
+    #[command(
+        after_long_help = "Examples:\n  tranche why-not desk-02 node1\n  tranche why-not desk-02 -o json"
+    )]
     WhyNot {
         /// The VM
         vm: VmName,
@@ -118,7 +120,9 @@ pub enum Command {
     /// Make GPUs and VMs as a YAML file declares them
     ///
     /// What the file does not name is left alone. Unknown fields and repeated keys are refused.
-    #[command(after_long_help = "Examples:\n  tranche apply -f site.yaml --dry-run\n  tranche apply -f - < site.yaml")]
+    #[command(
+        after_long_help = "Examples:\n  tranche apply -f site.yaml --dry-run\n  tranche apply -f - < site.yaml"
+    )]
     Apply {
         /// The file; `-` is standard input
         #[arg(short, long, value_name = "FILE")]

@@ -49,18 +49,25 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
-        let body = body.map(serde_json::to_vec).transpose().map_err(|source| ClientError::Unsendable { source })?;
+        let body =
+            body.map(serde_json::to_vec).transpose().map_err(|source| ClientError::Unsendable { source })?;
         self.call(method, path, body)
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, ClientError> {
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, ClientError> {
         let request = format!("{method} {BASE}{path}");
         let exchange = self.exchange(method, path, body, &request);
         let limited = async { tokio::time::timeout(ANSWER_TIMEOUT, exchange).await };
         let answer = self.runtime.block_on(limited);
         let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request.clone() })??;
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|source| ClientError::Malformed { request, source });
+            return serde_json::from_slice(&bytes)
+                .map_err(|source| ClientError::Malformed { request, source });
         }
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
@@ -114,7 +121,9 @@ pub(crate) enum ClientError {
     Unread { request: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("The answer to {request} is not what this command expects.")]
     Malformed { request: String, source: serde_json::Error },
-    #[error("The daemon answered {request} with {status} and without a reason that this command understands.")]
+    #[error(
+        "The daemon answered {request} with {status} and without a reason that this command understands."
+    )]
     Unexplained { request: String, status: StatusCode, source: serde_json::Error },
     #[error("{request} cannot be put into words for HTTP.")]
     Unspeakable { request: String, source: hyper::http::Error },
@@ -142,7 +151,10 @@ impl ClientError {
             Self::Malformed { .. } | Self::Unexplained { .. } => {
                 "Are command and daemon of the same version? Compare tranche --version and tranched --version."
             }
-            Self::Unread { .. } | Self::Unspeakable { .. } | Self::Unsendable { .. } | Self::Runtime { .. } => {
+            Self::Unread { .. }
+            | Self::Unspeakable { .. }
+            | Self::Unsendable { .. }
+            | Self::Runtime { .. } => {
                 return None;
             }
         };

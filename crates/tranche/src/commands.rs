@@ -104,9 +104,9 @@ impl Daemon<'_> {
         let hosts: Vec<HostView> = self.client.get("/hosts")?;
         match <[HostView; 1]>::try_from(hosts) {
             Ok([host]) => Ok(host.name),
-            Err(hosts) => {
-                Err(Failure::HostNeeded { hosts: hosts.into_iter().map(|host| host.name.to_string()).collect() })
-            }
+            Err(hosts) => Err(Failure::HostNeeded {
+                hosts: hosts.into_iter().map(|host| host.name.to_string()).collect(),
+            }),
         }
     }
 }

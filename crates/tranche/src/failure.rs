@@ -62,7 +62,9 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
-            Self::Client(ClientError::Refused(_)) | Self::Declaration(_) | Self::UnknownGpu { .. } => Exit::Refused,
+            Self::Client(ClientError::Refused(_)) | Self::Declaration(_) | Self::UnknownGpu { .. } => {
+                Exit::Refused
+            }
             Self::Operation(operation) if !operation.state.is_over() => Exit::Waiting,
             Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } => Exit::Usage,
             _ => Exit::Failed,
@@ -88,13 +90,18 @@ impl Failure {
                 format!("Its log: tranche operation show {}", operation.id)
             }
             Self::Operation(operation) => {
-                format!("It goes on by itself. Wait for it again with: tranche operation wait {}", operation.id)
+                format!(
+                    "It goes on by itself. Wait for it again with: tranche operation wait {}",
+                    operation.id
+                )
             }
             Self::AmbiguousGpu { .. } => "Write host/address.".to_owned(),
             Self::UnknownGpu { .. } => "List them with: tranche gpu list".to_owned(),
             Self::HostNeeded { hosts } => format!("Name one of: {}.", hosts.join(", ")),
             Self::TooLong { max_bytes, .. } => format!("It may be {max_bytes} bytes long at most."),
-            Self::Program { program, .. } => format!("Install the package that has {program} (libvirt-clients)."),
+            Self::Program { program, .. } => {
+                format!("Install the package that has {program} (libvirt-clients).")
+            }
             Self::Read { .. } | Self::Write { .. } | Self::Print { .. } => return None,
         };
         Some(hint)

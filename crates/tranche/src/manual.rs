@@ -24,5 +24,6 @@ pub(crate) fn page() -> Result<Vec<u8>, Failure> {
 pub(crate) fn write_pages(directory: &Path) -> Result<(), Failure> {
     let written =
         fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(crate::command(), directory));
-    written.map_err(|source| Failure::Write { what: format!("A man page in {}", directory.display()), source })
+    written
+        .map_err(|source| Failure::Write { what: format!("A man page in {}", directory.display()), source })
 }

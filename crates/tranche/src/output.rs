@@ -43,9 +43,13 @@ impl Console {
         let text = match self.format {
             Format::Table => value.as_text(),
             Format::Json => {
-                serde_json::to_string_pretty(value).map_err(|source| Failure::Print { source: source.into() })? + "\n"
+                serde_json::to_string_pretty(value)
+                    .map_err(|source| Failure::Print { source: source.into() })?
+                    + "\n"
             }
-            Format::Yaml => serde_saphyr::to_string(&value).map_err(|source| Failure::Print { source: source.into() })?,
+            Format::Yaml => {
+                serde_saphyr::to_string(&value).map_err(|source| Failure::Print { source: source.into() })?
+            }
         };
         self.print(text.as_bytes())
     }

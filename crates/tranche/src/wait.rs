@@ -46,7 +46,8 @@ pub(crate) fn until_over(
             OperationState::Waiting => waiting_since.or_else(|| Some(Instant::now())),
             _ => None,
         };
-        let out_of_patience = waiting_since.is_some_and(|since| timeout.is_none() && since.elapsed() >= PATIENCE);
+        let out_of_patience =
+            waiting_since.is_some_and(|since| timeout.is_none() && since.elapsed() >= PATIENCE);
         if out_of_patience || begun.elapsed() >= timeout.unwrap_or(WORK_LONGEST) {
             break;
         }

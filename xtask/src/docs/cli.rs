@@ -31,7 +31,8 @@ fn section(command: &Command, text: &mut String) {
     if let Some(examples) = command.get_after_long_help() {
         text.push_str(&format!("\n```text\n{}\n```\n", examples.to_string().trim_end()));
     }
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help") {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")
+    {
         section(below, text);
     }
 }
@@ -43,7 +44,13 @@ fn is_described(arg: &Arg, top: bool) -> bool {
 
 fn row(arg: &Arg) -> String {
     let takes_value = arg.get_action().takes_values();
-    let values = arg.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ");
+    let values = arg
+        .get_value_names()
+        .unwrap_or_default()
+        .iter()
+        .map(|name| name.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
     let name = match (arg.get_short(), arg.get_long()) {
         (Some(short), Some(long)) => format!("-{short}, --{long}"),
         (None, Some(long)) => format!("--{long}"),
@@ -61,7 +68,8 @@ fn row(arg: &Arg) -> String {
     if takes_value && !choices.is_empty() {
         meaning.push(format!("One of {}", choices.join(", ")));
     }
-    let default: Vec<String> = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    let default: Vec<String> =
+        arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     if takes_value && !default.is_empty() {
         meaning.push(format!("Default: `{}`", default.join(" ")));
     }
@@ -107,6 +115,39 @@ mod tests {
 
     #[test]
     fn commands_are_described_with_arguments_and_examples_and_hidden_ones_are_not() {
-        expect![[""]].assert_eq(&page(Thing::command()));
+        expect![[r#"
+            # The command `tranche`
+
+            The same text as `tranche COMMAND --help`; flags of every command are described once.
+
+            <!-- Derived from crates/tranche/src/cli.rs by `cargo xtask docs`; do not edit. -->
+
+            ## `thing`
+
+            Does things
+
+            | argument | meaning |
+            | --- | --- |
+            | `-l, --loud` | Be loud. |
+
+            ## `thing make`
+
+            Makes one
+
+            ```text
+            thing make [OPTIONS] <COUNT>
+            ```
+
+            | argument | meaning |
+            | --- | --- |
+            | `COUNT` | How many. |
+            | `--size SIZE` | Of what \| size. Default: `4`. Environment: `SIZE`. |
+
+            ```text
+            Examples:
+              thing make 3
+            ```
+        "#]]
+        .assert_eq(&page(Thing::command()));
     }
 }

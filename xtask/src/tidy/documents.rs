@@ -115,6 +115,8 @@ mod tests {
             drift,
             &[("docs/findings.md", "by hand\n")],
             expect![[r#"
+                docs/cli.md: is not what the code says: run `cargo xtask docs`
+                docs/configuration.md: is not what the code says: run `cargo xtask docs`
                 docs/findings.md: is not what the code says: run `cargo xtask docs`
             "#]],
         );

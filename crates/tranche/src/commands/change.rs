@@ -10,12 +10,22 @@ use crate::failure::{Exit, Failure};
 use crate::wait;
 
 /// Asks for a change by `PUT`.
-pub(super) fn put(path: &str, body: &impl Serialize, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+pub(super) fn put(
+    path: &str,
+    body: &impl Serialize,
+    doing: Doing,
+    daemon: &Daemon<'_>,
+) -> Result<Exit, Failure> {
     make(Method::PUT, path, Some(body), doing, daemon)
 }
 
 /// Asks for a change by `POST`.
-pub(super) fn post(path: &str, body: &impl Serialize, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+pub(super) fn post(
+    path: &str,
+    body: &impl Serialize,
+    doing: Doing,
+    daemon: &Daemon<'_>,
+) -> Result<Exit, Failure> {
     make(Method::POST, path, Some(body), doing, daemon)
 }
 

@@ -16,7 +16,11 @@ pub(super) fn apply(file: &Path, doing: Doing, daemon: &Daemon<'_>) -> Result<Ex
     let Daemon { client, console } = daemon;
     let declared = declaration::read(file)?;
     if doing.dry_run {
-        return daemon.show(&client.send::<Preview>(Method::POST, &change::dry("/apply"), Some(&declared))?);
+        return daemon.show(&client.send::<Preview>(
+            Method::POST,
+            &change::dry("/apply"),
+            Some(&declared),
+        )?);
     }
     let mut applied: Applied = client.send(Method::POST, "/apply", Some(&declared))?;
     console.remarks(&applied.findings);

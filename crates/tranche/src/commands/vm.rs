@@ -31,7 +31,9 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         VmCommand::Stop { name, force, doing } => {
             change::post(&path(&name, "/stop"), &StopVm { force }, doing, daemon)
         }
-        VmCommand::Restart { name, doing } => change::post(&path(&name, "/restart"), &Nothing {}, doing, daemon),
+        VmCommand::Restart { name, doing } => {
+            change::post(&path(&name, "/restart"), &Nothing {}, doing, daemon)
+        }
         VmCommand::Delete { name, force, doing } => {
             let path = path(&name, if force { "?force=true" } else { "" });
             change::delete(&path, doing, daemon)

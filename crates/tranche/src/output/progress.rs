@@ -20,7 +20,8 @@ enum Kind {
 
 impl Progress {
     pub(super) fn bar(title: &str) -> Self {
-        let style = ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {percent:>3}% {elapsed} {wide_msg}");
+        let style =
+            ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {percent:>3}% {elapsed} {wide_msg}");
         let bar = ProgressBar::new(100).with_prefix(super::text::plain(title));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(TURN);

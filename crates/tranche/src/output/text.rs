@@ -80,7 +80,9 @@ pub(super) fn request(request: &Request) -> String {
         Request::Partition { vram_mib: None, profile: None } => "any".to_owned(),
         Request::Partition { vram_mib: Some(mib), profile: None } => size(*mib),
         Request::Partition { vram_mib: None, profile: Some(profile) } => format!("profile:{profile}"),
-        Request::Partition { vram_mib: Some(mib), profile: Some(profile) } => format!("profile:{profile}, {}", size(*mib)),
+        Request::Partition { vram_mib: Some(mib), profile: Some(profile) } => {
+            format!("profile:{profile}, {}", size(*mib))
+        }
         Request::Whole { gpus: 1 } => "whole".to_owned(),
         Request::Whole { gpus } => format!("whole:{gpus}"),
     }
@@ -91,7 +93,9 @@ pub(super) fn mode(mode: &GpuMode) -> String {
     match mode {
         GpuMode::Host => "host".to_owned(),
         GpuMode::Partitioned { count, series: None } => format!("{count} partitions"),
-        GpuMode::Partitioned { count, series: Some(series) } => format!("{count} partitions of series {series}"),
+        GpuMode::Partitioned { count, series: Some(series) } => {
+            format!("{count} partitions of series {series}")
+        }
         GpuMode::Passthrough { .. } => "passthrough".to_owned(),
     }
 }
@@ -134,6 +138,9 @@ mod tests {
 
     #[test]
     fn sizes_are_exact() {
-        assert_eq!((size(3648), size(16384), size(512)), ("3648 MiB".into(), "16 GiB".into(), "512 MiB".into()));
+        assert_eq!(
+            (size(3648), size(16384), size(512)),
+            ("3648 MiB".into(), "16 GiB".into(), "512 MiB".into())
+        );
     }
 }

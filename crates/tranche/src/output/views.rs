@@ -45,8 +45,11 @@ fn host(host: &HostView) -> String {
         ("VMs", format!("{}, {} running", host.vms, host.vms_running)),
         ("Reported", text::time(host.observed_at)),
     ]);
-    let stuck: String =
-        host.stuck.iter().map(|call| format!("stuck since {}: {}\n", text::time(call.since), text::plain(&call.call))).collect();
+    let stuck: String = host
+        .stuck
+        .iter()
+        .map(|call| format!("stuck since {}: {}\n", text::time(call.since), text::plain(&call.call)))
+        .collect();
     text::findings_below(&(fields + &stuck), &host.findings)
 }
 
@@ -120,7 +123,11 @@ impl Show for [Operation] {
                 operation.title.clone(),
             ]
         };
-        rows(&["ID", "STATE", "DONE", "SINCE", "WHAT"], self.iter().map(row).collect(), "There are no operations.")
+        rows(
+            &["ID", "STATE", "DONE", "SINCE", "WHAT"],
+            self.iter().map(row).collect(),
+            "There are no operations.",
+        )
     }
 }
 
@@ -133,8 +140,11 @@ impl Show for Operation {
             ("Since", text::time(self.created_at)),
             ("Last change", text::time(self.updated_at)),
         ]);
-        let log: String =
-            self.log.iter().map(|line| format!("{}  {}\n", text::time(line.at), text::plain(&line.text))).collect();
+        let log: String = self
+            .log
+            .iter()
+            .map(|line| format!("{}  {}\n", text::time(line.at), text::plain(&line.text)))
+            .collect();
         text::findings_below(&(fields + "\n" + &log), &self.findings)
     }
 }

@@ -33,7 +33,11 @@ fn every_change_of_a_gpu_sets_its_mode() {
         mode,
         r#"{"mode":"partitioned","count":2,"series":"Q"}"#,
     );
-    asks(&["gpu", "passthrough", "node1/0000:01:00.0"], mode, r#"{"mode":"passthrough","allow_console":false}"#);
+    asks(
+        &["gpu", "passthrough", "node1/0000:01:00.0"],
+        mode,
+        r#"{"mode":"passthrough","allow_console":false}"#,
+    );
     asks(&["gpu", "release", "node1/01:00.0"], mode, r#"{"mode":"host"}"#);
 }
 
@@ -59,17 +63,22 @@ fn every_change_of_a_vm_has_its_own_request() {
 
 #[test]
 fn a_vm_is_made_from_its_flags() {
-    let daemon = Daemon::new().answers("POST /v1/vms", &accepted(operation("create VM a", Succeeded, &[], &[])));
+    let daemon =
+        Daemon::new().answers("POST /v1/vms", &accepted(operation("create VM a", Succeeded, &[], &[])));
     let seed = daemon.dir().join("user-data");
     std::fs::write(&seed, "#cloud-config\n").unwrap();
     let flags = "vm create a --vcpus 2 --memory 4GiB --disk default/a.qcow2 --disk ssd/b --network default \
                  --guest-os ubuntu22.04 --firmware bios --gpu 4GiB --reserved --numa-node 1 --cloud-init";
     let mut args: Vec<&str> = flags.split_whitespace().collect();
     args.push(seed.to_str().unwrap());
-    check(&daemon, &args, expect![[r#"
+    check(
+        &daemon,
+        &args,
+        expect![[r#"
         create VM a: done
         exit 0
-    "#]]);
+    "#]],
+    );
     let asked = daemon.asked().pop().unwrap().replace(",\"", ",\n\"");
     expect![[r##"
         POST /v1/vms {"name":"a",
@@ -85,7 +94,8 @@ fn a_vm_is_made_from_its_flags() {
         "request":{"kind":"partition",
         "vram_mib":4096},
         "reserved":true,
-        "prefer_numa_node":1}"##]].assert_eq(&asked);
+        "prefer_numa_node":1}"##]]
+    .assert_eq(&asked);
 }
 
 #[test]
@@ -102,9 +112,13 @@ fn a_dry_run_shows_the_effect_on_each_vm_and_changes_nothing() {
         steps: vec![HostStep { host: igb().host, step, text }],
         findings: vec![no_room()],
     };
-    let preview = Preview { changes: vec!["split GPU node1/0000:01:00.0 into 2 partitions".to_owned()], effect };
+    let preview =
+        Preview { changes: vec!["split GPU node1/0000:01:00.0 into 2 partitions".to_owned()], effect };
     let daemon = Daemon::new().answers("PUT /v1/gpus/node1/0000:01:00.0/mode?dry_run=true", &preview);
-    check(&daemon, &["gpu", "partition", "node1/0000:01:00.0", "2", "--dry-run"], expect![[r#"
+    check(
+        &daemon,
+        &["gpu", "partition", "node1/0000:01:00.0", "2", "--dry-run"],
+        expect![[r#"
         Nothing was changed. It would:
           split GPU node1/0000:01:00.0 into 2 partitions
 
@@ -113,10 +127,12 @@ fn a_dry_run_shows_the_effect_on_each_vm_and_changes_nothing() {
 
         HOST   FIRST STEPS
         node1  disable the virtual functions of GPU 0000:01:00.0
+
         warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
           hint: Stop a VM or split another GPU; it starts by itself then.
         exit 0
-    "#]]);
+    "#]],
+    );
     assert_eq!(daemon.asked().len(), 1);
 }
 
@@ -127,31 +143,43 @@ fn a_change_is_waited_for_and_its_log_is_shown() {
         .answers("POST /v1/vms/desk-01/start", &accepted(operation(title, Running, &[], &[])))
         .answers(ASK_OPERATION, &operation(title, Running, &["booked partition 0"], &[]))
         .answers(ASK_OPERATION, &operation(title, Succeeded, &["booked partition 0", "started"], &[]));
-    check(&daemon, &["vm", "start", "desk-01"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "start", "desk-01"],
+        expect![[r#"
         start VM desk-01: done
         ! start VM desk-01: booked partition 0
         ! start VM desk-01: started
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn quiet_prints_nothing_on_success() {
     let done = accepted(operation("start VM desk-01", Succeeded, &["started"], &[]));
     let daemon = Daemon::new().answers("POST /v1/vms/desk-01/start", &done);
-    check(&daemon, &["vm", "start", "desk-01", "-q"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "start", "desk-01", "-q"],
+        expect![[r#"
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn without_waiting_the_operation_is_named() {
     let running = accepted(operation("start VM desk-01", Running, &[], &[]));
     let daemon = Daemon::new().answers("POST /v1/vms/desk-01/start", &running);
-    check(&daemon, &["vm", "start", "desk-01", "--no-wait"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "start", "desk-01", "--no-wait"],
+        expect![[r#"
         start VM desk-01: operation 00000000-0000-0000-0000-000000000007
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -160,32 +188,44 @@ fn what_waits_longer_than_allowed_goes_on_by_itself() {
     let daemon = Daemon::new()
         .answers("POST /v1/vms/desk-02/start", &accepted(waiting.clone()))
         .answers(ASK_OPERATION, &waiting);
-    check(&daemon, &["vm", "start", "desk-02", "--timeout", "0"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "start", "desk-02", "--timeout", "0"],
+        expect![[r#"
         ! start VM desk-02: waits: No free partition fits VM desk-02.
         ! error: Cannot start VM desk-02 yet.
-        !   hint: It goes on by itself. Wait for it again with: tranche operation wait 00000000-0000-0000-0000-000000000007
         ! warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
         !   hint: Stop a VM or split another GPU; it starts by itself then.
+        !   hint: It goes on by itself. Wait for it again with: tranche operation wait 00000000-0000-0000-0000-000000000007
         exit 4
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn what_ends_otherwise_says_why() {
     let failed = operation("start VM desk-02", Failed, &[], &[no_room()]);
     let daemon = Daemon::new().answers("POST /v1/vms/desk-02/start", &accepted(failed));
-    check(&daemon, &["vm", "start", "desk-02"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "start", "desk-02"],
+        expect![[r#"
         ! error: Could not start VM desk-02.
-        !   hint: Its log: tranche operation show 00000000-0000-0000-0000-000000000007
         ! warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
         !   hint: Stop a VM or split another GPU; it starts by itself then.
+        !   hint: Its log: tranche operation show 00000000-0000-0000-0000-000000000007
         exit 1
-    "#]]);
+    "#]],
+    );
     let overtaken = operation("start VM desk-02", Superseded, &[], &[]);
     let daemon = Daemon::new().answers("POST /v1/vms/desk-02/start", &accepted(overtaken));
-    check(&daemon, &["vm", "start", "desk-02"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "start", "desk-02"],
+        expect![[r#"
         ! error: A later command made it pointless to start VM desk-02.
         !   hint: Its log: tranche operation show 00000000-0000-0000-0000-000000000007
         exit 1
-    "#]]);
+    "#]],
+    );
 }

@@ -108,7 +108,8 @@ fn serve(mut stream: UnixStream, script: &Mutex<Script>) {
 fn answer(request: &str, body: &str, script: &Mutex<Script>) -> Answer {
     let mut script = script.lock().expect("no panic");
     script.asked.push(format!("{request} {body}").trim_end().to_owned());
-    let unknown = || Answer { status: 500, body: format!("the test has no answer to {request}").into_bytes() };
+    let unknown =
+        || Answer { status: 500, body: format!("the test has no answer to {request}").into_bytes() };
     match script.answers.get_mut(request) {
         Some(answers) if answers.len() > 1 => answers.remove(0),
         Some(answers) => answers[0].clone(),

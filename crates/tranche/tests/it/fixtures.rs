@@ -55,7 +55,12 @@ pub(crate) fn a2() -> GpuView {
         asked_mode: GpuMode::Host,
         status: GpuStatus::Partitionable,
         count: None,
-        valid_counts: vec![offer(1, "16Q", 16384), offer(2, "8Q", 8192), offer(4, "4Q", 4096), offer(16, "1Q", 1024)],
+        valid_counts: vec![
+            offer(1, "16Q", 16384),
+            offer(2, "8Q", 8192),
+            offer(4, "4Q", 4096),
+            offer(16, "1Q", 1024),
+        ],
         free: 0,
         total: 0,
         vms: Vec::new(),
@@ -74,7 +79,8 @@ pub(crate) fn a2() -> GpuView {
 
 /// A stand-in with four partitions, one of them taken.
 pub(crate) fn igb() -> GpuView {
-    let offers = (1..=7).map(|count| Offer { count, profile: format!("1/{count}"), series: None, vram_mib: None });
+    let offers =
+        (1..=7).map(|count| Offer { count, profile: format!("1/{count}"), series: None, vram_mib: None });
     GpuView {
         address: "0000:01:00.0".parse().unwrap(),
         model: "Intel 82576 (stand-in)".to_owned(),

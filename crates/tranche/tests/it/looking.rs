@@ -13,7 +13,10 @@ use crate::{check, run};
 #[test]
 fn hosts_are_sheets() {
     let daemon = Daemon::new().answers("GET /v1/hosts", &[host()]);
-    check(&daemon, &["host", "show"], expect![[r#"
+    check(
+        &daemon,
+        &["host", "show"],
+        expect![[r#"
         Host        node1
         Kernel      6.12.57+deb13-amd64
         Processor   32 x AMD EPYC 7313
@@ -25,18 +28,23 @@ fn hosts_are_sheets() {
         VMs         2, 1 running
         Reported    2026-11-22 16:00:00
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn gpus_are_a_table_in_which_stand_ins_are_marked() {
     let daemon = Daemon::new().answers("GET /v1/gpus", &[igb(), a2()]);
-    check(&daemon, &["gpu", "list"], expect![[r#"
+    check(
+        &daemon,
+        &["gpu", "list"],
+        expect![[r#"
         GPU                            MODEL                   STATUS         PARTITIONS  FREE  VALID COUNTS  MEMORY  DRIVER
         node1/0000:01:00.0 (emulated)  Intel 82576 (stand-in)  partitioned    4           3     1-7           -       igb
         node1/0000:41:00.0             NVIDIA A2               partitionable  -           -     1, 2, 4, 16   16 GiB  nvidia
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -45,7 +53,10 @@ fn a_gpu_is_shown_with_its_partitions_and_what_is_wrong_with_it() {
         .answers("GET /v1/gpus", &[igb(), a2()])
         .answers("GET /v1/gpus/node1/0000:01:00.0", &igb())
         .answers("GET /v1/partitions", &partitions());
-    check(&daemon, &["gpu", "show", "01:00.0"], expect![[r#"
+    check(
+        &daemon,
+        &["gpu", "show", "01:00.0"],
+        expect![[r#"
         GPU            node1/0000:01:00.0
         Model          Intel 82576 (stand-in)
         Emulated       yes: a stand-in of the virtual lab
@@ -73,44 +84,61 @@ fn a_gpu_is_shown_with_its_partitions_and_what_is_wrong_with_it() {
         node1/0000:01:00.0 (emulated)  1      0000:02:10.2  1/4      -       free    -
         node1/0000:01:00.0 (emulated)  2      0000:02:10.4  1/4      -       free    -
         node1/0000:01:00.0 (emulated)  3      0000:02:10.6  1/4      -       free    -
+
         warning: gpu node1/0000:01:00.0: The kernel knows no way to reset GPU node1/0000:01:00.0; a VM may find what the one before it left. [no_reset]
           hint: Give it only to VMs that trust each other.
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn partitions_are_a_table_and_can_be_those_of_one_gpu() {
     let daemon = Daemon::new().answers("GET /v1/partitions", &partitions());
-    check(&daemon, &["partition", "list"], expect![[r#"
+    check(
+        &daemon,
+        &["partition", "list"],
+        expect![[r#"
         GPU                            INDEX  DEVICE        PROFILE  MEMORY  STATE   VM
         node1/0000:01:00.0 (emulated)  0      0000:02:10.0  1/4      -       in use  desk-01
         node1/0000:01:00.0 (emulated)  1      0000:02:10.2  1/4      -       free    -
         node1/0000:01:00.0 (emulated)  2      0000:02:10.4  1/4      -       free    -
         node1/0000:01:00.0 (emulated)  3      0000:02:10.6  1/4      -       free    -
         exit 0
-    "#]]);
-    check(&daemon, &["partition", "list", "--gpu", "node1/0000:41:00.0"], expect![[r#"
+    "#]],
+    );
+    check(
+        &daemon,
+        &["partition", "list", "--gpu", "node1/0000:41:00.0"],
+        expect![[r#"
         There are no partitions. Make some with: tranche gpu partition GPU COUNT
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn vms_are_a_table_that_says_who_waits() {
     let daemon = Daemon::new().answers("GET /v1/vms", &[desk_01(), desk_02()]);
-    check(&daemon, &["vm", "list"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "list"],
+        expect![[r#"
         NAME     STATE    HOST   GPU                      PARTITION  DEVICE        ASKS FOR  GUEST
         desk-01  running  node1  0000:01:00.0 (emulated)  0          0000:02:10.0  any       ubuntu22.04
         desk-02  waiting  -      -                        -          -             3648 MiB  ubuntu22.04
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_vm_is_shown_with_its_findings() {
     let daemon = Daemon::new().answers("GET /v1/vms/desk-02", &desk_02());
-    check(&daemon, &["vm", "show", "desk-02"], expect![[r#"
+    check(
+        &daemon,
+        &["vm", "show", "desk-02"],
+        expect![[r#"
         VM          desk-02
         UUID        00000000-0000-0000-0000-000000000012
         State       waiting
@@ -119,10 +147,12 @@ fn a_vm_is_shown_with_its_findings() {
         Memory      8 GiB
         Guest       ubuntu22.04
         Since       2026-11-22 16:00:00
+
         warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
           hint: Stop a VM or split another GPU; it starts by itself then.
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -140,56 +170,83 @@ fn json_and_yaml_are_the_fields_of_the_api() {
 
 #[test]
 fn operations_are_listed_and_shown_with_their_log() {
-    let done = operation("start VM desk-01", OperationState::Succeeded, &["booked node1/0000:01:00.0/0"], &[]);
+    let done =
+        operation("start VM desk-01", OperationState::Succeeded, &["booked node1/0000:01:00.0/0"], &[]);
     let daemon = Daemon::new().answers("GET /v1/operations", &[done.clone()]).answers(ASK_OPERATION, &done);
-    check(&daemon, &["operation", "list"], expect![[r#"
+    check(
+        &daemon,
+        &["operation", "list"],
+        expect![[r#"
         ID                                    STATE      DONE  SINCE                WHAT
         00000000-0000-0000-0000-000000000007  succeeded  100%  2026-11-22 16:00:00  start VM desk-01
         exit 0
-    "#]]);
-    check(&daemon, &["operation", "show", &done.id.to_string()], expect![[r#"
+    "#]],
+    );
+    check(
+        &daemon,
+        &["operation", "show", &done.id.to_string()],
+        expect![[r#"
         Operation    00000000-0000-0000-0000-000000000007
         What         start VM desk-01
         State        succeeded, 100%
         Since        2026-11-22 16:00:00
         Last change  2026-11-22 16:00:00
+
         2026-11-22 16:00:00  booked node1/0000:01:00.0/0
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn findings_come_with_what_to_do() {
     let daemon = Daemon::new().answers("GET /v1/findings", &[no_room()]);
-    check(&daemon, &["findings"], expect![[r#"
+    check(
+        &daemon,
+        &["findings"],
+        expect![[r#"
         warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
           hint: Stop a VM or split another GPU; it starts by itself then.
         exit 0
-    "#]]);
+    "#]],
+    );
     let daemon = Daemon::new().answers("GET /v1/findings", &[(); 0]);
-    check(&daemon, &["findings"], expect![[r#"
+    check(
+        &daemon,
+        &["findings"],
+        expect![[r#"
         Nothing was found.
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn why_not_names_every_obstacle_on_the_only_host() {
     let vm = desk_02().name;
     let answer = WhyNot { vm, host: host().name, possible: false, findings: vec![no_room()] };
-    let daemon = Daemon::new().answers("GET /v1/hosts", &[host()]).answers("GET /v1/why-not/desk-02/node1", &answer);
-    check(&daemon, &["why-not", "desk-02"], expect![[r#"
+    let daemon =
+        Daemon::new().answers("GET /v1/hosts", &[host()]).answers("GET /v1/why-not/desk-02/node1", &answer);
+    check(
+        &daemon,
+        &["why-not", "desk-02"],
+        expect![[r#"
         VM desk-02 cannot run on host node1:
         warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
           hint: Stop a VM or split another GPU; it starts by itself then.
         exit 6
-    "#]]);
+    "#]],
+    );
     let answer = WhyNot { possible: true, findings: Vec::new(), ..answer };
     let daemon = Daemon::new().answers("GET /v1/why-not/desk-02/node1", &answer);
-    check(&daemon, &["why-not", "desk-02", "node1"], expect![[r#"
+    check(
+        &daemon,
+        &["why-not", "desk-02", "node1"],
+        expect![[r#"
         VM desk-02 can run on host node1.
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -197,26 +254,38 @@ fn why_not_asks_for_the_host_where_there_are_two() {
     let mut second = host();
     second.name = "node2".parse().unwrap();
     let daemon = Daemon::new().answers("GET /v1/hosts", &[host(), second]);
-    check(&daemon, &["why-not", "desk-02"], expect![[r#"
+    check(
+        &daemon,
+        &["why-not", "desk-02"],
+        expect![[r#"
         ! error: There is more than one host.
         !   hint: Name one of: node1, node2.
         exit 2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn the_doctor_tells_by_its_exit_code() {
     let daemon = Daemon::new().answers("GET /v1/doctor", &Diagnosis::new(Vec::new()));
-    check(&daemon, &["doctor"], expect![[r#"
+    check(
+        &daemon,
+        &["doctor"],
+        expect![[r#"
         All is well.
         exit 0
-    "#]]);
+    "#]],
+    );
     let daemon = Daemon::new().answers("GET /v1/doctor", &Diagnosis::new(vec![no_room()]));
-    check(&daemon, &["doctor"], expect![[r#"
+    check(
+        &daemon,
+        &["doctor"],
+        expect![[r#"
         warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
           hint: Stop a VM or split another GPU; it starts by itself then.
         exit 6
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

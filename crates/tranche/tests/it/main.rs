@@ -39,6 +39,11 @@ fn run_bare(args: &[&str]) -> String {
 /// The command, with nothing of the tester's own environment that could show in its output.
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tranche"));
-    command.args(args).env("TZ", "UTC").env_remove("TRANCHE_SOCKET").env_remove("COLUMNS").stdin(Stdio::null());
+    command
+        .args(args)
+        .env("TZ", "UTC")
+        .env_remove("TRANCHE_SOCKET")
+        .env_remove("COLUMNS")
+        .stdin(Stdio::null());
     command
 }

@@ -14,7 +14,7 @@ fn help_explains_exit_codes_and_has_examples() {
 #[test]
 fn a_wrong_command_line_is_explained() {
     expect![[r#"
-        ! error: invalid value 'somewhere over the rainbow' for '<GPU>': "somewhere over the rainbow" is not a valid device name: 1 to 63 letters, digits, '_' and '-', starting with a letter or a digit
+        ! error: invalid value 'somewhere over the rainbow' for '<GPU>': write host/address, an address such as 0000:41:00.0 or 41:00.0, or a device's name
         ! 
         ! For more information, try '--help'.
         exit 2
@@ -24,7 +24,8 @@ fn a_wrong_command_line_is_explained() {
         ! 
         ! For more information, try '--help'.
         exit 2
-    "#]].assert_eq(&run_bare(&["gpu", "partition", "01:00.0", "four"]));
+    "#]]
+    .assert_eq(&run_bare(&["gpu", "partition", "01:00.0", "four"]));
     expect![[r#"
         ! error: the argument '--dry-run' cannot be used with '--no-wait'
         ! 
@@ -32,7 +33,8 @@ fn a_wrong_command_line_is_explained() {
         ! 
         ! For more information, try '--help'.
         exit 2
-    "#]].assert_eq(&run_bare(&["vm", "start", "a", "--dry-run", "--no-wait"]));
+    "#]]
+    .assert_eq(&run_bare(&["vm", "start", "a", "--dry-run", "--no-wait"]));
     expect![[r#"
         ! error: invalid value 'some' for '--gpu <REQUEST>': write none, any, a size such as 4GiB, profile:NAME, whole, or whole:COUNT
         ! 

@@ -90,14 +90,17 @@ fn gpu_fields(gpu: &GpuView) -> String {
         members => format!("{group}, shared with {}", members.join(", ")),
     });
     let asked = if gpu.asked_mode == gpu.mode { String::new() } else { text::mode(&gpu.asked_mode) };
-    let aer = gpu.aer.map(|aer| {
-        format!("{} corrected, {} nonfatal, {} fatal", aer.correctable, aer.nonfatal, aer.fatal)
-    });
+    let aer = gpu
+        .aer
+        .map(|aer| format!("{} corrected, {} nonfatal, {} fatal", aer.correctable, aer.nonfatal, aer.fatal));
     let vms: Vec<String> = gpu.vms.iter().map(ToString::to_string).collect();
     sheet(&[
         ("GPU", format!("{}/{}", gpu.host, gpu.address)),
         ("Model", gpu.model.clone()),
-        ("Emulated", if gpu.emulated { "yes: a stand-in of the virtual lab".to_owned() } else { String::new() }),
+        (
+            "Emulated",
+            if gpu.emulated { "yes: a stand-in of the virtual lab".to_owned() } else { String::new() },
+        ),
         ("PCI ids", gpu.ids.to_string()),
         ("Status", gpu.status.to_string()),
         ("Mode", text::mode(&gpu.mode)),

@@ -16,12 +16,17 @@ impl Show for Preview {
         for change in &self.changes {
             text.push_str(&format!("  {}\n", text::plain(change)));
         }
-        let vms = self.effect.vms.iter().map(|(vm, effect)| vec![vm.to_string(), in_words(*effect).to_owned()]);
+        let vms =
+            self.effect.vms.iter().map(|(vm, effect)| vec![vm.to_string(), in_words(*effect).to_owned()]);
         text.push('\n');
         text.push_str(&rows(&["VM", "EFFECT"], vms.collect(), "No VM would be touched."));
         let steps = self.effect.steps.iter().map(|step| vec![step.host.to_string(), step.text.clone()]);
         text.push('\n');
-        text.push_str(&rows(&["HOST", "FIRST STEPS"], steps.collect(), "No host has anything to do at once."));
+        text.push_str(&rows(
+            &["HOST", "FIRST STEPS"],
+            steps.collect(),
+            "No host has anything to do at once.",
+        ));
         text::findings_below(&text, &self.effect.findings)
     }
 }
