@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tranche_api::view::{self, Sources};
+use tranche_core::finding::Severity;
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
@@ -18,6 +19,7 @@ pub(super) fn run(args: &InspectArgs, console: &Console) -> Result<Exit, Failure
     let (spec, plan) = (Spec::default(), Plan::default());
     let gpus = view::gpus(&Sources { spec: &spec, plan: &plan, inventory: &hosts, findings: &[] });
     let console = if args.json { &console.in_json() } else { console };
+    let unreadable = inventory.notes.iter().any(|note| note.severity == Severity::Error);
     console.show(&HostSheet { inventory, gpus })?;
-    Ok(Exit::Done)
+    Ok(if unreadable { Exit::Failed } else { Exit::Done })
 }

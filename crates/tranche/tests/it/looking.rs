@@ -172,7 +172,9 @@ fn json_and_yaml_are_the_fields_of_the_api() {
 fn operations_are_listed_and_shown_with_their_log() {
     let done =
         operation("start VM desk-01", OperationState::Succeeded, &["booked node1/0000:01:00.0/0"], &[]);
-    let daemon = Daemon::new().answers("GET /v1/operations", &[done.clone()]).answers(ASK_OPERATION, &done);
+    let daemon = Daemon::new()
+        .answers("GET /v1/operations", std::slice::from_ref(&done))
+        .answers(ASK_OPERATION, &done);
     check(
         &daemon,
         &["operation", "list"],

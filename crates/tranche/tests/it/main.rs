@@ -4,6 +4,7 @@ mod changes;
 mod daemon;
 mod declarations;
 mod fixtures;
+mod inspecting;
 mod looking;
 mod refusals;
 mod usage;

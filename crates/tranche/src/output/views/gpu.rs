@@ -143,8 +143,15 @@ impl Show for HostSheet {
         let fields = sheet(&[
             ("Host", self.inventory.host.to_string()),
             ("Kernel", system.kernel.clone()),
-            ("Processor", format!("{} x {}", system.cpus, system.cpu_model)),
-            ("Memory", text::size(system.memory_mib)),
+            (
+                "Processor",
+                if system.cpus == 0 {
+                    String::new()
+                } else {
+                    format!("{} x {}", system.cpus, system.cpu_model)
+                },
+            ),
+            ("Memory", if system.memory_mib == 0 { String::new() } else { text::size(system.memory_mib) }),
             ("IOMMU", super::iommu(&system.iommu)),
         ]);
         text::findings_below(&format!("{fields}\n{}", self.gpus.as_slice().as_text()), &self.inventory.notes)
