@@ -5,6 +5,7 @@
 
 pub mod calls;
 pub mod catalogue;
+pub mod conformance;
 pub mod fake;
 pub mod linux;
 pub mod tree;

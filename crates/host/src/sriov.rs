@@ -97,6 +97,8 @@ pub(crate) fn enable(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result
     if before == count {
         return read_back(calls, pf, count);
     }
+    // Before anything is switched off: what is there is better than nothing.
+    refuse_beyond_total(calls, pf, count)?;
     if before != 0 {
         switch_off(calls, pf)?;
     }
@@ -164,11 +166,7 @@ fn refused(calls: &GpuCalls<'_>, pf: PciAddress, count: u16, error: &CallError) 
     let gpu = calls.gpu();
     let driver = function::driver(calls.tree(), &function::dir(pf));
     match (error.errno(), driver) {
-        (Some(libc::ERANGE), _) => {
-            let total = capability(calls.tree(), &function::dir(pf)).map_or(0, |sriov| sriov.total_vfs);
-            let valid: Vec<u16> = offers(total).iter().map(|offer| offer.count).collect();
-            Box::new(say::invalid_partition_count(gpu, count, None, &valid))
-        }
+        (Some(libc::ERANGE), _) => beyond_total(calls, pf, count),
         (Some(libc::ENOENT), None) => Box::new(say::driver_missing(gpu)),
         (Some(libc::ENOENT), Some(driver)) => {
             let message =
@@ -194,6 +192,19 @@ fn refused(calls: &GpuCalls<'_>, pf: PciAddress, count: u16, error: &CallError) 
         }
         _ => report::call_failed(gpu, error),
     }
+}
+
+fn refuse_beyond_total(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), Box<Finding>> {
+    if count > total_vfs(calls, pf) { Err(beyond_total(calls, pf, count)) } else { Ok(()) }
+}
+
+fn beyond_total(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Box<Finding> {
+    let valid: Vec<u16> = offers(total_vfs(calls, pf)).iter().map(|offer| offer.count).collect();
+    Box::new(say::invalid_partition_count(calls.gpu(), count, None, &valid))
+}
+
+fn total_vfs(calls: &GpuCalls<'_>, pf: PciAddress) -> u16 {
+    capability(calls.tree(), &function::dir(pf)).map_or(0, |sriov| sriov.total_vfs)
 }
 
 fn absent(calls: &GpuCalls<'_>, pf: PciAddress) -> Box<Finding> {

@@ -7,9 +7,10 @@
 use std::fmt::Write as _;
 
 use tranche_core::inventory::DeviceSource;
-use tranche_core::name::{GpuAddress, PciAddress};
+use tranche_core::name::{DeviceName, PciAddress};
 use uuid::Uuid;
 
+use super::machine::MdevParentModel;
 use super::state::{Function, Role, State};
 
 /// What is at a path.
@@ -40,7 +41,7 @@ pub(super) enum File {
     /// `drivers_probe`.
     DriversProbe,
     /// A type's `create`.
-    CreateMdev(GpuAddress, String),
+    CreateMdev(DeviceName, String),
     /// A mediated device's `remove`.
     RemoveMdev(Uuid),
 }
@@ -51,7 +52,11 @@ impl File {
         match self {
             Self::Text(_) | Self::Bytes(_) => 0o444,
             Self::Numvfs(_) | Self::Autoprobe(_) | Self::Override(_) => 0o644,
-            Self::Bind(_) | Self::Unbind(_) | Self::DriversProbe | Self::CreateMdev(..) | Self::RemoveMdev(_) => 0o200,
+            Self::Bind(_)
+            | Self::Unbind(_)
+            | Self::DriversProbe
+            | Self::CreateMdev(..)
+            | Self::RemoveMdev(_) => 0o200,
         }
     }
 }
@@ -172,13 +177,13 @@ fn bus(state: &State, path: &[&str]) -> Option<Node> {
         ["mdev", "devices"] => Some(Node::Dir(Listing::Mdevs)),
         ["mdev", "devices", uuid] => {
             let mdev = state.mdevs.get(&uuid.parse().ok()?)?;
-            link(format!("../../../devices/{}/{uuid}", device_path(&mdev.parent)))
+            link(format!("../../../devices/{}/{uuid}", parent_path(&mdev.parent)))
         }
         ["pci"] => dir(&["devices", "drivers", "drivers_probe"]),
         ["pci", "devices"] => Some(Node::Dir(Listing::PciDevices)),
         ["pci", "devices", name] => {
             let address = present(state, name)?;
-            link(format!("../../../devices/{}", device_path(&address.into())))
+            link(format!("../../../devices/{}", function_path(address)))
         }
         ["pci", "drivers_probe"] => file(File::DriversProbe),
         ["pci", "drivers"] => names(state.drivers().map(str::to_owned)),
@@ -191,7 +196,7 @@ fn bus(state: &State, path: &[&str]) -> Option<Node> {
                 [name] => {
                     let address = present(state, name)?;
                     let bound = state.functions[&address].driver.as_deref() == Some(driver.as_str());
-                    bound.then(|| Node::Link(format!("../../../../devices/{}", device_path(&address.into()))))
+                    bound.then(|| Node::Link(format!("../../../../devices/{}", function_path(address))))
                 }
                 _ => None,
             }
@@ -205,10 +210,10 @@ fn class(state: &State, path: &[&str]) -> Option<Node> {
         [] => dir(&["iommu", "mdev_bus"]),
         ["iommu"] => names(state.machine.iommu.then(|| "dmar0".to_owned())),
         ["iommu", "dmar0"] if state.machine.iommu => link("../../devices/virtual/iommu/dmar0".to_owned()),
-        ["mdev_bus"] => names(state.machine.mdev_parents.iter().map(|parent| parent.address.to_string())),
+        ["mdev_bus"] => names(state.machine.mdev_parents.iter().map(|parent| parent.name.to_string())),
         ["mdev_bus", name] => {
             let parent = state.parent(&name.parse().ok()?)?;
-            link(format!("../../devices/{}", device_path(&parent.address)))
+            link(format!("../../devices/{}", parent_path(&parent.name)))
         }
         _ => None,
     }
@@ -224,26 +229,31 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
         ["system", "cpu"] => dir(&["online"]),
         ["system", "cpu", "online"] => text(format_args!("0-{}", state.machine.cpus.saturating_sub(1))),
         ["virtual"] => {
-            let parents = state.machine.mdev_parents.iter().map(|parent| parent.address.to_string());
+            let parents = state.machine.mdev_parents.iter().map(|parent| parent.name.to_string());
             names(parents.chain(state.machine.iommu.then(|| "iommu".to_owned())))
         }
         ["virtual", "iommu"] if state.machine.iommu => dir(&["dmar0"]),
         ["virtual", "iommu", "dmar0"] if state.machine.iommu => dir(&[]),
-        ["virtual", name] => names([state.parent(&name.parse().ok()?)?.address.to_string()]),
-        ["virtual", name, again, rest @ ..] if name == again => mdev_parent(state, &name.parse().ok()?, rest),
+        ["virtual", name] => names([state.parent(&name.parse().ok()?)?.name.to_string()]),
+        ["virtual", name, again, rest @ ..] if name == again => {
+            mdev_parent(state, state.parent(&name.parse().ok()?)?, rest)
+        }
         [root] => {
             let of_root = |address: &&PciAddress| format!("pci{:04x}:00", address.domain) == **root;
-            let found: Vec<String> = state.functions.keys().filter(of_root).map(PciAddress::to_string).collect();
+            let found: Vec<String> =
+                state.functions.keys().filter(of_root).map(PciAddress::to_string).collect();
             (!found.is_empty()).then_some(Node::Dir(Listing::Names(found)))
         }
         [root, name, rest @ ..] => {
             let address = present(state, name)?;
-            (device_path(&address.into()) == format!("{root}/{name}")).then_some(())?;
+            (function_path(address) == format!("{root}/{name}")).then_some(())?;
             let function = &state.functions[&address];
             match rest {
                 [] => Some(Node::Dir(Listing::Function(address))),
                 ["vfio-dev"] => names([vfio_node(state, function)?]),
-                ["vfio-dev", node] => (vfio_node(state, function)? == *node).then_some(Node::Dir(Listing::Fixed(&[]))),
+                ["vfio-dev", node] => {
+                    (vfio_node(state, function)? == *node).then_some(Node::Dir(Listing::Fixed(&[])))
+                }
                 [attribute] => function_entry(state, address, function, attribute),
                 _ => None,
             }
@@ -306,11 +316,12 @@ fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Optio
     }
 }
 
-fn mdev_parent(state: &State, address: &GpuAddress, path: &[&str]) -> Option<Node> {
-    let parent = state.parent(address)?;
+fn mdev_parent(state: &State, parent: &MdevParentModel, path: &[&str]) -> Option<Node> {
     let made = |kind: Option<&str>| -> Vec<String> {
-        let own = state.mdevs.iter().filter(|(_, mdev)| &mdev.parent == address);
-        own.filter(|(_, mdev)| kind.is_none_or(|kind| kind == mdev.kind)).map(|(uuid, _)| uuid.to_string()).collect()
+        let own = state.mdevs.iter().filter(|(_, mdev)| mdev.parent == parent.name);
+        own.filter(|(_, mdev)| kind.is_none_or(|kind| kind == mdev.kind))
+            .map(|(uuid, _)| uuid.to_string())
+            .collect()
     };
     match path {
         [] => names(made(None).into_iter().chain(["mdev_supported_types".to_owned()])),
@@ -320,23 +331,23 @@ fn mdev_parent(state: &State, address: &GpuAddress, path: &[&str]) -> Option<Nod
             match rest {
                 [] => dir(&["available_instances", "create", "description", "device_api", "devices", "name"]),
                 ["available_instances"] => text(state.available(parent, kind.mib)),
-                ["create"] => file(File::CreateMdev(address.clone(), kind.name.clone())),
+                ["create"] => file(File::CreateMdev(parent.name.clone(), kind.name.clone())),
                 ["description"] => text(format_args!("virtual display, {} MB video memory", kind.mib)),
                 ["device_api"] => text("vfio-pci"),
                 ["name"] => text(&kind.name),
                 ["devices"] => names(made(Some(&kind.name))),
-                ["devices", uuid] => {
-                    made(Some(&kind.name)).contains(&(*uuid).to_owned()).then(|| Node::Link(format!("../../../{uuid}")))
-                }
+                ["devices", uuid] => made(Some(&kind.name))
+                    .contains(&(*uuid).to_owned())
+                    .then(|| Node::Link(format!("../../../{uuid}"))),
                 _ => None,
             }
         }
         [uuid, rest @ ..] => {
             let uuid: Uuid = uuid.parse().ok()?;
-            let mdev = state.mdevs.get(&uuid).filter(|mdev| &mdev.parent == address)?;
+            let mdev = state.mdevs.get(&uuid).filter(|mdev| mdev.parent == parent.name)?;
             match rest {
                 [] => dir(&["iommu_group", "mdev_type", "remove"]),
-                ["iommu_group"] => link(format!("../../../../kernel/iommu_groups/{}", mdev.group)),
+                ["iommu_group"] => link(format!("../../../../../kernel/iommu_groups/{}", mdev.group)),
                 ["mdev_type"] => link(format!("../mdev_supported_types/{}", mdev.kind)),
                 ["remove"] => file(File::RemoveMdev(uuid)),
                 _ => None,
@@ -348,11 +359,11 @@ fn mdev_parent(state: &State, address: &GpuAddress, path: &[&str]) -> Option<Nod
 fn groups(state: &State, path: &[&str]) -> Option<Node> {
     let functions_in = |group: u32| {
         let members = state.functions.iter().filter(move |(_, function)| function.group == Some(group));
-        members.map(|(address, _)| (address.to_string(), GpuAddress::Pci(*address)))
+        members.map(|(address, _)| (address.to_string(), function_path(*address)))
     };
     let mdevs_in = |group: u32| {
         let members = state.mdevs.iter().filter(move |(_, mdev)| mdev.group == group);
-        members.map(|(uuid, mdev)| (uuid.to_string(), mdev.parent.clone()))
+        members.map(|(uuid, mdev)| (uuid.to_string(), format!("{}/{uuid}", parent_path(&mdev.parent))))
     };
     match path {
         [] => dir(&["iommu_groups"]),
@@ -369,10 +380,7 @@ fn groups(state: &State, path: &[&str]) -> Option<Node> {
                 [] => dir(&["devices"]),
                 ["devices"] => names(members.map(|(name, _)| name)),
                 ["devices", name] => {
-                    let (found, device) = members.find(|(found, _)| found == name)?;
-                    let own = device_path(&device);
-                    let is_function = own.ends_with(&found);
-                    let path = if is_function { own } else { format!("{own}/{found}") };
+                    let (_, path) = members.find(|(found, _)| found == name)?;
                     link(format!("../../../../devices/{path}"))
                 }
                 _ => None,
@@ -432,7 +440,13 @@ fn dev(state: &State, path: &[&str]) -> Option<Node> {
         ["kvm"] if state.machine.kvm => text(""),
         ["vfio"] => {
             let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };
-            names(state.vfio_groups().iter().map(u32::to_string).chain(fixed.iter().map(|name| (*name).to_owned())))
+            names(
+                state
+                    .vfio_groups()
+                    .iter()
+                    .map(u32::to_string)
+                    .chain(fixed.iter().map(|name| (*name).to_owned())),
+            )
         }
         ["vfio", "vfio"] => text(""),
         ["vfio", "devices"] if state.machine.vfio_nodes => names(nodes()),
@@ -446,12 +460,14 @@ fn present(state: &State, name: &str) -> Option<PciAddress> {
     name.parse().ok().filter(|address| state.functions.contains_key(address))
 }
 
-/// Where a device lies under `sys/devices`. Links of a device count on its depth: both kinds lie two below.
-fn device_path(address: &GpuAddress) -> String {
-    match address {
-        GpuAddress::Pci(address) => format!("pci{:04x}:00/{address}", address.domain),
-        GpuAddress::Virtual(name) => format!("virtual/{name}/{name}"),
-    }
+/// Where a function lies under `sys/devices`.
+fn function_path(address: PciAddress) -> String {
+    format!("pci{:04x}:00/{address}", address.domain)
+}
+
+/// Where a parent of mediated devices lies under `sys/devices`.
+fn parent_path(name: &DeviceName) -> String {
+    format!("virtual/{name}/{name}")
 }
 
 fn vfio_node(state: &State, function: &Function) -> Option<String> {

@@ -176,9 +176,11 @@ impl FakeKernel {
                 let function = inner.state.functions.get(address).ok_or(Errno::NODEV)?;
                 Ok(format!("{}\n", function.driver_override.as_deref().unwrap_or("(null)")).into_bytes())
             }
-            File::Bind(_) | File::Unbind(_) | File::DriversProbe | File::CreateMdev(..) | File::RemoveMdev(_) => {
-                Ok(Vec::new())
-            }
+            File::Bind(_)
+            | File::Unbind(_)
+            | File::DriversProbe
+            | File::CreateMdev(..)
+            | File::RemoveMdev(_) => Ok(Vec::new()),
         }
     }
 
@@ -225,7 +227,8 @@ impl FakeKernel {
     fn unbind(&self, driver: &str, value: &str) -> Result<(), Errno> {
         let inner = self.lock();
         let address = inner.state.admit_unbind(driver, value)?;
-        let mut inner = self.wait_while(inner, |inner| inner.state.is_open(&DeviceSource::Pci { address }))?;
+        let mut inner =
+            self.wait_while(inner, |inner| inner.state.is_open(&DeviceSource::Pci { address }))?;
         inner.state.unbind(address);
         Ok(())
     }

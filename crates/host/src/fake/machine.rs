@@ -1,7 +1,7 @@
 //! What a fake machine is built of. It survives a reboot; the kernel's state does not.
 
 use serde::Deserialize;
-use tranche_core::name::{GpuAddress, PciAddress, PciIds};
+use tranche_core::name::{DeviceName, PciAddress, PciIds};
 
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -94,7 +94,7 @@ pub struct SriovModel {
 #[serde(deny_unknown_fields)]
 pub struct MdevParentModel {
     /// Its name under `/sys/class/mdev_bus`.
-    pub address: GpuAddress,
+    pub name: DeviceName,
     /// The memory that its devices share, in MiB.
     pub pool_mib: u64,
     /// What it makes.
@@ -163,7 +163,7 @@ impl Machine {
             drivers: vec![driver("igb", &["8086:10c9"], true), driver("igbvf", &["8086:10ca"], false)],
             functions: vec![igb(1), igb(2)],
             mdev_parents: vec![MdevParentModel {
-                address: GpuAddress::Virtual("mbochs".parse().expect("a device name")),
+                name: "mbochs".parse().expect("a device name"),
                 pool_mib: 256,
                 types: vec![kind("small", 4), kind("medium", 16), kind("large", 64)],
             }],
@@ -174,7 +174,10 @@ impl Machine {
     /// So many display-class GPUs, at most 32, with so many virtual functions each, at most 64. Half of them are on each
     /// of two NUMA nodes.
     pub fn gpus(count: u8, total_vfs: u16) -> Self {
-        assert!(count <= 32 && total_vfs <= 64, "a fake machine has room for 32 GPUs of 64 virtual functions");
+        assert!(
+            count <= 32 && total_vfs <= 64,
+            "a fake machine has room for 32 GPUs of 64 virtual functions"
+        );
         let gpu = |index: u8| FunctionModel {
             address: PciAddress { domain: 0, bus: 0x10 + index * 4, device: 0, function: 0 },
             ids: PciIds { vendor: 0x8086, device: 0xe211, subvendor: 0x8086, subdevice: 0x1114 },
@@ -192,7 +195,11 @@ impl Machine {
                 shares_group: false,
             }),
         };
-        Self { drivers: vec![driver("xe", &["8086:e211"], true)], functions: (0..count).map(gpu).collect(), ..Self::default() }
+        Self {
+            drivers: vec![driver("xe", &["8086:e211"], true)],
+            functions: (0..count).map(gpu).collect(),
+            ..Self::default()
+        }
     }
 }
 

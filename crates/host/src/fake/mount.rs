@@ -11,9 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use camino::Utf8Path;
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, ReplyWrite, Request,
-    WriteFlags,
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request, WriteFlags,
 };
 
 use super::FakeKernel;
@@ -33,7 +33,8 @@ impl Mounted {
     /// Those of `mount(2)` or of `fusermount3`: no `/dev/fuse`, or no permission.
     pub fn new(kernel: Arc<FakeKernel>, at: &Utf8Path) -> io::Result<Self> {
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("tranche-fake-kernel".to_owned()), MountOption::NoExec];
+        config.mount_options =
+            vec![MountOption::FSName("tranche-fake-kernel".to_owned()), MountOption::NoExec];
         let inodes = Mutex::new(Inodes { paths: vec![String::new()], numbers: HashMap::new() });
         let session = fuser::spawn_mount(Mount { kernel, inodes }, at.as_std_path(), &config)?;
         Ok(Self { _session: session })
@@ -164,7 +165,9 @@ impl Filesystem for Mount {
     ) {
         let (kernel, file) = (Arc::clone(&self.kernel), self.file(number));
         std::thread::spawn(move || {
-            let read = file.and_then(|file| kernel.read_file(&file).map_err(|errno| Errno::from_i32(errno.raw_os_error())));
+            let read = file.and_then(|file| {
+                kernel.read_file(&file).map_err(|errno| Errno::from_i32(errno.raw_os_error()))
+            });
             match read {
                 Ok(bytes) => {
                     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
@@ -192,8 +195,9 @@ impl Filesystem for Mount {
         let value = String::from_utf8_lossy(data).into_owned();
         let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
         std::thread::spawn(move || {
-            let stored =
-                file.and_then(|file| kernel.write_file(&file, &value).map_err(|errno| Errno::from_i32(errno.raw_os_error())));
+            let stored = file.and_then(|file| {
+                kernel.write_file(&file, &value).map_err(|errno| Errno::from_i32(errno.raw_os_error()))
+            });
             match stored {
                 Ok(()) => reply.written(written),
                 Err(errno) => reply.error(errno),
@@ -201,7 +205,14 @@ impl Filesystem for Mount {
         });
     }
 
-    fn readdir(&self, _req: &Request, number: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let path = self.path(number);
         let names = match self.node(&path) {
             Ok(Node::Dir(listing)) => self.kernel.names(listing),

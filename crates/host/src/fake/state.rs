@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::io::Errno;
 use tranche_core::inventory::{DeviceSource, Holder};
-use tranche_core::name::{GpuAddress, PciAddress, PciIds};
+use tranche_core::name::{DeviceName, PciAddress, PciIds};
 use tranche_core::step::VFIO_DRIVER;
 use uuid::Uuid;
 
@@ -56,7 +56,7 @@ pub(super) enum Role {
 /// A mediated device.
 #[derive(Debug)]
 pub(super) struct Mdev {
-    pub(super) parent: GpuAddress,
+    pub(super) parent: DeviceName,
     pub(super) kind: String,
     pub(super) group: u32,
 }
@@ -149,7 +149,9 @@ impl State {
             vfs.insert(index, address);
         }
         let made: Vec<PciAddress> = vfs.values().copied().collect();
-        if let Some(Function { role: Role::Physical { enabled, vfs: present, .. }, .. }) = self.functions.get_mut(&pf) {
+        if let Some(Function { role: Role::Physical { enabled, vfs: present, .. }, .. }) =
+            self.functions.get_mut(&pf)
+        {
             (*enabled, *present) = (count, vfs);
         }
         for vf in made {
@@ -230,7 +232,8 @@ impl State {
             return;
         }
         let grab = self.faults.grabs.get(&address).cloned();
-        let driver = grab.or_else(|| self.drivers().find(|driver| self.matches(driver, function)).map(str::to_owned));
+        let driver =
+            grab.or_else(|| self.drivers().find(|driver| self.matches(driver, function)).map(str::to_owned));
         if let Some(driver) = driver {
             // A driver that refuses leaves the function without one; the probe itself does not fail.
             let _ = self.attach(address, &driver);
@@ -276,30 +279,31 @@ impl State {
 
     // Mediated devices.
 
-    pub(super) fn parent(&self, address: &GpuAddress) -> Option<&MdevParentModel> {
-        self.machine.mdev_parents.iter().find(|parent| &parent.address == address)
+    pub(super) fn parent(&self, name: &DeviceName) -> Option<&MdevParentModel> {
+        self.machine.mdev_parents.iter().find(|parent| &parent.name == name)
     }
 
     pub(super) fn available(&self, parent: &MdevParentModel, mib: u64) -> u64 {
-        let size = |mdev: &Mdev| parent.types.iter().find(|kind| kind.name == mdev.kind).map_or(0, |kind| kind.mib);
-        let used: u64 = self.mdevs.values().filter(|mdev| mdev.parent == parent.address).map(size).sum();
+        let size =
+            |mdev: &Mdev| parent.types.iter().find(|kind| kind.name == mdev.kind).map_or(0, |kind| kind.mib);
+        let used: u64 = self.mdevs.values().filter(|mdev| mdev.parent == parent.name).map(size).sum();
         parent.pool_mib.saturating_sub(used) / mib.max(1)
     }
 
-    pub(super) fn create_mdev(&mut self, address: &GpuAddress, kind: &str, text: &str) -> Result<(), Errno> {
-        let name = text.strip_suffix('\n').unwrap_or(text);
-        let uuid = Some(name).filter(|name| name.len() == 36).and_then(|name| Uuid::try_parse(name).ok());
+    pub(super) fn create_mdev(&mut self, parent: &DeviceName, kind: &str, text: &str) -> Result<(), Errno> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let uuid = Some(text).filter(|text| text.len() == 36).and_then(|text| Uuid::try_parse(text).ok());
         let uuid = uuid.ok_or(Errno::INVAL)?;
         if self.mdevs.contains_key(&uuid) {
             return Err(Errno::EXIST);
         }
-        let parent = self.parent(address).ok_or(Errno::NODEV)?;
-        let mib = parent.types.iter().find(|known| known.name == kind).ok_or(Errno::NODEV)?.mib;
-        if self.available(parent, mib) == 0 {
+        let model = self.parent(parent).ok_or(Errno::NODEV)?;
+        let mib = model.types.iter().find(|known| known.name == kind).ok_or(Errno::NODEV)?.mib;
+        if self.available(model, mib) == 0 {
             return Err(Errno::NOSPC);
         }
         let group = self.take_group();
-        self.mdevs.insert(uuid, Mdev { parent: address.clone(), kind: kind.to_owned(), group });
+        self.mdevs.insert(uuid, Mdev { parent: parent.clone(), kind: kind.to_owned(), group });
         Ok(())
     }
 
@@ -318,11 +322,15 @@ impl State {
             }
         };
         let members = self.functions.values().filter(|function| function.group == Some(group));
-        if members.into_iter().any(|member| member.driver.is_some() && member.vfio.is_none() && !is_bridge(member)) {
+        if members
+            .into_iter()
+            .any(|member| member.driver.is_some() && member.vfio.is_none() && !is_bridge(member))
+        {
             return Err(Errno::INVAL);
         }
         let in_group = |open: &DeviceSource| self.group_of(open) == Some(group);
-        if self.opens.iter().any(|(open, holder)| open == source || (in_group(open) && holder.pid != by.pid)) {
+        if self.opens.iter().any(|(open, holder)| open == source || (in_group(open) && holder.pid != by.pid))
+        {
             return Err(Errno::BUSY);
         }
         self.opens.push((source.clone(), by.clone()));
@@ -339,7 +347,10 @@ impl State {
     /// The IOMMU groups that have a node under `/dev/vfio`.
     pub(super) fn vfio_groups(&self) -> BTreeSet<u32> {
         let functions = self.functions.values().filter(|function| function.vfio.is_some());
-        functions.filter_map(|function| function.group).chain(self.mdevs.values().map(|mdev| mdev.group)).collect()
+        functions
+            .filter_map(|function| function.group)
+            .chain(self.mdevs.values().map(|mdev| mdev.group))
+            .collect()
     }
 
     fn take_group(&mut self) -> u32 {
@@ -397,11 +408,12 @@ fn vf_address(pf: PciAddress, model: &SriovModel, index: u16) -> PciAddress {
 fn unsigned_16(text: &str) -> Option<u16> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_prefix('+').unwrap_or(text);
-    let (digits, radix) = match (text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")), text.strip_prefix('0')) {
-        (Some(digits), _) => (digits, 16),
-        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
-        _ => (text, 10),
-    };
+    let (digits, radix) =
+        match (text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")), text.strip_prefix('0')) {
+            (Some(digits), _) => (digits, 16),
+            (None, Some(digits)) if !digits.is_empty() => (digits, 8),
+            _ => (text, 10),
+        };
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
     plain.then(|| u16::from_str_radix(digits, radix).ok()).flatten()
 }
@@ -429,7 +441,8 @@ mod tests {
             vf_bars_mib: Vec::new(),
             shares_group: false,
         };
-        let at = |pf: &str, model: &SriovModel, index| vf_address(pf.parse().unwrap(), model, index).to_string();
+        let at =
+            |pf: &str, model: &SriovModel, index| vf_address(pf.parse().unwrap(), model, index).to_string();
         let a2 = model(4, 1);
         assert_eq!(at("0000:08:00.0", &a2, 0), "0000:08:00.4");
         assert_eq!(at("0000:08:00.0", &a2, 15), "0000:08:02.3");

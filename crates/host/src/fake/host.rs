@@ -1,0 +1,63 @@
+//! A whole host without hardware: the real code over the fake kernel and the fake hypervisor.
+
+use std::sync::Arc;
+
+use tranche_core::finding::Finding;
+use tranche_core::inventory::{self, HostInventory};
+use tranche_core::name::{HostName, Timestamp};
+use tranche_core::step::Step;
+
+use super::FakeKernel;
+use crate::Host;
+use crate::calls::Limits;
+use crate::catalogue::Catalogue;
+use crate::linux::LinuxHost;
+use crate::vm::Hypervisor;
+use crate::vm::fake::FakeHypervisor;
+
+/// A fake host.
+#[derive(Debug)]
+pub struct FakeHost {
+    /// Its kernel.
+    pub kernel: Arc<FakeKernel>,
+    /// Its hypervisor, whose VMs open devices in the kernel.
+    pub hypervisor: Arc<FakeHypervisor>,
+    host: LinuxHost,
+}
+
+impl FakeHost {
+    /// Puts a host together around a kernel that has booted.
+    pub fn new(name: HostName, kernel: FakeKernel, catalogue: Arc<Catalogue>, limits: Limits) -> Self {
+        let kernel = Arc::new(kernel);
+        let hypervisor = Arc::new(FakeHypervisor::new(Arc::<FakeKernel>::clone(&kernel)));
+        let vms = Box::new(Arc::clone(&hypervisor));
+        let host = LinuxHost::new(name, Arc::<FakeKernel>::clone(&kernel), limits, catalogue, vms);
+        Self { kernel, hypervisor, host }
+    }
+
+    /// Power is lost and comes back: no VM runs, and what the kernel does not keep is gone.
+    pub fn reboot(&self) {
+        self.hypervisor.lose_power();
+        self.kernel.reboot();
+    }
+}
+
+impl Host for FakeHost {
+    fn observe(&self, now: Timestamp) -> HostInventory {
+        self.host.observe(now)
+    }
+
+    fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
+        self.host.apply(step, now)
+    }
+}
+
+impl Hypervisor for Arc<FakeHypervisor> {
+    fn observe(&self) -> inventory::Hypervisor {
+        self.as_ref().observe()
+    }
+
+    fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {
+        self.as_ref().apply(step)
+    }
+}

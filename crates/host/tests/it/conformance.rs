@@ -1,0 +1,71 @@
+//! The fake kernel, with either face, gives the answers that are expected of the real one.
+
+use std::sync::Arc;
+
+use tranche_host::conformance::{Deviation, check_mdev, check_sriov};
+use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::tree::Tree;
+
+use crate::machine::{IGB, at, pci};
+
+#[track_caller]
+fn conforms(tree: &dyn Tree) {
+    let mut deviations: Vec<Deviation> = check_sriov(tree, pci(IGB));
+    // Once more: the checks leave a device as they found it.
+    deviations.extend(check_sriov(tree, pci(IGB)));
+    deviations.extend(check_mdev(tree, &at("mbochs"), "mbochs-medium"));
+    let lines: Vec<String> = deviations.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
+}
+
+#[test]
+fn in_memory_the_fake_kernel_conforms() {
+    conforms(&FakeKernel::boot(Machine::lab()));
+}
+
+#[test]
+fn with_device_nodes_it_conforms_as_well() {
+    conforms(&FakeKernel::boot(Machine { vfio_nodes: true, ..Machine::lab() }));
+}
+
+#[test]
+fn a_kernel_that_is_not_as_believed_is_told_on() {
+    let kernel = FakeKernel::boot(Machine { iommu: false, ..Machine::lab() });
+    let cases: Vec<String> =
+        check_sriov(&kernel, pci(IGB)).into_iter().map(|deviation| deviation.case).collect();
+    assert!(cases.iter().any(|case| case == "a virtual function is in a group"), "{cases:?}");
+    assert!(cases.iter().any(|case| case == "the driver after probing"), "{cases:?}");
+}
+
+#[cfg(feature = "fuse")]
+#[test]
+fn mounted_the_fake_kernel_conforms_through_write_2() {
+    let kernel = Arc::new(FakeKernel::boot(Machine::lab()));
+    if let Some(mounted) = crate::trees::mount(&kernel) {
+        conforms(&*mounted.tree);
+    }
+}
+
+#[test]
+fn every_listed_file_is_there_and_every_link_leads_somewhere() {
+    let kernel = Arc::new(FakeKernel::boot(Machine { vfio_nodes: true, ..Machine::lab() }));
+    let pf = "sys/bus/pci/devices/0000:01:00.0";
+    kernel.write(&format!("{pf}/sriov_numvfs"), "7").unwrap();
+    kernel.write("sys/bus/pci/devices/0000:01:10.0/driver_override", "vfio-pci").unwrap();
+    kernel.write("sys/bus/pci/drivers/igbvf/unbind", "0000:01:10.0").unwrap();
+    kernel.write("sys/bus/pci/drivers_probe", "0000:01:10.0").unwrap();
+    let create = "sys/class/mdev_bus/mbochs/mdev_supported_types/mbochs-small/create";
+    kernel.write(create, "5f1c40b1-9d3c-4b59-8f0e-0a4c1d2e3f40").unwrap();
+    let mut ahead = vec!["sys".to_owned(), "proc".to_owned(), "dev".to_owned()];
+    let mut seen = 0;
+    while let Some(path) = ahead.pop() {
+        seen += 1;
+        assert!(kernel.exists(&path), "{path} is listed, and leads nowhere");
+        if kernel.link(&path).is_err()
+            && let Ok(names) = kernel.list(&path)
+        {
+            ahead.extend(names.into_iter().map(|name| format!("{path}/{name}")));
+        }
+    }
+    assert!(seen > 250, "only {seen} files seen");
+}

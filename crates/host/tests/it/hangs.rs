@@ -1,0 +1,120 @@
+//! Calls that do not come back: limited, named, and in nobody else's way.
+
+use std::sync::Arc;
+
+use tranche_core::finding::Code;
+use tranche_core::name::Timestamp;
+use tranche_core::step::Step;
+use tranche_host::Host;
+use tranche_host::calls::Limits;
+use tranche_host::fake::{FakeHost, FakeKernel, Machine};
+
+use crate::machine::{IGB, at, disable, done, enable, gpu, inventory, lab_catalogue, pci, refused};
+
+/// Short, because these tests wait them out.
+const SHORT: Limits = Limits { read_ms: 100, write_ms: 100 };
+
+fn impatient() -> FakeHost {
+    FakeHost::new("node1".parse().unwrap(), FakeKernel::boot(Machine::lab()), lab_catalogue(), SHORT)
+}
+
+/// Waits until nothing is stuck any more; each look is bounded by the limits, so this does not spin.
+fn wait_until_free(host: &FakeHost) {
+    while !inventory(host).stuck.is_empty() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_hanging_write_is_limited_named_and_refuses_what_would_wait_behind_it() {
+    let host = impatient();
+    done(&host, &enable(4));
+    host.kernel.hold(pci(IGB));
+    let finding = refused(&host, &disable(), Code::CallStuck);
+    let call = "write 0 to /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs";
+    assert!(finding.message.contains(call), "{finding}");
+
+    let seen = host.observe(Timestamp(5_000));
+    assert!(seen.is_stuck(&at(IGB)) && !seen.is_stuck(&at("0000:02:00.0")));
+    assert_eq!(seen.stuck.iter().map(|stuck| stuck.call.as_str()).collect::<Vec<_>>(), [call]);
+    assert_eq!(seen.stuck[0].since, crate::machine::NOW);
+    let finding = refused(&host, &enable(2), Code::CallStuck);
+    assert!(finding.message.contains(call), "{finding}");
+
+    host.kernel.release(pci(IGB));
+    wait_until_free(&host);
+    assert_eq!(gpu(&host, IGB).partitions.len(), 0, "the late write took effect");
+    done(&host, &enable(2));
+}
+
+#[test]
+fn a_stuck_gpu_is_still_seen_with_its_partitions() {
+    let host = impatient();
+    done(&host, &enable(3));
+    host.kernel.hold(pci(IGB));
+    refused(&host, &disable(), Code::CallStuck);
+    let seen = gpu(&host, IGB);
+    assert_eq!((seen.partitions.len(), seen.sriov.map(|sriov| sriov.vfs)), (3, Some(3)));
+    host.kernel.release(pci(IGB));
+}
+
+#[test]
+fn other_gpus_go_on_while_one_hangs() {
+    let host = impatient();
+    host.kernel.hold(pci(IGB));
+    refused(&host, &enable(1), Code::CallStuck);
+    done(&host, &Step::EnableVfs { gpu: at("0000:02:00.0"), count: 5 });
+    assert_eq!(gpu(&host, "0000:02:00.0").partitions.len(), 5);
+    host.kernel.release(pci(IGB));
+}
+
+#[test]
+fn a_count_that_cannot_be_read_because_somebody_else_switches_is_stuck_until_they_are_done() {
+    let host = impatient();
+    host.kernel.hold(pci(IGB));
+    let kernel = Arc::clone(&host.kernel);
+    let somebody = std::thread::spawn(move || {
+        use tranche_host::tree::Tree;
+        kernel.write("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "2")
+    });
+    host.kernel.wait_until_locked(pci(IGB));
+    let seen = inventory(&host);
+    let calls: Vec<_> = seen.stuck.iter().map(|stuck| stuck.call.as_str()).collect();
+    assert_eq!(calls, ["read /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs"]);
+    host.kernel.release(pci(IGB));
+    somebody.join().unwrap().unwrap();
+    wait_until_free(&host);
+    assert_eq!(gpu(&host, IGB).sriov.unwrap().vfs, 2);
+}
+
+#[test]
+fn a_reboot_ends_what_hangs() {
+    let host = impatient();
+    host.kernel.hold(pci(IGB));
+    refused(&host, &enable(1), Code::CallStuck);
+    host.reboot();
+    wait_until_free(&host);
+    done(&host, &enable(1));
+}
+
+#[cfg(feature = "fuse")]
+#[test]
+fn a_write_2_that_hangs_is_limited_as_well() {
+    use tranche_host::calls::Calls;
+    use tranche_host::tree::Tree;
+
+    let kernel = Arc::new(FakeKernel::boot(Machine::lab()));
+    let Some(mounted) = crate::trees::mount(&kernel) else { return };
+    let tree: Arc<dyn Tree> = Arc::clone(&mounted.tree) as Arc<dyn Tree>;
+    let calls = Calls::new(tree, SHORT);
+    let key = "node1/0000:01:00.0".parse().unwrap();
+    kernel.hold(pci(IGB));
+    let error =
+        calls.on(&key, Timestamp(1)).write("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "2").unwrap_err();
+    assert!(error.to_string().contains("has not come back within 100 ms"), "{error}");
+    assert_eq!(calls.stuck().len(), 1);
+    kernel.release(pci(IGB));
+    while !calls.stuck().is_empty() {
+        std::thread::yield_now();
+    }
+}

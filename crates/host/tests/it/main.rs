@@ -1,0 +1,11 @@
+//! The host room's tests: everything runs over the fake kernel or over a captured tree.
+
+mod captured;
+mod catalogue;
+mod conformance;
+mod hangs;
+mod inspect;
+mod machine;
+mod simulated;
+mod steps;
+mod trees;

@@ -1,0 +1,46 @@
+//! Many fake hosts at once, as a simulator has them.
+
+use tranche_core::inventory::PartitionDevice;
+use tranche_core::step::{Step, VFIO_DRIVER};
+use tranche_host::Host;
+use tranche_host::fake::Machine;
+
+use crate::machine::{NOW, done, host, inventory};
+
+#[test]
+fn a_host_of_eight_gpus_with_sixteen_partitions_each_is_partitioned_and_read_back() {
+    let host = host(Machine::preset("big").unwrap());
+    let gpus: Vec<_> = inventory(&host).gpus.into_keys().collect();
+    assert_eq!(gpus.len(), 8);
+    for gpu in &gpus {
+        done(&host, &Step::EnableVfs { gpu: gpu.clone(), count: 16 });
+    }
+    let seen = inventory(&host);
+    for (gpu, observed) in &seen.gpus {
+        for partition in &observed.partitions {
+            let PartitionDevice::Vf { address: vf } = partition.device else { panic!("a virtual function") };
+            let index = partition.index.unwrap();
+            done(&host, &Step::BindPartition { gpu: gpu.clone(), index, vf, driver: VFIO_DRIVER.to_owned() });
+        }
+    }
+    let seen = inventory(&host);
+    let bound =
+        seen.gpus.values().flat_map(|gpu| &gpu.partitions).filter(|partition| partition.driver.is_some());
+    assert_eq!(bound.count(), 128);
+    assert_eq!(seen.gpus.values().filter(|gpu| gpu.numa_node == Some(1)).count(), 4);
+    assert_eq!(seen.gpus.values().next().unwrap().partitions[0].mmio_mib, 1040);
+}
+
+#[test]
+fn the_same_host_observed_twice_is_the_same() {
+    let host = host(Machine::gpus(4, 8));
+    assert_eq!(host.observe(NOW), host.observe(NOW));
+}
+
+#[test]
+fn presets_are_found_by_name() {
+    for name in ["lab", "gpus", "big"] {
+        assert!(Machine::preset(name).is_some(), "{name}");
+    }
+    assert_eq!(Machine::preset("small"), None);
+}
