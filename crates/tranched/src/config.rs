@@ -27,22 +27,34 @@ const FILE_LEN_MAX: u64 = 1024 * 1024;
 pub struct Config {
     /// This host's name; the machine's own, in lower case, if left out.
     pub host: Option<HostName>,
-    /// Where the store is, and what guests are seeded with.
+    /// Where the store is.
     pub state_dir: Utf8PathBuf,
     /// The Unix socket to listen on.
     pub socket: Utf8PathBuf,
     /// The group whose members may connect.
     pub socket_group: String,
-    /// The hypervisor, as a libvirt connection URI.
-    pub libvirt_uri: String,
     /// Where sysfs, procfs and devfs are found. Other than `/` for trials only.
     pub root: Utf8PathBuf,
     /// Where files that extend the catalogue of GPUs are.
     pub catalogue_dir: Utf8PathBuf,
     /// Seconds between two looks at the host when nothing happens; [`TICK_S`].
     pub tick_s: u64,
+    /// The hypervisor.
+    pub libvirt: LibvirtConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// Settings of the hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LibvirtConfig {
+    /// The connection URI.
+    pub uri: String,
+    /// Where cloud-init disks lie; QEMU's user must be able to pass through the directories above it.
+    pub seed_dir: Utf8PathBuf,
+    /// Where the serial consoles of guests are logged.
+    pub serial_log_dir: Utf8PathBuf,
 }
 
 /// Settings of logs.
@@ -76,11 +88,21 @@ impl Default for Config {
             state_dir: "/var/lib/tranche".into(),
             socket: tranche_api::SOCKET_PATH.into(),
             socket_group: "tranche".to_owned(),
-            libvirt_uri: "qemu:///system".to_owned(),
             root: "/".into(),
             catalogue_dir: "/etc/tranche/catalogue.d".into(),
             tick_s: 10,
+            libvirt: LibvirtConfig::default(),
             log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for LibvirtConfig {
+    fn default() -> Self {
+        Self {
+            uri: "qemu:///system".to_owned(),
+            seed_dir: "/var/lib/libvirt/tranche".into(),
+            serial_log_dir: "/var/log/libvirt/qemu".into(),
         }
     }
 }
@@ -178,6 +200,8 @@ impl Config {
             ("socket", &self.socket),
             ("root", &self.root),
             ("catalogue_dir", &self.catalogue_dir),
+            ("libvirt.seed_dir", &self.libvirt.seed_dir),
+            ("libvirt.serial_log_dir", &self.libvirt.serial_log_dir),
         ];
         for (setting, path) in paths {
             if !path.is_absolute() {
@@ -229,7 +253,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 10, "every setting is in the file");
+        assert_eq!(keys, 12, "every setting is in the file");
     }
 
     #[test]
