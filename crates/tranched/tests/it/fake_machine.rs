@@ -1,0 +1,65 @@
+//! A fake kernel and a fake hypervisor behind the real code of the host, for tests that outlive a daemon.
+
+use std::sync::Arc;
+
+use tranche_core::finding::Finding;
+use tranche_core::inventory;
+use tranche_core::name::HostName;
+use tranche_core::step::Step;
+use tranche_host::Host;
+use tranche_host::calls::Limits;
+use tranche_host::catalogue::Catalogue;
+use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::linux::LinuxHost;
+use tranche_host::vm::Hypervisor;
+use tranche_host::vm::fake::FakeHypervisor;
+
+/// A machine that can be observed, acted on, and tampered with.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeMachine {
+    name: HostName,
+    kernel: Arc<FakeKernel>,
+    hypervisor: Arc<FakeHypervisor>,
+}
+
+impl FakeMachine {
+    pub(crate) fn new(name: HostName, machine: Machine) -> Self {
+        let kernel = Arc::new(FakeKernel::boot(machine));
+        let hypervisor = Arc::new(FakeHypervisor::new(kernel.clone()));
+        Self { name, kernel, hypervisor }
+    }
+
+    /// The host as a freshly started daemon sees it.
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        let shared = Shared(self.hypervisor.clone());
+        let catalogue = Arc::new(Catalogue::builtin());
+        Arc::new(LinuxHost::new(
+            self.name.clone(),
+            self.kernel.clone(),
+            Limits::default(),
+            catalogue,
+            Box::new(shared),
+        ))
+    }
+
+    pub(crate) fn kernel(&self) -> &FakeKernel {
+        &self.kernel
+    }
+
+    pub(crate) fn hypervisor(&self) -> &FakeHypervisor {
+        &self.hypervisor
+    }
+}
+
+#[derive(Debug)]
+struct Shared(Arc<FakeHypervisor>);
+
+impl Hypervisor for Shared {
+    fn observe(&self) -> inventory::Hypervisor {
+        self.0.observe()
+    }
+
+    fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {
+        self.0.apply(step)
+    }
+}

@@ -1,0 +1,384 @@
+//! The daemon is killed before and after every single thing that it does, and started again.
+//!
+//! A story is told to a real engine over a real store, the real sysfs code, a fake kernel and a fake hypervisor. Each
+//! commit to the store and each step on the host is a place to die: just before it takes effect, or just after, before
+//! anybody hears of it. The walk tells the story once for each such place. After a death a new engine takes over what
+//! store and machine then hold, the story goes on where its teller was not answered, and all must end as if nothing had
+//! happened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tranche_core::change::{Change, NewVm};
+use tranche_core::check;
+use tranche_core::diagnostics::finding;
+use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::inventory::HostInventory;
+use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmName};
+use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
+use tranche_core::step::Step;
+use tranche_host::Host;
+use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::vm::fake::FakeHypervisor;
+use tranche_store::{
+    Entry, Key, Lease, LeaseId, MemoryStore, Outcome, Prefix, Repository, Revision, Snapshot, Store,
+    StoreError, Txn, Watch,
+};
+use tranched::engine::{Engine, Rejected};
+
+use crate::fake_machine::FakeMachine;
+
+/// When to die: at which of all commits and steps, and whether before or after it takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Death {
+    at: usize,
+    after: bool,
+}
+
+/// Counts down to a death. Once dead, nothing gets through.
+#[derive(Debug)]
+struct Fate {
+    death: Option<Death>,
+    done: AtomicUsize,
+}
+
+impl Fate {
+    fn new(death: Option<Death>) -> Arc<Self> {
+        Arc::new(Self { death, done: AtomicUsize::new(0) })
+    }
+
+    /// Does a thing unless death comes before it; tells whether anybody is left to hear what came of it.
+    fn survive<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let index = self.done.fetch_add(1, Ordering::SeqCst);
+        match self.death {
+            Some(death) if index > death.at || (index == death.at && !death.after) => None,
+            Some(death) if index == death.at => {
+                act();
+                None
+            }
+            _ => Some(act()),
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.death.is_some_and(|death| self.done.load(Ordering::SeqCst) > death.at)
+    }
+}
+
+#[derive(Debug)]
+struct MortalStore {
+    store: Arc<dyn Store>,
+    fate: Arc<Fate>,
+}
+
+fn dead() -> StoreError {
+    StoreError::Unavailable { place: "a dead daemon's store".to_owned(), source: "killed".into() }
+}
+
+impl Store for MortalStore {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key)
+    }
+    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
+        if self.fate.is_dead() { Err(dead()) } else { self.store.range(prefix) }
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.fate.survive(|| self.store.commit(txn)).unwrap_or_else(|| Err(dead()))
+    }
+    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        self.store.watch(prefix, after)
+    }
+    fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.store.compact(through)
+    }
+    fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
+        self.store.grant(ttl_ms)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease)
+    }
+    fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease)
+    }
+}
+
+#[derive(Debug)]
+struct MortalHost {
+    host: Arc<dyn Host>,
+    fate: Arc<Fate>,
+}
+
+impl Host for MortalHost {
+    fn observe(&self, now: Timestamp) -> HostInventory {
+        self.host.observe(now)
+    }
+
+    fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
+        self.fate.survive(|| self.host.apply(step, now)).unwrap_or_else(|| {
+            Err(Box::new(finding(
+                Code::KernelRefused,
+                Severity::Error,
+                Subject::Installation,
+                "killed",
+                "start again",
+            )))
+        })
+    }
+}
+
+/// A store and a machine that outlive the daemons on them.
+struct Stage {
+    store: Arc<dyn Store>,
+    machine: FakeMachine,
+    now: Timestamp,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let machine = FakeMachine::new(name(), Machine::gpus(2, 4));
+        Self { store: Arc::new(MemoryStore::default()), machine, now: Timestamp(0) }
+    }
+
+    fn start_daemon(&self, fate: &Arc<Fate>) -> Engine {
+        let store = Arc::new(MortalStore { store: self.store.clone(), fate: fate.clone() });
+        let host = Arc::new(MortalHost { host: self.machine.host(), fate: fate.clone() });
+        Engine::open(name(), host, Repository::new(store), 1).expect("the store can be read")
+    }
+
+    fn kernel(&self) -> &FakeKernel {
+        self.machine.kernel()
+    }
+
+    fn hypervisor(&self) -> &FakeHypervisor {
+        self.machine.hypervisor()
+    }
+
+    /// Passes until nothing is left to do, or the daemon is dead. A minute goes by between passes, so that nothing
+    /// waits for its next try.
+    fn settle(&mut self, engine: &Engine, fate: &Fate) {
+        let mut quiet = 0;
+        for _ in 0..60 {
+            if fate.is_dead() || quiet == 3 {
+                return;
+            }
+            self.now.0 += 60_000;
+            let report = engine.pass(self.now);
+            quiet = if report.is_busy() { 0 } else { quiet + 1 };
+            assert_sound(engine);
+        }
+        panic!("it does not settle: {:#?}", engine.view().findings);
+    }
+}
+
+fn assert_sound(engine: &Engine) {
+    let view = engine.view();
+    assert_eq!(check::check(&view.plan), []);
+    assert_eq!(check::check_world(&view.inventory), []);
+}
+
+fn name() -> HostName {
+    "node1".parse().unwrap()
+}
+
+fn vm(name: &str) -> VmName {
+    name.parse().unwrap()
+}
+
+fn gpu(index: u8) -> GpuKey {
+    let address: GpuAddress = format!("0000:{:02x}:00.0", 0x10 + index * 4).parse().unwrap();
+    GpuKey { host: name(), address }
+}
+
+fn split(index: u8, count: u16) -> Scene {
+    Scene::Ask(Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Partitioned { count, series: None } })
+}
+
+fn create(name: &str, request: Request) -> Scene {
+    let hardware = VmHardware {
+        vcpus: 1,
+        memory_mib: 128,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        firmware: Firmware::Bios,
+        guest_os: None,
+        cloud_init: None,
+    };
+    let new = NewVm { hardware, request, reserved: false, prefer_numa_node: None };
+    Scene::Ask(Change::CreateVm { name: vm(name), vm: new })
+}
+
+/// A part of a story.
+#[derive(Debug, Clone)]
+enum Scene {
+    /// Somebody asks for a change, and asks again if the daemon dies before it answers.
+    Ask(Change),
+    /// The machine loses its power.
+    PowerCut,
+    /// A guest crashes.
+    Crash(&'static str),
+}
+
+fn start(name: &str) -> Scene {
+    Scene::Ask(Change::StartVm { name: vm(name) })
+}
+
+fn stop(name: &str) -> Scene {
+    Scene::Ask(Change::StopVm { name: vm(name), force: false })
+}
+
+fn delete(name: &str) -> Scene {
+    Scene::Ask(Change::DeleteVm { name: vm(name), force: true })
+}
+
+/// Tells a story to daemons of which the first one may die. Returns how many places to die there were.
+fn tell(story: &[Scene], death: Option<Death>, stage: &mut Stage) -> usize {
+    let fate = Fate::new(death);
+    let mut engine = stage.start_daemon(&fate);
+    let mut fate_now = fate.clone();
+    stage.settle(&engine, &fate_now);
+    for scene in story {
+        match scene {
+            Scene::Ask(change) => {
+                if ask(&engine, change, stage.now).is_err() && fate_now.is_dead() {
+                    (engine, fate_now) = revive(stage);
+                    ask_again(&engine, change, stage.now);
+                }
+            }
+            Scene::PowerCut => {
+                stage.hypervisor().lose_power();
+                stage.kernel().reboot();
+            }
+            Scene::Crash(name) => stage.hypervisor().crash(&vm(name)),
+        }
+        stage.settle(&engine, &fate_now);
+        if fate_now.is_dead() {
+            (engine, fate_now) = revive(stage);
+            stage.settle(&engine, &fate_now);
+        }
+    }
+    fate.done.load(Ordering::SeqCst)
+}
+
+fn revive(stage: &mut Stage) -> (Engine, Arc<Fate>) {
+    let fate = Fate::new(None);
+    let engine = stage.start_daemon(&fate);
+    stage.now.0 += 1_000;
+    engine.pass(stage.now);
+    (engine, fate)
+}
+
+fn ask(engine: &Engine, change: &Change, now: Timestamp) -> Result<(), Rejected> {
+    engine.submit(change, false, now).map(|_| ())
+}
+
+/// The one who asked does not know whether it was heard. Asking again must do no harm; what was heard the first time
+/// may be answered with "exists already" or "is gone".
+fn ask_again(engine: &Engine, change: &Change, now: Timestamp) {
+    if let Err(rejected) = ask(engine, change, now) {
+        let codes: Vec<Code> = rejected.into_findings().into_iter().map(|finding| finding.code).collect();
+        assert!(
+            codes.iter().all(|code| matches!(code, Code::VmExists | Code::VmNotFound)),
+            "{change:?} was asked again: {codes:?}"
+        );
+    }
+}
+
+/// What of store and machine must be the same however the story was interrupted.
+fn ending(stage: &mut Stage) -> String {
+    let (engine, fate) = revive(stage);
+    stage.settle(&engine, &fate);
+    let view = engine.view();
+    let seen = &view.inventory[&name()];
+    let mut lines = Vec::new();
+    for (slot, booking) in &view.plan.bookings {
+        lines.push(format!("booked {slot} {}", booking.vm));
+    }
+    for (address, gpu) in &seen.gpus {
+        let partitions = gpu.partitions.iter().map(|p| p.driver.clone().unwrap_or_default());
+        lines.push(format!("gpu {address} {:?} {}", gpu.driver, partitions.collect::<Vec<_>>().join(" ")));
+    }
+    for domain in seen.domains().into_iter().flat_map(|domains| domains.values()) {
+        let (state, live) = (domain.state.is_active(), domain.live_devices.len());
+        lines.push(format!("domain {} {state} {live} {}", domain.name, domain.defined_devices.len()));
+    }
+    for (name, spec) in &view.spec.vms {
+        lines.push(format!("wish {name} {:?}", spec.run));
+    }
+    lines.push(format!("open {}", stage.kernel().opened().len()));
+    lines.join("\n")
+}
+
+/// Tells a story undisturbed, then once for each place to die.
+#[track_caller]
+fn walk(story: &[Scene], places_min: usize) {
+    let mut stage = Stage::new();
+    let places = tell(story, None, &mut stage);
+    let expected = ending(&mut stage);
+    assert!(places >= places_min, "only {places} places to die: is the story told at all?");
+    for at in 0..places {
+        for after in [false, true] {
+            let mut stage = Stage::new();
+            tell(story, Some(Death { at, after }), &mut stage);
+            assert_eq!(ending(&mut stage), expected, "killed at {at} of {places}, after its effect: {after}");
+        }
+    }
+}
+
+const ANY: Request = Request::ANY_PARTITION;
+
+#[test]
+fn a_life_of_partitions_and_vms_ends_the_same_wherever_the_daemon_is_killed() {
+    walk(
+        &[
+            split(0, 4),
+            create("a", ANY),
+            create("b", ANY),
+            start("a"),
+            start("b"),
+            Scene::Crash("a"),
+            stop("b"),
+            Scene::Ask(Change::RestartVm { name: vm("a") }),
+            Scene::Ask(Change::DetachGpu { name: vm("b"), restart: false }),
+            delete("b"),
+            Scene::PowerCut,
+        ],
+        30,
+    );
+}
+
+#[test]
+fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death() {
+    let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu(1), mode });
+    walk(
+        &[
+            split(1, 2),
+            split(1, 4),
+            mode(GpuMode::Host),
+            mode(GpuMode::Passthrough { allow_console: false }),
+            create("whole", Request::Whole { gpus: 1 }),
+            start("whole"),
+            stop("whole"),
+            mode(GpuMode::Host),
+            split(1, 1),
+            Scene::Ask(Change::AttachGpu {
+                name: vm("whole"),
+                request: Request::Whole { gpus: 1 },
+                restart: false,
+            }),
+        ],
+        15,
+    );
+}
+
+#[test]
+fn the_walk_notices_when_bookings_are_lost() {
+    // The planted bug: a store that forgets who holds what while VMs run.
+    let story = [split(0, 2), create("a", ANY), start("a")];
+    let mut stage = Stage::new();
+    tell(&story, None, &mut stage);
+    let sound = ending(&mut stage);
+    let bookings = stage.store.range(&"plan/booking/".parse().unwrap()).unwrap();
+    let forgetting = bookings.entries.iter().fold(Txn::new(), |txn, entry| txn.delete(entry.key.clone()));
+    assert!(matches!(stage.store.commit(&forgetting), Ok(Outcome::Committed(_))));
+    assert_ne!(ending(&mut stage), sound);
+}
