@@ -7,6 +7,12 @@
 //! kernel either: devices are bound before they are put into a VM.
 
 pub mod fake;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+pub mod kvm;
+mod refusal;
+#[cfg(feature = "libvirt")]
+mod seed;
 pub mod xml;
 
 use tranche_core::finding::Finding;

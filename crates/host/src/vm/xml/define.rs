@@ -194,7 +194,8 @@ fn disks(xml: &mut Writer, definition: &Definition<'_>) {
 
 /// `vda`, `vdb`, …; [`tranche_core::spec::DISKS_PER_VM_MAX`] is below 26.
 fn disk_name(index: usize) -> String {
-    let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).filter(u8::is_ascii_lowercase);
+    let letter =
+        u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).filter(u8::is_ascii_lowercase);
     format!("vd{}", char::from(letter.expect("a VM has fewer than 26 disks")))
 }
 
@@ -282,9 +283,10 @@ mod tests {
 
     #[test]
     fn a_short_id_becomes_libosinfos_own_or_nothing() {
-        let ids = ["ubuntu22.04", "win2k22", "win10", "centos-stream9", "windows", "ubuntu", "beos5", "win1'0"]
-            .map(libosinfo_id)
-            .map(Option::unwrap_or_default);
+        let ids =
+            ["ubuntu22.04", "win2k22", "win10", "centos-stream9", "windows", "ubuntu", "beos5", "win1'0"]
+                .map(libosinfo_id)
+                .map(Option::unwrap_or_default);
         expect![[r#"
             http://ubuntu.com/ubuntu/22.04
             http://microsoft.com/win/2k22

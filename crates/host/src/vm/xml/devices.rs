@@ -13,7 +13,8 @@ use super::{ALIAS_PREFIX, XmlError, child, firmware, read};
 /// A domain's XML with exactly these devices of ours.
 ///
 /// They go behind the last device. `managed='no'`, because Tranche binds functions itself before they get here and
-/// vendors' drivers must not be unbound by libvirt. The memory that VFIO locks is accounted for by libvirt on its own.
+/// vendors' drivers must not be unbound by libvirt. The memory that VFIO locks is accounted for by libvirt on its own,
+/// and so are the guest's PCIe ports: it adds what is missing when it takes the definition, and keeps it from then on.
 /// Where the guest's firmware could not map the devices otherwise, an argument for it is added (see [`firmware`]).
 ///
 /// If the same devices are there already, the text comes back unchanged: their addresses in the guest stay.
@@ -37,7 +38,9 @@ pub fn put_devices(xml: &str, devices: &[VmDevice]) -> Result<String, XmlError> 
 fn clear(xml: &str) -> Result<String, XmlError> {
     let document = Document::parse(xml)?;
     let domain = document.root_element();
-    let ours = all_devices(domain).filter(|device| is_ours(*device)).map(|device| with_space_before(xml, device.range()));
+    let ours = all_devices(domain)
+        .filter(|device| is_ours(*device))
+        .map(|device| with_space_before(xml, device.range()));
     let mut ranges: Vec<Range<usize>> = ours.chain(firmware::our_arguments(domain, xml)).collect();
     ranges.sort_by_key(|range| range.start);
     let mut text = xml.to_owned();
@@ -108,7 +111,8 @@ fn hostdev(source: &DeviceSource, index: usize) -> String {
             );
         }
         DeviceSource::Mdev { uuid } => {
-            let attributes = [("mode", "subsystem"), ("type", "mdev"), ("managed", "no"), ("model", "vfio-pci")];
+            let attributes =
+                [("mode", "subsystem"), ("type", "mdev"), ("managed", "no"), ("model", "vfio-pci")];
             writer.open("hostdev", &attributes);
             writer.open("source", &[]);
             writer.empty("address", &[("uuid", &uuid.to_string())]);

@@ -33,7 +33,9 @@ pub(super) fn argument(domain: Node<'_, '_>, devices: &[VmDevice]) -> Option<Str
     let needed = total_mib > MMIO_WITHOUT_HELP_MIB
         && is_uefi(domain)
         && !has_wide_processor(domain)
-        && !domain.descendants().any(|node| node.attribute("value").is_some_and(|value| value.contains(OVMF_WINDOW)));
+        && !domain
+            .descendants()
+            .any(|node| node.attribute("value").is_some_and(|value| value.contains(OVMF_WINDOW)));
     let window_mib = total_mib.checked_mul(2)?.checked_next_power_of_two()?;
     needed.then(|| {
         format!(
@@ -71,8 +73,10 @@ fn is_uefi(domain: Node<'_, '_>) -> bool {
 
 /// Whether the guest sees the host's own address width.
 fn has_wide_processor(domain: Node<'_, '_>) -> bool {
-    child(domain, "cpu").is_some_and(|cpu| match child(cpu, "maxphysaddr").map(|width| width.attribute("mode")) {
-        Some(mode) => mode == Some("passthrough"),
-        None => matches!(cpu.attribute("mode"), Some("host-passthrough" | "maximum")),
+    child(domain, "cpu").is_some_and(|cpu| {
+        match child(cpu, "maxphysaddr").map(|width| width.attribute("mode")) {
+            Some(mode) => mode == Some("passthrough"),
+            None => matches!(cpu.attribute("mode"), Some("host-passthrough" | "maximum")),
+        }
     })
 }

@@ -14,7 +14,7 @@ mod write;
 
 pub use define::{Acceleration, Definition, Disk, define};
 pub use devices::put_devices;
-pub use read::{Facts, read, volume_format};
+pub use read::{Facts, emulator, read, volume_format};
 
 /// The prefix of the aliases of devices that Tranche puts into a domain. libvirt keeps an alias across edits only if
 /// it begins with `ua-` ("user alias", since libvirt 3.9).
@@ -45,6 +45,9 @@ fn child<'a, 'input>(node: roxmltree::Node<'a, 'input>, name: &str) -> Option<ro
 }
 
 /// The element at the end of a path of child elements.
-fn descend<'a, 'input>(node: roxmltree::Node<'a, 'input>, path: &[&str]) -> Option<roxmltree::Node<'a, 'input>> {
+fn descend<'a, 'input>(
+    node: roxmltree::Node<'a, 'input>,
+    path: &[&str],
+) -> Option<roxmltree::Node<'a, 'input>> {
     path.iter().try_fold(node, |node, name| child(node, name))
 }

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use camino::Utf8PathBuf;
 use roxmltree::{Document, Node};
 use tranche_core::inventory::{DeviceSource, HostDevice};
 use tranche_core::name::PciAddress;
@@ -53,6 +54,15 @@ pub fn volume_format(xml: &str) -> Result<String, XmlError> {
     let document = Document::parse(xml)?;
     let format = descend(document.root_element(), &["target", "format"]);
     Ok(format.and_then(|format| format.attribute("type")).unwrap_or("raw").to_owned())
+}
+
+/// Where the emulator is, from libvirt's domain capabilities (libvirt: docs/formatdomaincaps).
+///
+/// # Errors
+/// When they name none.
+pub fn emulator(capabilities: &str) -> Result<Utf8PathBuf, XmlError> {
+    let document = Document::parse(capabilities)?;
+    text(document.root_element(), "path").map(Utf8PathBuf::from)
 }
 
 /// Every child of every `<devices>`.
@@ -179,7 +189,10 @@ mod tests {
         assert_eq!(mib("<memory unit='bytes'>1048576</memory>"), Ok(1));
         assert_eq!(mib("<memory unit='T'> 1 </memory>"), Ok(1 << 20));
         assert_eq!(mib("<memory unit='MB'>100</memory>"), Ok(95));
-        assert_eq!(mib("<memory unit='ell'>1</memory>"), Err("the XML says \"ell\" where a unit of memory belongs".into()));
+        assert_eq!(
+            mib("<memory unit='ell'>1</memory>"),
+            Err("the XML says \"ell\" where a unit of memory belongs".into())
+        );
         assert_eq!(mib(""), Err("the XML has no memory".into()));
     }
 
@@ -196,5 +209,12 @@ mod tests {
         let volume = "<volume type='file'><target><format type='qcow2'/></target></volume>";
         assert_eq!(volume_format(volume).unwrap(), "qcow2");
         assert_eq!(volume_format("<volume type='block'><target/></volume>").unwrap(), "raw");
+    }
+
+    #[test]
+    fn the_emulator_is_where_libvirt_says() {
+        let capabilities = "<domainCapabilities><path>/usr/bin/qemu-system-x86_64</path></domainCapabilities>";
+        assert_eq!(emulator(capabilities).unwrap(), "/usr/bin/qemu-system-x86_64");
+        assert!(matches!(emulator("<domainCapabilities/>"), Err(XmlError::Missing("path"))));
     }
 }

@@ -67,7 +67,8 @@ fn devices_that_are_there_already_change_nothing() {
 
 #[test]
 fn other_devices_of_ours_are_replaced_and_the_users_own_stay() {
-    let users = "<devices><hostdev type='pci'><source><address bus='0x01' slot='0x00'/></source></hostdev></devices>";
+    let users =
+        "<devices><hostdev type='pci'><source><address bus='0x01' slot='0x00'/></source></hostdev></devices>";
     let first = put_devices(&domain("", users), &[pci("0000:3d:00.4"), pci("0000:3d:00.5")]).unwrap();
     let second = put_devices(&first, &[mdev(3)]).unwrap();
     let users_own = (pci("0000:01:00.0").source, false);
@@ -97,7 +98,10 @@ fn a_large_gpu_gets_a_window_in_ovmf_unless_the_guest_sees_the_hosts_address_wid
     assert_eq!(window(UEFI, &[pci("0000:3d:00.4")]), None);
     assert_eq!(window("<os><type>hvm</type></os>", &large), None);
     assert_eq!(window(&format!("{UEFI}<cpu mode='host-passthrough'/>"), &large), None);
-    assert_eq!(window(&format!("{UEFI}<cpu mode='custom'><maxphysaddr mode='passthrough'/></cpu>"), &large), None);
+    assert_eq!(
+        window(&format!("{UEFI}<cpu mode='custom'><maxphysaddr mode='passthrough'/></cpu>"), &large),
+        None
+    );
 }
 
 #[test]
@@ -156,9 +160,8 @@ fn any_domain() -> impl Strategy<Value = String> {
     ];
     let pieces = proptest::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat());
     let rests = proptest::collection::vec(rest, 0..4).prop_map(|rests| rests.concat());
-    (rests.clone(), pieces, rests).prop_map(|(before, pieces, after)| {
-        domain(&before, &format!("<devices>{pieces}</devices>{after}"))
-    })
+    (rests.clone(), pieces, rests)
+        .prop_map(|(before, pieces, after)| domain(&before, &format!("<devices>{pieces}</devices>{after}")))
 }
 
 proptest! {

@@ -1,0 +1,172 @@
+//! The real hypervisor: libvirt's QEMU driver, through libvirtd.
+//!
+//! A call to libvirtd can fail, and it can hang. Every call runs apart with a limit ([`lanes`]); a connection that died
+//! is opened anew at the next call, so a restart of libvirtd needs nobody's attention. libvirtd's events wake the
+//! daemon and tell which definition to read again; they decide nothing.
+//!
+//! Deliberately absent: pools, volumes and networks are used by name and never made; and nothing here remembers what
+//! it has done, because libvirt does.
+
+mod lanes;
+mod link;
+mod observe;
+mod steps;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use camino::Utf8PathBuf;
+use tranche_core::finding::Finding;
+use tranche_core::inventory;
+use tranche_core::step::{Step, StepSubject};
+
+use self::lanes::Lanes;
+use self::link::Link;
+use self::observe::Cache;
+use super::seed::Seeds;
+use super::xml::Acceleration;
+use super::{Hypervisor, refusal};
+
+/// Called whenever something about a domain or the connection changed. It carries no data and must not block.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// How libvirt is reached and used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The connection URI (libvirt: docs/uri).
+    pub uri: String,
+    /// Where cloud-init disks lie. QEMU's user must be able to pass through the directories above it.
+    pub seed_dir: Utf8PathBuf,
+    /// Where serial consoles are logged.
+    pub serial_log_dir: Utf8PathBuf,
+    /// How guests run; without it, a probe guest decides when the first VM is defined.
+    pub acceleration: Option<Acceleration>,
+    /// How long an observation may take, in milliseconds.
+    pub observe_limit_ms: u64,
+    /// How long a step may take, in milliseconds. Starting pins all of a guest's memory, which takes seconds for
+    /// hundreds of GiB.
+    pub step_limit_ms: u64,
+    /// The longest time for which a definition is not read again without an event about it, in milliseconds: libvirt
+    /// sends none for devices that are put into a stored definition (`virsh attach-device --config`).
+    pub xml_age_max_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            uri: "qemu:///system".to_owned(),
+            seed_dir: "/var/lib/libvirt/tranche".into(),
+            serial_log_dir: "/var/log/libvirt/qemu".into(),
+            acceleration: None,
+            observe_limit_ms: 10_000,
+            step_limit_ms: 60_000,
+            xml_age_max_ms: 30_000,
+        }
+    }
+}
+
+/// libvirt.
+#[derive(Debug)]
+pub struct Libvirt {
+    shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
+}
+
+/// What calls share, even those that are given up on.
+struct Shared {
+    config: Config,
+    seeds: Seeds,
+    link: Mutex<Option<Arc<Link>>>,
+    cache: Arc<Cache>,
+    acceleration: Mutex<Option<Acceleration>>,
+    wake: Wake,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Libvirt {
+    /// Prepares to use libvirt; the first call connects. `wake` is called from libvirt's event thread.
+    pub fn new(config: Config, wake: Wake) -> Self {
+        let shared = Shared {
+            seeds: Seeds::new(config.seed_dir.clone()),
+            link: Mutex::new(None),
+            cache: Arc::default(),
+            acceleration: Mutex::new(config.acceleration),
+            wake,
+            config,
+        };
+        Self { shared: Arc::new(shared), lanes: Arc::default() }
+    }
+
+    /// How guests run, as far as it is known yet.
+    pub fn acceleration(&self) -> Option<Acceleration> {
+        *self.shared.acceleration.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn observe(&self) -> inventory::Hypervisor {
+        let shared = Arc::clone(&self.shared);
+        let work = move || shared.with_link(|link| shared.observe(link));
+        let answer = self.lanes.run("", "observe", self.shared.config.observe_limit_ms, work);
+        let reason = match answer {
+            Ok(Ok(Ok(observed))) => return observed,
+            Ok(Ok(Err(error))) => error.message().to_owned(),
+            Ok(Err(lost)) => lost,
+            Err(late) => late.to_string(),
+        };
+        inventory::Hypervisor::Down { reason }
+    }
+
+    fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {
+        let StepSubject::Vm(vm) = step.subject() else { return Err(refusal::not_about_a_vm(step)) };
+        let (shared, step) = (Arc::clone(&self.shared), step.clone());
+        let call = steps::name(&step);
+        let work = move || shared.with_link(|link| shared.apply(link, &step));
+        match self.lanes.run(vm.as_str(), call, self.shared.config.step_limit_ms, work) {
+            Ok(Ok(result)) => result,
+            Ok(Err(lost)) => Err(refusal::down(&vm, &lost)),
+            Err(late) => Err(refusal::down(&vm, &late.to_string())),
+        }
+    }
+}
+
+impl Shared {
+    /// Does something with a connection, or says why there is none. If the connection turns out to be dead, it is done
+    /// once more with a new one: observing and all steps may be repeated.
+    fn with_link<T, E>(&self, work: impl Fn(&Link) -> Result<T, E>) -> Result<Result<T, E>, String> {
+        for _ in 0..2 {
+            let link = self.link()?;
+            let result = work(&link);
+            if result.is_ok() || link.is_alive() {
+                return Ok(result);
+            }
+        }
+        Err("the connection was lost twice".to_owned())
+    }
+
+    /// The connection, opened if there is none or it died.
+    fn link(&self) -> Result<Arc<Link>, String> {
+        let mut slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = slot.as_ref().filter(|link| link.is_alive()) {
+            return Ok(Arc::clone(link));
+        }
+        *slot = None;
+        let (cache, wake) = (Arc::clone(&self.cache), Arc::clone(&self.wake));
+        let listener: link::Listener = Arc::new(move |domain| {
+            if let Some(domain) = domain {
+                cache.mark(domain);
+            }
+            wake();
+        });
+        let link = Link::open(&self.config.uri, &listener).map_err(|error| error.message().to_owned())?;
+        // Nobody told what happened while there was no connection.
+        self.cache.clear();
+        let link = Arc::new(link);
+        *slot = Some(Arc::clone(&link));
+        Ok(link)
+    }
+}
