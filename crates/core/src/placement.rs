@@ -58,6 +58,7 @@ impl<'a> Board<'a> {
             let usable: Vec<Slot> = slots_of(&planned.mode)
                 .into_iter()
                 .filter(|slot| group_obstacle(&SlotKey { gpu: key.clone(), slot: *slot }, gpu).is_none())
+                .filter(|slot| !is_lost(*slot, planned, gpu))
                 .collect();
             let booked: BTreeSet<Slot> = plan.bookings_on(key).map(|(slot, _)| slot.slot).collect();
             let used = |slot: &Slot| uses.get(&key.host).is_some_and(|uses| uses.is_used(*slot, gpu));
@@ -286,6 +287,14 @@ pub fn size_fits(request: &Request, offer: &Offer) -> bool {
         }
         Request::None | Request::Whole { .. } => true,
     }
+}
+
+/// Whether a virtual function is gone although its GPU counts it: it was unplugged, or fell off the bus.
+pub fn is_lost(slot: Slot, planned: &GpuPlan, gpu: &Gpu) -> bool {
+    let (Slot::Partition(index), GpuMode::Partitioned { count, .. }) = (slot, &planned.mode) else {
+        return false;
+    };
+    gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs == *count) && partition(gpu, index).is_none()
 }
 
 /// Why a slot cannot be handed to a VM at this moment. None means that it can.

@@ -374,6 +374,14 @@ impl Planner<'_> {
     ) -> VmGoal {
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let was_off = settled.is_some_and(|settled| settled.serial == spec.serial && !settled.running);
+        let before = self.plan.vms.get(name).map(|planned| planned.goal);
+        if active
+            && !was_off
+            && spec.run != Run::Deleted
+            && matches!(before, Some(VmGoal::Stop | VmGoal::Cycle))
+        {
+            self.findings.push(say::shutdown_slow(name));
+        }
         match spec.run {
             Run::Deleted => VmGoal::Remove,
             Run::Stopped | Run::Killed if active && was_off => {
@@ -510,7 +518,9 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
     match mode {
         GpuMode::Partitioned { count, series } => {
             let valid = gpu.valid_counts();
-            if gpu.backend.is_none() || valid.is_empty() {
+            if gpu.address.pci().is_some() && gpu.driver.is_none() {
+                found.push(say::driver_missing(key));
+            } else if gpu.backend.is_none() || valid.is_empty() {
                 found.push(say::why_not_partitionable(key, gpu));
             } else if gpu.offer(*count, series.as_deref()).is_none() {
                 found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));

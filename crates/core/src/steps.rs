@@ -4,7 +4,7 @@
 //! computation yields the rest. A step that could hurt is simply not due while anything could be hurt by it: partitions
 //! are remade only while none is open, and a VM starts only when everything that it holds is ready.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, PartitionDevice, mdev_uuid,
@@ -24,10 +24,27 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
     for (key, planned) in plan.gpus.iter().filter(|(key, _)| key.host == observed.host) {
         due.extend(gpu_steps(key, planned, plan, observed));
     }
+    let remade: BTreeSet<GpuAddress> = due.iter().filter_map(remakes).collect();
     for (name, planned) in plan.vms.iter().filter(|(_, planned)| planned.host == observed.host) {
-        due.extend(vm_steps(name, planned, spec, plan, observed));
+        let waits = plan.held_by(name).any(|(slot, _)| remade.contains(&slot.gpu.address));
+        let steps = vm_steps(name, planned, spec, plan, observed);
+        if !(waits && steps.iter().any(|step| matches!(step, Step::StartVm { .. }))) {
+            due.extend(steps);
+        }
     }
     due
+}
+
+/// The GPU whose partitions a step replaces: nothing on it may be handed to a VM before that is done.
+fn remakes(step: &Step) -> Option<GpuAddress> {
+    match step {
+        Step::EnableVfs { gpu, .. }
+        | Step::DisableVfs { gpu }
+        | Step::RemoveMdev { gpu, .. }
+        | Step::TakeGpu { gpu, .. }
+        | Step::ReturnGpu { gpu, .. } => Some(gpu.clone()),
+        _ => None,
+    }
 }
 
 fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
@@ -63,7 +80,8 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
 fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
     let address = || gpu.address.clone();
     let enabled = gpu.sriov.as_ref().map_or(0, |sriov| sriov.vfs);
-    if enabled != count {
+    let there = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
+    if enabled != count || (there < usize::from(count) && !in_use()) {
         let enable = Step::EnableVfs { gpu: address(), count };
         return match enabled {
             0 => vec![enable],

@@ -405,3 +405,19 @@ fn a_domain_that_was_replaced_behind_our_back_is_not_touched() {
     world.settle();
     assert!(!world.runs("a") && world.has_finding(Code::DomainIdentity));
 }
+
+#[test]
+fn a_vm_whose_partition_was_lost_gets_another_one_at_its_next_start() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    for name in ["a", "b"] {
+        world.create(name, ANY);
+    }
+    world.start("a");
+    world.gpu(1).partitions.remove(1);
+    world.start("b");
+    assert!(!world.runs("b"), "what is lost is given to nobody while its GPU is in use");
+    world.stop("a");
+    assert!(world.runs("b"), "the GPU was split anew as soon as nothing used it");
+    assert_eq!(world.gpu(1).partitions.len(), 2);
+}

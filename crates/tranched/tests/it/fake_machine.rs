@@ -31,15 +31,14 @@ impl FakeMachine {
 
     /// The host as a freshly started daemon sees it.
     pub(crate) fn host(&self) -> Arc<dyn Host> {
+        self.host_with(Limits::default())
+    }
+
+    /// The same, with other limits on kernel calls.
+    pub(crate) fn host_with(&self, limits: Limits) -> Arc<dyn Host> {
         let shared = Shared(self.hypervisor.clone());
         let catalogue = Arc::new(Catalogue::builtin());
-        Arc::new(LinuxHost::new(
-            self.name.clone(),
-            self.kernel.clone(),
-            Limits::default(),
-            catalogue,
-            Box::new(shared),
-        ))
+        Arc::new(LinuxHost::new(self.name.clone(), self.kernel.clone(), limits, catalogue, Box::new(shared)))
     }
 
     pub(crate) fn kernel(&self) -> &FakeKernel {

@@ -158,7 +158,7 @@ impl Stage {
     fn settle(&mut self, engine: &Engine, fate: &Fate) {
         let mut quiet = 0;
         for _ in 0..60 {
-            if fate.is_dead() || quiet == 3 {
+            if fate.is_dead() || quiet == 2 {
                 return;
             }
             self.now.0 += 60_000;

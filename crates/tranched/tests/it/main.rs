@@ -1,5 +1,10 @@
 //! The daemon from outside: HTTP over its socket, an engine in memory, and a host that behaves.
 
+mod bad_input;
 mod fake_machine;
+mod faults;
 mod kill_walk;
 mod openapi;
+mod served;
+mod stories;
+mod stream;

@@ -1,0 +1,443 @@
+//! What goes wrong underneath: each has a finding with a code and a hint, nothing is lost, and all ends well once it is
+//! right again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tranche_core::change::{Change, NewVm};
+use tranche_core::check;
+use tranche_core::finding::{Code, Finding};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, OperationId, PciAddress, Timestamp, VmName};
+use tranche_core::operation::OperationState;
+use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
+use tranche_host::calls::Limits;
+use tranche_host::fake::Machine;
+use tranche_host::vm::fake::Guest;
+use tranche_store::{
+    Entry, Key, Lease, LeaseId, MemoryStore, Outcome, Prefix, Repository, Revision, Snapshot, Store,
+    StoreError, Txn, Watch,
+};
+use tranched::engine::{Engine, PassReport, Submitted};
+
+use crate::fake_machine::FakeMachine;
+
+/// A store whose disk can be full.
+#[derive(Debug, Default)]
+struct FullDisk {
+    store: MemoryStore,
+    full: AtomicBool,
+}
+
+impl Store for FullDisk {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key)
+    }
+    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
+        self.store.range(prefix)
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::Full {
+                place: "tranche.db".to_owned(),
+                source: "database or disk is full".into(),
+            });
+        }
+        self.store.commit(txn)
+    }
+    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        self.store.watch(prefix, after)
+    }
+    fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.store.compact(through)
+    }
+    fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
+        self.store.grant(ttl_ms)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease)
+    }
+    fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease)
+    }
+}
+
+/// An engine on a fake machine.
+struct Desk {
+    machine: FakeMachine,
+    disk: Arc<FullDisk>,
+    engine: Engine,
+    now: Timestamp,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self::on(Machine::gpus(2, 4))
+    }
+
+    fn on(machine: Machine) -> Self {
+        let machine = FakeMachine::new(host(), machine);
+        let disk = Arc::new(FullDisk::default());
+        let engine = open(&machine, &disk, Limits::default());
+        let mut desk = Self { machine, disk, engine, now: Timestamp(1) };
+        desk.pass();
+        desk
+    }
+
+    fn restart_daemon(&mut self, limits: Limits) {
+        self.engine = open(&self.machine, &self.disk, limits);
+        self.pass();
+    }
+
+    /// One pass, a minute later than the last.
+    fn pass(&mut self) -> PassReport {
+        self.now.0 += 60_000;
+        let report = self.engine.pass(self.now);
+        let view = self.engine.view();
+        assert_eq!(check::check(&view.plan), []);
+        assert_eq!(check::check_world(&view.inventory), []);
+        report
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            let before = self.engine.view().revision;
+            if !self.pass().is_busy() && self.engine.view().revision == before {
+                return;
+            }
+        }
+    }
+
+    #[track_caller]
+    fn ask(&mut self, change: Change) -> OperationId {
+        match self.engine.submit(&change, false, self.now) {
+            Ok(Submitted::Accepted { operation, .. }) => operation.id,
+            other => panic!("{change:?}: {other:?}"),
+        }
+    }
+
+    /// Asks, and waits until all that can be done is done.
+    #[track_caller]
+    fn order(&mut self, change: Change) -> OperationId {
+        let id = self.ask(change);
+        self.settle();
+        id
+    }
+
+    fn refusal(&self, change: &Change) -> Vec<Code> {
+        let rejected = self.engine.submit(change, false, self.now).expect_err("it is refused");
+        rejected.into_findings().into_iter().map(|finding| finding.code).collect()
+    }
+
+    fn finding(&self, code: Code) -> Option<Finding> {
+        let found = self.engine.view().findings.iter().find(|finding| finding.code == code).cloned();
+        if let Some(finding) = &found {
+            assert!(!finding.hint.is_empty() && !finding.message.is_empty());
+        }
+        found
+    }
+
+    fn outcome(&self, id: OperationId) -> OperationState {
+        self.engine.view().operations[&id].state
+    }
+
+    fn runs(&self, name: &str) -> bool {
+        self.engine.view().inventory[&host()].domain(&vm(name)).is_some_and(|domain| domain.state.is_active())
+    }
+
+    fn vfs(&self, index: u8) -> usize {
+        self.engine.view().inventory[&host()].gpus[&gpu(index).address].partitions.len()
+    }
+}
+
+fn open(machine: &FakeMachine, disk: &Arc<FullDisk>, limits: Limits) -> Engine {
+    let repository = Repository::new(disk.clone());
+    Engine::open(host(), machine.host_with(limits), repository, 4).expect("the store can be read")
+}
+
+fn host() -> HostName {
+    "node1".parse().unwrap()
+}
+
+fn vm(name: &str) -> VmName {
+    name.parse().unwrap()
+}
+
+fn pf(index: u8) -> PciAddress {
+    PciAddress { domain: 0, bus: 0x10 + index * 4, device: 0, function: 0 }
+}
+
+fn gpu(index: u8) -> GpuKey {
+    GpuKey { host: host(), address: GpuAddress::Pci(pf(index)) }
+}
+
+fn split(index: u8, count: u16) -> Change {
+    Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Partitioned { count, series: None } }
+}
+
+fn release(index: u8) -> Change {
+    Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Host }
+}
+
+fn create(name: &str) -> Change {
+    let hardware = VmHardware {
+        vcpus: 1,
+        memory_mib: 128,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        firmware: Firmware::Bios,
+        guest_os: None,
+        cloud_init: None,
+    };
+    let new = NewVm { hardware, request: Request::ANY_PARTITION, reserved: false, prefer_numa_node: None };
+    Change::CreateVm { name: vm(name), vm: new }
+}
+
+fn start(name: &str) -> Change {
+    Change::StartVm { name: vm(name) }
+}
+
+fn stop(name: &str) -> Change {
+    Change::StopVm { name: vm(name), force: false }
+}
+
+#[test]
+fn a_disable_that_hangs_is_named_and_the_other_gpu_goes_on() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.restart_daemon(Limits { read_ms: 200, write_ms: 50 });
+    desk.machine.kernel().hold(pf(0));
+    let releasing = desk.order(release(0));
+    let stuck = desk.finding(Code::CallStuck).expect("the hanging call is reported");
+    assert!(stuck.message.contains("sriov_numvfs"), "{stuck}");
+    assert_ne!(desk.outcome(releasing), OperationState::Succeeded);
+    assert_eq!(desk.refusal(&split(0, 4)), [Code::CallStuck]);
+
+    desk.order(split(1, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    assert!(desk.runs("a"), "the other GPU serves");
+
+    desk.machine.kernel().release(pf(0));
+    for _ in 0..1_000 {
+        desk.pass();
+        if desk.vfs(0) == 0 && desk.finding(Code::CallStuck).is_none() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(desk.vfs(0), 0);
+    assert!(desk.finding(Code::CallStuck).is_none());
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_touched_and_nothing_is_lost() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.disk.full.store(true, Ordering::SeqCst);
+    assert_eq!(desk.refusal(&start("a")), [Code::StoreFull]);
+    assert_eq!(desk.refusal(&split(1, 4)), [Code::StoreFull]);
+    desk.settle();
+    assert_eq!(desk.vfs(1), 0);
+    assert!(!desk.runs("a"));
+
+    desk.disk.full.store(false, Ordering::SeqCst);
+    desk.order(start("a"));
+    assert!(desk.runs("a"));
+}
+
+#[test]
+fn a_booking_that_cannot_be_stored_starts_no_vm() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.ask(start("a"));
+    desk.disk.full.store(true, Ordering::SeqCst);
+    desk.settle();
+    assert!(!desk.runs("a"), "a VM was started without its booking being stored");
+    assert!(desk.finding(Code::StoreFull).is_some());
+    desk.disk.full.store(false, Ordering::SeqCst);
+    desk.settle();
+    assert!(desk.runs("a"));
+    assert!(desk.finding(Code::StoreFull).is_none());
+}
+
+#[test]
+fn fewer_virtual_functions_than_asked_for_fail_the_operation_and_say_so() {
+    let mut desk = Desk::new();
+    desk.machine.kernel().make_fewer_vfs(pf(0), 1);
+    let id = desk.order(split(0, 4));
+    assert!(desk.finding(Code::FewerPartitions).is_some(), "{:#?}", desk.engine.view().findings);
+    assert_eq!(desk.outcome(id), OperationState::Failed);
+    desk.machine.kernel().repair();
+    desk.settle();
+    assert_eq!(desk.vfs(0), 4, "what was asked for stays asked for");
+}
+
+#[test]
+fn what_the_kernel_refuses_is_named_with_its_errno() {
+    let mut desk = Desk::new();
+    desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
+    desk.order(split(0, 4));
+    let findings = desk.engine.view().findings.clone();
+    assert!(findings.iter().any(|finding| finding.message.contains("ENOMEM")), "{findings:#?}");
+}
+
+/// "Not enough MMIO resources for SR-IOV" (Linux, drivers/pci/iov.c).
+fn libc_enomem() -> i32 {
+    12
+}
+
+#[test]
+fn a_driver_that_grabs_a_virtual_function_is_named() {
+    let mut desk = Desk::new();
+    let vf = PciAddress { function: 4, ..pf(0) };
+    desk.machine.kernel().grab(vf, "xe");
+    desk.order(split(0, 2));
+    let wrong = desk.finding(Code::WrongDriver).expect("the wrong driver is reported");
+    assert!(wrong.message.contains("xe") && wrong.message.contains(&vf.to_string()), "{wrong}");
+    desk.machine.kernel().repair();
+    desk.settle();
+    assert!(desk.finding(Code::WrongDriver).is_none());
+}
+
+#[test]
+fn a_virtual_function_that_disappears_under_its_vm_is_named() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.kernel().unplug(PciAddress { function: 4, ..pf(0) });
+    desk.pass();
+    assert!(desk.finding(Code::PartitionLost).is_some(), "{:#?}", desk.engine.view().findings);
+    desk.order(stop("a"));
+    desk.order(start("a"));
+    assert!(desk.runs("a"), "its next start has a partition again: {:#?}", desk.engine.view().findings);
+}
+
+#[test]
+fn while_libvirt_is_away_nothing_is_released_and_the_daemon_goes_on() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.hypervisor().go_down("Connection refused");
+    let stopping = desk.order(stop("a"));
+    assert!(desk.finding(Code::LibvirtDown).is_some());
+    assert_eq!(desk.engine.view().plan.bookings.len(), 1);
+    desk.order(split(1, 2));
+    assert_eq!(desk.vfs(1), 2, "GPUs need no libvirt");
+    desk.machine.hypervisor().come_up();
+    desk.settle();
+    assert!(!desk.runs("a") && desk.engine.view().plan.bookings.is_empty());
+    assert_ne!(desk.outcome(stopping), OperationState::Running);
+}
+
+#[test]
+fn a_start_that_libvirt_refuses_fails_with_its_words_and_is_tried_again() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.order(stop("a"));
+    desk.machine.hypervisor().refuse_starts(&vm("a"), Some("Cannot allocate memory"));
+    let id = desk.order(start("a"));
+    assert_eq!(desk.outcome(id), OperationState::Failed);
+    let refused = desk.finding(Code::LibvirtRefused).expect("libvirt's refusal is reported");
+    assert!(refused.message.contains("Cannot allocate memory"), "{refused}");
+    desk.machine.hypervisor().refuse_starts(&vm("a"), None);
+    desk.settle();
+    assert!(desk.runs("a") && desk.finding(Code::LibvirtRefused).is_none());
+}
+
+#[test]
+fn a_guest_that_ignores_the_power_button_is_turned_off_by_force() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.hypervisor().set_guest(&vm("a"), Guest::Deaf);
+    desk.order(stop("a"));
+    assert!(desk.runs("a") && desk.finding(Code::ShutdownSlow).is_some());
+    desk.order(Change::StopVm { name: vm("a"), force: true });
+    assert!(!desk.runs("a"));
+}
+
+#[test]
+fn a_machine_without_iommu_is_told_so() {
+    let desk = Desk::on(Machine { iommu: false, ..Machine::gpus(1, 4) });
+    assert!(desk.refusal(&split(0, 2)).contains(&Code::IommuOff));
+}
+
+#[test]
+fn a_gpu_without_driver_is_told_so() {
+    let desk = Desk::on(Machine { drivers: Vec::new(), ..Machine::gpus(1, 4) });
+    assert!(desk.refusal(&split(0, 2)).contains(&Code::DriverMissing));
+}
+
+#[test]
+fn virtual_functions_that_share_their_group_are_given_to_nobody() {
+    let mut machine = Machine::gpus(1, 4);
+    machine.functions[0].sriov.as_mut().unwrap().shares_group = true;
+    let mut desk = Desk::on(machine);
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    assert!(!desk.runs("a") && desk.finding(Code::GroupShared).is_some());
+}
+
+#[test]
+fn after_a_power_cut_the_first_pass_restores_and_only_then_do_vms_start() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 4));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.hypervisor().lose_power();
+    desk.machine.kernel().reboot();
+    desk.engine = open(&desk.machine, &desk.disk, Limits::default());
+    assert!(!desk.engine.view().plan.bookings.is_empty(), "the booking outlived the power cut");
+    let first = desk.pass();
+    assert!(first.restored, "ready to let libvirt start: {first:?}");
+    assert!(!desk.runs("a"));
+    desk.settle();
+    assert!(desk.runs("a"));
+}
+
+#[test]
+fn two_vms_ask_for_the_last_partition_at_once_and_one_gets_it() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 1));
+    for name in ["a", "b"] {
+        desk.order(create(name));
+    }
+    let (engine, now) = (&desk.engine, desk.now);
+    std::thread::scope(|scope| {
+        for name in ["a", "b"] {
+            scope.spawn(move || engine.submit(&start(name), false, now).expect("accepted"));
+        }
+        scope.spawn(move || engine.pass(now));
+    });
+    desk.settle();
+    assert!(desk.runs("a") != desk.runs("b"), "exactly one runs");
+    assert!(desk.finding(Code::NoFreePartition).is_some(), "the other one is told why it waits");
+    let winner = if desk.runs("a") { "a" } else { "b" };
+    desk.order(stop(winner));
+    assert!(!desk.runs(winner) && (desk.runs("a") || desk.runs("b")), "the other one starts by itself");
+}
+
+#[test]
+fn of_two_counts_asked_for_at_once_one_stays_and_the_other_is_superseded() {
+    let mut desk = Desk::new();
+    let (engine, now) = (&desk.engine, desk.now);
+    std::thread::scope(|scope| {
+        for count in [2, 4] {
+            scope.spawn(move || engine.submit(&split(0, count), false, now).expect("accepted"));
+        }
+    });
+    desk.settle();
+    let mut outcomes: Vec<_> =
+        desk.engine.view().operations.values().map(|one| format!("{:?}", one.state)).collect();
+    outcomes.sort();
+    assert_eq!(outcomes, ["Succeeded", "Superseded"]);
+    assert!([2, 4].contains(&desk.vfs(0)));
+}

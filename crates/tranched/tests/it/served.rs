@@ -1,0 +1,156 @@
+//! A daemon that serves on a socket in a directory of its own, and a client for it.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tranche_host::fake::Machine;
+use tranche_store::{MemoryStore, Repository};
+use tranched::bell::Bell;
+use tranched::daemon::{Daemon, DaemonError};
+use tranched::engine::{Engine, View};
+use tranched::gate::Gate;
+
+use crate::fake_machine::FakeMachine;
+
+/// No test waits longer than this for anything.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A daemon that serves.
+pub(crate) struct Served {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) machine: FakeMachine,
+    dir: tempfile::TempDir,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), DaemonError>>,
+}
+
+/// What the daemon answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The status and the code of a problem, which must be whole: typed, with a message, a hint and its findings.
+    #[track_caller]
+    pub(crate) fn problem(&self) -> (u16, String) {
+        let media_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        assert_eq!(media_type, Some("application/problem+json"), "{}", self.text);
+        let problem = self.json();
+        let code = problem["code"].as_str().expect("a code").to_owned();
+        assert_eq!(problem["status"], self.status);
+        assert_eq!(problem["type"], format!("urn:tranche:{code}"));
+        for text in ["title", "detail", "hint"] {
+            assert!(problem[text].as_str().is_some_and(|text| text.len() > 3), "{text}: {}", self.text);
+        }
+        assert!(!problem["findings"].as_array().expect("findings").is_empty());
+        (self.status, code)
+    }
+}
+
+impl Served {
+    /// Serves a machine, and waits until it was looked at.
+    pub(crate) async fn start(machine: Machine) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixListener::bind(dir.path().join("s")).unwrap();
+        let machine = FakeMachine::new("node1".parse().unwrap(), machine);
+        let repository = Repository::new(Arc::new(MemoryStore::default()));
+        let engine = Arc::new(Engine::open("node1".parse().unwrap(), machine.host(), repository, 2).unwrap());
+        // The tick is so long that a test hangs if nothing but the tick would wake the loop.
+        let tick = Duration::from_secs(3600);
+        let daemon =
+            Daemon { engine: Arc::clone(&engine), bell: Bell::default(), gate: Gate::default(), tick };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(daemon.serve(socket, async {
+            let _ = stopped.await;
+        }));
+        let served = Self { engine, machine, dir, stop, task };
+        served.until("the host reports", |view| !view.inventory.is_empty()).await;
+        served
+    }
+
+    /// Tells the daemon to stop and waits for its end.
+    pub(crate) async fn stop(self) -> Result<(), DaemonError> {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(DEADLINE, self.task).await.expect("it stops").unwrap()
+    }
+
+    /// Waits for something to be so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&View) -> bool) {
+        let mut views = self.engine.watch();
+        let waited = tokio::time::timeout(DEADLINE, views.wait_for(|view| is_so(view))).await;
+        if waited.is_err() {
+            panic!("it never happens that {what}: {:#?}", self.engine.view());
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PUT, path, Some(body.to_string().into())).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, Some(body.to_string().into())).await
+    }
+
+    /// Sends a body of any bytes, as JSON.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Answer {
+        self.send_as(method, path, body, Some("application/json")).await
+    }
+
+    pub(crate) async fn send_as(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        media_type: Option<&'static str>,
+    ) -> Answer {
+        let response = self.exchange(method, path, body, media_type).await;
+        let (head, body) = response.into_parts();
+        let bytes =
+            tokio::time::timeout(DEADLINE, body.collect()).await.expect("an answer").unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: head.status.as_u16(), headers: head.headers, text }
+    }
+
+    /// Asks and leaves the answer's body to be read.
+    pub(crate) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        media_type: Option<&'static str>,
+    ) -> Response<Incoming> {
+        let stream = UnixStream::connect(self.dir.path().join("s")).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        if let Some(media_type) = media_type {
+            request = request.header(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        let request = request.body(Full::new(body.unwrap_or_default())).unwrap();
+        tokio::time::timeout(DEADLINE, sender.send_request(request)).await.expect("an answer").unwrap()
+    }
+}
