@@ -357,8 +357,13 @@ fn attach_gpu(
     let spec = vm_of(name, state)?;
     refuse_deleted(name, spec)?;
     let mut found = validate_request(request);
-    if spec.request != Request::None && spec.request != *request {
-        found.push(say::vm_has_partition(name));
+    if spec.request != Request::None {
+        let mut finding = say::vm_has_partition(name);
+        if spec.request == *request {
+            // The same wish again is no second partition: commands may be repeated.
+            finding.severity = Severity::Info;
+        }
+        found.push(finding);
     }
     let foreign =
         domain_of(name, state).is_some_and(|domain| domain.defined_devices.iter().any(|device| !device.ours));

@@ -83,7 +83,10 @@ fn a_second_partition_for_a_vm_is_refused() {
     let second = Request::Partition { vram_mib: Some(8_192), profile: None };
     world.refuses(&Change::AttachGpu { name: vm("a"), request: second, restart: true }, Code::VmHasPartition);
     // The same wish again is no second partition: commands may be repeated.
-    world.accepts(&Change::AttachGpu { name: vm("a"), request: Request::ANY_PARTITION, restart: false });
+    let again = Change::AttachGpu { name: vm("a"), request: Request::ANY_PARTITION, restart: false };
+    let findings = world.submit(&again).unwrap();
+    assert_eq!(findings[0].code, Code::VmHasPartition);
+    assert_eq!(world.spec.vms[&vm("a")].request, Request::ANY_PARTITION);
 }
 
 #[test]
