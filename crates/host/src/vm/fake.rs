@@ -15,7 +15,7 @@ use tranche_core::finding::Finding;
 use tranche_core::inventory::{self, Domain, DomainState, Holder, HostDevice, OffReason};
 use tranche_core::name::{VmId, VmName};
 use tranche_core::spec::VmHardware;
-use tranche_core::step::{Step, VmDevice};
+use tranche_core::step::{Step, StepSubject, VmDevice};
 use uuid::Uuid;
 
 use super::xml::{self, Acceleration, Definition, Disk, Facts, XmlError};
@@ -253,7 +253,7 @@ impl Hypervisor for FakeHypervisor {
 
     fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {
         let mut model = self.lock();
-        if let (Some(reason), tranche_core::step::StepSubject::Vm(vm)) = (&model.down, step.subject()) {
+        if let (Some(reason), StepSubject::Vm(vm)) = (&model.down, step.subject()) {
             return Err(refusal::down(&vm, reason));
         }
         match step {

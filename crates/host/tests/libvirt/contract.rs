@@ -116,7 +116,7 @@ fn ours(devices: &[tranche_core::inventory::HostDevice]) -> Vec<&DeviceSource> {
     devices.iter().filter(|device| device.ours).map(|device| &device.source).collect()
 }
 
-/// A VM that Tranche makes, from its definition to its end. `device` exists where a VM is to start with it.
+/// A VM that Tranche makes, from its definition to its end.
 pub(crate) fn a_vm_lives(hypervisor: &dyn Hypervisor) {
     let vm = Vm::new("desk-01", 0xd1);
     apply(hypervisor, &[vm.define(diskless())]);
@@ -141,7 +141,7 @@ pub(crate) fn a_vm_lives(hypervisor: &dyn Hypervisor) {
     assert!(!domains(hypervisor).contains_key(vm.name.as_str()));
 }
 
-/// A domain that was there before. `xml` defines it, and `definition` reads what is stored.
+/// A domain that was there before. `definition` reads what is stored of it.
 pub(crate) fn a_users_domain_keeps_what_is_its_own(
     hypervisor: &dyn Hypervisor,
     vm: &Vm,

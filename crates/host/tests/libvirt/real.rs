@@ -23,8 +23,9 @@ use crate::server::{Server, give_to_daemon, users_domain};
 #[test]
 fn libvirt_keeps_the_contract() {
     let Some(server) = Server::start() else { return };
-    let (hypervisor, _) = server.hypervisor(server.config());
+    let (hypervisor, _) = server.hypervisor(Config { acceleration: None, ..server.config() });
     contract::a_vm_lives(&hypervisor);
+    assert!(hypervisor.acceleration().is_some(), "nobody found out whether KVM works");
     contract::a_missing_domain_is_off_already(&hypervisor);
     contract::a_step_about_a_gpu_is_refused(&hypervisor);
 
@@ -164,7 +165,7 @@ fn assert_is_seed(seed: &Utf8Path, user_data: &str) {
 fn what_others_do_is_seen_even_where_libvirt_tells_nobody() {
     let Some(server) = Server::start() else { return };
     let (told, woken) = server.hypervisor(server.config());
-    let (looking, _) = server.hypervisor(Config { xml_age_max_ms: 0, ..server.config() });
+    let (looking, _) = server.hypervisor(Config { reading_age_max_ms: 0, ..server.config() });
     let vm = Vm::new("theirs", 7);
     let connect = server.connect();
     assert!(domains(&told).is_empty());

@@ -40,14 +40,15 @@ pub struct Config {
     pub serial_log_dir: Utf8PathBuf,
     /// How guests run; without it, a probe guest decides when the first VM is defined.
     pub acceleration: Option<Acceleration>,
-    /// How long an observation may take, in milliseconds.
+    /// How long an observation may take, in milliseconds. After an update of QEMU libvirt examines the new one before
+    /// it answers, which takes seconds.
     pub observe_limit_ms: u64,
     /// How long a step may take, in milliseconds. Starting pins all of a guest's memory, which takes seconds for
     /// hundreds of GiB.
     pub step_limit_ms: u64,
-    /// The longest time for which a definition is not read again without an event about it, in milliseconds: libvirt
-    /// sends none for devices that are put into a stored definition (`virsh attach-device --config`).
-    pub xml_age_max_ms: u64,
+    /// The longest time for which a domain is not read again without an event about it, in milliseconds: libvirt sends
+    /// none for devices that are put into a stored definition (`virsh attach-device --config`).
+    pub reading_age_max_ms: u64,
 }
 
 impl Default for Config {
@@ -57,9 +58,9 @@ impl Default for Config {
             seed_dir: "/var/lib/libvirt/tranche".into(),
             serial_log_dir: "/var/log/libvirt/qemu".into(),
             acceleration: None,
-            observe_limit_ms: 10_000,
+            observe_limit_ms: 20_000,
             step_limit_ms: 60_000,
-            xml_age_max_ms: 30_000,
+            reading_age_max_ms: 60_000,
         }
     }
 }
@@ -101,9 +102,9 @@ impl Libvirt {
         Self { shared: Arc::new(shared), lanes: Arc::default() }
     }
 
-    /// How guests run, as far as it is known yet.
+    /// How guests run; nothing before the first VM is defined and while the probe guest runs.
     pub fn acceleration(&self) -> Option<Acceleration> {
-        *self.shared.acceleration.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.acceleration.try_lock().map_or(None, |decided| *decided)
     }
 }
 
@@ -114,7 +115,7 @@ impl Hypervisor for Libvirt {
         let answer = self.lanes.run("", "observe", self.shared.config.observe_limit_ms, work);
         let reason = match answer {
             Ok(Ok(Ok(observed))) => return observed,
-            Ok(Ok(Err(error))) => error.message().to_owned(),
+            Ok(Ok(Err(error))) => error.to_string(),
             Ok(Err(lost)) => lost,
             Err(late) => late.to_string(),
         };

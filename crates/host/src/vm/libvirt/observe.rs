@@ -1,7 +1,7 @@
 //! What libvirt says about all domains.
 //!
-//! Three lists and one question a domain are asked each time. Definitions are long and rarely change, so they are read
-//! again only when an event says so, when the domain runs anew, or after a while.
+//! Lists are asked for each time: which domains there are, and whether each runs. The rest of a domain rarely changes
+//! and is long, so it is read again only when an event says so, when the domain starts or stops, or after a while.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,9 @@ use virt_sys as sys;
 
 use super::Shared;
 use super::link::Link;
-use crate::vm::xml;
+use crate::vm::xml::{self, XmlError};
 
-/// Definitions that were read, and which of them have changed since.
+/// What was read of each domain, and which have changed since.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     known: Mutex<Known>,
@@ -25,24 +25,42 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Known {
-    read: HashMap<Uuid, Definition>,
+    readings: HashMap<Uuid, Reading>,
     changed: HashSet<Uuid>,
 }
 
-/// What the XML of a domain said.
+/// What was read of a domain.
 #[derive(Debug, Clone)]
-struct Definition {
+struct Reading {
+    state: DomainState,
     vcpus: u32,
     memory_mib: u64,
     defined_devices: Vec<HostDevice>,
     live_devices: Vec<HostDevice>,
-    /// libvirt's number of this run; another one is another live definition.
+    /// libvirt's number of the run that was read; none for a domain that was off.
     run: Option<u32>,
     at: Instant,
 }
 
+/// Why nothing is known.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ObserveError {
+    /// libvirt said no.
+    #[error("{}", .0.message())]
+    Libvirt(#[from] Error),
+    /// A domain's XML is not that of a domain. Without it nobody knows which devices it has, and what is not known must
+    /// not be taken for free.
+    #[error("domain {domain} cannot be read: {source}")]
+    Domain {
+        /// Its name.
+        domain: String,
+        /// What is amiss.
+        source: XmlError,
+    },
+}
+
 impl Cache {
-    /// This domain's definition has changed, or may have.
+    /// This domain has changed, or may have.
     pub(super) fn mark(&self, domain: Uuid) {
         self.lock().changed.insert(domain);
     }
@@ -52,100 +70,66 @@ impl Cache {
         *self.lock() = Known::default();
     }
 
-    /// The definition of a domain, read now if need be.
-    fn definition(&self, domain: &Domain, key: Uuid, age_max: Duration) -> Result<Definition, Unread> {
+    /// What is known of a domain, read now if need be.
+    fn reading(&self, domain: &Domain, key: Uuid, age_max: Duration) -> Result<Reading, ObserveError> {
         let run = domain.get_id();
         {
             let mut known = self.lock();
-            // The mark goes before the definition is read: a change meanwhile marks it again.
+            // The mark goes before the domain is read: a change meanwhile marks it again.
             let changed = known.changed.remove(&key);
-            let fresh = |read: &&Definition| !changed && read.run == run && read.at.elapsed() < age_max;
-            if let Some(read) = known.read.get(&key).filter(fresh) {
-                return Ok(read.clone());
+            let fresh = |read: &&Reading| !changed && read.run == run && read.at.elapsed() < age_max;
+            if let Some(reading) = known.readings.get(&key).filter(fresh) {
+                return Ok(reading.clone());
             }
-            known.read.remove(&key);
+            known.readings.remove(&key);
         }
-        let definition = read_definition(domain, run)?;
-        self.lock().read.insert(key, definition.clone());
-        Ok(definition)
+        let reading = read(domain, run)?;
+        self.lock().readings.insert(key, reading.clone());
+        Ok(reading)
     }
 
     /// Forgets domains that are gone.
     fn keep_only(&self, present: &HashSet<Uuid>) {
-        self.lock().read.retain(|domain, _| present.contains(domain));
+        self.lock().readings.retain(|domain, _| present.contains(domain));
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Half an update leaves a definition out, which is then read again.
+        // Half an update leaves a domain out, which is then read again.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a definition could not be read.
-enum Unread {
-    /// libvirt said no.
-    Libvirt(Error),
-    /// Its XML is not that of a domain.
-    Xml(xml::XmlError),
-}
-
-impl From<Error> for Unread {
-    fn from(error: Error) -> Self {
-        Self::Libvirt(error)
-    }
-}
-
-impl From<xml::XmlError> for Unread {
-    fn from(error: xml::XmlError) -> Self {
-        Self::Xml(error)
     }
 }
 
 impl Shared {
     /// Every domain, with the versions of libvirt and QEMU.
-    pub(super) fn observe(&self, link: &Link) -> Result<inventory::Hypervisor, Error> {
+    pub(super) fn observe(&self, link: &Link) -> Result<inventory::Hypervisor, ObserveError> {
         let connect = link.connect();
         let uuids = |flags| -> Result<HashSet<Uuid>, Error> {
             connect.list_all_domains(flags)?.iter().map(Domain::get_uuid).collect()
         };
         let persistent = uuids(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
         let autostart = uuids(sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART)?;
-        let age_max = Duration::from_millis(self.config.xml_age_max_ms);
+        let age_max = Duration::from_millis(self.config.reading_age_max_ms);
         let mut domains = BTreeMap::new();
         let mut present = HashSet::new();
         for domain in connect.list_all_domains(0)? {
-            let uuid = domain.get_uuid()?;
-            present.insert(uuid);
-            let name = domain.get_name()?;
-            let state = match domain.get_state() {
-                Ok((state, reason)) => domain_state(state, reason, domain.get_id().is_some()),
+            let (uuid, name) = (domain.get_uuid()?, domain.get_name()?);
+            let reading = match self.cache.reading(&domain, uuid, age_max) {
+                Ok(reading) => reading,
                 // It went away between the list and the question.
-                Err(error) if error.code() == ErrorNumber::NoDomain => continue,
+                Err(ObserveError::Libvirt(error)) if error.code() == ErrorNumber::NoDomain => continue,
                 Err(error) => return Err(error),
             };
-            let definition = match self.cache.definition(&domain, uuid, age_max) {
-                Ok(definition) => definition,
-                Err(Unread::Libvirt(error)) if error.code() == ErrorNumber::NoDomain => continue,
-                Err(Unread::Libvirt(error)) => return Err(error),
-                Err(Unread::Xml(error)) => {
-                    tracing::warn!(
-                        domain = name,
-                        error = &error as &dyn std::error::Error,
-                        "a domain cannot be read"
-                    );
-                    continue;
-                }
-            };
+            present.insert(uuid);
             let observed = inventory::Domain {
                 name: name.clone(),
                 uuid,
-                state,
+                state: reading.state,
                 persistent: persistent.contains(&uuid),
                 autostart: autostart.contains(&uuid),
-                vcpus: definition.vcpus,
-                memory_mib: definition.memory_mib,
-                live_devices: definition.live_devices,
-                defined_devices: definition.defined_devices,
+                vcpus: reading.vcpus,
+                memory_mib: reading.memory_mib,
+                live_devices: reading.live_devices,
+                defined_devices: reading.defined_devices,
             };
             domains.insert(name, observed);
         }
@@ -159,18 +143,24 @@ impl Shared {
     }
 }
 
-fn read_definition(domain: &Domain, run: Option<u32>) -> Result<Definition, Unread> {
-    let defined = xml::read(&domain.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?;
-    // Without the flag, libvirt describes the machine that runs.
-    let live_devices = match run {
-        Some(_) => xml::read(&domain.get_xml_desc(0)?)?.devices,
-        None => Vec::new(),
+fn read(domain: &Domain, run: Option<u32>) -> Result<Reading, ObserveError> {
+    let facts = |flags| -> Result<xml::Facts, ObserveError> {
+        let text = domain.get_xml_desc(flags)?;
+        xml::read(&text)
+            .map_err(|source| ObserveError::Domain { domain: domain.get_name().unwrap_or_default(), source })
     };
-    Ok(Definition {
+    let defined = facts(sys::VIR_DOMAIN_XML_INACTIVE)?;
+    // Without the flag, libvirt describes the machine that runs. The state comes last: a machine that has stopped in
+    // the meantime is off, and holds nothing.
+    let live = facts(0)?;
+    let (state, reason) = domain.get_state()?;
+    let state = domain_state(state, reason, run.is_some());
+    Ok(Reading {
+        state,
         vcpus: defined.vcpus,
         memory_mib: defined.memory_mib,
         defined_devices: defined.devices,
-        live_devices,
+        live_devices: if state.is_active() { live.devices } else { Vec::new() },
         run,
         at: Instant::now(),
     })

@@ -33,6 +33,19 @@ pub(super) fn name(step: &Step) -> &'static str {
     }
 }
 
+/// The UUID of the VM that a step is about.
+fn subject_id(step: &Step) -> Option<VmId> {
+    match step {
+        Step::DefineVm { id, .. }
+        | Step::PutDevices { id, .. }
+        | Step::StartVm { id, .. }
+        | Step::ShutDownVm { id, .. }
+        | Step::KillVm { id, .. }
+        | Step::UndefineVm { id, .. } => Some(*id),
+        _ => None,
+    }
+}
+
 impl Shared {
     /// Carries out a step.
     pub(super) fn apply(&self, link: &Link, step: &Step) -> Applied {
@@ -47,7 +60,7 @@ impl Shared {
             _ => Err(refusal::not_about_a_vm(step)),
         };
         // The event about it may come after the next observation.
-        if let Step::DefineVm { id, .. } | Step::PutDevices { id, .. } | Step::StartVm { id, .. } = step {
+        if let Some(id) = subject_id(step) {
             self.cache.mark(id.0);
         }
         result
