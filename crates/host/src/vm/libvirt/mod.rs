@@ -1,6 +1,6 @@
 //! The real hypervisor: libvirt's QEMU driver, through libvirtd.
 //!
-//! A call to libvirtd can fail, and it can hang. Every call runs apart with a limit ([`lanes`]); a connection that died
+//! A call to libvirtd can fail, and it can hang. Every call runs apart with a limit (`lanes`); a connection that died
 //! is opened anew at the next call, so a restart of libvirtd needs nobody's attention. libvirtd's events wake the
 //! daemon and tell which definition to read again; they decide nothing.
 //!

@@ -15,7 +15,7 @@ use super::{ALIAS_PREFIX, XmlError, child, firmware, read};
 /// They go behind the last device. `managed='no'`, because Tranche binds functions itself before they get here and
 /// vendors' drivers must not be unbound by libvirt. The memory that VFIO locks is accounted for by libvirt on its own,
 /// and so are the guest's PCIe ports: it adds what is missing when it takes the definition, and keeps it from then on.
-/// Where the guest's firmware could not map the devices otherwise, an argument for it is added (see [`firmware`]).
+/// Where the guest's firmware could not map the devices otherwise, an argument for it is added (see the module `firmware`).
 ///
 /// If the same devices are there already, the text comes back unchanged: their addresses in the guest stay.
 ///
