@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_emulator_is_where_libvirt_says() {
-        let capabilities = "<domainCapabilities><path>/usr/bin/qemu-system-x86_64</path></domainCapabilities>";
+        let capabilities =
+            "<domainCapabilities><path>/usr/bin/qemu-system-x86_64</path></domainCapabilities>";
         assert_eq!(emulator(capabilities).unwrap(), "/usr/bin/qemu-system-x86_64");
         assert!(matches!(emulator("<domainCapabilities/>"), Err(XmlError::Missing("path"))));
     }
