@@ -10,10 +10,10 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
 use crate::guest;
 use crate::inventory::{Domain, HostInventory, Inventory};
+use crate::mode::{mode_obstacles, users_of};
 use crate::name::{GpuKey, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
-use crate::planner::{mode_obstacles, users_of};
 use crate::spec::{
     CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, GpuMode, GpuSpec, Policy, Request, Run, Spec,
     VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,

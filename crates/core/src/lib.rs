@@ -15,6 +15,7 @@ pub mod effect;
 pub mod finding;
 pub mod guest;
 pub mod inventory;
+pub mod mode;
 pub mod name;
 pub mod operation;
 pub mod placement;

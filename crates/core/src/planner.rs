@@ -16,10 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
-use crate::inventory::{
-    Backend, Domain, DomainState, Gpu, HostInventory, Hypervisor, Inventory, Iommu, OffReason,
-};
-use crate::name::{GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmName};
+use crate::inventory::{Backend, Domain, DomainState, Gpu, HostInventory, Hypervisor, Inventory, OffReason};
+use crate::mode::{host_drivers, is_clean, mode_obstacles, users_of};
+use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Board, Uses, UsesByHost};
 use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
 use crate::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
@@ -235,7 +234,7 @@ impl Planner<'_> {
                 self.report_partitions(key, gpu, *count, observed);
             }
             GpuMode::Passthrough { .. } if gpu.reset_methods.is_empty() => {
-                self.findings.push(say::no_reset(key))
+                self.findings.push(say::no_reset(key));
             }
             GpuMode::Passthrough { .. } | GpuMode::Host => {}
         }
@@ -504,76 +503,6 @@ fn part_of<'a>(plan: &'a Plan, host: &HostName) -> Part<'a> {
         plan.bookings.iter().filter(|(slot, _)| &slot.gpu.host == host).collect(),
         plan.vms.iter().filter(|(_, planned)| &planned.host == host).collect(),
     )
-}
-
-/// Why a GPU cannot be brought into a mode, whoever uses it.
-pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostInventory) -> Vec<Finding> {
-    let mut found = Vec::new();
-    if *mode == GpuMode::Host {
-        return found;
-    }
-    if observed.system.iommu == Iommu::Off && gpu.address.pci().is_some() {
-        found.push(say::iommu_off(&key.host));
-    }
-    match mode {
-        GpuMode::Partitioned { count, series } => {
-            let valid = gpu.valid_counts();
-            if gpu.address.pci().is_some() && gpu.driver.is_none() {
-                found.push(say::driver_missing(key));
-            } else if gpu.backend.is_none() || valid.is_empty() {
-                found.push(say::why_not_partitionable(key, gpu));
-            } else if gpu.offer(*count, series.as_deref()).is_none() {
-                found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
-            }
-        }
-        GpuMode::Passthrough { allow_console } => {
-            if gpu.address.pci().is_none() {
-                found.push(say::mode_conflict(key, "no PCI device", "passed through"));
-            }
-            if gpu.boot_vga && !allow_console {
-                found.push(say::console_gpu(key));
-            }
-        }
-        GpuMode::Host => {}
-    }
-    found
-}
-
-/// Who uses a GPU or a part of it: booked VMs, domains, processes.
-pub fn users_of(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> Vec<String> {
-    let mut users: BTreeSet<String> =
-        plan.bookings_on(key).map(|(_, booking)| format!("VM {}", booking.vm)).collect();
-    let uses = Uses::of(observed);
-    let mut slots: Vec<Slot> = gpu.partitions.iter().filter_map(|p| p.index.map(Slot::Partition)).collect();
-    slots.push(Slot::Whole);
-    for user in slots.into_iter().flat_map(|slot| uses.users(slot, gpu)) {
-        let managed =
-            user.strip_prefix("domain ").is_some_and(|domain| users.contains(&format!("VM {domain}")));
-        if !managed {
-            users.insert(user);
-        }
-    }
-    for partition in gpu.partitions.iter().filter(|partition| partition.index.is_none()) {
-        users.extend(partition.open_by.iter().map(say::describe_holder));
-    }
-    users.into_iter().collect()
-}
-
-/// Whether nothing of what Tranche does to a GPU is left on it.
-fn is_clean(gpu: &Gpu) -> bool {
-    let no_partitions = gpu.partitions.iter().all(|partition| partition.index.is_none());
-    no_partitions && gpu.driver.as_deref() != Some(VFIO_DRIVER)
-}
-
-/// The drivers that the functions of a GPU's group have, as far as they are the host's own.
-fn host_drivers(gpu: &Gpu) -> BTreeMap<PciAddress, String> {
-    let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
-    members
-        .iter()
-        .filter(|member| !member.is_bridge())
-        .filter_map(|member| Some((member.address, member.driver.clone()?)))
-        .filter(|(_, driver)| driver != VFIO_DRIVER)
-        .collect()
 }
 
 /// Why a VM's domain must not be touched.

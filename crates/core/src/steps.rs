@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, PartitionDevice, mdev_uuid,
 };
+use crate::mode::users_of;
 use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
 use crate::placement;
 use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
-use crate::planner::users_of;
 use crate::spec::{GpuMode, Spec, VmSource};
 use crate::step::{Step, StepSubject, VFIO_DRIVER, VmDevice};
 

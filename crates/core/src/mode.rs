@@ -1,0 +1,84 @@
+//! What a GPU may be used for, and who stands in the way.
+//!
+//! Shared by the door ([`crate::change`]), which refuses at once, and by the planner, which judges again with every look.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostics as say;
+use crate::finding::Finding;
+use crate::inventory::{Gpu, HostInventory, Iommu};
+use crate::name::{GpuKey, PciAddress, Slot};
+use crate::placement::Uses;
+use crate::plan::Plan;
+use crate::spec::GpuMode;
+use crate::step::VFIO_DRIVER;
+
+/// Why a GPU cannot be brought into a mode, whoever uses it.
+pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostInventory) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if *mode == GpuMode::Host {
+        return found;
+    }
+    if observed.system.iommu == Iommu::Off && gpu.address.pci().is_some() {
+        found.push(say::iommu_off(&key.host));
+    }
+    match mode {
+        GpuMode::Partitioned { count, series } => {
+            let valid = gpu.valid_counts();
+            if gpu.address.pci().is_some() && gpu.driver.is_none() {
+                found.push(say::driver_missing(key));
+            } else if gpu.backend.is_none() || valid.is_empty() {
+                found.push(say::why_not_partitionable(key, gpu));
+            } else if gpu.offer(*count, series.as_deref()).is_none() {
+                found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
+            }
+        }
+        GpuMode::Passthrough { allow_console } => {
+            if gpu.address.pci().is_none() {
+                found.push(say::mode_conflict(key, "no PCI device", "passed through"));
+            }
+            if gpu.boot_vga && !allow_console {
+                found.push(say::console_gpu(key));
+            }
+        }
+        GpuMode::Host => {}
+    }
+    found
+}
+
+/// Who uses a GPU or a part of it: booked VMs, domains, processes.
+pub fn users_of(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> Vec<String> {
+    let mut users: BTreeSet<String> =
+        plan.bookings_on(key).map(|(_, booking)| format!("VM {}", booking.vm)).collect();
+    let uses = Uses::of(observed);
+    let mut slots: Vec<Slot> = gpu.partitions.iter().filter_map(|p| p.index.map(Slot::Partition)).collect();
+    slots.push(Slot::Whole);
+    for user in slots.into_iter().flat_map(|slot| uses.users(slot, gpu)) {
+        let managed =
+            user.strip_prefix("domain ").is_some_and(|domain| users.contains(&format!("VM {domain}")));
+        if !managed {
+            users.insert(user);
+        }
+    }
+    for partition in gpu.partitions.iter().filter(|partition| partition.index.is_none()) {
+        users.extend(partition.open_by.iter().map(say::describe_holder));
+    }
+    users.into_iter().collect()
+}
+
+/// Whether nothing of what Tranche does to a GPU is left on it.
+pub(crate) fn is_clean(gpu: &Gpu) -> bool {
+    let no_partitions = gpu.partitions.iter().all(|partition| partition.index.is_none());
+    no_partitions && gpu.driver.as_deref() != Some(VFIO_DRIVER)
+}
+
+/// The drivers that the functions of a GPU's group have, as far as they are the host's own.
+pub(crate) fn host_drivers(gpu: &Gpu) -> BTreeMap<PciAddress, String> {
+    let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
+    members
+        .iter()
+        .filter(|member| !member.is_bridge())
+        .filter_map(|member| Some((member.address, member.driver.clone()?)))
+        .filter(|(_, driver)| driver != VFIO_DRIVER)
+        .collect()
+}
