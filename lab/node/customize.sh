@@ -22,6 +22,9 @@ LinkLocalAddressing=no
 UNIT
 systemctl enable systemd-networkd.service
 
+# Without a login session for every command that the lab runs.
+printf 'UsePAM no\nUseDNS no\n' >/etc/ssh/sshd_config.d/lab.conf
+
 # The lab waits for this line in the serial log instead of trying ssh again and again.
 cat >/etc/systemd/system/tranche-lab-ready.service <<'UNIT'
 [Unit]

@@ -77,8 +77,7 @@ fn arguments(
     let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
     add("-name", options.name.clone());
     add("-machine", format!("q35,accel={}", accelerator.machine()));
-    // Under software emulation, "max" has AMD's nested virtualisation, which makes guests in the node fast enough.
-    add("-cpu", if accelerator == Accelerator::Kvm { "host" } else { "max" }.into());
+    add("-cpu", accelerator.cpu().into());
     add("-smp", options.vcpus.to_string());
     add("-m", options.memory_mib.to_string());
     add("-uuid", identity.uuid.to_owned());
