@@ -6,6 +6,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::text::plain;
 
+/// In fewer columns a table that is made to fit is a heap of letters; there the terminal breaks its lines.
+const WIDTH_MIN: u16 = 72;
+
 /// Rows below a header; a sentence where there are none. Fits the terminal; elsewhere nothing is cut or wrapped.
 pub(super) fn rows(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
     if rows.is_empty() {
@@ -31,9 +34,12 @@ pub(super) fn sheet(fields: &[(&str, String)]) -> String {
 fn empty() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    let arrangement =
-        if io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-    table.set_content_arrangement(arrangement);
+    let fits = io::stdout().is_terminal() && table.width().is_some_and(|width| width >= WIDTH_MIN);
+    table.set_content_arrangement(if fits {
+        ContentArrangement::Dynamic
+    } else {
+        ContentArrangement::Disabled
+    });
     table
 }
 

@@ -17,8 +17,9 @@ pub(crate) fn plain(text: &str) -> String {
 /// Findings, each with its hint below.
 pub(crate) fn findings(findings: &[Finding]) -> String {
     let lines = findings.iter().map(|finding| {
-        let Finding { code, severity, subject, message, hint } = finding;
-        let head = plain(&format!("{severity}: {subject}: {message} [{code}]"));
+        // The message names what it is about; the subject is for programs.
+        let Finding { code, severity, subject: _, message, hint } = finding;
+        let head = plain(&format!("{severity}: {message} [{code}]"));
         format!("{head}\n{}", hint_line(hint))
     });
     lines.collect()

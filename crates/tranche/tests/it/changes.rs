@@ -119,19 +119,19 @@ fn a_dry_run_shows_the_effect_on_each_vm_and_changes_nothing() {
         &daemon,
         &["gpu", "partition", "node1/0000:01:00.0", "2", "--dry-run"],
         expect![[r#"
-        Nothing was changed. It would:
-          split GPU node1/0000:01:00.0 into 2 partitions
+            Nothing was changed. It would:
+              split GPU node1/0000:01:00.0 into 2 partitions
 
-        VM       EFFECT
-        desk-01  shuts down and starts again
+            VM       EFFECT
+            desk-01  shuts down and starts again
 
-        HOST   FIRST STEPS
-        node1  disable the virtual functions of GPU 0000:01:00.0
+            HOST   FIRST STEPS
+            node1  disable the virtual functions of GPU 0000:01:00.0
 
-        warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-          hint: Stop a VM or split another GPU; it starts by itself then.
-        exit 0
-    "#]],
+            warning: No free partition fits VM desk-02. [no_free_partition]
+              hint: Stop a VM or split another GPU; it starts by itself then.
+            exit 0
+        "#]],
     );
     assert_eq!(daemon.asked().len(), 1);
 }
@@ -192,13 +192,13 @@ fn what_waits_longer_than_allowed_goes_on_by_itself() {
         &daemon,
         &["vm", "start", "desk-02", "--timeout", "0"],
         expect![[r#"
-        ! start VM desk-02: waits: No free partition fits VM desk-02.
-        ! error: Cannot start VM desk-02 yet.
-        ! warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-        !   hint: Stop a VM or split another GPU; it starts by itself then.
-        !   hint: It goes on by itself. Wait for it again with: tranche operation wait 00000000-0000-0000-0000-000000000007
-        exit 4
-    "#]],
+            ! start VM desk-02: waits: No free partition fits VM desk-02.
+            ! error: Cannot start VM desk-02 yet.
+            ! warning: No free partition fits VM desk-02. [no_free_partition]
+            !   hint: Stop a VM or split another GPU; it starts by itself then.
+            !   hint: It goes on by itself. Wait for it again with: tranche operation wait 00000000-0000-0000-0000-000000000007
+            exit 4
+        "#]],
     );
 }
 
@@ -210,12 +210,12 @@ fn what_ends_otherwise_says_why() {
         &daemon,
         &["vm", "start", "desk-02"],
         expect![[r#"
-        ! error: Could not start VM desk-02.
-        ! warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-        !   hint: Stop a VM or split another GPU; it starts by itself then.
-        !   hint: Its log: tranche operation show 00000000-0000-0000-0000-000000000007
-        exit 1
-    "#]],
+            ! error: Could not start VM desk-02.
+            ! warning: No free partition fits VM desk-02. [no_free_partition]
+            !   hint: Stop a VM or split another GPU; it starts by itself then.
+            !   hint: Its log: tranche operation show 00000000-0000-0000-0000-000000000007
+            exit 1
+        "#]],
     );
     let overtaken = operation("start VM desk-02", Superseded, &[], &[]);
     let daemon = Daemon::new().answers("POST /v1/vms/desk-02/start", &accepted(overtaken));

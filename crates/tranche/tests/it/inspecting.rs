@@ -98,9 +98,9 @@ fn a_root_that_is_not_there_is_named_and_fails() {
         Host   localhost
         IOMMU  off
 
-        No GPU was found.
+        No GPU was found. Is its driver loaded, and SR-IOV on in the firmware? See: tranche findings
 
-        error: ROOT: The root directory ROOT cannot be opened: No such file or directory (os error 2). [invalid_value]
+        error: The root directory ROOT cannot be opened: No such file or directory (os error 2). [invalid_value]
           hint: Name a directory that holds 'sys', as '/' does.
         exit 1
     "#]].assert_eq(&inspect(Path::new("/nonexistent"), &[]));

@@ -57,38 +57,38 @@ fn a_gpu_is_shown_with_its_partitions_and_what_is_wrong_with_it() {
         &daemon,
         &["gpu", "show", "01:00.0"],
         expect![[r#"
-        GPU            node1/0000:01:00.0
-        Model          Intel 82576 (stand-in)
-        Emulated       yes: a stand-in of the virtual lab
-        PCI ids        8086:10c9:8086:a01f
-        Status         partitioned
-        Mode           4 partitions
-        Free           3 of 4
-        VMs            desk-01
-        Driver         igb
-        Partitions by  SR-IOV virtual functions
-        IOMMU group    3
-        Reset by       flr, bus
+            GPU            node1/0000:01:00.0
+            Model          Intel 82576 (stand-in)
+            Emulated       yes: a stand-in of the virtual lab
+            PCI ids        8086:10c9:8086:a01f
+            Status         partitioned
+            Mode           4 partitions
+            Free           3 of 4
+            VMs            desk-01
+            Driver         igb
+            Partitions by  SR-IOV virtual functions
+            IOMMU group    3
+            Reset by       flr, bus
 
-        VALID COUNT  PROFILE  SERIES  MEMORY OF EACH
-        1            1/1      -       -
-        2            1/2      -       -
-        3            1/3      -       -
-        4            1/4      -       -
-        5            1/5      -       -
-        6            1/6      -       -
-        7            1/7      -       -
+            VALID COUNT  PROFILE  SERIES  MEMORY OF EACH
+            1            1/1      -       -
+            2            1/2      -       -
+            3            1/3      -       -
+            4            1/4      -       -
+            5            1/5      -       -
+            6            1/6      -       -
+            7            1/7      -       -
 
-        GPU                            INDEX  DEVICE        PROFILE  MEMORY  STATE   VM
-        node1/0000:01:00.0 (emulated)  0      0000:02:10.0  1/4      -       in use  desk-01
-        node1/0000:01:00.0 (emulated)  1      0000:02:10.2  1/4      -       free    -
-        node1/0000:01:00.0 (emulated)  2      0000:02:10.4  1/4      -       free    -
-        node1/0000:01:00.0 (emulated)  3      0000:02:10.6  1/4      -       free    -
+            GPU                            INDEX  DEVICE        PROFILE  MEMORY  STATE   VM
+            node1/0000:01:00.0 (emulated)  0      0000:02:10.0  1/4      -       in use  desk-01
+            node1/0000:01:00.0 (emulated)  1      0000:02:10.2  1/4      -       free    -
+            node1/0000:01:00.0 (emulated)  2      0000:02:10.4  1/4      -       free    -
+            node1/0000:01:00.0 (emulated)  3      0000:02:10.6  1/4      -       free    -
 
-        warning: gpu node1/0000:01:00.0: The kernel knows no way to reset GPU node1/0000:01:00.0; a VM may find what the one before it left. [no_reset]
-          hint: Give it only to VMs that trust each other.
-        exit 0
-    "#]],
+            warning: The kernel knows no way to reset GPU node1/0000:01:00.0; a VM may find what the one before it left. [no_reset]
+              hint: Give it only to VMs that trust each other.
+            exit 0
+        "#]],
     );
 }
 
@@ -139,19 +139,19 @@ fn a_vm_is_shown_with_its_findings() {
         &daemon,
         &["vm", "show", "desk-02"],
         expect![[r#"
-        VM          desk-02
-        UUID        00000000-0000-0000-0000-000000000012
-        State       waiting
-        Asks for    3648 MiB (kept while it is off)
-        Processors  4
-        Memory      8 GiB
-        Guest       ubuntu22.04
-        Since       2026-11-22 16:00:00
+            VM          desk-02
+            UUID        00000000-0000-0000-0000-000000000012
+            State       waiting
+            Asks for    3648 MiB (kept while it is off)
+            Processors  4
+            Memory      8 GiB
+            Guest       ubuntu22.04
+            Since       2026-11-22 16:00:00
 
-        warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-          hint: Stop a VM or split another GPU; it starts by itself then.
-        exit 0
-    "#]],
+            warning: No free partition fits VM desk-02. [no_free_partition]
+              hint: Stop a VM or split another GPU; it starts by itself then.
+            exit 0
+        "#]],
     );
 }
 
@@ -207,10 +207,10 @@ fn findings_come_with_what_to_do() {
         &daemon,
         &["findings"],
         expect![[r#"
-        warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-          hint: Stop a VM or split another GPU; it starts by itself then.
-        exit 0
-    "#]],
+            warning: No free partition fits VM desk-02. [no_free_partition]
+              hint: Stop a VM or split another GPU; it starts by itself then.
+            exit 0
+        "#]],
     );
     let daemon = Daemon::new().answers("GET /v1/findings", &[(); 0]);
     check(
@@ -233,11 +233,11 @@ fn why_not_names_every_obstacle_on_the_only_host() {
         &daemon,
         &["why-not", "desk-02"],
         expect![[r#"
-        VM desk-02 cannot run on host node1:
-        warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-          hint: Stop a VM or split another GPU; it starts by itself then.
-        exit 6
-    "#]],
+            VM desk-02 cannot run on host node1:
+            warning: No free partition fits VM desk-02. [no_free_partition]
+              hint: Stop a VM or split another GPU; it starts by itself then.
+            exit 6
+        "#]],
     );
     let answer = WhyNot { possible: true, findings: Vec::new(), ..answer };
     let daemon = Daemon::new().answers("GET /v1/why-not/desk-02/node1", &answer);
@@ -283,10 +283,10 @@ fn the_doctor_tells_by_its_exit_code() {
         &daemon,
         &["doctor"],
         expect![[r#"
-        warning: vm desk-02: No free partition fits VM desk-02. [no_free_partition]
-          hint: Stop a VM or split another GPU; it starts by itself then.
-        exit 6
-    "#]],
+            warning: No free partition fits VM desk-02. [no_free_partition]
+              hint: Stop a VM or split another GPU; it starts by itself then.
+            exit 6
+        "#]],
     );
 }
 

@@ -45,7 +45,11 @@ impl Show for [GpuView] {
                 gpu.driver.clone().unwrap_or_default(),
             ]
         };
-        rows(&header, self.iter().map(row).collect(), "No GPU was found. Is its driver loaded, and SR-IOV on in the firmware? See: tranche findings")
+        rows(
+            &header,
+            self.iter().map(row).collect(),
+            "No GPU was found. Is its driver loaded, and SR-IOV on in the firmware? See: tranche findings",
+        )
     }
 }
 
