@@ -115,6 +115,7 @@ fn pci_gpu(
     let entry = catalogue.find(&ids);
     let text = |name: &str| tree.text(&format!("{dir}/{name}")).unwrap_or_default();
     let iommu_group = function::iommu_group(tree, &dir);
+    let partitions = sriov::partitions(tree, &dir, holders);
     let mut gpu = Gpu {
         address: key.address.clone(),
         ids,
@@ -132,9 +133,9 @@ fn pci_gpu(
         boot_vga: text("boot_vga") == "1",
         aer: function::aer(tree, &dir),
         backend: None,
-        sriov: sriov::capability(tree, &dir),
+        sriov: sriov::capability(tree, &dir, partitions.len()),
         offers: Vec::new(),
-        partitions: sriov::partitions(tree, &dir, holders),
+        partitions,
     };
     let mut notes: Vec<Finding> = partitioning(tree, key, &mut gpu, entry, holders).into_iter().collect();
     notes.extend(function::is_off_the_bus(tree, &dir).then(|| off_the_bus(key)));

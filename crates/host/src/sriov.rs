@@ -35,14 +35,18 @@ pub(crate) fn lacks_sysfs_switch(driver: Option<&str>) -> bool {
     driver.is_some_and(|driver| DRIVERS_WITHOUT_SYSFS.contains(&driver))
 }
 
-/// The SR-IOV capability, as far as it can be read without a lock: enabled functions are counted by their links.
-pub(crate) fn capability(tree: &dyn Tree, pf_dir: &str) -> Option<Sriov> {
-    let number = |name: &str| tree.text(&format!("{pf_dir}/{name}")).ok()?.parse::<u16>().ok();
+/// The SR-IOV capability, as far as it can be read without a lock. So many virtual functions are on the bus; what the
+/// driver says is asked for by [`enabled`].
+pub(crate) fn capability(tree: &dyn Tree, pf_dir: &str, on_the_bus: usize) -> Option<Sriov> {
     Some(Sriov {
-        total_vfs: number("sriov_totalvfs")?,
-        vfs: u16::try_from(function::virtual_functions(tree, pf_dir).len()).unwrap_or(u16::MAX),
-        autoprobe: number("sriov_drivers_autoprobe") != Some(0),
+        total_vfs: number(tree, pf_dir, "sriov_totalvfs")?,
+        vfs: u16::try_from(on_the_bus).unwrap_or(u16::MAX),
+        autoprobe: number(tree, pf_dir, "sriov_drivers_autoprobe") != Some(0),
     })
+}
+
+fn number(tree: &dyn Tree, pf_dir: &str, attribute: &str) -> Option<u16> {
+    tree.text(&format!("{pf_dir}/{attribute}")).ok()?.parse().ok()
 }
 
 /// The valid counts: every one up to the total.
@@ -204,7 +208,7 @@ fn beyond_total(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Box<Finding
 }
 
 fn total_vfs(calls: &GpuCalls<'_>, pf: PciAddress) -> u16 {
-    capability(calls.tree(), &function::dir(pf)).map_or(0, |sriov| sriov.total_vfs)
+    number(calls.tree(), &function::dir(pf), "sriov_totalvfs").unwrap_or(0)
 }
 
 fn absent(calls: &GpuCalls<'_>, pf: PciAddress) -> Box<Finding> {

@@ -66,10 +66,16 @@ impl File {
 pub(super) enum Listing {
     Fixed(&'static [&'static str]),
     Names(Vec<String>),
+    /// `sys/devices`.
+    Devices,
+    /// The functions of one PCI domain.
+    Domain(u32),
     PciDevices,
     Function(PciAddress),
+    Drivers,
     Driver(String),
     Mdevs,
+    Groups,
     Processes,
 }
 
@@ -122,8 +128,24 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
     let mut names: Vec<String> = match listing {
         Listing::Fixed(names) => names.iter().map(|name| (*name).to_owned()).collect(),
         Listing::Names(names) => names,
+        Listing::Devices => {
+            let domains = state.functions.keys().map(|address| domain_root(address.domain));
+            ["system", "virtual"].map(str::to_owned).into_iter().chain(domains).collect()
+        }
+        Listing::Domain(domain) => {
+            let functions = state.functions.keys().filter(|address| address.domain == domain);
+            functions.map(PciAddress::to_string).collect()
+        }
+        Listing::Groups => {
+            let functions = state.functions.values().filter_map(|function| function.group);
+            functions
+                .chain(state.mdevs.values().map(|mdev| mdev.group))
+                .map(|group| group.to_string())
+                .collect()
+        }
         Listing::PciDevices => state.functions.keys().map(PciAddress::to_string).collect(),
         Listing::Mdevs => state.mdevs.keys().map(Uuid::to_string).collect(),
+        Listing::Drivers => state.drivers().map(str::to_owned).collect(),
         Listing::Driver(driver) => {
             let bound = |function: &Function| function.driver.as_deref() == Some(driver.as_str());
             let functions = state.functions.iter().filter(|(_, function)| bound(function));
@@ -186,7 +208,7 @@ fn bus(state: &State, path: &[&str]) -> Option<Node> {
             link(format!("../../../devices/{}", function_path(address)))
         }
         ["pci", "drivers_probe"] => file(File::DriversProbe),
-        ["pci", "drivers"] => names(state.drivers().map(str::to_owned)),
+        ["pci", "drivers"] => Some(Node::Dir(Listing::Drivers)),
         ["pci", "drivers", driver, rest @ ..] => {
             let driver = state.drivers().find(|known| known == driver)?.to_owned();
             match rest {
@@ -221,10 +243,7 @@ fn class(state: &State, path: &[&str]) -> Option<Node> {
 
 fn devices(state: &State, path: &[&str]) -> Option<Node> {
     match path {
-        [] => {
-            let domains = state.functions.keys().map(|address| format!("pci{:04x}:00", address.domain));
-            names(["system", "virtual"].map(str::to_owned).into_iter().chain(domains))
-        }
+        [] => Some(Node::Dir(Listing::Devices)),
         ["system"] => dir(&["cpu"]),
         ["system", "cpu"] => dir(&["online"]),
         ["system", "cpu", "online"] => text(format_args!("0-{}", state.machine.cpus.saturating_sub(1))),
@@ -239,14 +258,12 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
             mdev_parent(state, state.parent(&name.parse().ok()?)?, rest)
         }
         [root] => {
-            let of_root = |address: &&PciAddress| format!("pci{:04x}:00", address.domain) == **root;
-            let found: Vec<String> =
-                state.functions.keys().filter(of_root).map(PciAddress::to_string).collect();
-            (!found.is_empty()).then_some(Node::Dir(Listing::Names(found)))
+            let domain = domain_of(root)?;
+            let has_functions = state.functions.keys().any(|address| address.domain == domain);
+            has_functions.then_some(Node::Dir(Listing::Domain(domain)))
         }
         [root, name, rest @ ..] => {
-            let address = present(state, name)?;
-            (function_path(address) == format!("{root}/{name}")).then_some(())?;
+            let address = present(state, name).filter(|address| domain_of(root) == Some(address.domain))?;
             let function = &state.functions[&address];
             match rest {
                 [] => Some(Node::Dir(Listing::Function(address))),
@@ -367,11 +384,7 @@ fn groups(state: &State, path: &[&str]) -> Option<Node> {
     };
     match path {
         [] => dir(&["iommu_groups"]),
-        ["iommu_groups"] => {
-            let functions = state.functions.values().filter_map(|function| function.group);
-            let all = functions.chain(state.mdevs.values().map(|mdev| mdev.group));
-            names(all.map(|group| group.to_string()))
-        }
+        ["iommu_groups"] => Some(Node::Dir(Listing::Groups)),
         ["iommu_groups", id, rest @ ..] => {
             let id: u32 = id.parse().ok()?;
             let mut members = functions_in(id).chain(mdevs_in(id)).peekable();
@@ -462,7 +475,15 @@ fn present(state: &State, name: &str) -> Option<PciAddress> {
 
 /// Where a function lies under `sys/devices`.
 fn function_path(address: PciAddress) -> String {
-    format!("pci{:04x}:00/{address}", address.domain)
+    format!("{}/{address}", domain_root(address.domain))
+}
+
+fn domain_root(domain: u32) -> String {
+    format!("pci{domain:04x}:00")
+}
+
+fn domain_of(root: &str) -> Option<u32> {
+    u32::from_str_radix(root.strip_prefix("pci")?.strip_suffix(":00")?, 16).ok()
 }
 
 /// Where a parent of mediated devices lies under `sys/devices`.

@@ -17,6 +17,8 @@ use crate::tree::{Tree, contained};
 
 /// The most links on one path (kernel: MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
+/// The most directories on one path; the deepest file lies at half of that.
+const DEPTH_MAX: usize = 24;
 
 /// A kernel that is a model.
 #[derive(Debug)]
@@ -252,8 +254,10 @@ impl FakeKernel {
         let mut behind: Vec<String> = Vec::new();
         let mut links = 0;
         loop {
-            let at: Vec<&str> = behind.iter().map(String::as_str).collect();
-            let node = files::find(&inner.state, &at).ok_or(Errno::NOENT)?;
+            let mut at = [""; DEPTH_MAX];
+            let here = at.get_mut(..behind.len()).ok_or(Errno::NAMETOOLONG)?;
+            here.iter_mut().zip(&behind).for_each(|(slot, part)| *slot = part);
+            let node = files::find(&inner.state, here).ok_or(Errno::NOENT)?;
             match node {
                 Node::Link(target) if follow_last || !ahead.is_empty() => {
                     links += 1;

@@ -44,3 +44,23 @@ fn presets_are_found_by_name() {
     }
     assert_eq!(Machine::preset("small"), None);
 }
+
+#[test]
+fn a_machine_can_be_described_in_a_file() {
+    let text = r#"
+        iommu = false
+        drivers = [{ name = "xe", ids = ["8086:e211"], sriov = true }]
+
+        [[functions]]
+        address = "0000:03:00.0"
+        ids = "8086:e211:8086:1114"
+        class = 0x030000
+        boot_vga = true
+        sriov = { total_vfs = 2, offset = 1, stride = 1, vf_device = 0xe211 }
+    "#;
+    let host = host(toml::from_str(text).unwrap());
+    let seen = inventory(&host);
+    let gpu = seen.gpus.values().next().unwrap();
+    assert_eq!((gpu.boot_vga, gpu.valid_counts(), gpu.driver.as_deref()), (true, vec![1, 2], Some("xe")));
+    assert!(toml::from_str::<Machine>("iomu = false").is_err());
+}
