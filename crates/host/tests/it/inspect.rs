@@ -122,7 +122,7 @@ fn only_display_devices_and_what_the_catalogue_names_are_gpus() {
     std::fs::write(captured.root().join("catalogue.d/lab.toml"), lab).unwrap();
     let seen = inspect(captured.root(), Some(&captured.root().join("catalogue.d")));
     let igb = &seen.gpus[&at("0000:01:00.0")];
-    assert_eq!((igb.model.as_str(), igb.emulated, igb.valid_counts().len()), ("QEMU igb", true, 7));
+    assert_eq!((igb.emulated, igb.valid_counts().len()), (true, 7));
 }
 
 #[test]
