@@ -79,6 +79,7 @@ const ROOTFS_PACKAGES: &[&str] = &[
     "sqlite3",
     "systemd-sysv",
     "udev",
+    "xorriso",
 ];
 
 /// Finished files, never written to again: each node's disk is an overlay on [`NodeImage::root_disk`].

@@ -2,13 +2,14 @@
 //! SR-IOV adapters as stand-ins for GPUs, libvirt, and nested virtualisation, on a machine that may have neither a
 //! GPU nor hardware virtualisation. See [`Node`] first.
 //!
-//! What it deliberately does not do: it knows nothing of Tranche but the demo, which installs the package in a
+//! What it deliberately does not do: it knows nothing of Tranche but in the [`demo`], which installs the package in a
 //! node exactly as on a real host. It needs no root once its packages are installed (`scripts/lib.sh`), leaves
 //! nothing outside its cache and run directories, and opens no port but on loopback.
 
 pub mod node;
 
 pub mod accelerator;
+pub mod demo;
 pub mod guest;
 pub mod image;
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tranche_lab::demo::{self, DemoOptions};
 use tranche_lab::image::NodeImage;
 use tranche_lab::node::{NodeStatus, default_run_dir};
 use tranche_lab::{Lifetime, Node, NodeOptions, Progress};
@@ -38,6 +39,8 @@ enum Order {
     PowerCut(Which),
     /// Press a node's reset button and wait until it is up again
     Reset(Which),
+    /// Install Tranche's package in a node, partition a GPU, boot three VMs, and show what each of them sees
+    Demo(Demo),
     /// Show the nodes
     Status {
         #[command(flatten)]
@@ -94,6 +97,22 @@ struct Up {
     watchdog: bool,
 }
 
+#[derive(Debug, Args)]
+struct Demo {
+    /// Tranche's package
+    #[arg(long, value_name = "FILE")]
+    deb: PathBuf,
+    /// Take everything down when it was shown, instead of waiting for Ctrl-C
+    #[arg(long)]
+    once: bool,
+    /// Leave the node up and exit
+    #[arg(long, conflicts_with = "once")]
+    keep: bool,
+    /// End with one line of JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
     Table,
@@ -123,6 +142,7 @@ fn run(order: Order) -> Result<()> {
         }
         Order::PowerCut(which) => which.find()?.power_cut()?,
         Order::Reset(which) => which.find()?.reset(&progress)?,
+        Order::Demo(demo) => demonstrate(&demo, &progress)?,
         Order::Status { place, output } => show(&Node::list(&place.directory())?, output)?,
     }
     Ok(())
@@ -143,6 +163,41 @@ fn start(up: &Up, progress: &Progress) -> Result<()> {
     let node = Node::start(options, progress)?;
     progress.say(&format!("Node {} is up: tranche-lab ssh {}", node.name(), node.name()));
     Ok(())
+}
+
+fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
+    let shown = demo::run(&DemoOptions { deb: options.deb.clone(), keep: options.keep }, progress);
+    let (node, summary) = match shown {
+        Ok(shown) => shown,
+        Err(error) => {
+            if options.json {
+                println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
+            }
+            return Err(error);
+        }
+    };
+    if options.once {
+        let step = progress.step("Taking everything down");
+        node.end()?;
+        drop(step);
+    } else if options.keep {
+        progress
+            .say(&format!("The node stays up: tranche-lab ssh {0}; tranche-lab down {0}", demo::NODE_NAME));
+    } else {
+        progress.say(&format!("The API: {}/gpus", demo::api_url(&node)?));
+        progress.say(&format!("A shell in the node: tranche-lab ssh {}", demo::NODE_NAME));
+        progress.say("The node stays up until Ctrl-C.");
+    }
+    if options.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    if options.once || options.keep {
+        return Ok(());
+    }
+    loop {
+        // Until a signal ends the program; what it started ends with it.
+        std::thread::park();
+    }
 }
 
 fn show(nodes: &[NodeStatus], format: OutputFormat) -> Result<()> {
