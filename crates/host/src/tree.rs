@@ -69,7 +69,8 @@ pub(crate) fn contained(path: &str) -> io::Result<&Utf8Path> {
 #[derive(Debug)]
 pub struct DirTree {
     root: OwnedFd,
-    resolve: ResolveFlags,
+    /// Whether look-ups are kept below the root: in every tree but this machine's own.
+    confined: bool,
 }
 
 impl DirTree {
@@ -80,21 +81,25 @@ impl DirTree {
     pub fn open(root: &Utf8Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(root.as_std_path(), flags, Mode::empty())?;
-        // Confining look-ups to `/` would change nothing and make each of them fragile against renames elsewhere.
-        let confined = if root == "/" { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
-        Ok(Self { root: fd, resolve: confined | ResolveFlags::NO_MAGICLINKS })
+        Ok(Self { root: fd, confined: root != "/" })
     }
 
     fn open_at(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let path = contained(path)?;
         let flags = flags | OFlags::CLOEXEC;
+        if !self.confined {
+            // Confining look-ups to `/` would change nothing. And openat2(2) is what sandboxes refuse: they cannot look
+            // into its arguments (systemd's RestrictSUIDSGID= does, and then nothing at all could be read).
+            return Ok(fs::openat(&self.root, path.as_std_path(), flags, Mode::empty())?);
+        }
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for _ in 1..LOOKUP_TRIES {
-            match fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), self.resolve) {
+            match fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => {}
                 other => return Ok(other?),
             }
         }
-        Ok(fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), self.resolve)?)
+        Ok(fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), resolve)?)
     }
 
     fn entries(&self, path: &str) -> io::Result<(OwnedFd, Vec<String>)> {

@@ -1,5 +1,7 @@
 //! Facts about the machine: kernel, processor, memory, IOMMU, KVM.
 
+use std::io;
+
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Iommu, SystemFacts};
 use tranche_core::name::HostName;
@@ -35,13 +37,22 @@ pub(crate) fn boot_id(tree: &dyn Tree) -> String {
 
 /// What is amiss with the machine itself.
 pub(crate) fn notes(tree: &dyn Tree, host: &HostName) -> Vec<Finding> {
-    // A captured tree seldom has device nodes; their absence there says nothing.
-    if !tree.exists("dev") || tree.exists("dev/kvm") {
-        return Vec::new();
+    let mut notes = Vec::new();
+    // A captured tree may lack it, but a kernel never refuses to say what it is: then nothing that is read can be
+    // believed.
+    let release = tree.text("proc/sys/kernel/osrelease");
+    if let Some(error) = release.err().filter(|error| error.kind() != io::ErrorKind::NotFound) {
+        let message = format!("Host {host} cannot be looked at: /proc/sys/kernel/osrelease: {error}.");
+        let hint = "The daemon may be kept from /proc and /sys: look at its unit's drop-ins ('systemctl cat tranched') and at the security module's log.";
+        notes.push(report::host_note(host, Code::KernelRefused, message, hint));
     }
-    let message = format!("Host {host} has no /dev/kvm.");
-    let hint = "Switch on virtualisation in the firmware and load kvm_intel or kvm_amd; without it VMs are emulated.";
-    vec![report::host_note(host, Code::KvmMissing, message, hint)]
+    // A captured tree seldom has device nodes; their absence there says nothing.
+    if tree.exists("dev") && !tree.exists("dev/kvm") {
+        let message = format!("Host {host} has no /dev/kvm.");
+        let hint = "Switch on virtualisation in the firmware and load kvm_intel or kvm_amd; without it VMs are emulated.";
+        notes.push(report::host_note(host, Code::KvmMissing, message, hint));
+    }
+    notes
 }
 
 fn iommu(tree: &dyn Tree) -> Iommu {

@@ -7,9 +7,9 @@
 //! kernel either: devices are bound before they are put into a VM.
 
 pub mod fake;
+pub mod kvm;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
-pub mod kvm;
 mod refusal;
 #[cfg(feature = "libvirt")]
 mod seed;

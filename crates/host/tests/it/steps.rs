@@ -1,7 +1,6 @@
 //! Steps over the fake kernel: what they do, what they refuse, and in which words.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use expect_test::expect;
 use tranche_core::finding::Code;
