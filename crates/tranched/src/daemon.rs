@@ -103,7 +103,15 @@ impl Daemon {
         events.end();
         self.bell.end();
         stop.send_replace(true);
-        let _ = tokio::time::timeout(END_TIME, async { tokio::join!(serving, closed(stages)) }).await;
+        let ending = async {
+            if !serving.is_finished() {
+                let _ = serving.await;
+            }
+            closed(stages).await;
+        };
+        if tokio::time::timeout(END_TIME, ending).await.is_err() {
+            tracing::warn!("a request or a step is still under way; the next start sees what came of it");
+        }
         for task in [following, announcing, watchdog] {
             task.abort();
         }

@@ -44,7 +44,7 @@ impl Events {
     /// Compares each new view with the one before, until there are no more.
     pub async fn follow(self) {
         let mut views = self.views.clone();
-        let mut before = views.borrow_and_update().clone();
+        let mut before = views.borrow().clone();
         while views.changed().await.is_ok() {
             let after = views.borrow_and_update().clone();
             let subjects = changed_subjects(&before, &after);

@@ -174,7 +174,8 @@ async fn a_gpu_is_partitioned_or_passed_through_and_never_both() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_refused_a_second_partition_and_a_second_life() {
     let served = with_vms(2, &["a"]).await;
-    refused(&served.post("/v1/vms/a/attach", &json!({})).await, 409, "vm_has_partition");
+    let whole = json!({"request": {"kind": "whole", "gpus": 1}});
+    refused(&served.post("/v1/vms/a/attach", &whole).await, 409, "vm_has_partition");
     refused(&served.post("/v1/vms", &new_vm("a")).await, 409, "vm_exists");
     refused(&served.post("/v1/vms/a/adopt", &json!({})).await, 409, "vm_exists");
     refused(&served.post("/v1/vms/a/stop", &json!({"forced": true})).await, 422, "invalid_request");

@@ -1,7 +1,7 @@
 //! What people do by REST, from the first partition to the last VM.
 
 use serde_json::{Value, json};
-use tranche_core::operation::OperationState;
+use tranche_core::operation::{Operation, OperationState};
 use tranche_host::fake::Machine;
 
 use crate::served::{Answer, Served};
@@ -18,18 +18,20 @@ pub(crate) fn new_vm(name: &str) -> Value {
     json!({"name": name, "hardware": hardware, "request": {"kind": "partition"}})
 }
 
-/// Waits for the end of an accepted operation and tells how it ended.
-pub(crate) async fn ended(served: &Served, accepted: &Answer) -> OperationState {
+/// Waits for the end of an accepted operation.
+pub(crate) async fn ended(served: &Served, accepted: &Answer) -> Operation {
     assert_eq!(accepted.status, 202, "{}", accepted.text);
     let id = accepted.json()["operation"]["id"].as_str().unwrap().parse().unwrap();
-    let state = |view: &tranched::engine::View| view.operations.get(&id).map(|operation| operation.state);
-    served.until("the operation ends", |view| state(view).is_some_and(OperationState::is_over)).await;
-    state(&served.engine.view()).unwrap()
+    let find = |view: &tranched::engine::View| view.operations.get(&id).cloned();
+    served
+        .until("the operation ends", |view| find(view).is_some_and(|operation| operation.state.is_over()))
+        .await;
+    find(&served.engine.view()).unwrap()
 }
 
 #[track_caller]
-fn succeeded(state: OperationState) {
-    assert_eq!(state, OperationState::Succeeded);
+fn succeeded(operation: Operation) {
+    assert_eq!(operation.state, OperationState::Succeeded, "{operation:#?}");
 }
 
 /// A daemon with a GPU that is split, and VMs of these names that ask for a partition.
@@ -92,7 +94,7 @@ async fn a_vm_lives_from_creation_to_deletion() {
         (&vm["state"], &vm["partition"], &vm["origin"]),
         (&json!("stopped"), &Value::Null, &json!("made"))
     );
-    succeeded(ended(&served, &served.post("/v1/vms/a/start", &Value::Null).await).await);
+    succeeded(ended(&served, &served.send(hyper::Method::POST, "/v1/vms/a/start", None).await).await);
     succeeded(ended(&served, &served.post("/v1/vms/a/restart", &json!({})).await).await);
     assert_eq!(served.get("/v1/vms/a").await.json()["state"], "running");
     succeeded(ended(&served, &served.post("/v1/vms/a/detach", &json!({"restart": true})).await).await);
@@ -111,7 +113,8 @@ async fn a_vm_lives_from_creation_to_deletion() {
 async fn a_domain_that_was_there_before_is_adopted() {
     let served = with_vms(2, &[]).await;
     let xml = "<domain type='kvm'><name>old</name><uuid>6f2f9a52-3b0f-4b0e-8f6c-0d3a54d8a111</uuid>\
-               <memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os></domain>";
+               <memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os>\
+               <devices></devices></domain>";
     served.machine.hypervisor().define_by_hand(xml).unwrap();
     // The daemon learns of it by an event of libvirt's, which a fake has not, or by the next wish.
     let missing = served.post("/v1/vms/older/adopt", &json!({})).await;
@@ -191,7 +194,7 @@ async fn of_two_partition_requests_at_once_one_wins_and_the_gpu_is_as_it_says() 
     let path = format!("{GPU}/mode");
     let (two, four) = (split(2), split(4));
     let (first, second) = tokio::join!(served.put(&path, &two), served.put(&path, &four));
-    let states = [ended(&served, &first).await, ended(&served, &second).await];
+    let states = [ended(&served, &first).await.state, ended(&served, &second).await.state];
     assert!(states.contains(&OperationState::Succeeded), "{states:?}");
     let view = served.engine.view();
     let asked = view.spec.gpus.values().next().unwrap().mode.clone();
@@ -225,7 +228,7 @@ async fn of_two_vms_for_the_last_partition_one_runs_and_the_other_waits_until_it
     assert_eq!(why["possible"], false);
     let stop = format!("/v1/vms/{}/stop", winner["name"].as_str().unwrap());
     succeeded(ended(&served, &served.post(&stop, &json!({"force": true})).await).await);
-    served.until("the other starts by itself", |view| is(view, OperationState::Waiting) == 0).await;
+    served.until("the other starts by itself", |view| is(view, OperationState::Succeeded) == 2).await;
     let path = format!("/v1/vms/{}", loser["name"].as_str().unwrap());
     assert_eq!(served.get(&path).await.json()["state"], "running");
 }

@@ -1,0 +1,169 @@
+//! The daemon as a process: what the service manager and the file system see of it.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A directory in which daemons live one after the other.
+struct Home {
+    dir: tempfile::TempDir,
+    manager: UnixDatagram,
+}
+
+impl Home {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let home = Self { dir, manager };
+        let settings = format!(
+            "host = \"node1\"\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\n",
+            home.path("state"),
+            home.path("s")
+        );
+        std::fs::write(home.path("tranched.toml"), settings).unwrap();
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tranched"));
+        command.arg("--config").arg(self.path("tranched.toml")).args(more);
+        command.env("NOTIFY_SOCKET", self.path("notify")).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a daemon over a fake host and waits until it tells its manager that it is ready.
+    fn start(&self) -> Child {
+        let child = self.command(&["--fake-host", "gpus"]).spawn().unwrap();
+        self.told("READY=1");
+        child
+    }
+
+    /// Waits for the manager to be told something.
+    fn told(&self, what: &str) {
+        let mut message = [0; 4096];
+        loop {
+            let len = self.manager.recv(&mut message).unwrap_or_else(|error| panic!("never {what}: {error}"));
+            let text = String::from_utf8_lossy(&message[..len]);
+            if text.lines().any(|line| line == what) {
+                return;
+            }
+        }
+    }
+
+    fn run(&self, more: &[&str]) -> Output {
+        self.command(more).output().unwrap()
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn it_is_ready_listens_for_its_group_alone_and_ends_cleanly_when_told_to() {
+    let home = Home::new();
+    let mut child = home.start();
+    let socket = std::fs::metadata(home.path("s")).unwrap();
+    assert!(socket.file_type().is_socket());
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600, "without its group, the owner alone may connect");
+    UnixStream::connect(home.path("s")).unwrap();
+    signal(&child, Signal::TERM);
+    home.told("STOPPING=1");
+    assert!(child.wait().unwrap().success());
+    assert!(!home.path("s").exists());
+}
+
+#[test]
+fn a_daemon_that_was_killed_is_followed_by_one_that_remembers() {
+    let home = Home::new();
+    let mut child = home.start();
+    signal(&child, Signal::KILL);
+    child.wait().unwrap();
+    assert!(home.path("s").exists(), "a killed daemon leaves its socket");
+    let mut next = home.start();
+    UnixStream::connect(home.path("s")).unwrap();
+    signal(&next, Signal::TERM);
+    assert!(next.wait().unwrap().success());
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let home = Home::new();
+    let mut first = home.start();
+    let second = home.run(&["--fake-host", "gpus"]);
+    assert_eq!(second.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&second.stderr);
+    assert!(words.contains("another daemon listens"), "{words}");
+    UnixStream::connect(home.path("s")).unwrap();
+    signal(&first, Signal::TERM);
+    assert!(first.wait().unwrap().success());
+}
+
+#[test]
+fn a_second_daemon_on_the_same_store_is_refused_although_its_socket_is_another() {
+    let home = Home::new();
+    let mut first = home.start();
+    let settings = std::fs::read_to_string(home.path("tranched.toml")).unwrap();
+    let other = settings.replace("/s\"", "/other\"");
+    assert_ne!(other, settings);
+    std::fs::write(home.path("tranched.toml"), other).unwrap();
+    let second = home.run(&["--fake-host", "gpus"]);
+    assert_eq!(second.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&second.stderr);
+    assert!(words.contains("the store cannot be opened"), "{words}");
+    signal(&first, Signal::TERM);
+    assert!(first.wait().unwrap().success());
+}
+
+#[test]
+fn wrong_settings_end_with_78_and_the_place_of_the_error() {
+    let home = Home::new();
+    assert_eq!(home.run(&["--check-config"]).status.code(), Some(0));
+    std::fs::write(home.path("tranched.toml"), "tick_s = 5\nsokcet = \"/x\"\n").unwrap();
+    for arguments in [&["--check-config"][..], &[]] {
+        let output = home.run(arguments);
+        assert_eq!(output.status.code(), Some(78));
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            words.contains("tranched.toml") && words.contains("line 2") && words.contains("sokcet"),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn the_printed_default_settings_are_valid_settings() {
+    let home = Home::new();
+    let printed = home.run(&["--print-default-config"]);
+    std::fs::write(home.path("tranched.toml"), printed.stdout).unwrap();
+    assert_eq!(home.run(&["--check-config"]).status.code(), Some(0));
+}
+
+#[test]
+fn logs_are_json_if_the_settings_say_so() {
+    let home = Home::new();
+    let mut settings = std::fs::read_to_string(home.path("tranched.toml")).unwrap();
+    settings.push_str("[log]\nformat = \"json\"\n");
+    std::fs::write(home.path("tranched.toml"), settings).unwrap();
+    let mut child = home.start();
+    signal(&child, Signal::TERM);
+    let lines: Vec<String> =
+        BufReader::new(child.stderr.take().unwrap()).lines().collect::<Result<_, _>>().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(lines.len() >= 3, "{lines:?}");
+    for line in lines {
+        let entry: serde_json::Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(entry["level"].is_string() && entry["message"].is_string(), "{line}");
+    }
+}
