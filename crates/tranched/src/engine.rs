@@ -133,7 +133,8 @@ pub struct PassReport {
     pub steps_failed: usize,
     /// When a step that waits may be tried again.
     pub next_due: Option<Timestamp>,
-    /// Whether every GPU is as decided, or was tried: what a reboot lost is back, and libvirt may start its guests.
+    /// Whether every GPU was seen to be as decided, or failed: what a reboot lost is back, and libvirt may start its
+    /// guests.
     pub restored: bool,
 }
 
@@ -334,11 +335,7 @@ impl Engine {
         let stored = &inner.loaded.state;
         let restored = inner.inventory.get(&self.name).is_some_and(|seen| {
             let due = steps::gpus_to_restore(&stored.spec, &stored.plan, seen);
-            due.keys().all(|gpu| {
-                let subject = StepSubject::Gpu(gpu.clone());
-                outcomes.iter().any(|outcome| outcome.step.subject() == subject)
-                    || inner.failures.contains_key(&subject)
-            })
+            due.keys().all(|gpu| inner.failures.contains_key(&StepSubject::Gpu(gpu.clone())))
         });
         let next_due = if steps_failed > 0 {
             Some(Timestamp(now.0 + tranche_core::step::RETRY_FIRST_MS))
