@@ -5,6 +5,8 @@
 mod gpu;
 mod host;
 mod partition;
+#[cfg(test)]
+mod tests;
 mod vm;
 
 use tranche_core::finding::{Finding, Subject};

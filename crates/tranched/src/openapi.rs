@@ -45,8 +45,9 @@ pub(crate) enum Refusals {
         description = "GPU partitioning for Linux/KVM hosts. Served on a Unix socket (/run/tranche/tranche.sock): \
                        curl --unix-socket /run/tranche/tranche.sock http://localhost/v1/gpus",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
-        contact()
+        contact(name = "Tranche", url = "https://github.com/tranche-project/tranche")
     ),
+    components(schemas(Problem)),
     tags(
         (name = "hosts", description = "Machines that run tranched and libvirt."),
         (name = "gpus", description = "GPUs, their modes and their partitions."),

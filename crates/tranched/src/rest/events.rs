@@ -18,7 +18,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events `change`, one for each new view. A reader that is too slow is hung up on, and reads anew.
 #[utoipa::path(
     get,
-    path = "/v1/events",
+    path = "/v1/events", operation_id = "read_events",
     tag = "daemon",
     responses(
         (status = 200, description = "Server-sent events.", body = ChangeEvent, content_type = "text/event-stream"),

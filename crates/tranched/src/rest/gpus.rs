@@ -15,7 +15,7 @@ use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
 /// Every GPU.
-#[utoipa::path(get, path = "/v1/gpus", tag = "gpus", responses((status = 200, body = Vec<GpuView>), Refusals))]
+#[utoipa::path(get, path = "/v1/gpus", operation_id = "list_gpus", tag = "gpus", responses((status = 200, description = "Every GPU, in order.", body = Vec<GpuView>), Refusals))]
 pub(super) async fn list(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
@@ -26,10 +26,10 @@ pub(super) async fn list(
 /// One GPU.
 #[utoipa::path(
     get,
-    path = "/v1/gpus/{host}/{address}",
+    path = "/v1/gpus/{host}/{address}", operation_id = "show_gpu",
     tag = "gpus",
     params(("host" = HostName, Path), ("address" = GpuAddress, Path)),
-    responses((status = 200, body = GpuView), Refusals)
+    responses((status = 200, description = "The GPU.", body = GpuView), Refusals)
 )]
 pub(super) async fn show(
     State(app): State<App>,
@@ -48,11 +48,11 @@ pub(super) async fn show(
 /// Uses a GPU in a mode: `host` releases it.
 #[utoipa::path(
     put,
-    path = "/v1/gpus/{host}/{address}/mode",
+    path = "/v1/gpus/{host}/{address}/mode", operation_id = "set_gpu_mode",
     tag = "gpus",
     params(("host" = HostName, Path), ("address" = GpuAddress, Path), ChangeQuery),
     request_body = GpuMode,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn set_mode(
     State(app): State<App>,
@@ -66,9 +66,9 @@ pub(super) async fn set_mode(
 /// Every partition.
 #[utoipa::path(
     get,
-    path = "/v1/partitions",
+    path = "/v1/partitions", operation_id = "list_partitions",
     tag = "gpus",
-    responses((status = 200, body = Vec<PartitionView>), Refusals)
+    responses((status = 200, description = "Every partition, in order.", body = Vec<PartitionView>), Refusals)
 )]
 pub(super) async fn partitions(
     State(app): State<App>,

@@ -11,7 +11,7 @@ use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
 /// Every host that has reported.
-#[utoipa::path(get, path = "/v1/hosts", tag = "hosts", responses((status = 200, body = Vec<HostView>), Refusals))]
+#[utoipa::path(get, path = "/v1/hosts", operation_id = "list_hosts", tag = "hosts", responses((status = 200, description = "Every host, by name.", body = Vec<HostView>), Refusals))]
 pub(super) async fn list(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
@@ -22,10 +22,10 @@ pub(super) async fn list(
 /// One host.
 #[utoipa::path(
     get,
-    path = "/v1/hosts/{host}",
+    path = "/v1/hosts/{host}", operation_id = "show_host",
     tag = "hosts",
     params(("host" = HostName, Path)),
-    responses((status = 200, body = HostView), Refusals)
+    responses((status = 200, description = "The host.", body = HostView), Refusals)
 )]
 pub(super) async fn show(
     State(app): State<App>,

@@ -20,9 +20,9 @@ use crate::openapi::Refusals;
 /// What is wrong or waits, the gravest first.
 #[utoipa::path(
     get,
-    path = "/v1/findings",
+    path = "/v1/findings", operation_id = "list_findings",
     tag = "installation",
-    responses((status = 200, body = Vec<Finding>), Refusals)
+    responses((status = 200, description = "Every finding, the gravest first.", body = Vec<Finding>), Refusals)
 )]
 pub(super) async fn findings(
     State(app): State<App>,
@@ -34,10 +34,10 @@ pub(super) async fn findings(
 /// Everything that keeps a VM from running on a host.
 #[utoipa::path(
     get,
-    path = "/v1/why-not/{vm}/{host}",
+    path = "/v1/why-not/{vm}/{host}", operation_id = "why_not",
     tag = "installation",
     params(("vm" = VmName, Path), ("host" = HostName, Path)),
-    responses((status = 200, body = WhyNot), Refusals)
+    responses((status = 200, description = "Every predicate that fails.", body = WhyNot), Refusals)
 )]
 pub(super) async fn why_not(
     State(app): State<App>,
@@ -49,7 +49,7 @@ pub(super) async fn why_not(
 }
 
 /// Looks anew at everything, and tells what is not as it should be.
-#[utoipa::path(get, path = "/v1/doctor", tag = "installation", responses((status = 200, body = Diagnosis), Refusals))]
+#[utoipa::path(get, path = "/v1/doctor", operation_id = "doctor", tag = "installation", responses((status = 200, description = "What was found.", body = Diagnosis), Refusals))]
 pub(super) async fn doctor(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
@@ -61,11 +61,11 @@ pub(super) async fn doctor(
 /// Brings about what is declared, all of it or nothing. What is not named is left alone.
 #[utoipa::path(
     post,
-    path = "/v1/apply",
+    path = "/v1/apply", operation_id = "apply",
     tag = "installation",
     params(ChangeQuery),
     request_body = Declaration,
-    responses((status = 202, body = Applied), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Applied), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn apply(
     State(app): State<App>,
@@ -78,10 +78,10 @@ pub(super) async fn apply(
 /// Tells what applying a declaration would do.
 #[utoipa::path(
     post,
-    path = "/v1/diff",
+    path = "/v1/diff", operation_id = "diff",
     tag = "installation",
     request_body = Declaration,
-    responses((status = 200, body = Preview), Refusals)
+    responses((status = 200, description = "What applying it would do.", body = Preview), Refusals)
 )]
 pub(super) async fn diff(
     State(app): State<App>,
@@ -92,7 +92,7 @@ pub(super) async fn diff(
 }
 
 /// The policies.
-#[utoipa::path(get, path = "/v1/policy", tag = "installation", responses((status = 200, body = Policy), Refusals))]
+#[utoipa::path(get, path = "/v1/policy", operation_id = "show_policy", tag = "installation", responses((status = 200, description = "The policies.", body = Policy), Refusals))]
 pub(super) async fn policy(State(app): State<App>, InQuery(NoQuery {}): InQuery<NoQuery>) -> Json<Policy> {
     Json(app.engine.view().spec.policy)
 }
@@ -100,11 +100,11 @@ pub(super) async fn policy(State(app): State<App>, InQuery(NoQuery {}): InQuery<
 /// Sets the policies, all of them.
 #[utoipa::path(
     put,
-    path = "/v1/policy",
+    path = "/v1/policy", operation_id = "set_policy",
     tag = "installation",
     params(ChangeQuery),
     request_body = Policy,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn set_policy(
     State(app): State<App>,

@@ -15,7 +15,7 @@ const METRICS_MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; c
 /// This document.
 #[utoipa::path(
     get,
-    path = "/v1/openapi.json",
+    path = "/v1/openapi.json", operation_id = "show_openapi",
     tag = "daemon",
     responses((status = 200, description = "The OpenAPI 3.1 document.", content_type = "application/json"))
 )]
@@ -24,7 +24,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Whether the daemon is alive: a problem if its loop has not advanced for minutes.
-#[utoipa::path(get, path = "/healthz", tag = "daemon", responses((status = 200, body = Health), Refusals))]
+#[utoipa::path(get, path = "/healthz", operation_id = "show_health", tag = "daemon", responses((status = 200, description = "It is alive.", body = Health), Refusals))]
 pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Refusal> {
     if !app.pulse.is_alive() {
         return Err(Refusal::busy("The reconcile loop has not advanced for minutes."));
@@ -36,7 +36,7 @@ pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Refus
 /// Numbers for monitoring, in the form of OpenMetrics.
 #[utoipa::path(
     get,
-    path = "/metrics",
+    path = "/metrics", operation_id = "show_metrics",
     tag = "daemon",
     responses((status = 200, description = "OpenMetrics text.", body = String, content_type = "text/plain"))
 )]

@@ -14,9 +14,9 @@ use crate::openapi::Refusals;
 /// Every operation that is remembered, the newest first.
 #[utoipa::path(
     get,
-    path = "/v1/operations",
+    path = "/v1/operations", operation_id = "list_operations",
     tag = "operations",
-    responses((status = 200, body = Vec<Operation>), Refusals)
+    responses((status = 200, description = "Every operation, the newest first.", body = Vec<Operation>), Refusals)
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -30,10 +30,10 @@ pub(super) async fn list(
 /// One operation.
 #[utoipa::path(
     get,
-    path = "/v1/operations/{id}",
+    path = "/v1/operations/{id}", operation_id = "show_operation",
     tag = "operations",
     params(("id" = OperationId, Path)),
-    responses((status = 200, body = Operation), Refusals)
+    responses((status = 200, description = "The operation.", body = Operation), Refusals)
 )]
 pub(super) async fn show(
     State(app): State<App>,

@@ -15,7 +15,7 @@ use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
 /// Every VM.
-#[utoipa::path(get, path = "/v1/vms", tag = "vms", responses((status = 200, body = Vec<VmView>), Refusals))]
+#[utoipa::path(get, path = "/v1/vms", operation_id = "list_vms", tag = "vms", responses((status = 200, description = "Every VM, by name.", body = Vec<VmView>), Refusals))]
 pub(super) async fn list(State(app): State<App>, InQuery(NoQuery {}): InQuery<NoQuery>) -> Json<Vec<VmView>> {
     Json(view::vms(&sources(&app.engine.view())))
 }
@@ -23,11 +23,11 @@ pub(super) async fn list(State(app): State<App>, InQuery(NoQuery {}): InQuery<No
 /// Makes a VM. It is off at first.
 #[utoipa::path(
     post,
-    path = "/v1/vms",
+    path = "/v1/vms", operation_id = "create_vm",
     tag = "vms",
     params(ChangeQuery),
     request_body = CreateVm,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn create(
     State(app): State<App>,
@@ -40,10 +40,10 @@ pub(super) async fn create(
 /// One VM.
 #[utoipa::path(
     get,
-    path = "/v1/vms/{name}",
+    path = "/v1/vms/{name}", operation_id = "show_vm",
     tag = "vms",
     params(("name" = VmName, Path)),
-    responses((status = 200, body = VmView), Refusals)
+    responses((status = 200, description = "The VM.", body = VmView), Refusals)
 )]
 pub(super) async fn show(
     State(app): State<App>,
@@ -56,10 +56,10 @@ pub(super) async fn show(
 /// Forgets a VM; removes its domain if Tranche made it. Its disks stay.
 #[utoipa::path(
     delete,
-    path = "/v1/vms/{name}",
+    path = "/v1/vms/{name}", operation_id = "delete_vm",
     tag = "vms",
     params(("name" = VmName, Path), DeleteQuery),
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn delete(
     State(app): State<App>,
@@ -72,11 +72,11 @@ pub(super) async fn delete(
 /// Takes over a libvirt domain, as it is.
 #[utoipa::path(
     post,
-    path = "/v1/vms/{name}/adopt",
+    path = "/v1/vms/{name}/adopt", operation_id = "adopt_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
     request_body = AdoptVm,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn adopt(
     State(app): State<App>,
@@ -90,11 +90,11 @@ pub(super) async fn adopt(
 /// Runs a VM.
 #[utoipa::path(
     post,
-    path = "/v1/vms/{name}/start",
+    path = "/v1/vms/{name}/start", operation_id = "start_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
     request_body = Nothing,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn start(
     State(app): State<App>,
@@ -108,11 +108,11 @@ pub(super) async fn start(
 /// Turns a VM off.
 #[utoipa::path(
     post,
-    path = "/v1/vms/{name}/stop",
+    path = "/v1/vms/{name}/stop", operation_id = "stop_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
     request_body = StopVm,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn stop(
     State(app): State<App>,
@@ -126,11 +126,11 @@ pub(super) async fn stop(
 /// Turns a VM off and on.
 #[utoipa::path(
     post,
-    path = "/v1/vms/{name}/restart",
+    path = "/v1/vms/{name}/restart", operation_id = "restart_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
     request_body = Nothing,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn restart(
     State(app): State<App>,
@@ -144,11 +144,11 @@ pub(super) async fn restart(
 /// Lets a VM ask for a GPU or a partition.
 #[utoipa::path(
     post,
-    path = "/v1/vms/{name}/attach",
+    path = "/v1/vms/{name}/attach", operation_id = "attach_gpu",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
     request_body = AttachGpu,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn attach(
     State(app): State<App>,
@@ -162,11 +162,11 @@ pub(super) async fn attach(
 /// Lets a VM ask for nothing.
 #[utoipa::path(
     post,
-    path = "/v1/vms/{name}/detach",
+    path = "/v1/vms/{name}/detach", operation_id = "detach_gpu",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
     request_body = DetachGpu,
-    responses((status = 202, body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn detach(
     State(app): State<App>,
