@@ -23,9 +23,9 @@ const PARTITIONS: u16 = 4;
 const VM_MEMORY: &str = "128MiB";
 const CATALOGUE: &str = include_str!("../../../lab/catalogue.d/lab.toml");
 const SOCKET: &str = "/run/tranche/tranche.sock";
-/// How long a guest may take to list its devices; emulation and a busy machine stretch seconds to minutes.
-const GUEST_LIMIT: Duration = Duration::from_secs(300);
-const GUEST_POLL: Duration = Duration::from_secs(1);
+/// How long anything may take to show; emulation and a busy machine stretch seconds to minutes.
+const WAIT_LIMIT: Duration = Duration::from_secs(300);
+const POLL: Duration = Duration::from_secs(1);
 
 /// What to show, and what to leave behind.
 #[derive(Clone, Debug)]
@@ -142,7 +142,11 @@ fn show(node: &Node, progress: &Progress) -> Result<Summary> {
 }
 
 fn partition_a_gpu(node: &Node, progress: &Progress) -> Result<String> {
-    let gpus: Vec<GpuRow> = tranche_list(node, "gpu")?;
+    // The daemon serves requests before it has looked at the hardware for the first time.
+    let gpus: Vec<GpuRow> = wait_for("the host's report of its GPUs", || {
+        let gpus: Vec<GpuRow> = tranche_list(node, "gpu")?;
+        Ok((!gpus.is_empty()).then_some(gpus))
+    })?;
     for gpu in &gpus {
         progress.say(&format!("GPU {} is {}: {}", gpu.address, gpu.status, gpu.model));
     }
@@ -169,27 +173,28 @@ fn start_vms(node: &Node, progress: &Progress) -> Result<()> {
 /// Waits until every guest has listed what it sees, and has gone on to tick.
 fn wait_for_guests(node: &Node, progress: &Progress) -> Result<BTreeMap<&'static str, GuestReport>> {
     let _step = progress.step("Waiting for what the guests say on their serial consoles");
-    let deadline = Instant::now() + GUEST_LIMIT;
-    let mut reports = BTreeMap::new();
-    loop {
+    wait_for("every guest's list of devices", || {
+        let mut reports = BTreeMap::new();
         for name in VM_NAMES {
-            let log = node.run(&format!("cat /var/log/libvirt/qemu/{name}-serial.log"))?;
-            let report = GuestReport::parse(&log);
+            let report =
+                GuestReport::parse(&node.run(&format!("cat /var/log/libvirt/qemu/{name}-serial.log"))?);
             if report.ready && report.tick.is_some() {
                 reports.insert(name, report);
             }
         }
-        if reports.len() == VM_NAMES.len() {
-            return Ok(reports);
+        Ok((reports.len() == VM_NAMES.len()).then_some(reports))
+    })
+}
+
+/// Looks again and again until there is an answer, with a limit.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + WAIT_LIMIT;
+    loop {
+        if let Some(answer) = look()? {
+            return Ok(answer);
         }
-        let silent: Vec<_> = VM_NAMES.into_iter().filter(|name| !reports.contains_key(name)).collect();
-        ensure!(
-            Instant::now() < deadline,
-            "after {} s there is no list of devices from {}",
-            GUEST_LIMIT.as_secs(),
-            silent.join(", ")
-        );
-        std::thread::sleep(GUEST_POLL);
+        ensure!(Instant::now() < deadline, "{what} did not come within {} s", WAIT_LIMIT.as_secs());
+        std::thread::sleep(POLL);
     }
 }
 
