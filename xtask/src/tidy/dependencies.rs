@@ -81,7 +81,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tranche-host",
         ],
     ),
-    ("crates/lab", &["anyhow", "clap", "roxmltree", "rustix", "serde", "serde_json", "tempfile", "thiserror", "uuid"]),
+    (
+        "crates/lab",
+        &["anyhow", "clap", "roxmltree", "rustix", "serde", "serde_json", "tempfile", "thiserror", "uuid"],
+    ),
     ("xtask", &["anyhow", "clap", "toml", "tranche", "tranche-core"]),
 ];
 const ROOT: &str = "Cargo.toml";

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use expect_test::expect;
+#[cfg(feature = "fuse")]
+use std::sync::Arc;
+
 use tranche_core::finding::Code;
 use tranche_core::inventory::{DeviceSource, PartitionDevice, mdev_uuid};
 use tranche_core::step::{Step, VFIO_DRIVER};

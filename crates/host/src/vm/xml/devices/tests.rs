@@ -1,3 +1,5 @@
+//! What putting devices into a definition does to it, and what it leaves alone.
+
 use expect_test::expect;
 use proptest::prelude::*;
 use uuid::Uuid;
