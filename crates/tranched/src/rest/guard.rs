@@ -73,3 +73,35 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
 fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    async fn defective() -> &'static str {
+        panic!("a defect of a handler");
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_as_a_defect_and_the_daemon_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let router = Router::new().route("/", get(defective)).layer(from_fn(guard));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        for _ in 0..2 {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("500 Internal Server Error"), "{answer}");
+            assert!(answer.contains("application/problem+json") && answer.contains("invariant"), "{answer}");
+        }
+        serving.abort();
+    }
+}

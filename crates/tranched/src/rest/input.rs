@@ -174,10 +174,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for InQuery<T> {
 }
 
 /// How a change is asked for.
-#[derive(Debug, Clone, Copy, Deserialize, utoipa::IntoParams)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-#[derive(Default)]
 pub(super) struct ChangeQuery {
     /// Change nothing; answer with what would happen.
     #[param(required = false)]

@@ -83,6 +83,10 @@ async fn a_gpu_is_split_and_three_vms_each_get_a_partition_of_their_own() {
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
+    let documented = include_str!("../../../../docs/metrics.md");
+    for name in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        assert!(documented.contains(&format!("| `{name}")), "{name} is not in docs/metrics.md");
+    }
     served.stop().await.unwrap();
 }
 
