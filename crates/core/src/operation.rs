@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
-use crate::finding::{Finding, Severity, Subject};
+use crate::finding::{Class, Finding, Severity, Subject};
 use crate::inventory::Backend;
 use crate::name::{GpuKey, OperationId, Timestamp, VmName};
 use crate::placement;
@@ -160,15 +160,25 @@ pub fn judge(
         .iter()
         .filter(|finding| finding.severity >= Severity::Warning && concerns(&finding.subject))
         .collect();
+    // What may pass by itself (libvirt restarts, a driver loads late) is waited for; a step is given three chances.
     let hopeless = failed.iter().any(|failure| failure.failures >= STEP_FAILURES_MAX)
-        || against.iter().any(|finding| finding.severity == Severity::Error);
+        || against
+            .iter()
+            .any(|one| one.severity == Severity::Error && one.code.class() != Class::Unavailable);
+    let waits = |one: &&Finding| match one.code.class() {
+        Class::Conflict => true,
+        Class::Unavailable => one.severity == Severity::Error,
+        Class::Invalid | Class::NotFound | Class::Note => false,
+    };
     if hopeless {
         verdict.state = OperationState::Failed;
-    } else if against.iter().any(|finding| finding.code.class() == crate::finding::Class::Conflict) {
+    } else if against.iter().any(waits) {
         verdict.state = OperationState::Waiting;
     }
     verdict.findings =
         against.into_iter().cloned().chain(failed.into_iter().map(|f| f.finding.clone())).collect();
+    verdict.findings.sort();
+    verdict.findings.dedup();
     verdict.findings.truncate(OPERATION_FINDINGS_MAX);
     verdict
 }
