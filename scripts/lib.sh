@@ -9,7 +9,7 @@
 readonly PACKAGES_BUILD=(gcc libc6-dev libvirt-dev make pkg-config)
 
 # What the virtual hosts need. QEMU is apart: its version matters.
-readonly PACKAGES_LAB=(busybox-static cpio e2fsprogs mmdebstrap mtools openssh-client syslinux syslinux-common uidmap util-linux)
+readonly PACKAGES_LAB=(debian-archive-keyring e2fsprogs mmdebstrap openssh-client uidmap util-linux)
 readonly PACKAGES_QEMU=(qemu-system-x86 qemu-utils)
 readonly QEMU_VERSION_MIN="1:8.0"
 

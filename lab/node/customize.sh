@@ -28,10 +28,13 @@ printf 'UsePAM no\nUseDNS no\n' >/etc/ssh/sshd_config.d/lab.conf
 # The lab waits for this line in the serial log instead of trying ssh again and again.
 cat >/etc/systemd/system/tranche-lab-ready.service <<'UNIT'
 [Unit]
-Description=Say on the serial port that the node is up
+Description=Have libvirt look at QEMU, and say on the serial port that the node is up
 After=ssh.service libvirtd.socket libvirtd.service systemd-networkd.service
 [Service]
 Type=oneshot
+# libvirt asks QEMU what it can, once, when it first needs to know: a host that has been up for a while has that behind it.
+ExecStartPre=/usr/bin/virsh -q capabilities
+StandardOutput=null
 ExecStart=/bin/sh -c 'echo TRANCHE-NODE ready >/dev/ttyS0'
 [Install]
 WantedBy=multi-user.target

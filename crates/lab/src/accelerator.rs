@@ -73,6 +73,14 @@ impl Accelerator {
         }
     }
 
+    /// How many virtual processors a node gets unless asked otherwise; see [`crate::NodeOptions::vcpus`].
+    pub(crate) fn vcpus(self) -> u32 {
+        match self {
+            Self::Kvm => 2,
+            Self::Tcg => 1,
+        }
+    }
+
     /// How many times longer than on hardware a wait may take.
     pub(crate) fn patience(self) -> u32 {
         match self {

@@ -18,8 +18,8 @@ pub(crate) struct Bootstrap<'a> {
     /// mmdebstrap's variant: `extract` only unpacks, `apt` installs.
     pub(crate) variant: &'a str,
     pub(crate) packages: &'a [&'a str],
-    /// Options with their value, as in `--customize-hook=...`.
-    pub(crate) hooks: &'a [&'a str],
+    /// More of mmdebstrap's options with their values, as in `--customize-hook=...`.
+    pub(crate) options: &'a [&'a str],
     /// The tar file to write, or none when the hooks take out what is wanted.
     pub(crate) tar: Option<&'a str>,
 }
@@ -34,7 +34,7 @@ pub(crate) fn bootstrap(plan: &Bootstrap<'_>, work: &Path, log: &Path) -> Result
         .arg(format!("--variant={}", plan.variant))
         .arg(format!("--keyring={KEYRING}"))
         .arg(format!("--include={}", plan.packages.join(",")))
-        .args(plan.hooks)
+        .args(plan.options)
         .arg(if plan.tar.is_some() { "--format=tar" } else { "--format=null" })
         .args([SUITE, plan.tar.unwrap_or("/dev/null"), &format!("deb {} {SUITE} main", mirror()?)]);
     run_logged(&mut command, log)

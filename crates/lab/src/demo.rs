@@ -103,7 +103,10 @@ pub fn run(options: &DemoOptions, progress: &Progress) -> Result<(Node, Summary)
 }
 
 /// Installs the package as on a real host: without network, because all that it depends on is there.
-fn install(node: &Node, deb: &Path, progress: &Progress) -> Result<()> {
+///
+/// # Errors
+/// When the package cannot be copied or installed.
+pub fn install(node: &Node, deb: &Path, progress: &Progress) -> Result<()> {
     let _step = progress.step("Installing Tranche's package in the node");
     node.run("mkdir -p /etc/tranche/catalogue.d")?;
     let catalogue = tempfile::NamedTempFile::new()?;
@@ -248,11 +251,19 @@ fn tranche_list<T: for<'de> Deserialize<'de>>(node: &Node, what: &str) -> Result
     serde_json::from_str(&text).with_context(|| format!("tranche {what} list printed: {text}"))
 }
 
-/// What the daemon logged last, for whoever has to find out why the demo failed.
+/// What the daemon logged last, or the node itself, for whoever has to find out why the demo failed.
 fn print_last_words(node: &Node) {
     let command = "journalctl --no-pager -q -u tranched -n 30; tranche findings 2>&1";
-    if let Ok(output) = node.ssh(command) {
-        eprintln!("The last of the node's log of tranched, and its findings:\n{}", output.stdout);
+    match node.ssh(command) {
+        Ok(output) => {
+            eprintln!("The last of the node's log of tranched, and its findings:\n{}", output.stdout);
+        }
+        Err(_) => {
+            eprintln!(
+                "The node does not answer. All that it said on its serial port:\n{}",
+                node.serial_log()
+            );
+        }
     }
 }
 

@@ -82,6 +82,21 @@ const ROOTFS_PACKAGES: &[&str] = &[
     "xorriso",
 ];
 
+/// Builds in the tree, and takes out what was built.
+const BOOT_OPTIONS: &[&str] = &[
+    "--extract-hook=copy-in lab /",
+    "--extract-hook=chroot \"$1\" /usr/bin/dash /lab/kernel/build.sh",
+    "--extract-hook=sync-out /out .",
+];
+
+const ROOTFS_OPTIONS: &[&str] = &[
+    // libvirt asks every QEMU that it finds what it can do; a second one would double that wait.
+    "--dpkgopt=path-exclude=/usr/bin/qemu-system-i386",
+    "--customize-hook=upload lab/node/customize.sh /tmp/customize.sh",
+    "--customize-hook=chroot \"$1\" sh /tmp/customize.sh",
+    "--customize-hook=rm \"$1/tmp/customize.sh\"",
+];
+
 /// Finished files, never written to again: each node's disk is an overlay on [`NodeImage::root_disk`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeImage {
@@ -96,8 +111,8 @@ impl NodeImage {
     /// [`Error::Failed`] with the end of the log of the program that could not make it.
     pub fn ensure(progress: &Progress) -> Result<Self, Error> {
         let cache = Cache::of_user()?;
-        let boot_inputs = inputs(BOOT_PACKAGES, BOOT_FILES);
-        let rootfs_inputs = inputs(ROOTFS_PACKAGES, ROOTFS_FILES);
+        let boot_inputs = inputs(BOOT_PACKAGES, BOOT_OPTIONS, BOOT_FILES);
+        let rootfs_inputs = inputs(ROOTFS_PACKAGES, ROOTFS_OPTIONS, ROOTFS_FILES);
         let made = cache.find("boot", &boot_inputs)?.1 && cache.find("rootfs", &rootfs_inputs)?.1;
         let step = (!made)
             .then(|| progress.step(&format!("Making the Debian {SUITE} node image (once, then cached)")));
@@ -110,7 +125,7 @@ impl NodeImage {
         let (boot, rootfs) = (boot?, rootfs?);
         drop(step);
         let (boot_name, rootfs_name) = (boot.to_string_lossy(), rootfs.to_string_lossy());
-        let disk_inputs = [&inputs(&[], DISK_FILES)[..], &[&*boot_name, &*rootfs_name]].concat();
+        let disk_inputs = [&inputs(&[], &[], DISK_FILES)[..], &[&*boot_name, &*rootfs_name]].concat();
         let found = cache.find("disk", &disk_inputs)?.1;
         let step = (!found).then(|| progress.step("Writing the node's disk"));
         let disk = cache.entry("disk", &disk_inputs, |work| make_disk(work, &boot, &rootfs))?;
@@ -144,9 +159,9 @@ impl NodeImage {
     }
 }
 
-fn inputs<'a>(packages: &[&'a str], files: &[(&'a str, &'a str)]) -> Vec<&'a str> {
+fn inputs<'a>(packages: &[&'a str], options: &[&'a str], files: &[(&'a str, &'a str)]) -> Vec<&'a str> {
     let files = files.iter().flat_map(|(path, content)| [*path, *content]);
-    std::iter::once(SUITE).chain(packages.iter().copied()).chain(files).collect()
+    std::iter::once(SUITE).chain(packages.iter().chain(options).copied()).chain(files).collect()
 }
 
 fn write_files(work: &Path, files: &[(&str, &str)]) -> Result<(), Error> {
@@ -161,16 +176,7 @@ fn write_files(work: &Path, files: &[(&str, &str)]) -> Result<(), Error> {
 
 fn make_boot_files(work: &Path) -> Result<(), Error> {
     write_files(work, BOOT_FILES)?;
-    let plan = Bootstrap {
-        variant: "extract",
-        packages: BOOT_PACKAGES,
-        hooks: &[
-            "--extract-hook=copy-in lab /",
-            "--extract-hook=chroot \"$1\" /usr/bin/dash /lab/kernel/build.sh",
-            "--extract-hook=sync-out /out .",
-        ],
-        tar: None,
-    };
+    let plan = Bootstrap { variant: "extract", packages: BOOT_PACKAGES, options: BOOT_OPTIONS, tar: None };
     bootstrap(&plan, work, &work.join("build.log"))
 }
 
@@ -179,11 +185,7 @@ fn make_rootfs(work: &Path) -> Result<(), Error> {
     let plan = Bootstrap {
         variant: "apt",
         packages: ROOTFS_PACKAGES,
-        hooks: &[
-            "--customize-hook=upload lab/node/customize.sh /tmp/customize.sh",
-            "--customize-hook=chroot \"$1\" sh /tmp/customize.sh",
-            "--customize-hook=rm \"$1/tmp/customize.sh\"",
-        ],
+        options: ROOTFS_OPTIONS,
         tar: Some("rootfs.tar"),
     };
     bootstrap(&plan, work, &work.join("build.log"))

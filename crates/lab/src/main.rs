@@ -83,9 +83,9 @@ impl Which {
 struct Up {
     #[command(flatten)]
     which: Which,
-    /// Virtual processors
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    vcpus: u32,
+    /// Virtual processors [default: 2, or 1 under software emulation]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    vcpus: Option<u32>,
     /// Memory in MiB
     #[arg(long, default_value_t = 3072, value_parser = clap::value_parser!(u32).range(1024..=262_144))]
     memory_mib: u32,

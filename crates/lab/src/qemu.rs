@@ -78,7 +78,7 @@ fn arguments(
     add("-name", options.name.clone());
     add("-machine", format!("q35,accel={}", accelerator.machine()));
     add("-cpu", accelerator.cpu().into());
-    add("-smp", options.vcpus.to_string());
+    add("-smp", options.vcpus.unwrap_or(accelerator.vcpus()).to_string());
     add("-m", options.memory_mib.to_string());
     add("-uuid", identity.uuid.to_owned());
     add("-display", "none".into());

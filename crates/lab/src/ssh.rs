@@ -123,6 +123,7 @@ impl Ssh {
             vec!["-q".to_owned(), "-F".into(), "none".into(), "-p".into(), self.port.to_string()];
         options.extend(["-i".to_owned(), self.key.to_string_lossy().into_owned()]);
         for setting in [
+            "LogLevel=ERROR",
             "BatchMode=yes",
             "IdentitiesOnly=yes",
             "StrictHostKeyChecking=no",
