@@ -128,6 +128,8 @@ pub struct Node {
     record: Record,
     ssh: Option<Ssh>,
     qemu: Option<Child>,
+    /// Whether it ends with this value: only for who started it with [`Lifetime::Caller`], not for who found it.
+    owned: bool,
     /// Where the present boot begins in the serial log, in bytes.
     boot_offset: usize,
 }
@@ -149,10 +151,11 @@ impl Node {
         fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
         let ssh_public_key = ssh::make_key(&directory)?;
         make_overlay(&image, &options.file("disk.qcow2"))?;
+        let owned = options.lifetime == Lifetime::Caller;
         let record =
             Record { options, image, accelerator, uuid: uuid::Uuid::new_v4().to_string(), ssh_public_key };
         write_record(&record)?;
-        let mut node = Self { record, ssh: None, qemu: None, boot_offset: 0 };
+        let mut node = Self { record, ssh: None, qemu: None, owned, boot_offset: 0 };
         node.boot(progress)?;
         Ok(node)
     }
@@ -170,7 +173,7 @@ impl Node {
         let record: Record =
             serde_json::from_str(&text).map_err(|source| Error::BadState { path, source })?;
         let ssh = read_port(&record.options).ok().map(|port| Ssh::new(&directory, port));
-        Ok(Self { record, ssh, qemu: None, boot_offset: 0 })
+        Ok(Self { record, ssh, qemu: None, owned: false, boot_offset: 0 })
     }
 
     /// What runs under a run directory, by name.
@@ -339,6 +342,7 @@ impl Node {
     /// # Errors
     /// When QEMU does not end, or a file cannot be removed.
     pub fn end(mut self) -> Result<(), Error> {
+        self.owned = false;
         self.end_in_place()
     }
 
@@ -390,7 +394,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.record.options.lifetime == Lifetime::Caller
+        if self.owned
             && let Err(error) = self.end_in_place()
         {
             eprintln!("Node {} could not be ended: {error}", self.name());
