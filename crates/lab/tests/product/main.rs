@@ -38,7 +38,7 @@ fn what_a_host_goes_through() {
         &node,
         "modprobe vfio-pci; modprobe vfio_iommu_type1; modprobe mbochs; echo mbochs >/etc/modules-load.d/mbochs.conf",
     );
-    run(&node, &format!("/tmp/conformance {PF}"));
+    run(&node, &format!("chmod +x /tmp/conformance && /tmp/conformance {PF}"));
     run(&node, "/tmp/conformance mbochs mbochs-medium");
 
     demo::install(&node, &deb, &progress).expect("the package installs");
