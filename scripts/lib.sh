@@ -54,7 +54,7 @@ release_codename() {
 }
 
 apt_install() {
-  require_apt
+  require_apt "$@"
   say "installing Debian packages: $*"
   if [[ -z ${APT_UPDATED:-} ]]; then
     as_root apt-get -q update >&2

@@ -9,7 +9,10 @@ systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2sc
   systemd-networkd-wait-online.service systemd-pcrphase.service
 
 echo tranche-node >/etc/hostname
-printf '127.0.0.1 localhost\n127.0.1.1 tranche-node\n' >/etc/hosts
+printf '127.0.0.1 localhost\n' >/etc/hosts
+# No name server is reached from here. libvirt looks its own host's name up at each start of a VM, which libnss-myhostname
+# answers; asking a server that does not answer took 10 s.
+: >/etc/resolv.conf
 
 # The card by which the lab's own ssh comes in, told from the SR-IOV adapters by its address.
 cat >/etc/systemd/network/10-lab.network <<'UNIT'

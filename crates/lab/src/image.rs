@@ -66,6 +66,7 @@ const ROOTFS_PACKAGES: &[&str] = &[
     "jq",
     "kmod",
     "less",
+    "libnss-myhostname",
     "libvirt-clients",
     "libvirt-daemon-system",
     "nftables",

@@ -38,14 +38,14 @@ fn a_node_is_a_gpu_host_without_a_gpu() {
     }
 
     progress.say("a power cut loses the virtual functions and keeps what was written");
-    run(&node, &format!("echo 3 >{ADAPTER}/sriov_numvfs; echo kept >/root/kept; sync"));
+    run(&node, &format!("echo 3 >{ADAPTER}/sriov_numvfs; echo kept >/var/tmp/kept; sync"));
     assert_eq!(run(&node, &format!("cat {ADAPTER}/sriov_numvfs")), "3");
     node.power_cut().expect("a cut");
     assert!(!node.status().up);
     assert!(node.ssh("true").is_err(), "a node without power answers nothing");
     node.start_again(&progress).expect("a second boot");
     assert_eq!(run(&node, &format!("cat {ADAPTER}/sriov_numvfs")), "0");
-    assert_eq!(run(&node, "cat /root/kept"), "kept");
+    assert_eq!(run(&node, "cat /var/tmp/kept"), "kept");
 
     progress.say("what ends is gone");
     let status = node.status();

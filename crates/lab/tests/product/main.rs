@@ -4,7 +4,9 @@
 //! `scripts/test` builds the package and the conformance check and names them in the environment; without them nothing
 //! is tested and the reason is printed.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tranche_lab::guest::GuestReport;
@@ -15,6 +17,7 @@ const WAIT_LIMIT: Duration = Duration::from_secs(420);
 const POLL: Duration = Duration::from_secs(2);
 
 const PF: &str = "0000:01:00.0";
+const MAIN_PID: &str = "systemctl show --property=MainPID --value tranched";
 
 #[test]
 fn what_a_host_goes_through() {
@@ -41,8 +44,19 @@ fn what_a_host_goes_through() {
     run(&node, &format!("chmod +x /tmp/conformance && /tmp/conformance {PF}"));
     run(&node, "/tmp/conformance mbochs mbochs-medium");
 
-    demo::install(&node, &deb, &progress).expect("the package installs");
+    let older = under_an_older_version(&deb, directory.path());
+    demo::install(&node, &older, &progress).expect("the package installs");
     splits_and_starts(&node, &progress);
+
+    progress.say("an upgrade starts the new daemon, and VMs do not notice");
+    let machines = "pgrep --full qemu-system | sort | xargs";
+    let (daemon, before) = (run(&node, MAIN_PID), run(&node, machines));
+    demo::install(&node, &deb, &progress).expect("the package upgrades");
+    wait_until(&node, "tranche doctor");
+    assert_ne!(run(&node, MAIN_PID), daemon);
+    assert_eq!(run(&node, machines), before);
+    assert_eq!(run(&node, "dpkg-query -W -f='${Version}' tranche | grep -c 0.0.1 || true"), "0");
+
     refuses_what_would_hurt(&node, &progress);
 
     progress.say("a daemon that is killed is followed by one that knows everything, and VMs do not notice");
@@ -84,6 +98,22 @@ fn what_a_host_goes_through() {
     run(&node, "DEBIAN_FRONTEND=noninteractive apt-get -q -y purge tranche");
     run(&node, "test ! -e /var/lib/tranche && test ! -e /run/tranche");
     node.end().expect("an end");
+}
+
+/// The same package with the number of an older one: there is something to upgrade from before there was a release.
+fn under_an_older_version(deb: &Path, directory: &Path) -> PathBuf {
+    let (tree, older) = (directory.join("older"), directory.join("older.deb"));
+    let dpkg = |arguments: &[&Path]| {
+        let status = Command::new("dpkg-deb").args(arguments).status().expect("dpkg-deb starts");
+        assert!(status.success(), "dpkg-deb {arguments:?}: {status}");
+    };
+    dpkg(&["--raw-extract".as_ref(), deb, &tree]);
+    let control = tree.join("DEBIAN/control");
+    let text = fs::read_to_string(&control).expect("a control file");
+    let lines = text.lines().map(|line| if line.starts_with("Version:") { "Version: 0.0.1" } else { line });
+    fs::write(&control, lines.map(|line| format!("{line}\n")).collect::<String>()).expect("written");
+    dpkg(&["--root-owner-group".as_ref(), "--build".as_ref(), &tree, &older]);
+    older
 }
 
 /// A VM with a virtual function and one with a mediated display: each guest says itself what it sees.

@@ -75,8 +75,8 @@ fn a_captured_tree_is_read_without_a_daemon() {
         Memory     4 GiB
         IOMMU      on (dmar0)
 
-        GPU                            MODEL                   STATUS         PARTITIONS  FREE  VALID COUNTS  MEMORY  DRIVER
-        node1/0000:01:00.0 (emulated)  Lab adapter (emulated)  partitionable  -           -     1-7           -       igb
+        GPU                            MODEL     STATUS         PARTITIONS  FREE  VALID COUNTS  MEMORY  DRIVER
+        node1/0000:01:00.0 (emulated)  QEMU igb  partitionable  -           -     1-7           -       igb
         exit 0
     "#]]
     .assert_eq(&inspect(captured().path(), &[]));
