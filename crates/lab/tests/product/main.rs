@@ -49,7 +49,7 @@ fn what_a_host_goes_through() {
     splits_and_starts(&node, &progress);
 
     progress.say("an upgrade starts the new daemon, and VMs do not notice");
-    let machines = "pgrep --full qemu-system | sort | xargs";
+    let machines = "pgrep qemu-system | sort | xargs";
     let (daemon, before) = (run(&node, MAIN_PID), run(&node, machines));
     demo::install(&node, &deb, &progress).expect("the package upgrades");
     wait_until(&node, "tranche doctor");
