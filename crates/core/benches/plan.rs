@@ -53,10 +53,12 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
         let gpu = gpu(bus);
         let key = GpuKey { host: host(), address: gpu.address.clone() };
         let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
-        spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.ids });
+        spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.identity() });
         let offer = gpu.offers.first().cloned();
-        plan.gpus
-            .insert(key.clone(), GpuPlan { mode, offer, identity: gpu.ids, host_drivers: BTreeMap::new() });
+        plan.gpus.insert(
+            key.clone(),
+            GpuPlan { mode, offer, identity: gpu.identity(), host_drivers: BTreeMap::new() },
+        );
         for partition in &gpu.partitions {
             let index = partition.index.expect("ours");
             let name: VmName = format!("vm-{bus}-{index}").parse().expect("a valid name");
@@ -109,11 +111,13 @@ fn gpu(bus: u8) -> Gpu {
             profile: None,
             mmio_mib: 0,
             open_by: Vec::new(),
+            answers: true,
         }
     });
     Gpu {
         address: GpuAddress::Pci(address),
         ids: PciIds { vendor: 0x1af4, device: 0xaa, subvendor: 0x1af4, subdevice: 1 },
+        unique_id: None,
         class: 0x03_0200,
         model: "Model GPU".to_owned(),
         emulated: true,
@@ -125,7 +129,9 @@ fn gpu(bus: u8) -> Gpu {
         reset_methods: vec!["flr".to_owned()],
         boot_vga: false,
         aer: None,
+        health: Health::default(),
         backend: Some(Backend::SriovVfio),
+        partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: PARTITIONS, vfs: PARTITIONS, autoprobe: false }),
         offers: vec![Offer {
             count: PARTITIONS,
@@ -134,6 +140,7 @@ fn gpu(bus: u8) -> Gpu {
             vram_mib: Some(1_024),
         }],
         partitions: partitions.collect(),
+        blanks: Vec::new(),
         open_by: Vec::new(),
     }
 }

@@ -198,7 +198,8 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
             _ => Err(vec![say::gpu_not_found(key)]),
         };
     };
-    let unchanged = spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity == gpu.ids);
+    let unchanged =
+        spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity.may_be(&gpu.identity()));
     if unchanged {
         return Ok(admitted(spec, Vec::new()));
     }
@@ -225,7 +226,7 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
     }
     let resets = !gpu.reset_methods.is_empty() || !matches!(mode, GpuMode::Passthrough { .. });
     let findings = if resets { Vec::new() } else { vec![say::no_reset(key)] };
-    spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.ids });
+    spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.identity() });
     Ok(admitted(spec, findings))
 }
 

@@ -4,8 +4,9 @@
 //! what its reader can do. Neither repeats the other.
 
 use crate::finding::{Code, Finding, Severity, Subject};
-use crate::inventory::{Gpu, Holder, Offer};
-use crate::name::{GpuKey, HostName, NameError, PciAddress, PciIds, SlotKey, VmName};
+use crate::identity::GpuIdentity;
+use crate::inventory::{Gpu, Health, HealthState, Holder, Offer};
+use crate::name::{GpuAddress, GpuKey, HostName, NameError, PciAddress, SlotKey, VmName};
 use crate::spec::Request;
 
 /// A finding from its parts. Prefer the constructors below; rooms with facts of their own build on this one.
@@ -309,8 +310,46 @@ pub fn foreign_use(subject: Subject, users: &[String]) -> Finding {
     )
 }
 
+/// Something is wrong with it.
+pub fn gpu_sick(gpu: &GpuKey, health: &Health) -> Finding {
+    let reasons = health.reasons.join("; ");
+    let (what, hint) = match health.state {
+        HealthState::Good | HealthState::Sick => (
+            "is not well",
+            "Look into the kernel log, move its VMs away when it suits them, and have the card checked.",
+        ),
+        HealthState::NeedsReset => (
+            "needs a reset",
+            "Stop its VMs, release it ('tranche gpu release'), and reset it; 'tranche gpu show' lists how the kernel can.",
+        ),
+        HealthState::NeedsReboot => (
+            "needs a restart of its host",
+            "Stop the host's VMs and restart it; a card that fails again belongs to its vendor.",
+        ),
+    };
+    let message = format!("GPU {gpu} {what}: {reasons}. It takes no new VM.");
+    error(Code::GpuSick, gpu_subject(gpu), message, hint)
+}
+
+/// It is in another slot.
+pub fn gpu_moved(gpu: &GpuKey, now: &GpuAddress) -> Finding {
+    let message = format!("The GPU that was {gpu} is now at {now}.");
+    let hint = format!(
+        "Set its mode at its new address ('tranche gpu partition {now}' or 'passthrough {now}'), then release the old one ('tranche gpu release {}'); or put the card back.",
+        gpu.address
+    );
+    error(Code::GpuMoved, gpu_subject(gpu), message, hint)
+}
+
+/// Its virtual functions cannot be switched off.
+pub fn vfs_stay(gpu: &GpuKey, vfs: usize) -> Finding {
+    let message = format!("GPU {gpu} has {vfs} virtual functions for as long as its driver is loaded.");
+    let hint = "Unload the driver, or load it for other GPUs only; then the GPU can be given to a VM whole.";
+    error(Code::ModeConflict, gpu_subject(gpu), message, hint)
+}
+
 /// Other hardware.
-pub fn hardware_changed(gpu: &GpuKey, was: PciIds, is: PciIds) -> Finding {
+pub fn hardware_changed(gpu: &GpuKey, was: &GpuIdentity, is: &GpuIdentity) -> Finding {
     let message = format!("GPU {gpu} was {was} and is now {is}.");
     error(
         Code::HardwareChanged,

@@ -184,6 +184,8 @@ codes! {
     ForeignPartition "foreign_partition" Conflict "A partition exists that Tranche did not make.",
     ForeignUse "foreign_use" Conflict "A partition or GPU is used by somebody whom Tranche does not manage.",
     HardwareChanged "hardware_changed" Conflict "Other hardware is where the GPU was.",
+    GpuMoved "gpu_moved" Conflict "A GPU in use is in another slot now.",
+    GpuSick "gpu_sick" Unavailable "A GPU has failed, or says that it will; it takes no new VM.",
     GpuGone "gpu_gone" Unavailable "A GPU that is in use has disappeared.",
     Drift "drift" Note "The hardware differs from what was decided; it will be put right.",
     KernelRefused "kernel_refused" Unavailable "The kernel refused a write.",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::finding::Finding;
+use crate::identity::GpuIdentity;
 use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
 
 /// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
@@ -118,6 +119,8 @@ pub struct Gpu {
     pub address: GpuAddress,
     /// What it is; all zero for a virtual parent.
     pub ids: PciIds,
+    /// Which one it is: the vendor's UUID or a serial number, where something tells.
+    pub unique_id: Option<String>,
     /// The PCI class code, 24 bits; 0 for a virtual parent.
     pub class: u32,
     /// The name that the catalogue gives it, or its ids.
@@ -140,14 +143,20 @@ pub struct Gpu {
     pub boot_vga: bool,
     /// Error counters, where the device has Advanced Error Reporting.
     pub aer: Option<AerCounters>,
+    /// How it fares.
+    pub health: Health,
     /// How it makes partitions, if it can.
     pub backend: Option<Backend>,
+    /// The driver that its partitions must have to be handed to a VM: vfio-pci, a variant of it, or the GPU's own.
+    pub partition_driver: String,
     /// The SR-IOV capability, where there is one.
     pub sriov: Option<Sriov>,
     /// The partitionings that the driver offers: the valid counts.
     pub offers: Vec<Offer>,
     /// The partitions that exist now.
     pub partitions: Vec<ObservedPartition>,
+    /// Virtual functions that are no partitions, because they carry no type. Only with [`Backend::TypedVf`].
+    pub blanks: Vec<BlankVf>,
     /// Who has the GPU itself open through VFIO.
     pub open_by: Vec<Holder>,
 }
@@ -158,6 +167,21 @@ impl Gpu {
         self.offers.iter().find(|offer| {
             offer.count == count && series.is_none_or(|wanted| offer.series.as_deref() == Some(wanted))
         })
+    }
+
+    /// What it is, and which one.
+    pub fn identity(&self) -> GpuIdentity {
+        GpuIdentity { ids: self.ids, unique_id: self.unique_id.clone() }
+    }
+
+    /// How many virtual functions are enabled when the GPU is split into `count` partitions; none where partitions are no
+    /// virtual functions.
+    pub fn vfs_for(&self, count: u16) -> Option<u16> {
+        match self.backend? {
+            Backend::SriovVfio => Some(count),
+            Backend::TypedVf | Backend::FixedVf => Some(self.sriov.as_ref()?.total_vfs),
+            Backend::Mdev => None,
+        }
     }
 
     /// The valid counts, ascending, each once.
@@ -174,8 +198,12 @@ impl Gpu {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// Plain SR-IOV virtual functions, bound to vfio-pci.
+    /// Plain SR-IOV virtual functions: as many as there shall be partitions.
     SriovVfio,
+    /// All virtual functions or none; one becomes a partition when it is given a type, which also says how large it is.
+    TypedVf,
+    /// Virtual functions whose number the driver was told when it was loaded: they are there, and stay.
+    FixedVf,
     /// Mediated devices.
     Mdev,
 }
@@ -190,6 +218,44 @@ pub struct Sriov {
     pub vfs: u16,
     /// `sriov_drivers_autoprobe`.
     pub autoprobe: bool,
+}
+
+/// A virtual function that carries no type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct BlankVf {
+    /// The index: `virtfnN`.
+    pub index: u16,
+    /// The function.
+    pub address: PciAddress,
+    /// The driver bound to it.
+    pub driver: Option<String>,
+}
+
+/// How a GPU fares, by what the bus, the kernel and its driver say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Health {
+    /// The verdict.
+    pub state: HealthState,
+    /// What speaks for it, each a sentence without its full stop; empty when all is well.
+    pub reasons: Vec<String>,
+}
+
+/// The verdict on a GPU. From the second on it takes no new VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum HealthState {
+    /// Nothing speaks against it.
+    #[default]
+    Good,
+    /// It works, and has failed in a way that will come again.
+    Sick,
+    /// It works again after a reset.
+    NeedsReset,
+    /// It works again after the host was restarted, if at all.
+    NeedsReboot,
 }
 
 /// One partitioning that a driver offers.
@@ -224,6 +290,8 @@ pub struct ObservedPartition {
     pub mmio_mib: u64,
     /// Who has it open through VFIO.
     pub open_by: Vec<Holder>,
+    /// Whether it answers: its configuration space can be read and is not all ones.
+    pub answers: bool,
 }
 
 /// The device behind a partition.

@@ -14,6 +14,7 @@ pub mod diagnostics;
 pub mod effect;
 pub mod finding;
 pub mod guest;
+pub mod identity;
 pub mod inventory;
 pub mod mode;
 pub mod name;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
 use crate::finding::Finding;
-use crate::inventory::{Gpu, HostInventory, Iommu};
+use crate::inventory::{Backend, Gpu, HostInventory, Iommu};
 use crate::name::{GpuKey, PciAddress, Slot};
 use crate::placement::Uses;
 use crate::plan::Plan;
@@ -36,6 +36,9 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
         GpuMode::Passthrough { allow_console } => {
             if gpu.address.pci().is_none() {
                 found.push(say::mode_conflict(key, "no PCI device", "passed through"));
+            }
+            if gpu.backend == Some(Backend::FixedVf) && !gpu.partitions.is_empty() {
+                found.push(say::vfs_stay(key, gpu.partitions.len()));
             }
             if gpu.boot_vga && !allow_console {
                 found.push(say::console_gpu(key));
@@ -69,7 +72,8 @@ pub fn users_of(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) 
 /// Whether nothing of what Tranche does to a GPU is left on it.
 pub(crate) fn is_clean(gpu: &Gpu) -> bool {
     let no_partitions = gpu.partitions.iter().all(|partition| partition.index.is_none());
-    no_partitions && gpu.driver.as_deref() != Some(VFIO_DRIVER)
+    let stay = gpu.backend == Some(Backend::FixedVf);
+    (stay || (no_partitions && gpu.blanks.is_empty())) && gpu.driver.as_deref() != Some(VFIO_DRIVER)
 }
 
 /// The drivers that the functions of a GPU's group have, as far as they are the host's own.

@@ -29,7 +29,7 @@ pub struct NameError {
 }
 
 impl NameError {
-    fn new(kind: &'static str, text: &str, rule: &'static str) -> Self {
+    pub(crate) fn new(kind: &'static str, text: &str, rule: &'static str) -> Self {
         Self { kind, text: text.chars().take(80).collect(), rule }
     }
 }
@@ -37,15 +37,15 @@ impl NameError {
 /// Makes a type travel as its text, in JSON values and in map keys alike.
 macro_rules! travels_as_text {
     ($name:ident, $example:literal) => {
-        impl Serialize for $name {
+        impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
+        impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
@@ -64,6 +64,7 @@ macro_rules! travels_as_text {
         impl utoipa::ToSchema for $name {}
     };
 }
+pub(crate) use travels_as_text;
 
 /// Makes a checked text type: one string, one rule.
 macro_rules! text_name {

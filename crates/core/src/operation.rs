@@ -253,7 +253,7 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
         GpuMode::Host => (usize::from(!state.plan.gpus.contains_key(key)), 1),
         GpuMode::Partitioned { count, .. } => {
             let ready = gpu.partitions.iter().filter(|partition| {
-                let bound = partition.driver.as_deref() == Some(VFIO_DRIVER);
+                let bound = partition.driver.as_ref() == Some(&gpu.partition_driver);
                 partition.index.is_some() && (bound || gpu.backend == Some(Backend::Mdev))
             });
             let exact = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count()

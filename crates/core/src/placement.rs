@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{
-    Backend, DeviceSource, Gpu, HostInventory, Inventory, ObservedPartition, Offer, PartitionDevice,
+    Backend, DeviceSource, Gpu, HealthState, HostInventory, Inventory, ObservedPartition, Offer,
+    PartitionDevice,
 };
 use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
 use crate::plan::{GpuPlan, Plan};
@@ -241,8 +242,11 @@ pub fn obstacles(slot: &SlotKey, request: &Request, observed: &HostInventory, pl
 /// Why nothing of a GPU can serve anybody.
 fn gpu_obstacles(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, observed: &HostInventory) -> Vec<Finding> {
     let mut found = Vec::new();
-    if planned.identity != gpu.ids {
-        found.push(say::hardware_changed(key, planned.identity, gpu.ids));
+    if !planned.identity.may_be(&gpu.identity()) {
+        found.push(say::hardware_changed(key, &planned.identity, &gpu.identity()));
+    }
+    if gpu.health.state != HealthState::Good {
+        found.push(say::gpu_sick(key, &gpu.health));
     }
     let stuck = observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address));
     found.extend(stuck.map(|call| say::call_stuck(key, &call.call)));
@@ -289,12 +293,17 @@ pub fn size_fits(request: &Request, offer: &Offer) -> bool {
     }
 }
 
-/// Whether a virtual function is gone although its GPU counts it: it was unplugged, or fell off the bus.
+/// Whether a partition is gone although its GPU counts it (it was unplugged), or does not answer any more.
 pub fn is_lost(slot: Slot, planned: &GpuPlan, gpu: &Gpu) -> bool {
     let (Slot::Partition(index), GpuMode::Partitioned { count, .. }) = (slot, &planned.mode) else {
         return false;
     };
-    gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs == *count) && partition(gpu, index).is_none()
+    let is_blank = gpu.blanks.iter().any(|blank| blank.index == index);
+    let all_there = gpu.sriov.as_ref().is_some_and(|sriov| Some(sriov.vfs) == gpu.vfs_for(*count));
+    match partition(gpu, index) {
+        Some(partition) => !partition.answers,
+        None => all_there && !is_blank,
+    }
 }
 
 /// Why a slot cannot be handed to a VM at this moment. None means that it can.
@@ -305,39 +314,40 @@ pub fn unready(slot: &SlotKey, plan: &Plan, observed: &HostInventory) -> Option<
     let Some(gpu) = observed.gpus.get(&slot.gpu.address) else {
         return Some("its GPU is not there".to_owned());
     };
-    let bound = |driver: &Option<String>| driver.as_deref() == Some(VFIO_DRIVER);
     match slot.slot {
-        Slot::Partition(index) => {
-            let enabled = gpu.sriov.as_ref().map(|sriov| sriov.vfs);
-            let remade = match plan.mode(&slot.gpu) {
-                GpuMode::Partitioned { count, .. } => {
-                    gpu.backend == Some(Backend::SriovVfio) && enabled != Some(*count)
-                }
-                GpuMode::Host | GpuMode::Passthrough { .. } => true,
-            };
-            let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.offer.as_ref());
-            match partition(gpu, index) {
-                None => Some("it does not exist yet".to_owned()),
-                Some(_) if remade => Some("its GPU is being split anew".to_owned()),
-                Some(ObservedPartition { device: PartitionDevice::Vf { .. }, driver, .. })
-                    if !bound(driver) =>
-                {
-                    Some(format!("it is not bound to {VFIO_DRIVER} yet"))
-                }
-                Some(ObservedPartition { device: PartitionDevice::Mdev { .. }, profile, .. })
-                    if profile.as_ref() != offer.map(|offer| &offer.profile) =>
-                {
-                    Some("it is of another type than decided".to_owned())
-                }
-                Some(_) => None,
-            }
-        }
+        Slot::Partition(index) => unready_partition(slot, index, gpu, plan),
         Slot::Whole => {
+            let bound = |driver: &Option<String>| driver.as_deref() == Some(VFIO_DRIVER);
             let members = gpu.iommu_group.as_ref().map_or(&[][..], |group| &group.members);
             let free =
                 members.iter().filter(|member| !member.is_bridge()).all(|member| bound(&member.driver));
             (!free || !bound(&gpu.driver))
                 .then(|| format!("its functions are not all bound to {VFIO_DRIVER} yet"))
         }
+    }
+}
+
+fn unready_partition(slot: &SlotKey, index: u16, gpu: &Gpu, plan: &Plan) -> Option<String> {
+    let remade = match plan.mode(&slot.gpu) {
+        GpuMode::Partitioned { count, .. } => {
+            gpu.vfs_for(*count).is_some_and(|vfs| gpu.sriov.as_ref().map(|sriov| sriov.vfs) != Some(vfs))
+        }
+        GpuMode::Host | GpuMode::Passthrough { .. } => true,
+    };
+    let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.offer.as_ref());
+    let Some(partition) = partition(gpu, index) else { return Some("it does not exist yet".to_owned()) };
+    let is_vf = matches!(partition.device, PartitionDevice::Vf { .. });
+    let of_type = partition.profile.as_ref() == offer.map(|offer| &offer.profile);
+    let driver = &gpu.partition_driver;
+    if remade {
+        Some("its GPU is being split anew".to_owned())
+    } else if !partition.answers {
+        Some("it does not answer".to_owned())
+    } else if is_vf && partition.driver.as_ref() != Some(driver) {
+        Some(format!("it is not bound to {driver} yet"))
+    } else if matches!(gpu.backend, Some(Backend::Mdev | Backend::TypedVf)) && !of_type {
+        Some("it is of another type than decided".to_owned())
+    } else {
+        None
     }
 }

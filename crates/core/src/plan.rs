@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::GpuIdentity;
 use crate::inventory::Offer;
-use crate::name::{GpuKey, HostName, PciIds, SlotKey, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, SlotKey, Timestamp, VmId, VmName};
 use crate::spec::GpuMode;
 
 /// Everything that was decided.
@@ -51,7 +52,7 @@ pub struct GpuPlan {
     /// The offer that the count was taken from; only in mode `partitioned`.
     pub offer: Option<Offer>,
     /// What the GPU was when this was decided.
-    pub identity: PciIds,
+    pub identity: GpuIdentity,
     /// The drivers that the functions of its IOMMU group had before passthrough took them, to be given back.
     pub host_drivers: BTreeMap<crate::name::PciAddress, String>,
 }

@@ -16,13 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
-use crate::inventory::{Backend, Domain, DomainState, Gpu, HostInventory, Hypervisor, Inventory, OffReason};
+use crate::identity::GpuIdentity;
+use crate::inventory::{
+    Backend, Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition,
+    OffReason,
+};
 use crate::mode::{host_drivers, is_clean, mode_obstacles, users_of};
-use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
+use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Board, Uses, UsesByHost};
 use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
 use crate::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
-use crate::step::VFIO_DRIVER;
 
 /// What the planner decided, and what there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,8 +136,9 @@ impl Planner<'_> {
         if !rests {
             return true;
         }
-        let there =
-            self.inventory.get(&slot.gpu.host).is_some_and(|seen| seen.gpus.contains_key(&slot.gpu.address));
+        let gpu = self.inventory.get(&slot.gpu.host).and_then(|seen| seen.gpus.get(&slot.gpu.address));
+        // A VM that rests does not go back to a GPU that failed under it, if another one has room.
+        let there = gpu.is_some_and(|gpu| gpu.health.state == HealthState::Good);
         let complete = self.held_by(&booking.vm).len() == spec.request.slots();
         if !there || !complete || !self.still_fits(slot, spec) {
             return false;
@@ -171,17 +175,18 @@ impl Planner<'_> {
             };
             match observed.gpus.get(&key.address) {
                 Some(gpu) => self.decide_gpu(key, wish, gpu, observed),
-                None => self.decide_absent_gpu(key, wish),
+                None => self.decide_absent_gpu(key, wish, observed),
             }
         }
     }
 
-    fn decide_absent_gpu(&mut self, key: &GpuKey, wish: &GpuSpec) {
+    fn decide_absent_gpu(&mut self, key: &GpuKey, wish: &GpuSpec, observed: &HostInventory) {
         let booked = self.plan.bookings_on(key).next().is_some();
         if wish.mode == GpuMode::Host && !booked {
             self.plan.gpus.remove(key);
         } else {
-            self.findings.push(say::gpu_gone(key));
+            let elsewhere = self.found_elsewhere(&self.known_identity(key, wish), observed);
+            self.findings.push(elsewhere.map_or_else(|| say::gpu_gone(key), |now| say::gpu_moved(key, &now)));
         }
     }
 
@@ -189,16 +194,48 @@ impl Planner<'_> {
         for call in observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address)) {
             self.findings.push(say::call_stuck(key, &call.call));
         }
-        if wish.identity != gpu.ids {
-            self.findings.push(say::hardware_changed(key, wish.identity, gpu.ids));
+        if !self.is_the_one(key, wish, gpu, observed) {
             return;
         }
-        if *self.plan.mode(key) != wish.mode {
+        if gpu.health.state != HealthState::Good {
+            self.findings.push(say::gpu_sick(key, &gpu.health));
+        }
+        let meant = self.plan.gpus.get(key).is_none_or(|planned| planned.identity.may_be(&gpu.identity()));
+        if *self.plan.mode(key) != wish.mode || !meant {
             self.change_mode(key, wish, gpu, observed);
-        } else if wish.mode == GpuMode::Host && is_clean(gpu) {
+        }
+        if wish.mode == GpuMode::Host && *self.plan.mode(key) == GpuMode::Host && is_clean(gpu) {
             self.plan.gpus.remove(key);
         }
         self.report_gpu(key, gpu, observed);
+    }
+
+    /// Whether the GPU at an address is the one that was meant; else the finding says what became of that one. The
+    /// first time that a GPU tells which one it is, that is remembered.
+    fn is_the_one(&mut self, key: &GpuKey, wish: &GpuSpec, gpu: &Gpu, observed: &HostInventory) -> bool {
+        let found = gpu.identity();
+        let known = self.known_identity(key, wish);
+        if !known.may_be(&found) {
+            self.findings.push(match self.found_elsewhere(&known, observed) {
+                Some(address) => say::gpu_moved(key, &address),
+                None => say::hardware_changed(key, &known, &found),
+            });
+            return false;
+        }
+        if let Some(planned) = self.plan.gpus.get_mut(key).filter(|_| known.unique_id.is_none()) {
+            planned.identity = found;
+        }
+        true
+    }
+
+    fn known_identity(&self, key: &GpuKey, wish: &GpuSpec) -> GpuIdentity {
+        let planned = self.plan.gpus.get(key).map(|planned| &planned.identity);
+        let fuller = planned.filter(|planned| planned.unique_id.is_some() && wish.identity.may_be(planned));
+        fuller.unwrap_or(&wish.identity).clone()
+    }
+
+    fn found_elsewhere(&self, known: &GpuIdentity, observed: &HostInventory) -> Option<GpuAddress> {
+        observed.gpus.values().find(|gpu| known.is_surely(&gpu.identity())).map(|gpu| gpu.address.clone())
     }
 
     fn change_mode(&mut self, key: &GpuKey, wish: &GpuSpec, gpu: &Gpu, observed: &HostInventory) {
@@ -215,10 +252,10 @@ impl Planner<'_> {
             GpuMode::Partitioned { count, series } => gpu.offer(*count, series.as_deref()).cloned(),
             GpuMode::Host | GpuMode::Passthrough { .. } => None,
         };
-        let recorded =
-            self.plan.gpus.get(key).map(|planned| planned.host_drivers.clone()).unwrap_or_default();
+        let before = self.plan.gpus.get(key).filter(|planned| planned.identity.may_be(&gpu.identity()));
+        let recorded = before.map(|planned| planned.host_drivers.clone()).unwrap_or_default();
         let host_drivers = if recorded.is_empty() { host_drivers(gpu) } else { recorded };
-        let planned = GpuPlan { mode: wish.mode.clone(), offer, identity: gpu.ids, host_drivers };
+        let planned = GpuPlan { mode: wish.mode.clone(), offer, identity: gpu.identity(), host_drivers };
         self.plan.gpus.insert(key.clone(), planned);
     }
 
@@ -227,9 +264,16 @@ impl Planner<'_> {
         let Some(planned) = self.plan.gpus.get(key) else { return };
         match &planned.mode {
             GpuMode::Partitioned { count, .. } => {
-                let have = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
-                if have != usize::from(*count) && have != 0 {
-                    self.findings.push(say::drift(key, &format!("{have} partitions"), &count.to_string()));
+                let profile = planned.offer.as_ref().map(|offer| &offer.profile);
+                let fits = |partition: &&ObservedPartition| {
+                    let alike = partition.profile.is_none() || partition.profile.as_ref() == profile;
+                    partition.index.is_some_and(|index| index < *count) && alike
+                };
+                let ours = gpu.partitions.iter().filter(|partition| partition.index.is_some());
+                let (have, fitting) = (ours.clone().count(), ours.filter(fits).count());
+                if have != 0 && (have, fitting) != (usize::from(*count), usize::from(*count)) {
+                    let is = format!("{have} partitions, {fitting} of which are as decided,");
+                    self.findings.push(say::drift(key, &is, &count.to_string()));
                 }
                 self.report_partitions(key, gpu, *count, observed);
             }
@@ -268,15 +312,15 @@ impl Planner<'_> {
                 {
                     self.findings.push(say::partition_lost(&slot, &booking.vm));
                 }
-                (Some(partition), _) if gpu.backend == Some(Backend::SriovVfio) => {
+                (Some(partition), _) if gpu.backend.is_some_and(|backend| backend != Backend::Mdev) => {
                     let driver = partition.driver.as_deref();
-                    if driver.is_some_and(|driver| driver != VFIO_DRIVER) {
+                    if driver.is_some_and(|driver| driver != gpu.partition_driver) {
                         let device = describe_device(partition);
                         self.findings.push(say::wrong_driver(
                             Subject::Partition(slot),
                             &device,
                             driver,
-                            VFIO_DRIVER,
+                            &gpu.partition_driver,
                         ));
                     }
                 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 mod strict;
 
-use crate::name::{GpuKey, PciIds, Timestamp, VmId, VmName};
+use crate::identity::GpuIdentity;
+use crate::name::{GpuKey, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
 pub const PARTITIONS_PER_GPU_MAX: u16 = 256;
@@ -45,7 +46,7 @@ pub struct GpuSpec {
     /// The mode. Exactly one at a time.
     pub mode: GpuMode,
     /// What the GPU was when the wish was made: other hardware in the same slot is not the GPU that was meant.
-    pub identity: PciIds,
+    pub identity: GpuIdentity,
 }
 
 /// What a GPU is used for.

@@ -45,6 +45,17 @@ pub enum Step {
         /// The driver.
         driver: String,
     },
+    /// Give a VF a type, or take the one that it has; other types than this one must be off already.
+    SetProfile {
+        /// The GPU.
+        gpu: GpuAddress,
+        /// The partition's index.
+        index: u16,
+        /// The VF.
+        vf: PciAddress,
+        /// The profile; none takes it away. Only ever taken while the VF is not open.
+        profile: Option<String>,
+    },
     /// Make a mediated device.
     CreateMdev {
         /// The parent.
@@ -151,6 +162,7 @@ impl Step {
             Self::EnableVfs { gpu, .. }
             | Self::DisableVfs { gpu }
             | Self::BindPartition { gpu, .. }
+            | Self::SetProfile { gpu, .. }
             | Self::CreateMdev { gpu, .. }
             | Self::RemoveMdev { gpu, .. }
             | Self::TakeGpu { gpu, .. }
@@ -172,6 +184,12 @@ impl fmt::Display for Step {
             Self::DisableVfs { gpu } => write!(f, "disable the virtual functions of GPU {gpu}"),
             Self::BindPartition { gpu, index, vf, driver } => {
                 write!(f, "bind partition {index} of GPU {gpu} ({vf}) to {driver}")
+            }
+            Self::SetProfile { gpu, index, vf, profile: Some(profile) } => {
+                write!(f, "make partition {index} of GPU {gpu} ({vf}) a {profile}")
+            }
+            Self::SetProfile { gpu, index, vf, profile: None } => {
+                write!(f, "take the type from partition {index} of GPU {gpu} ({vf})")
             }
             Self::CreateMdev { gpu, index, uuid, profile } => {
                 write!(f, "create partition {index} of GPU {gpu} as mediated device {uuid} of type {profile}")

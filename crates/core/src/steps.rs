@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inventory::{
-    Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, PartitionDevice, mdev_uuid,
+    Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, ObservedPartition, PartitionDevice,
+    mdev_uuid,
 };
 use crate::mode::users_of;
 use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
@@ -49,7 +50,7 @@ fn remakes(step: &Step) -> Option<GpuAddress> {
 
 fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
     let Some(gpu) = observed.gpus.get(&key.address) else { return Vec::new() };
-    if gpu.ids != planned.identity || observed.is_stuck(&key.address) {
+    if !planned.identity.may_be(&gpu.identity()) || observed.is_stuck(&key.address) {
         return Vec::new();
     }
     let in_use = || is_open(key, gpu, observed, plan);
@@ -60,6 +61,8 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
             }
             match gpu.backend {
                 Some(Backend::SriovVfio) => vf_steps(gpu, *count, in_use),
+                Some(Backend::TypedVf) => typed_steps(planned, gpu, *count, in_use),
+                Some(Backend::FixedVf) => bind_steps(gpu, *count),
                 Some(Backend::Mdev) => mdev_steps(key, planned, gpu, *count),
                 None => Vec::new(),
             }
@@ -76,26 +79,88 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
     }
 }
 
-/// Virtual functions: the right number, each bound to vfio-pci.
+/// Virtual functions: the right number, each bound to the driver that hands it to a VM.
 fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
+    enabling(gpu, count, in_use).unwrap_or_else(|| bind_steps(gpu, count))
+}
+
+/// What brings about so many virtual functions; none if they are there.
+fn enabling(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Option<Vec<Step>> {
     let address = || gpu.address.clone();
     let enabled = gpu.sriov.as_ref().map_or(0, |sriov| sriov.vfs);
     let there = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
-    if enabled != count || (there < usize::from(count) && !in_use()) {
-        let enable = Step::EnableVfs { gpu: address(), count };
-        return match enabled {
-            0 => vec![enable],
-            _ if in_use() => Vec::new(),
-            _ => vec![Step::DisableVfs { gpu: address() }, enable],
-        };
+    let there = there + gpu.blanks.len();
+    if enabled == count && (there >= usize::from(count) || in_use()) {
+        return None;
     }
-    let unbound = gpu.partitions.iter().filter(|partition| partition.driver.as_deref() != Some(VFIO_DRIVER));
-    unbound
-        .filter_map(|partition| match (&partition.device, partition.index) {
-            (PartitionDevice::Vf { address: vf }, Some(index)) => {
-                Some(Step::BindPartition { gpu: address(), index, vf: *vf, driver: VFIO_DRIVER.to_owned() })
-            }
-            _ => None,
+    let enable = Step::EnableVfs { gpu: address(), count };
+    Some(match enabled {
+        0 => vec![enable],
+        _ if in_use() => Vec::new(),
+        _ => vec![Step::DisableVfs { gpu: address() }, enable],
+    })
+}
+
+/// Virtual functions that all exist, the first of them with the type that was decided.
+fn typed_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
+    let (Some(offer), Some(total)) = (&planned.offer, gpu.vfs_for(count)) else { return Vec::new() };
+    if let Some(steps) = enabling(gpu, total, in_use) {
+        return steps;
+    }
+    let mut due = bind_steps(gpu, count);
+    let is_misfit = |partition: &ObservedPartition| {
+        partition.index.is_none_or(|index| index >= count)
+            || partition.profile.as_ref() != Some(&offer.profile)
+    };
+    let misfits: Vec<_> = gpu.partitions.iter().filter(|partition| is_misfit(partition)).collect();
+    due.extend(
+        misfits.iter().filter(|partition| partition.open_by.is_empty()).filter_map(|p| untype(gpu, p)),
+    );
+    if misfits.iter().any(|partition| !partition.open_by.is_empty()) {
+        return due;
+    }
+    let missing: BTreeMap<u16, PciAddress> = misfits
+        .iter()
+        .filter_map(|partition| Some((partition.index?, vf_of(partition)?)))
+        .chain(gpu.blanks.iter().map(|blank| (blank.index, blank.address)))
+        .collect();
+    due.extend(missing.range(..count).map(|(index, vf)| Step::SetProfile {
+        gpu: gpu.address.clone(),
+        index: *index,
+        vf: *vf,
+        profile: Some(offer.profile.clone()),
+    }));
+    due
+}
+
+/// Takes the type from a virtual function.
+fn untype(gpu: &Gpu, partition: &ObservedPartition) -> Option<Step> {
+    let (index, vf) = (partition.index?, vf_of(partition)?);
+    Some(Step::SetProfile { gpu: gpu.address.clone(), index, vf, profile: None })
+}
+
+fn vf_of(partition: &ObservedPartition) -> Option<PciAddress> {
+    match partition.device {
+        PartitionDevice::Vf { address } => Some(address),
+        PartitionDevice::Mdev { .. } => None,
+    }
+}
+
+/// Partitions that are not bound to the driver that hands them to a VM.
+fn bind_steps(gpu: &Gpu, count: u16) -> Vec<Step> {
+    let partitions = gpu
+        .partitions
+        .iter()
+        .filter_map(|partition| Some((partition.index?, vf_of(partition)?, &partition.driver)));
+    let blanks = gpu.blanks.iter().map(|blank| (blank.index, blank.address, &blank.driver));
+    partitions
+        .chain(blanks)
+        .filter(|(index, _, driver)| *index < count && driver.as_ref() != Some(&gpu.partition_driver))
+        .map(|(index, vf, _)| Step::BindPartition {
+            gpu: gpu.address.clone(),
+            index,
+            vf,
+            driver: gpu.partition_driver.clone(),
         })
         .collect()
 }
@@ -135,8 +200,13 @@ fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
     if !has_partitions(gpu) || in_use() {
         return Vec::new();
     }
+    if gpu.backend == Some(Backend::FixedVf) {
+        return Vec::new();
+    }
     if gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0) {
-        return vec![Step::DisableVfs { gpu: gpu.address.clone() }];
+        let typed = gpu.partitions.iter().filter(|partition| partition.profile.is_some());
+        let disable = Step::DisableVfs { gpu: gpu.address.clone() };
+        return typed.filter_map(|partition| untype(gpu, partition)).chain([disable]).collect();
     }
     gpu.partitions
         .iter()
@@ -150,7 +220,7 @@ fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
 }
 
 fn has_partitions(gpu: &Gpu) -> bool {
-    gpu.partitions.iter().any(|partition| partition.index.is_some())
+    !gpu.blanks.is_empty() || gpu.partitions.iter().any(|partition| partition.index.is_some())
 }
 
 fn take(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::Finding;
-use tranche_core::inventory::{AerCounters, Backend, Gpu, GroupMember, HostInventory, Iommu, Offer};
+use tranche_core::inventory::{
+    AerCounters, Backend, Gpu, GroupMember, Health, HealthState, HostInventory, Iommu, Offer,
+};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciIds, Slot, SlotKey, VmName};
 use tranche_core::placement;
 use tranche_core::spec::GpuMode;
@@ -23,6 +25,8 @@ pub struct GpuView {
     pub model: String,
     /// Vendor, device and subsystem.
     pub ids: PciIds,
+    /// The vendor's UUID or a serial number, where something tells.
+    pub unique_id: Option<String>,
     /// A stand-in of the virtual lab.
     pub emulated: bool,
     /// What it was decided to be used for.
@@ -59,6 +63,8 @@ pub struct GpuView {
     pub reset_methods: Vec<String>,
     /// Error counters, where the device has them.
     pub aer: Option<AerCounters>,
+    /// How it fares; none while it is not there.
+    pub health: Option<Health>,
     /// What was found about it and its partitions.
     pub findings: Vec<Finding>,
 }
@@ -87,6 +93,12 @@ pub enum GpuStatus {
     NotAssignable,
     /// A kernel call on it has not come back.
     Stuck,
+    /// It has failed in a way that will come again; it takes no new VM.
+    Sick,
+    /// It takes no VM before it was reset.
+    NeedsReset,
+    /// It takes no VM before its host was restarted.
+    NeedsReboot,
     /// It is in use by decision and is not there.
     Gone,
     /// Its host has not reported.
@@ -105,6 +117,9 @@ impl fmt::Display for GpuStatus {
             Self::SriovOff => "SR-IOV off",
             Self::NotAssignable => "not assignable",
             Self::Stuck => "stuck",
+            Self::Sick => "sick",
+            Self::NeedsReset => "needs reset",
+            Self::NeedsReboot => "needs reboot",
             Self::Gone => "gone",
             Self::Unknown => "unknown",
         })
@@ -130,8 +145,9 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
     let seen = host.and_then(|host| host.gpus.get(&key.address));
     let asked = sources.spec.gpus.get(key);
     let planned = sources.plan.gpus.get(key);
-    let remembered = planned.map(|planned| planned.identity).or(asked.map(|asked| asked.identity));
-    let ids = seen.map(|gpu| gpu.ids).or(remembered)?;
+    let remembered = planned.map(|planned| &planned.identity).or(asked.map(|asked| &asked.identity));
+    let identity = seen.map(Gpu::identity).or(remembered.cloned())?;
+    let ids = identity.ids;
     let mode = sources.plan.mode(key).clone();
     let partitions = partitions_of(sources, key);
     let (free, total) = capacity(sources, key, &mode, &partitions, seen);
@@ -142,6 +158,7 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
         address: key.address.clone(),
         model: seen.map_or_else(|| ids.to_string(), |gpu| gpu.model.clone()),
         ids,
+        unique_id: identity.unique_id,
         emulated: seen.is_some_and(|gpu| gpu.emulated),
         status: status(sources, key, &mode, &partitions),
         count: match mode {
@@ -165,6 +182,7 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
         console: seen.is_some_and(|gpu| gpu.boot_vga),
         reset_methods: seen.map(|gpu| gpu.reset_methods.clone()).unwrap_or_default(),
         aer: seen.and_then(|gpu| gpu.aer),
+        health: seen.map(|gpu| gpu.health.clone()),
         findings: sources.about_gpu(key),
     })
 }
@@ -195,6 +213,12 @@ fn status(sources: &Sources<'_>, key: &GpuKey, mode: &GpuMode, partitions: &[Par
     let Some(gpu) = host.gpus.get(&key.address) else { return GpuStatus::Gone };
     if host.is_stuck(&key.address) {
         return GpuStatus::Stuck;
+    }
+    match gpu.health.state {
+        HealthState::Good => {}
+        HealthState::Sick => return GpuStatus::Sick,
+        HealthState::NeedsReset => return GpuStatus::NeedsReset,
+        HealthState::NeedsReboot => return GpuStatus::NeedsReboot,
     }
     if is_changing(sources, key, partitions) {
         return GpuStatus::Changing;

@@ -3,12 +3,13 @@
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{
-    Backend, Domain, DomainState, Gpu, Holder, HostInventory, Hypervisor, Inventory, Iommu,
+    Backend, Domain, DomainState, Gpu, Health, Holder, HostInventory, Hypervisor, Inventory, Iommu,
     ObservedPartition, OffReason, Offer, PartitionDevice, Sriov, SystemFacts,
 };
 use tranche_core::name::{GpuKey, PciAddress, PciIds, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::plan::{Booking, GpuPlan, Plan, VmGoal, VmPlan};
 use tranche_core::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
+use tranche_core::step::VFIO_DRIVER;
 
 use super::{GpuStatus, PartitionState, Sources, VmState, gpu, gpus, host, partitions, vm};
 
@@ -50,6 +51,7 @@ fn partition(index: u16) -> ObservedPartition {
         profile: None,
         mmio_mib: 0,
         open_by: Vec::new(),
+        answers: true,
     }
 }
 
@@ -57,6 +59,7 @@ fn observed_gpu() -> Gpu {
     Gpu {
         address: key().address,
         ids: PciIds { vendor: 0x10de, device: 0x25b6, subvendor: 0x10de, subdevice: 0x157e },
+        unique_id: None,
         class: 0x03_0200,
         model: "A2".to_owned(),
         emulated: false,
@@ -68,10 +71,13 @@ fn observed_gpu() -> Gpu {
         reset_methods: vec!["flr".to_owned()],
         boot_vga: false,
         aer: None,
+        health: Health::default(),
         backend: Some(Backend::SriovVfio),
+        partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 16, vfs: 4, autoprobe: false }),
         offers: vec![offer(2), offer(4)],
         partitions: (0..4).map(partition).collect(),
+        blanks: Vec::new(),
         open_by: Vec::new(),
     }
 }
@@ -98,7 +104,7 @@ impl Situation {
         let gpu = observed_gpu();
         let mode = GpuMode::Partitioned { count: 4, series: None };
         let mut spec = Spec::default();
-        spec.gpus.insert(key(), GpuSpec { mode: mode.clone(), identity: gpu.ids });
+        spec.gpus.insert(key(), GpuSpec { mode: mode.clone(), identity: gpu.identity() });
         let wish = VmSpec {
             id: id(),
             source: VmSource::Adopted,
@@ -111,8 +117,12 @@ impl Situation {
         };
         spec.vms.insert(name(), wish);
         let mut plan = Plan::default();
-        let planned =
-            GpuPlan { mode, offer: Some(offer(4)), identity: gpu.ids, host_drivers: Default::default() };
+        let planned = GpuPlan {
+            mode,
+            offer: Some(offer(4)),
+            identity: gpu.identity(),
+            host_drivers: Default::default(),
+        };
         plan.gpus.insert(key(), planned);
         let system = SystemFacts {
             kernel: "6.12".to_owned(),

@@ -1,6 +1,7 @@
 //! Behaviour of the core as a whole: wishes go in, plans come out, a model of hosts carries out the steps.
 
 mod admitting;
+mod devices;
 mod planning;
 mod properties;
 mod world;

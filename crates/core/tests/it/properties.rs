@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tranche_core::change::{Change, NewVm};
 use tranche_core::check;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{DomainState, Hypervisor, OffReason};
+use tranche_core::inventory::{DomainState, HealthState, Hypervisor, OffReason};
 use tranche_core::name::{Slot, SlotKey, Timestamp, VmId};
 use tranche_core::placement::{Board, Uses};
 use tranche_core::plan::{Booking, GpuPlan, Plan};
@@ -28,6 +28,7 @@ enum Happening {
     Pass(usize),
     GuestOff(u8, OffReason),
     Reboot,
+    Sick(u8, bool),
     Libvirt(bool),
     HandStarts(u8),
 }
@@ -57,6 +58,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => (0usize..6).prop_map(Happening::Pass),
         1 => (vm(), reason).prop_map(|(vm, reason)| Happening::GuestOff(vm, reason)),
         1 => Just(Happening::Reboot),
+        1 => (1u8..4, any::<bool>()).prop_map(|(bus, sick)| Happening::Sick(bus, sick)),
         1 => any::<bool>().prop_map(Happening::Libvirt),
         1 => vm().prop_map(Happening::HandStarts),
     ]
@@ -111,6 +113,9 @@ fn befall(world: &mut World, happening: Happening, libvirt: &mut Option<Hypervis
     }
     match happening {
         Happening::Reboot => world.reboot(),
+        Happening::Sick(bus, sick) => {
+            world.gpu(bus).health.state = if sick { HealthState::Sick } else { HealthState::Good };
+        }
         Happening::GuestOff(index, reason) => {
             let name = format!("vm{index}");
             if world.runs(&name) {
@@ -191,7 +196,7 @@ proptest! {
             let offer = seen.offer(*count, None).cloned();
             let fits = vram_mib.is_none_or(|wanted| offer.as_ref().unwrap().vram_mib == Some(wanted));
             let planned =
-                GpuPlan { mode: partitioned(*count), offer, identity: seen.ids, host_drivers: Default::default() };
+                GpuPlan { mode: partitioned(*count), offer, identity: seen.identity(), host_drivers: Default::default() };
             plan.gpus.insert(key.clone(), planned);
             for partition in 0..*count {
                 let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(partition) };

@@ -221,6 +221,7 @@ impl World {
         match step {
             Step::EnableVfs { gpu, count } => {
                 assert!(self.partitions(gpu).is_empty(), "VFs are enabled while others are: EBUSY");
+                assert!(self.gpu_at(gpu).blanks.is_empty(), "VFs are enabled while others are: EBUSY");
                 self.enable_vfs(gpu, *count);
             }
             Step::DisableVfs { gpu } => {
@@ -236,6 +237,9 @@ impl World {
                 for partition in self.partitions(gpu).iter_mut().filter(|p| p.index == Some(*index)) {
                     partition.driver = Some(driver.clone());
                 }
+            }
+            Step::SetProfile { gpu, index, vf, profile } => {
+                self.set_profile(gpu, *index, *vf, profile.clone())
             }
             Step::TakeGpu { gpu, .. } => self.bind_gpu(gpu, Some(VFIO_DRIVER.to_owned())),
             Step::ReturnGpu { gpu, functions } => {
@@ -306,6 +310,14 @@ impl World {
         let bus = gpu.pci().unwrap().bus;
         let seen = self.gpu(bus);
         seen.sriov.as_mut().unwrap().vfs = count;
+        if seen.backend == Some(Backend::TypedVf) {
+            assert_eq!(count, 8, "such a GPU has all of its VFs or none");
+            let driver = seen.driver.clone();
+            seen.blanks = (0..count)
+                .map(|index| BlankVf { index, address: vf(bus, index), driver: driver.clone() })
+                .collect();
+            return;
+        }
         seen.partitions = (0..count)
             .map(|index| ObservedPartition {
                 index: Some(index),
@@ -318,14 +330,56 @@ impl World {
                 profile: None,
                 mmio_mib: 0,
                 open_by: Vec::new(),
+                answers: true,
             })
             .collect();
+    }
+
+    /// Makes the GPU one whose VFs take types.
+    pub(crate) fn make_typed(&mut self, bus: u8) {
+        let seen = self.gpu(bus);
+        seen.backend = Some(Backend::TypedVf);
+        seen.partition_driver = "model".to_owned();
+    }
+
+    /// A type goes on a VF that has none, is of the size of the others, and has room; it leaves one that is not open.
+    fn set_profile(&mut self, gpu: &GpuAddress, index: u16, vf: PciAddress, profile: Option<String>) {
+        let seen = self.gpu_at(gpu);
+        let driver = seen.driver.clone();
+        let Some(profile) = profile else {
+            let at = seen.partitions.iter().position(|partition| partition.index == Some(index));
+            let partition = seen.partitions.remove(at.expect("a type is taken from a VF that has none"));
+            assert_eq!(partition.open_by, [], "a type is taken from a VF that is open: EPERM");
+            seen.blanks.push(BlankVf { index, address: vf, driver });
+            return;
+        };
+        let at = seen.blanks.iter().position(|blank| blank.index == index);
+        let blank = seen.blanks.remove(at.expect("a type is given to a VF that has one: EINVAL"));
+        assert_eq!(blank.address, vf);
+        assert_eq!(blank.driver, driver, "the VF is not on the GPU's own driver");
+        let max = seen.offers.iter().find(|offer| offer.profile == profile).expect("an offered type").count;
+        assert!(seen.partitions.len() < usize::from(max), "there is no room for another {profile}");
+        let alike = seen.partitions.iter().all(|other| other.profile.as_ref() == Some(&profile));
+        assert!(alike, "partitions of several sizes: EINVAL");
+        let member = GroupMember { address: vf, class: 0x03_0200, driver: blank.driver.clone() };
+        seen.partitions.push(ObservedPartition {
+            index: Some(index),
+            device: PartitionDevice::Vf { address: vf },
+            driver: blank.driver,
+            iommu_group: Some(IommuGroup { id: 100 + u32::from(index), members: vec![member] }),
+            profile: Some(profile),
+            mmio_mib: 0,
+            open_by: Vec::new(),
+            answers: true,
+        });
+        seen.partitions.sort_by_key(|partition| partition.index);
     }
 
     fn drop_vfs(&mut self, gpu: &GpuAddress) {
         let seen = self.gpu_at(gpu);
         seen.sriov.as_mut().unwrap().vfs = 0;
         seen.partitions.clear();
+        seen.blanks.clear();
     }
 
     fn bind_gpu(&mut self, gpu: &GpuAddress, driver: Option<String>) {
@@ -353,7 +407,7 @@ impl World {
             }
             for partition in &mut seen.partitions {
                 if DeviceSource::from(&partition.device) == *source {
-                    assert_eq!(partition.driver.as_deref(), Some(VFIO_DRIVER));
+                    assert_eq!(partition.driver.as_ref(), Some(&seen.partition_driver));
                     return &mut partition.open_by;
                 }
             }
@@ -367,6 +421,7 @@ fn model_gpu(bus: u8) -> Gpu {
     Gpu {
         address: GpuAddress::Pci(pf(bus)),
         ids: "1af4:00aa:1af4:0001".parse().unwrap(),
+        unique_id: None,
         class: 0x03_0200,
         model: "Model GPU".to_owned(),
         emulated: true,
@@ -378,7 +433,9 @@ fn model_gpu(bus: u8) -> Gpu {
         reset_methods: vec!["flr".to_owned()],
         boot_vga: false,
         aer: None,
+        health: Health::default(),
         backend: Some(Backend::SriovVfio),
+        partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 8, vfs: 0, autoprobe: true }),
         offers: [1, 2, 4, 8]
             .into_iter()
@@ -390,6 +447,7 @@ fn model_gpu(bus: u8) -> Gpu {
             })
             .collect(),
         partitions: Vec::new(),
+        blanks: Vec::new(),
         open_by: Vec::new(),
     }
 }
