@@ -155,7 +155,8 @@ pub struct Gpu {
     pub offers: Vec<Offer>,
     /// The partitions that exist now.
     pub partitions: Vec<ObservedPartition>,
-    /// Virtual functions that are no partitions, because they carry no type. Only with [`Backend::TypedVf`].
+    /// Virtual functions that are no partitions, because they carry no type. Only with
+    /// [`Backend::TypedVf`] and [`Backend::VfMdev`].
     pub blanks: Vec<BlankVf>,
     /// Who has the GPU itself open through VFIO.
     pub open_by: Vec<Holder>,
@@ -179,7 +180,7 @@ impl Gpu {
     pub fn vfs_for(&self, count: u16) -> Option<u16> {
         match self.backend? {
             Backend::SriovVfio => Some(count),
-            Backend::TypedVf | Backend::FixedVf => Some(self.sriov.as_ref()?.total_vfs),
+            Backend::TypedVf | Backend::VfMdev | Backend::FixedVf => Some(self.sriov.as_ref()?.total_vfs),
             Backend::Mdev => None,
         }
     }
@@ -206,6 +207,8 @@ pub enum Backend {
     FixedVf,
     /// Mediated devices.
     Mdev,
+    /// A mediated device on each of so many virtual functions, which all exist or none.
+    VfMdev,
 }
 
 /// The SR-IOV capability of a physical function (kernel: drivers/pci/iov.c).
@@ -292,6 +295,16 @@ pub struct ObservedPartition {
     pub open_by: Vec<Holder>,
     /// Whether it answers: its configuration space can be read and is not all ones.
     pub answers: bool,
+}
+
+impl ObservedPartition {
+    /// Its virtual function, if it is one.
+    pub fn vf(&self) -> Option<PciAddress> {
+        match self.device {
+            PartitionDevice::Vf { address } => Some(address),
+            PartitionDevice::Mdev { .. } => None,
+        }
+    }
 }
 
 /// The device behind a partition.

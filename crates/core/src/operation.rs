@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::State;
 use crate::finding::{Class, Finding, Severity, Subject};
-use crate::inventory::Backend;
 use crate::name::{GpuKey, OperationId, Timestamp, VmName};
 use crate::placement;
 use crate::spec::{GpuMode, Run};
@@ -254,7 +253,7 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
         GpuMode::Partitioned { count, .. } => {
             let ready = gpu.partitions.iter().filter(|partition| {
                 let bound = partition.driver.as_ref() == Some(&gpu.partition_driver);
-                partition.index.is_some() && (bound || gpu.backend == Some(Backend::Mdev))
+                partition.index.is_some() && (bound || partition.vf().is_none())
             });
             let exact = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count()
                 <= usize::from(*count);

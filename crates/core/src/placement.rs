@@ -298,8 +298,11 @@ pub fn is_lost(slot: Slot, planned: &GpuPlan, gpu: &Gpu) -> bool {
     let (Slot::Partition(index), GpuMode::Partitioned { count, .. }) = (slot, &planned.mode) else {
         return false;
     };
+    // The index of a mediated device is no function's.
+    let numbered = !matches!(gpu.backend, Some(Backend::Mdev | Backend::VfMdev));
     let is_blank = gpu.blanks.iter().any(|blank| blank.index == index);
-    let all_there = gpu.sriov.as_ref().is_some_and(|sriov| Some(sriov.vfs) == gpu.vfs_for(*count));
+    let all_there =
+        numbered && gpu.sriov.as_ref().is_some_and(|sriov| Some(sriov.vfs) == gpu.vfs_for(*count));
     match partition(gpu, index) {
         Some(partition) => !partition.answers,
         None => all_there && !is_blank,
@@ -336,16 +339,15 @@ fn unready_partition(slot: &SlotKey, index: u16, gpu: &Gpu, plan: &Plan) -> Opti
     };
     let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.offer.as_ref());
     let Some(partition) = partition(gpu, index) else { return Some("it does not exist yet".to_owned()) };
-    let is_vf = matches!(partition.device, PartitionDevice::Vf { .. });
     let of_type = partition.profile.as_ref() == offer.map(|offer| &offer.profile);
     let driver = &gpu.partition_driver;
     if remade {
         Some("its GPU is being split anew".to_owned())
     } else if !partition.answers {
         Some("it does not answer".to_owned())
-    } else if is_vf && partition.driver.as_ref() != Some(driver) {
+    } else if partition.vf().is_some() && partition.driver.as_ref() != Some(driver) {
         Some(format!("it is not bound to {driver} yet"))
-    } else if matches!(gpu.backend, Some(Backend::Mdev | Backend::TypedVf)) && !of_type {
+    } else if (partition.profile.is_some() || gpu.backend == Some(Backend::Mdev)) && !of_type {
         Some("it is of another type than decided".to_owned())
     } else {
         None

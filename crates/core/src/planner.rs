@@ -18,8 +18,7 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{
-    Backend, Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition,
-    OffReason,
+    Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition, OffReason,
 };
 use crate::mode::{host_drivers, is_clean, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
@@ -312,7 +311,7 @@ impl Planner<'_> {
                 {
                     self.findings.push(say::partition_lost(&slot, &booking.vm));
                 }
-                (Some(partition), _) if gpu.backend.is_some_and(|backend| backend != Backend::Mdev) => {
+                (Some(partition), _) if partition.vf().is_some() => {
                     let driver = partition.driver.as_deref();
                     if driver.is_some_and(|driver| driver != gpu.partition_driver) {
                         let device = describe_device(partition);

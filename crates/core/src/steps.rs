@@ -64,6 +64,10 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
                 Some(Backend::TypedVf) => typed_steps(planned, gpu, *count, in_use),
                 Some(Backend::FixedVf) => bind_steps(gpu, *count),
                 Some(Backend::Mdev) => mdev_steps(key, planned, gpu, *count),
+                Some(Backend::VfMdev) => {
+                    let vfs = gpu.vfs_for(*count).and_then(|total| enabling(gpu, total, in_use));
+                    vfs.unwrap_or_else(|| mdev_steps(key, planned, gpu, *count))
+                }
                 None => Vec::new(),
             }
         }
@@ -121,7 +125,7 @@ fn typed_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bo
     }
     let missing: BTreeMap<u16, PciAddress> = misfits
         .iter()
-        .filter_map(|partition| Some((partition.index?, vf_of(partition)?)))
+        .filter_map(|partition| Some((partition.index?, partition.vf()?)))
         .chain(gpu.blanks.iter().map(|blank| (blank.index, blank.address)))
         .collect();
     due.extend(missing.range(..count).map(|(index, vf)| Step::SetProfile {
@@ -135,15 +139,8 @@ fn typed_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bo
 
 /// Takes the type from a virtual function.
 fn untype(gpu: &Gpu, partition: &ObservedPartition) -> Option<Step> {
-    let (index, vf) = (partition.index?, vf_of(partition)?);
+    let (index, vf) = (partition.index?, partition.vf()?);
     Some(Step::SetProfile { gpu: gpu.address.clone(), index, vf, profile: None })
-}
-
-fn vf_of(partition: &ObservedPartition) -> Option<PciAddress> {
-    match partition.device {
-        PartitionDevice::Vf { address } => Some(address),
-        PartitionDevice::Mdev { .. } => None,
-    }
 }
 
 /// Partitions that are not bound to the driver that hands them to a VM.
@@ -151,7 +148,7 @@ fn bind_steps(gpu: &Gpu, count: u16) -> Vec<Step> {
     let partitions = gpu
         .partitions
         .iter()
-        .filter_map(|partition| Some((partition.index?, vf_of(partition)?, &partition.driver)));
+        .filter_map(|partition| Some((partition.index?, partition.vf()?, &partition.driver)));
     let blanks = gpu.blanks.iter().map(|blank| (blank.index, blank.address, &blank.driver));
     partitions
         .chain(blanks)
@@ -203,20 +200,14 @@ fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
     if gpu.backend == Some(Backend::FixedVf) {
         return Vec::new();
     }
-    if gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0) {
-        let typed = gpu.partitions.iter().filter(|partition| partition.profile.is_some());
-        let disable = Step::DisableVfs { gpu: gpu.address.clone() };
-        return typed.filter_map(|partition| untype(gpu, partition)).chain([disable]).collect();
-    }
-    gpu.partitions
-        .iter()
-        .filter_map(|partition| match (&partition.device, partition.index) {
-            (PartitionDevice::Mdev { uuid }, Some(_)) => {
-                Some(Step::RemoveMdev { gpu: gpu.address.clone(), uuid: *uuid })
-            }
-            _ => None,
-        })
-        .collect()
+    let address = || gpu.address.clone();
+    let removals = gpu.partitions.iter().filter_map(|partition| match (&partition.device, partition.index) {
+        (PartitionDevice::Mdev { uuid }, Some(_)) => Some(Step::RemoveMdev { gpu: address(), uuid: *uuid }),
+        (PartitionDevice::Vf { .. }, _) if partition.profile.is_some() => untype(gpu, partition),
+        _ => None,
+    });
+    let enabled = gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0);
+    removals.chain(enabled.then(|| Step::DisableVfs { gpu: address() })).collect()
 }
 
 fn has_partitions(gpu: &Gpu) -> bool {

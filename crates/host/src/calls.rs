@@ -16,7 +16,7 @@ use std::time::Duration;
 use tranche_core::inventory::StuckCall;
 use tranche_core::name::{GpuAddress, GpuKey, Timestamp};
 
-use crate::tree::Tree;
+use crate::tree::{Ran, Tree};
 
 /// How long calls may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +25,13 @@ pub struct Limits {
     pub read_ms: u64,
     /// Writing, in milliseconds: the kernel's own second for disabling, and what drivers add to it.
     pub write_ms: u64,
+    /// Running a vendor's tool, in milliseconds: it resets a GPU and waits for each of its functions.
+    pub tool_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { read_ms: 5_000, write_ms: 30_000 }
+        Self { read_ms: 5_000, write_ms: 30_000, tool_ms: 60_000 }
     }
 }
 
@@ -229,6 +231,20 @@ impl GpuCalls<'_> {
         let call = format!("write {} to /{path}", value.escape_default());
         let (path, value) = (path.to_owned(), value.to_owned());
         self.run(call, self.calls.limits.write_ms, move |tree| tree.write(&path, &value))
+    }
+
+    /// Runs a vendor's tool.
+    ///
+    /// # Errors
+    /// That it cannot be started, or that it takes too long. How it ended is in the result.
+    pub fn run_tool(&self, tool: &str, arguments: &[&str]) -> Result<Ran, CallError> {
+        let call = format!("run /{tool} {}", arguments.join(" "));
+        let tool = tool.to_owned();
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.run(call, self.calls.limits.tool_ms, move |tree| {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            tree.run(&tool, &arguments)
+        })
     }
 
     fn run<T: Send + 'static>(

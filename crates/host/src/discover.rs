@@ -12,14 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tranche_core::finding::{Code, Finding, Severity};
-use tranche_core::inventory::{Backend, Gpu, PCI_CLASS_DISPLAY};
+use tranche_core::inventory::{Backend, Gpu, Health, PCI_CLASS_DISPLAY};
 use tranche_core::name::{DeviceName, GpuAddress, GpuKey, HostName, PciAddress, PciIds, Timestamp};
+use tranche_core::step::VFIO_DRIVER;
 
 use self::holders::Holders;
 use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
-use crate::{mdev, report, sriov};
+use crate::{mdev, report, sriov, vgpu};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
@@ -133,11 +134,15 @@ fn pci_gpu(
         boot_vga: text("boot_vga") == "1",
         aer: function::aer(tree, &dir),
         backend: None,
+        unique_id: None,
+        health: Health::default(),
+        partition_driver: VFIO_DRIVER.to_owned(),
+        blanks: Vec::new(),
         sriov: sriov::capability(tree, &dir, partitions.len()),
         offers: Vec::new(),
         partitions,
     };
-    let mut notes: Vec<Finding> = partitioning(tree, key, &mut gpu, entry, holders).into_iter().collect();
+    let mut notes = partitioning(tree, key, &mut gpu, entry, holders);
     notes.extend(function::is_off_the_bus(tree, &dir).then(|| off_the_bus(key)));
     Some((gpu, notes))
 }
@@ -150,7 +155,7 @@ fn partitioning(
     gpu: &mut Gpu,
     entry: Option<&Entry>,
     holders: &Holders,
-) -> Option<Finding> {
+) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
     let shown = if is_parent && total_vfs == 0 { Interface::Mdev } else { Interface::PlainVf };
@@ -160,16 +165,18 @@ fn partitioning(
             gpu.backend = Some(Backend::Mdev);
             gpu.offers = observed.offers;
             gpu.partitions.extend(observed.partitions);
-            None
+            Vec::new()
         }
         Interface::PlainVf if total_vfs > 0 && !sriov::lacks_sysfs_switch(gpu.driver.as_deref()) => {
             gpu.backend = Some(Backend::SriovVfio);
             gpu.offers = sriov::offers(total_vfs);
-            None
+            Vec::new()
         }
-        Interface::PlainVf if total_vfs > 0 => Some(not_served(key, gpu, "its driver's own tool")),
-        Interface::NvidiaVgpu => Some(not_served(key, gpu, "NVIDIA's vGPU driver")),
-        Interface::Mdev | Interface::PlainVf => None,
+        Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
+        Interface::NvidiaVgpu if total_vfs > 0 && gpu.driver.as_deref() == Some(vgpu::DRIVER) => {
+            vgpu::observe(tree, key, gpu, entry)
+        }
+        Interface::NvidiaVgpu | Interface::Mdev | Interface::PlainVf => Vec::new(),
     }
 }
 
@@ -189,7 +196,11 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         reset_methods: Vec::new(),
         boot_vga: false,
         aer: None,
+        unique_id: None,
+        health: Health::default(),
         backend: Some(Backend::Mdev),
+        partition_driver: VFIO_DRIVER.to_owned(),
+        blanks: Vec::new(),
         sriov: None,
         offers: observed.offers,
         partitions: observed.partitions,

@@ -18,6 +18,7 @@ mod mdev;
 mod passthrough;
 mod report;
 mod sriov;
+mod vgpu;
 
 pub use inspect::{catalogue_note, inspect};
 

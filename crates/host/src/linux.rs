@@ -12,7 +12,7 @@ use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
-use crate::{Host, bind, mdev, passthrough, report, sriov};
+use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
 #[derive(Debug)]
@@ -65,10 +65,23 @@ impl Host for LinuxHost {
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
         match step {
-            Step::EnableVfs { gpu, count } => {
-                self.on(gpu, now, |calls| sriov::enable(calls, pci(calls)?, *count))
-            }
-            Step::DisableVfs { gpu } => self.on(gpu, now, |calls| sriov::disable(calls, pci(calls)?)),
+            Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {
+                let pf = pci(calls)?;
+                let by_tool = is_bound(calls, pf, vgpu::DRIVER);
+                if by_tool { vgpu::enable(calls, pf, *count) } else { sriov::enable(calls, pf, *count) }
+            }),
+            Step::DisableVfs { gpu } => self.on(gpu, now, |calls| {
+                let pf = pci(calls)?;
+                if is_bound(calls, pf, vgpu::DRIVER) {
+                    vgpu::disable(calls, pf)
+                } else {
+                    sriov::disable(calls, pf)
+                }
+            }),
+            Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {
+                same_function(calls, *index, *vf)?;
+                vgpu::set(calls, *vf, profile.as_deref())
+            }),
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)
@@ -91,6 +104,11 @@ impl Host for LinuxHost {
             | Step::UndefineVm { .. } => self.hypervisor.apply(step),
         }
     }
+}
+
+/// Whose functions these are decides how they are switched.
+fn is_bound(calls: &GpuCalls<'_>, pf: PciAddress, driver: &str) -> bool {
+    function::driver(calls.tree(), &function::dir(pf)).as_deref() == Some(driver)
 }
 
 fn pci(calls: &GpuCalls<'_>) -> Result<PciAddress, Box<Finding>> {

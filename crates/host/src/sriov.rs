@@ -68,6 +68,7 @@ pub(crate) fn partitions(tree: &dyn Tree, pf_dir: &str, holders: &Holders) -> Ve
             open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
             iommu_group,
             profile: None,
+            answers: function::answers(tree, &dir),
             mmio_mib: windows
                 .iter()
                 .filter(|bar| bar.is_64bit)
@@ -132,7 +133,8 @@ fn switch_off(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<(), Box<Finding>> 
     }
 }
 
-fn refuse_if_open(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<(), Box<Finding>> {
+/// Who has one of the virtual functions open stands in the way of switching them.
+pub(crate) fn refuse_if_open(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<(), Box<Finding>> {
     let tree = calls.tree();
     let holders = Holders::scan(tree);
     for vf in function::virtual_functions(tree, &function::dir(pf)).into_values() {
@@ -156,7 +158,7 @@ fn write_count(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), B
 }
 
 /// A successful write does not mean that all functions exist: the kernel only warns when the driver made fewer.
-fn read_back(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), Box<Finding>> {
+pub(crate) fn read_back(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), Box<Finding>> {
     let enabled = enabled(calls, pf)?;
     let seen = function::virtual_functions(calls.tree(), &function::dir(pf)).len();
     if enabled == count && seen == usize::from(count) {

@@ -10,6 +10,8 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd as _;
+use std::process::{Command, Stdio};
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use rustix::fd::OwnedFd;
@@ -20,6 +22,8 @@ use rustix::io::Errno;
 pub const ATTRIBUTE_LEN_MAX: usize = 4096;
 /// The most entries that are read from one directory.
 pub const DIRECTORY_ENTRIES_MAX: usize = 65_536;
+/// Where tools find what they call.
+const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The longest target of a link, in bytes (PATH_MAX).
 const LINK_LEN_MAX: usize = 4096;
 /// A path that contains `..` is looked up again this often when a rename elsewhere disturbs the look-up (openat2(2)).
@@ -45,6 +49,9 @@ pub trait Tree: Send + Sync + fmt::Debug {
     /// Whether there is something at the end of the path, links followed.
     fn exists(&self, path: &str) -> bool;
 
+    /// Runs a vendor's tool, named by its path in the tree, and waits for its end. It gets no input and no environment.
+    fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran>;
+
     /// An attribute's value, without the newline at its end.
     fn text(&self, path: &str) -> io::Result<String> {
         let bytes = self.head(path, ATTRIBUTE_LEN_MAX)?;
@@ -56,6 +63,15 @@ pub trait Tree: Send + Sync + fmt::Debug {
         let target = self.link(path)?;
         target.file_name().map(str::to_owned).ok_or_else(|| Errno::INVAL.into())
     }
+}
+
+/// How a tool ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Whether it says that it did what it was asked for.
+    pub success: bool,
+    /// The beginning of what it wrote, errors last.
+    pub said: String,
 }
 
 /// Checks that a path stays below the root that it is relative to.
@@ -162,6 +178,22 @@ impl Tree for DirTree {
 
     fn exists(&self, path: &str) -> bool {
         self.open_at(path, OFlags::PATH).is_ok()
+    }
+
+    fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran> {
+        // By the descriptor of the root, so that a tree that was mounted elsewhere meanwhile is not searched.
+        let path = format!("/proc/self/fd/{}/{}", self.root.as_raw_fd(), contained(tool)?);
+        let path = std::fs::canonicalize(path)?;
+        let output = Command::new(path)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", TOOL_PATH)
+            .stdin(Stdio::null())
+            .output()?;
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(ATTRIBUTE_LEN_MAX)]).into_owned();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        Ok(Ran { success: output.status.success(), said })
     }
 }
 

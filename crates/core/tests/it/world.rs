@@ -239,7 +239,7 @@ impl World {
                 }
             }
             Step::SetProfile { gpu, index, vf, profile } => {
-                self.set_profile(gpu, *index, *vf, profile.clone())
+                self.set_profile(gpu, *index, *vf, profile.clone());
             }
             Step::TakeGpu { gpu, .. } => self.bind_gpu(gpu, Some(VFIO_DRIVER.to_owned())),
             Step::ReturnGpu { gpu, functions } => {

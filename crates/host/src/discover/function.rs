@@ -88,6 +88,13 @@ pub(crate) fn is_off_the_bus(tree: &dyn Tree, device_dir: &str) -> bool {
     tree.head(&format!("{device_dir}/config"), 4).is_ok_and(|ids| ids == [0xff; 4])
 }
 
+/// Whether a virtual function can still be read. Its ids read as all ones by design (SR-IOV specification, 3.4.1.1), so
+/// revision and class tell; where they cannot be read, nothing is concluded.
+pub(crate) fn answers(tree: &dyn Tree, device_dir: &str) -> bool {
+    let header = tree.head(&format!("{device_dir}/config"), 12).unwrap_or_default();
+    header.get(8..12).is_none_or(|class| class != [0xff; 4])
+}
+
 /// The virtual functions of a physical one, by index (`virtfnN`).
 pub(crate) fn virtual_functions(tree: &dyn Tree, device_dir: &str) -> BTreeMap<u16, PciAddress> {
     let names = tree.list(device_dir).unwrap_or_default();

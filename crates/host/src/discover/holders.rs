@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use camino::{Utf8Path, Utf8PathBuf};
 use tranche_core::inventory::Holder;
 
 use crate::tree::Tree;
@@ -27,20 +28,10 @@ impl Holders {
         if !nodes.iter().any(|node| node != "vfio" && node != "devices") {
             return Self::default();
         }
+        let is_node = |target: &Utf8Path| target.starts_with("/dev/vfio/") && target != "/dev/vfio/vfio";
         let mut by_node: BTreeMap<String, Vec<Holder>> = BTreeMap::new();
-        let processes = tree.list("proc").unwrap_or_default();
-        for pid in processes.iter().filter_map(|name| name.parse::<u32>().ok()) {
-            let mut open: Vec<_> = tree.links(&format!("proc/{pid}/fd")).unwrap_or_default();
-            open.retain(|target| target.starts_with("/dev/vfio/") && target != "/dev/vfio/vfio");
-            open.sort_unstable();
-            open.dedup();
-            if open.is_empty() {
-                continue;
-            }
-            let command = tree.text(&format!("proc/{pid}/comm")).unwrap_or_default();
-            for node in open {
-                by_node.entry(node.into_string()).or_default().push(Holder { pid, command: command.clone() });
-            }
+        for (node, holder) in open_files(tree, is_node) {
+            by_node.entry(node.into_string()).or_default().push(holder);
         }
         Self { by_node }
     }
@@ -61,4 +52,33 @@ impl Holders {
         holders.dedup();
         holders
     }
+}
+
+/// The processes that have a device node open whose path begins so: what keeps a driver from letting go of a GPU.
+pub(crate) fn users_of_nodes(tree: &dyn Tree, prefix: &str) -> Vec<Holder> {
+    let mut users: Vec<Holder> = open_files(tree, |target| target.as_str().starts_with(prefix))
+        .into_iter()
+        .map(|(_, user)| user)
+        .collect();
+    users.dedup();
+    users
+}
+
+/// Every file of interest that a process has open, once for each process, in the order of their numbers.
+fn open_files(tree: &dyn Tree, is_wanted: impl Fn(&Utf8Path) -> bool) -> Vec<(Utf8PathBuf, Holder)> {
+    let mut pids: Vec<u32> =
+        tree.list("proc").unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect();
+    pids.sort_unstable();
+    let mut found = Vec::new();
+    for pid in pids {
+        let mut open: Vec<_> = tree.links(&format!("proc/{pid}/fd")).unwrap_or_default();
+        open.retain(|target| is_wanted(target));
+        open.sort_unstable();
+        open.dedup();
+        if !open.is_empty() {
+            let command = tree.text(&format!("proc/{pid}/comm")).unwrap_or_default();
+            found.extend(open.into_iter().map(|node| (node, Holder { pid, command: command.clone() })));
+        }
+    }
+    found
 }

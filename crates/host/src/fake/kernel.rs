@@ -13,7 +13,7 @@ use super::DeviceUse;
 use super::files::{self, File, Node};
 use super::machine::Machine;
 use super::state::{Faults, Role, State};
-use crate::tree::{Tree, contained};
+use crate::tree::{Ran, Tree, contained};
 
 /// The most links on one path (kernel: MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
@@ -323,6 +323,10 @@ impl Tree for FakeKernel {
     fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>> {
         let names = self.listed(path)?;
         Ok(names.iter().filter_map(|name| self.link(&format!("{path}/{name}")).ok()).collect())
+    }
+
+    fn run(&self, _tool: &str, _arguments: &[&str]) -> io::Result<Ran> {
+        Err(Errno::NOENT.into())
     }
 
     fn exists(&self, path: &str) -> bool {

@@ -12,7 +12,7 @@ use tranche_host::fake::{FakeHost, FakeKernel, Machine};
 use crate::machine::{IGB, at, disable, done, enable, gpu, inventory, lab_catalogue, pci, refused};
 
 /// Short, because these tests wait them out.
-const SHORT: Limits = Limits { read_ms: 1_000, write_ms: 1_000 };
+const SHORT: Limits = Limits { read_ms: 1_000, write_ms: 1_000, tool_ms: 1_000 };
 
 fn impatient() -> FakeHost {
     FakeHost::new("node1".parse().unwrap(), FakeKernel::boot(Machine::lab()), lab_catalogue(), SHORT)

@@ -12,7 +12,7 @@ use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeHost, FakeKernel, Machine};
 
 /// Long enough for any call that does not hang, on a busy machine.
-pub(crate) const PATIENT: Limits = Limits { read_ms: 60_000, write_ms: 60_000 };
+pub(crate) const PATIENT: Limits = Limits { read_ms: 60_000, write_ms: 60_000, tool_ms: 60_000 };
 pub(crate) const NOW: Timestamp = Timestamp(1_000);
 const LAB: &str = include_str!("../../../../lab/catalogue.d/lab.toml");
 
