@@ -50,6 +50,7 @@ pub(crate) fn a2() -> GpuView {
         address: "0000:41:00.0".parse().unwrap(),
         model: "NVIDIA A2".to_owned(),
         ids: "10de:25b6:10de:157e".parse().unwrap(),
+        unique_id: None,
         emulated: false,
         mode: GpuMode::Host,
         asked_mode: GpuMode::Host,
@@ -73,6 +74,7 @@ pub(crate) fn a2() -> GpuView {
         console: false,
         reset_methods: vec!["flr".to_owned(), "bus".to_owned()],
         aer: None,
+        health: None,
         findings: Vec::new(),
     }
 }

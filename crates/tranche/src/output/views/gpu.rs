@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tranche_api::view::{GpuView, PartitionView};
-use tranche_core::inventory::{Backend, HostInventory, Offer};
+use tranche_core::inventory::{Backend, Health, HealthState, HostInventory, Offer};
 use tranche_core::name::GpuAddress;
 
 use super::Show;
@@ -106,6 +106,7 @@ fn gpu_fields(gpu: &GpuView) -> String {
             if gpu.emulated { "yes: a stand-in of the virtual lab".to_owned() } else { String::new() },
         ),
         ("PCI ids", gpu.ids.to_string()),
+        ("Id", gpu.unique_id.clone().unwrap_or_default()),
         ("Status", gpu.status.to_string()),
         ("Mode", text::mode(&gpu.mode)),
         ("Asked for", asked),
@@ -119,7 +120,19 @@ fn gpu_fields(gpu: &GpuView) -> String {
         ("Reset by", gpu.reset_methods.join(", ")),
         ("Console", if gpu.console { "yes".to_owned() } else { String::new() }),
         ("Errors", aer.unwrap_or_default()),
+        ("Health", gpu.health.as_ref().map(health).unwrap_or_default()),
     ])
+}
+
+/// Nothing where all is well: what needs no attention is not shown.
+fn health(health: &Health) -> String {
+    let state = match health.state {
+        HealthState::Good => return String::new(),
+        HealthState::Sick => "sick",
+        HealthState::NeedsReset => "needs a reset",
+        HealthState::NeedsReboot => "needs a restart of the host",
+    };
+    format!("{state}: {}", health.reasons.join("; "))
 }
 
 fn offers(offers: &[Offer]) -> String {
@@ -137,7 +150,10 @@ fn offers(offers: &[Offer]) -> String {
 fn backend(backend: Backend) -> &'static str {
     match backend {
         Backend::SriovVfio => "SR-IOV virtual functions",
+        Backend::TypedVf => "virtual functions that take a type",
+        Backend::FixedVf => "virtual functions that its driver made when it was loaded",
         Backend::Mdev => "mediated devices",
+        Backend::VfMdev => "mediated devices on virtual functions",
     }
 }
 
