@@ -204,7 +204,7 @@ fn stop(name: &str) -> Change {
 fn a_disable_that_hangs_is_named_and_the_other_gpu_goes_on() {
     let mut desk = Desk::new();
     desk.order(split(0, 2));
-    desk.restart_daemon(Limits { read_ms: 200, write_ms: 50 });
+    desk.restart_daemon(Limits { read_ms: 200, write_ms: 50, ..Limits::default() });
     desk.machine.kernel().hold(pf(0));
     let releasing = desk.order(release(0));
     let stuck = desk.finding(Code::CallStuck).expect("the hanging call is reported");
