@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tranche_core::identity::GpuIdentity;
 use tranche_core::inventory::{Domain, DomainState, HostInventory, Hypervisor, Iommu, Offer, SystemFacts};
 use tranche_core::name::{GpuKey, HostName, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::plan::{Booking, GpuPlan, Settled, VmGoal, VmPlan};
@@ -65,14 +66,14 @@ pub(crate) fn vm_id(index: usize) -> VmId {
 fn add_vm(state: &mut State, index: usize) {
     let name = vm_name(index);
     let mode = GpuMode::Partitioned { count: PARTITIONS_PER_GPU, series: None };
-    let identity = "10de:25b6:10de:14a9".parse().unwrap();
+    let identity: GpuIdentity = "10de:25b6:10de:14a9".parse().unwrap();
     let offer = Offer {
         count: PARTITIONS_PER_GPU,
         profile: "NVIDIA A16-1Q".to_owned(),
         series: Some("Q".to_owned()),
         vram_mib: Some(1024),
     };
-    state.spec.gpus.insert(gpu(index), GpuSpec { mode: mode.clone(), identity });
+    state.spec.gpus.insert(gpu(index), GpuSpec { mode: mode.clone(), identity: identity.clone() });
     let planned = GpuPlan { mode, offer: Some(offer), identity, host_drivers: BTreeMap::new() };
     state.plan.gpus.insert(gpu(index), planned);
     let hardware = VmHardware {
