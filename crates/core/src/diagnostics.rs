@@ -136,7 +136,7 @@ pub fn host_silent(host: &HostName) -> Finding {
         Code::HostSilent,
         Subject::Host(host.clone()),
         message,
-        "Try again in a few seconds; 'systemctl status tranched' there.",
+        "The daemon is still looking at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.",
     )
 }
 
