@@ -469,7 +469,10 @@ pub fn shutdown_slow(vm: &VmName) -> Finding {
         Code::ShutdownSlow,
         vm_subject(vm),
         message,
-        format!("The guest may ignore the power button; 'tranche vm stop {vm} --force' turns it off."),
+        format!(
+            "The guest may ignore the power button; 'tranche vm stop {vm} --force' turns it off, and 'tranche vm restart \
+             {vm} --force' off and on."
+        ),
     )
 }
 
