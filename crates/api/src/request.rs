@@ -58,7 +58,15 @@ pub struct StopVm {
     pub force: bool,
 }
 
-/// Has nothing to say: `POST /v1/vms/{name}/start` and `/restart`. The body may be left out, too.
+/// Restarts a VM: `POST /v1/vms/{name}/restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartVm {
+    /// Turn it off at once, as if its plug were pulled. Else the guest is asked to shut down.
+    pub force: bool,
+}
+
+/// Has nothing to say: `POST /v1/vms/{name}/start`. The body may be left out, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}

@@ -73,6 +73,8 @@ pub enum Change {
     RestartVm {
         /// The VM.
         name: VmName,
+        /// Do not ask the guest.
+        force: bool,
     },
     /// Let a VM ask for a GPU or a partition.
     AttachGpu {
@@ -157,7 +159,7 @@ pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> 
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
         Change::StartVm { name } => start_vm(name, state),
         Change::StopVm { name, force } => stop_vm(name, *force, state),
-        Change::RestartVm { name } => restart_vm(name, state),
+        Change::RestartVm { name, force } => restart_vm(name, *force, state),
         Change::AttachGpu { name, request, restart } => attach_gpu(name, request, *restart, state),
         Change::DetachGpu { name, restart } => detach_gpu(name, *restart, state),
         Change::SetPolicy { policy } => {
@@ -319,7 +321,7 @@ fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, R
 fn start_vm(name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
     refuse_deleted(name, &spec)?;
-    if !(spec.run == Run::Running && is_active(name, state)) {
+    if !(spec.run.is_up() && is_active(name, state)) {
         spec.run = Run::Running;
         spec.serial += 1;
     }
@@ -340,10 +342,10 @@ fn stop_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Ref
     Ok(with_vm(state, name, spec, goal, format!("stop VM {name}"), Vec::new()))
 }
 
-fn restart_vm(name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
+fn restart_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
     refuse_deleted(name, &spec)?;
-    spec.run = Run::Running;
+    spec.run = if force { Run::Reset } else { Run::Running };
     spec.serial += 1;
     let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
     Ok(with_vm(state, name, spec, goal, format!("restart VM {name}"), Vec::new()))

@@ -11,7 +11,7 @@ use crate::change::{Change, NewVm};
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::name::{GpuAddress, GpuKey, HostName, VmName};
-use crate::spec::{GpuMode, Policy, Request, Run, Spec, VmHardware, VmSource};
+use crate::spec::{GpuMode, Policy, Request, Spec, VmHardware, VmSource};
 
 /// The most GPUs, and the most VMs, in one declaration.
 pub const DECLARED_MAX: usize = 10_000;
@@ -165,7 +165,7 @@ fn vm_changes(vm: &DeclaredVm, spec: &Spec) -> Result<Vec<Change>, Finding> {
                 ));
             }
             changes.extend(request_changes(&name, &existing.request, &vm.gpu));
-            existing.run == Run::Running
+            existing.run.is_up()
         }
     };
     match vm.running {

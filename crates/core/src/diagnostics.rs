@@ -137,7 +137,7 @@ pub fn host_silent(host: &HostName) -> Finding {
         Code::HostSilent,
         Subject::Host(host.clone()),
         message,
-        "Try again in a few seconds; 'systemctl status tranched' there.",
+        "The daemon is still looking at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.",
     )
 }
 
@@ -508,7 +508,10 @@ pub fn shutdown_slow(vm: &VmName) -> Finding {
         Code::ShutdownSlow,
         vm_subject(vm),
         message,
-        format!("The guest may ignore the power button; 'tranche vm stop {vm} --force' turns it off."),
+        format!(
+            "The guest may ignore the power button; 'tranche vm stop {vm} --force' turns it off, and 'tranche vm restart \
+             {vm} --force' off and on."
+        ),
     )
 }
 

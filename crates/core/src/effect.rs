@@ -32,9 +32,9 @@ pub struct Effect {
 pub enum VmEffect {
     /// It would be started.
     Starts,
-    /// It would be shut down.
+    /// It would be shut down, or turned off if that is asked for.
     Stops,
-    /// It would be shut down and started again.
+    /// It would be shut down, or turned off if that is asked for, and started again.
     Restarts,
     /// It would wait for room.
     Waits,
@@ -101,10 +101,10 @@ fn effect_on(
     let waits = findings.iter().any(|finding| {
         finding.severity == Severity::Warning && finding.subject == crate::finding::Subject::Vm(name.clone())
     });
-    let wants_to_run = after.vms.get(name).is_some_and(|vm| vm.run == crate::spec::Run::Running);
+    let wants_to_run = after.vms.get(name).is_some_and(|vm| vm.run.is_up());
     match goal {
         VmGoal::Run if !active => Some(VmEffect::Starts),
-        VmGoal::Cycle => Some(VmEffect::Restarts),
+        VmGoal::Cycle | VmGoal::Reset => Some(VmEffect::Restarts),
         VmGoal::Remove => Some(VmEffect::Goes),
         VmGoal::Stop if !active && wants_to_run && waits => Some(VmEffect::Waits),
         VmGoal::Stop | VmGoal::Kill if active => Some(VmEffect::Stops),

@@ -187,7 +187,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
         Goal::Recorded => Verdict::new(OperationState::Succeeded, 100),
         Goal::GpuMode { gpu, mode } => gpu_progress(gpu, mode, state),
         Goal::VmRuns { vm, serial } => match state.spec.vms.get(vm) {
-            Some(spec) if spec.run == Run::Running && spec.serial == *serial => {
+            Some(spec) if spec.run.is_up() && spec.serial == *serial => {
                 let settled = state.plan.vms.get(vm).and_then(|planned| planned.settled.as_ref());
                 let runs = settled.is_some_and(|settled| settled.running && settled.serial >= *serial);
                 if runs {
@@ -199,7 +199,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             _ => Verdict::new(OperationState::Superseded, 0),
         },
         Goal::VmOff { vm } => match state.spec.vms.get(vm) {
-            Some(spec) if spec.run == Run::Running || spec.run == Run::Deleted => {
+            Some(spec) if spec.run.is_up() || spec.run == Run::Deleted => {
                 Verdict::new(OperationState::Superseded, 0)
             }
             Some(spec) => {

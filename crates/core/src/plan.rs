@@ -92,6 +92,8 @@ pub enum VmGoal {
     Run,
     /// It runs as of an earlier command to start: shut it down, then run it again.
     Cycle,
+    /// The same, without asking the guest.
+    Reset,
     /// Have it defined and off; ask the guest.
     Stop,
     /// Have it off now.

@@ -143,7 +143,7 @@ impl Planner<'_> {
             return false;
         }
         match spec.run {
-            Run::Running => spec.reserved || !self.rests_on_purpose(&booking.vm, spec, domain),
+            Run::Running | Run::Reset => spec.reserved || !self.rests_on_purpose(&booking.vm, spec, domain),
             Run::Stopped | Run::Killed => spec.reserved,
             Run::Deleted => false,
         }
@@ -394,15 +394,15 @@ impl Planner<'_> {
     ) -> Option<Settled> {
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let seen = |serial, running| Some(Settled { serial, running, boot_id: observed.boot_id.clone() });
-        match (spec.run, active) {
-            (Run::Running, true) => match before {
+        match (spec.run.is_up(), active) {
+            (true, true) => match before {
                 Some(before) if before.running && before.serial < spec.serial => Some(before),
                 _ => seen(spec.serial, true),
             },
-            (Run::Running, false) if self.rests_on_purpose(name, spec, domain) => before,
-            (Run::Running, false) => before.and_then(|before| seen(before.serial, false)),
-            (_, true) => before,
-            (_, false) => seen(spec.serial, false),
+            (true, false) if self.rests_on_purpose(name, spec, domain) => before,
+            (true, false) => before.and_then(|before| seen(before.serial, false)),
+            (false, true) => before,
+            (false, false) => seen(spec.serial, false),
         }
     }
 
@@ -432,10 +432,10 @@ impl Planner<'_> {
             }
             Run::Stopped => VmGoal::Stop,
             Run::Killed => VmGoal::Kill,
-            Run::Running if active && settled.is_some_and(|settled| settled.serial < spec.serial) => {
-                VmGoal::Cycle
+            run if active && settled.is_some_and(|settled| settled.serial < spec.serial) => {
+                if run == Run::Reset { VmGoal::Reset } else { VmGoal::Cycle }
             }
-            Run::Running if active => {
+            Run::Running | Run::Reset if active => {
                 let has_gpu =
                     domain.is_some_and(|domain| domain.live_devices.iter().any(|device| device.ours));
                 if spec.request.slots() > 0 && !has_gpu {
@@ -443,12 +443,12 @@ impl Planner<'_> {
                 }
                 VmGoal::Run
             }
-            Run::Running if self.rests_on_purpose(name, spec, domain) => {
+            Run::Running | Run::Reset if self.rests_on_purpose(name, spec, domain) => {
                 self.findings.push(say::guest_powered_off(name));
                 VmGoal::Stop
             }
-            Run::Running if self.book(name, spec, observed, board) => VmGoal::Run,
-            Run::Running => VmGoal::Stop,
+            Run::Running | Run::Reset if self.book(name, spec, observed, board) => VmGoal::Run,
+            Run::Running | Run::Reset => VmGoal::Stop,
         }
     }
 

@@ -105,12 +105,21 @@ pub struct VmSpec {
 pub enum Run {
     /// It shall run, and run again after a crash or a reboot of the host.
     Running,
+    /// The same; if it ran before it was asked for, its plug is pulled first.
+    Reset,
     /// It shall be off; the guest is asked first.
     Stopped,
     /// It shall be off now, as if its plug were pulled.
     Killed,
     /// It shall be off and forgotten; the domain is removed where Tranche made it, and left where it was adopted.
     Deleted,
+}
+
+impl Run {
+    /// Whether the VM shall run, however it comes to it.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Running | Self::Reset)
+    }
 }
 
 /// What a VM asks for. A stopped VM holds a request, not a partition.

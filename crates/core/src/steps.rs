@@ -283,10 +283,12 @@ fn vm_steps(
     let shutting_down = domain.is_some_and(|domain| domain.state == DomainState::ShuttingDown);
     match (planned.goal, active) {
         (VmGoal::Leave, _) | (VmGoal::Run, true) => Vec::new(),
-        (VmGoal::Run | VmGoal::Cycle, false) => start_steps(name, planned, spec, plan, observed, domain),
+        (VmGoal::Run | VmGoal::Cycle | VmGoal::Reset, false) => {
+            start_steps(name, planned, spec, plan, observed, domain)
+        }
         (VmGoal::Cycle | VmGoal::Stop | VmGoal::Remove, true) if shutting_down => Vec::new(),
         (VmGoal::Cycle | VmGoal::Stop, true) => vec![Step::ShutDownVm { vm, id }],
-        (VmGoal::Kill | VmGoal::Remove, true) => vec![Step::KillVm { vm, id }],
+        (VmGoal::Reset | VmGoal::Kill | VmGoal::Remove, true) => vec![Step::KillVm { vm, id }],
         (VmGoal::Stop | VmGoal::Kill, false) => clear_devices(name, planned, domain),
         (VmGoal::Remove, false) => {
             let made = spec.vms.get(name).is_some_and(|spec| matches!(spec.source, VmSource::Made(_)));

@@ -6,7 +6,7 @@
 //!                         STOPPING ◄─ SIGTERM, SIGINT ◄── serve, loop, ping the watchdog ◄─┘
 //! ```
 //!
-//! REST answers from the first moment; READY only tells the service manager that libvirt may start its guests. Being
+//! The socket answers from the first moment, though requests that rest on the host wait until it was looked at; READY only tells the service manager that libvirt may start its guests. Being
 //! killed at any point is no different from ending: what matters is in the store.
 
 use std::future::Future;
@@ -25,6 +25,7 @@ use crate::events::Events;
 use crate::gate::Gate;
 use crate::looper::{Looper, Stage};
 use crate::metrics::Metrics;
+use crate::patience::Patience;
 use crate::pulse::Pulse;
 use crate::rest::{self, App, Peer};
 
@@ -45,6 +46,8 @@ pub struct Daemon {
     pub gate: Gate,
     /// The longest wait between two passes.
     pub tick: Duration,
+    /// How long it waits for itself.
+    pub patience: Patience,
 }
 
 /// Why a daemon ended that should not have.
@@ -72,7 +75,7 @@ impl Daemon {
     pub async fn serve(self, socket: UnixListener, end: impl Future<Output = ()>) -> Result<(), DaemonError> {
         socket.set_nonblocking(true).map_err(system("prepare the socket"))?;
         let socket = tokio::net::UnixListener::from_std(socket).map_err(system("prepare the socket"))?;
-        let (pulse, metrics) = (Pulse::default(), Arc::new(Metrics::default()));
+        let (pulse, metrics) = (Pulse::new(self.patience.pass), Arc::new(Metrics::default()));
         let events = Events::new(self.engine.watch());
         let following = tokio::spawn(events.clone().follow());
         let app = App {
@@ -81,6 +84,7 @@ impl Daemon {
             events: events.clone(),
             metrics: Arc::clone(&metrics),
             pulse: pulse.clone(),
+            patience: self.patience,
         };
         let looper = Looper {
             engine: self.engine,
@@ -91,7 +95,7 @@ impl Daemon {
         };
         let (_, stages) = looper.start().map_err(system("start the loop's thread"))?;
         let announcing = tokio::spawn(announce(stages.clone(), self.gate, self.bell.clone()));
-        let watchdog = tokio::spawn(feed_watchdog(pulse));
+        let watchdog = tokio::spawn(watchdog(pulse));
         let (stop, stopped) = watch::channel(false);
         let mut serving = tokio::spawn(serve(socket, service(app), stopped));
         let ended = tokio::select! {
@@ -148,14 +152,20 @@ async fn announce(mut stages: watch::Receiver<Stage>, gate: Gate, bell: Bell) {
     tracing::info!("ready");
 }
 
-/// Pings the service manager's watchdog for as long as the loop advances.
-async fn feed_watchdog(pulse: Pulse) {
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut ticks = tokio::time::interval(interval / 2);
+/// Feeds the service manager's watchdog, if it has one for this service.
+async fn watchdog(pulse: Pulse) {
+    if let Some(interval) = sd_notify::watchdog_enabled() {
+        feed_watchdog(&pulse, interval / 2, || notify(&[NotifyState::Watchdog])).await;
+    }
+}
+
+/// Feeds a watchdog at every interval for as long as the loop advances.
+async fn feed_watchdog(pulse: &Pulse, interval: Duration, feed: impl Fn()) {
+    let mut ticks = tokio::time::interval(interval);
     loop {
         ticks.tick().await;
         if pulse.is_alive() {
-            notify(&[NotifyState::Watchdog]);
+            feed();
         } else {
             tracing::error!(age_ms = pulse.age_ms(), "the loop does not advance; the watchdog is not fed");
         }
@@ -175,4 +185,27 @@ fn notify(states: &[NotifyState<'_>]) {
 
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
     move |source| DaemonError::System { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// How often a watchdog is fed within a minute in which the loop does not beat.
+    async fn fed_within_a_minute(hung_after: Duration) -> u32 {
+        let fed = Cell::new(0);
+        let pulse = Pulse::new(hung_after);
+        let feeding = feed_watchdog(&pulse, Duration::from_secs(15), || fed.set(fed.get() + 1));
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, feeding).await.is_err(), "it goes on for ever");
+        fed.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_while_the_loop_advances_and_starves_when_it_hangs() {
+        // The pulse goes by the real clock, which hardly moves while tokio's leaps.
+        assert!(fed_within_a_minute(Patience::default().pass).await >= 4);
+        assert_eq!(fed_within_a_minute(Duration::ZERO).await, 0);
+    }
 }

@@ -172,6 +172,13 @@ impl Engine {
         self.view.borrow().clone()
     }
 
+    /// Returns when the host has been looked at for the first time since the start: before, views show what is stored
+    /// and no hardware.
+    pub async fn looked(&self) {
+        // An engine outlives those who wait for it, so that the channel is never closed under them.
+        let _ = self.watch().wait_for(|view| view.inventory.contains_key(&self.name)).await;
+    }
+
     /// Ticks with each new view.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.view.subscribe()

@@ -14,6 +14,7 @@ pub mod logs;
 pub mod looper;
 pub mod metrics;
 pub mod openapi;
+pub mod patience;
 pub mod pulse;
 pub mod rest;
 pub mod uevents;

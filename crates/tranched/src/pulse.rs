@@ -2,26 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
-
-/// The loop counts as hung when it has not advanced for so long, in milliseconds. A pass may take as long as its
-/// longest step, and the limits on kernel and libvirt calls are well below this.
-pub const HUNG_AFTER_MS: u64 = 180_000;
+use std::time::{Duration, Instant};
 
 /// A pulse. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     started: Instant,
     last_beat_ms: Arc<AtomicU64>,
-}
-
-impl Default for Pulse {
-    fn default() -> Self {
-        Self { started: Instant::now(), last_beat_ms: Arc::default() }
-    }
+    hung_after: Duration,
 }
 
 impl Pulse {
+    /// The pulse of a loop that counts as hung when it has not advanced for so long.
+    pub fn new(hung_after: Duration) -> Self {
+        Self { started: Instant::now(), last_beat_ms: Arc::default(), hung_after }
+    }
+
     /// The loop has advanced.
     pub fn beat(&self) {
         self.last_beat_ms.store(self.now_ms(), Ordering::Relaxed);
@@ -34,7 +30,7 @@ impl Pulse {
 
     /// Whether the loop advances.
     pub fn is_alive(&self) -> bool {
-        self.age_ms() < HUNG_AFTER_MS
+        Duration::from_millis(self.age_ms()) < self.hung_after
     }
 
     fn now_ms(&self) -> u64 {

@@ -21,7 +21,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::middleware::from_fn;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use tranche_api::answer::{Accepted, Preview};
 use tranche_api::view::Sources;
@@ -35,6 +35,7 @@ use crate::clock;
 use crate::engine::{Engine, Rejected, Submitted, View};
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::patience::Patience;
 use crate::pulse::Pulse;
 
 pub use guard::Peer;
@@ -53,20 +54,39 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Whether the loop is alive.
     pub pulse: Pulse,
+    /// How long requests wait.
+    pub patience: Patience,
 }
 
 /// The whole REST interface.
 pub fn router(app: App) -> Router {
-    let (router, _) = documented().split_for_parts();
-    router
+    let (of_the_host, _) = of_the_host().split_for_parts();
+    let (of_the_daemon, _) = of_the_daemon().split_for_parts();
+    of_the_host
+        .route_layer(from_fn_with_state(app.clone(), guard::after_the_first_look))
+        .merge(of_the_daemon)
         .fallback(guard::not_found)
         .method_not_allowed_fallback(guard::method_not_allowed)
-        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(app.patience, guard::guard))
         .with_state(app)
 }
 
 /// Every route with its documentation.
 pub(crate) fn documented() -> OpenApiRouter<App> {
+    of_the_host().merge(of_the_daemon())
+}
+
+/// What the daemon answers about itself, at any moment.
+fn of_the_daemon() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(events::stream))
+        .routes(routes!(meta::openapi))
+        .routes(routes!(meta::health))
+        .routes(routes!(meta::metrics))
+}
+
+/// What rests on how the host is, and is answered only after it has been looked at.
+fn of_the_host() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::show))
@@ -90,10 +110,6 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
         .routes(routes!(installation::apply))
         .routes(routes!(installation::diff))
         .routes(routes!(installation::policy, installation::set_policy))
-        .routes(routes!(events::stream))
-        .routes(routes!(meta::openapi))
-        .routes(routes!(meta::health))
-        .routes(routes!(meta::metrics))
 }
 
 impl App {

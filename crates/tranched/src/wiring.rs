@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::engine::Engine;
 use crate::gate::Gate;
+use crate::patience::Patience;
 
 /// How many steps of different GPUs and VMs are carried out side by side.
 const WORKERS: usize = 4;
@@ -38,7 +39,8 @@ pub fn build(config: &Config, fake: Option<&str>) -> anyhow::Result<Daemon> {
         let hint = error.hint();
         anyhow::Error::from(error).context(hint).context("the store's content cannot be read")
     })?;
-    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick: Duration::from_secs(config.tick_s) })
+    let tick = Duration::from_secs(config.tick_s);
+    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, patience: Patience::default() })
 }
 
 fn open_store(config: &Config) -> anyhow::Result<Repository> {

@@ -204,7 +204,8 @@ fn state(
         return VmState::Unknown;
     }
     let goal = planned.map(|planned| planned.goal);
-    let stays_up = run == Run::Running && goal != Some(VmGoal::Cycle) || goal == Some(VmGoal::Leave);
+    let cycles = matches!(goal, Some(VmGoal::Cycle | VmGoal::Reset));
+    let stays_up = run.is_up() && !cycles || goal == Some(VmGoal::Leave);
     match domain.map(|domain| domain.state) {
         Some(DomainState::Running) if stays_up => VmState::Running,
         Some(DomainState::Paused) if stays_up => VmState::Paused,
@@ -217,10 +218,12 @@ fn idle_state(run: Run, goal: Option<VmGoal>, findings: &[Finding]) -> VmState {
     match (run, goal) {
         (Run::Deleted, _) => VmState::Deleting,
         (Run::Stopped | Run::Killed, _) => VmState::Stopped,
-        (Run::Running, Some(VmGoal::Run | VmGoal::Cycle)) => VmState::Starting,
-        (Run::Running, _) if findings.iter().any(|finding| finding.code == Code::GuestPoweredOff) => {
+        (Run::Running | Run::Reset, Some(VmGoal::Run | VmGoal::Cycle | VmGoal::Reset)) => VmState::Starting,
+        (Run::Running | Run::Reset, _)
+            if findings.iter().any(|finding| finding.code == Code::GuestPoweredOff) =>
+        {
             VmState::Stopped
         }
-        (Run::Running, _) => VmState::Waiting,
+        (Run::Running | Run::Reset, _) => VmState::Waiting,
     }
 }

@@ -127,7 +127,7 @@ fn what_does_not_exist_is_not_found() {
     let name: VmName = vm("ghost");
     world.refuses(&Change::StartVm { name: name.clone() }, Code::VmNotFound);
     world.refuses(&Change::StopVm { name: name.clone(), force: true }, Code::VmNotFound);
-    world.refuses(&Change::RestartVm { name: name.clone() }, Code::VmNotFound);
+    world.refuses(&Change::RestartVm { name: name.clone(), force: false }, Code::VmNotFound);
     world.refuses(&Change::DeleteVm { name: name.clone(), force: true }, Code::VmNotFound);
     let adopt = Change::AdoptVm { name, request: Request::None, reserved: false };
     world.refuses(&adopt, Code::DomainNotFound);
@@ -184,7 +184,10 @@ fn a_preview_tells_what_becomes_of_each_vm_and_changes_nothing() {
     assert_eq!(effect_of(&world, &start("a"), "a"), Some(VmEffect::Starts));
     world.start("a");
     assert_eq!(effect_of(&world, &start("b"), "b"), Some(VmEffect::Waits));
-    assert_eq!(effect_of(&world, &Change::RestartVm { name: vm("a") }, "a"), Some(VmEffect::Restarts));
+    for force in [false, true] {
+        let restart = Change::RestartVm { name: vm("a"), force };
+        assert_eq!(effect_of(&world, &restart, "a"), Some(VmEffect::Restarts));
+    }
     assert_eq!(
         effect_of(&world, &Change::StopVm { name: vm("a"), force: false }, "a"),
         Some(VmEffect::Stops)

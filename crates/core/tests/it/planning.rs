@@ -173,7 +173,7 @@ fn restart_turns_off_and_on_once() {
     world.set_mode(1, partitioned(2));
     world.create("a", ANY);
     world.start("a");
-    world.accepts(&Change::RestartVm { name: vm("a") });
+    world.accepts(&Change::RestartVm { name: vm("a"), force: false });
     let due = world.pass();
     assert!(matches!(due[..], [Step::ShutDownVm { .. }]), "{due:?}");
     world.carry_out(&due[0]);
@@ -182,6 +182,31 @@ fn restart_turns_off_and_on_once() {
     world.settle();
     assert!(world.runs("a"));
     assert!(world.pass().is_empty(), "it is restarted once");
+}
+
+#[test]
+fn a_restart_by_force_pulls_the_plug_once_even_while_the_guest_is_asked_in_vain() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    world.create("a", ANY);
+    world.start("a");
+    let restart = |force| Change::RestartVm { name: vm("a"), force };
+    world.accepts(&restart(false));
+    assert!(matches!(world.pass()[..], [Step::ShutDownVm { .. }]));
+    // The guest does not listen.
+    world.accepts(&restart(true));
+    let due = world.pass();
+    assert!(matches!(due[..], [Step::KillVm { .. }]), "{due:?}");
+    world.carry_out(&due[0]);
+    world.settle();
+    assert!(world.runs("a") && world.findings.is_empty(), "{:?}", world.findings);
+    assert!(world.pass().is_empty(), "it is restarted once");
+    world.end_domain("a", OffReason::Crashed);
+    world.settle();
+    assert!(world.runs("a"), "it shall run as any other");
+    world.end_domain("a", OffReason::Shutdown);
+    world.settle();
+    assert!(!world.runs("a") && world.has_finding(Code::GuestPoweredOff));
 }
 
 #[test]

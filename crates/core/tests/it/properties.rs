@@ -19,7 +19,7 @@ enum Happening {
     Create(u8, Request),
     Start(u8),
     Stop(u8, bool),
-    Restart(u8),
+    Restart(u8, bool),
     Delete(u8),
     Attach(u8, Request),
     Detach(u8),
@@ -50,7 +50,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (vm(), request()).prop_map(|(vm, request)| Happening::Create(vm, request)),
         4 => vm().prop_map(Happening::Start),
         2 => (vm(), any::<bool>()).prop_map(|(vm, force)| Happening::Stop(vm, force)),
-        1 => vm().prop_map(Happening::Restart),
+        1 => (vm(), any::<bool>()).prop_map(|(vm, force)| Happening::Restart(vm, force)),
         1 => vm().prop_map(Happening::Delete),
         1 => (vm(), request()).prop_map(|(vm, request)| Happening::Attach(vm, request)),
         1 => vm().prop_map(Happening::Detach),
@@ -74,7 +74,7 @@ fn happen(world: &mut World, happening: Happening, libvirt: &mut Option<Hypervis
         }
         Happening::Start(index) => Change::StartVm { name: name(index) },
         Happening::Stop(index, force) => Change::StopVm { name: name(index), force },
-        Happening::Restart(index) => Change::RestartVm { name: name(index) },
+        Happening::Restart(index, force) => Change::RestartVm { name: name(index), force },
         Happening::Delete(index) => Change::DeleteVm { name: name(index), force: true },
         Happening::Attach(index, request) => Change::AttachGpu { name: name(index), request, restart: true },
         Happening::Detach(index) => Change::DetachGpu { name: name(index), restart: true },
@@ -172,7 +172,7 @@ proptest! {
             let runs = world.runs(name.as_str());
             let told = world.findings.iter().any(|finding| finding.subject == tranche_core::finding::Subject::Vm(name.clone()));
             match spec.run {
-                Run::Running => prop_assert!(runs || told, "{name} is off and nobody says why"),
+                Run::Running | Run::Reset => prop_assert!(runs || told, "{name} is off and nobody says why"),
                 Run::Stopped | Run::Killed => prop_assert!(!runs || world.has_finding(Code::StartedByHand)),
                 Run::Deleted => prop_assert!(false, "{name} was not forgotten"),
             }

@@ -45,6 +45,9 @@ pub enum VmCommand {
     Restart {
         /// The VM
         name: VmName,
+        /// Turn it off at once, as if its plug were pulled; then start it
+        #[arg(long)]
+        force: bool,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, StopVm};
+use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
 use tranche_core::name::VmName;
 use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware};
@@ -31,8 +31,8 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         VmCommand::Stop { name, force, doing } => {
             change::post(&path(&name, "/stop"), &StopVm { force }, doing, daemon)
         }
-        VmCommand::Restart { name, doing } => {
-            change::post(&path(&name, "/restart"), &Nothing {}, doing, daemon)
+        VmCommand::Restart { name, force, doing } => {
+            change::post(&path(&name, "/restart"), &RestartVm { force }, doing, daemon)
         }
         VmCommand::Delete { name, force, doing } => {
             let path = path(&name, if force { "?force=true" } else { "" });

@@ -45,7 +45,8 @@ fn every_change_of_a_gpu_sets_its_mode() {
 fn every_change_of_a_vm_has_its_own_request() {
     asks(&["vm", "start", "a"], "POST /v1/vms/a/start", "{}");
     asks(&["vm", "stop", "a", "--force"], "POST /v1/vms/a/stop", r#"{"force":true}"#);
-    asks(&["vm", "restart", "a"], "POST /v1/vms/a/restart", "{}");
+    asks(&["vm", "restart", "a"], "POST /v1/vms/a/restart", r#"{"force":false}"#);
+    asks(&["vm", "restart", "a", "--force"], "POST /v1/vms/a/restart", r#"{"force":true}"#);
     asks(&["vm", "delete", "a"], "DELETE /v1/vms/a", "");
     asks(&["vm", "delete", "a", "--force"], "DELETE /v1/vms/a?force=true", "");
     asks(

@@ -1,20 +1,21 @@
 //! What holds for every request: a time limit, an answer even if a handler panics, a line in the log for each change.
 
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::serve::IncomingStream;
 use futures_util::FutureExt as _;
 use tokio::net::UnixListener;
-use tranche_api::limits::REQUEST_TIMEOUT_MS;
+use tranche_core::diagnostics as say;
 
-use super::{Refusal, elapsed_ms};
+use super::{App, Refusal, elapsed_ms};
+use crate::patience::Patience;
 
 /// Who is at the other end of a connection, as the kernel knows it (SO_PEERCRED).
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 
 /// Sees to it that a request is answered.
 pub(super) async fn guard(
+    State(patience): State<Patience>,
     peer: Option<Extension<ConnectInfo<Peer>>>,
     request: Request,
     next: Next,
@@ -40,7 +42,7 @@ pub(super) async fn guard(
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = match tokio::time::timeout(Duration::from_millis(REQUEST_TIMEOUT_MS), answer).await {
+    let response = match tokio::time::timeout(patience.answer, answer).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => Refusal::defect().into_response(),
         Err(_) => Refusal::busy("The daemon did not get to an answer in time.").into_response(),
@@ -54,6 +56,14 @@ pub(super) async fn guard(
         tracing::info!(uid, pid, %method, path, status, ms, "request");
     }
     response
+}
+
+/// Lets a request wait until the host has been looked at: before that, "no GPUs" would be taken for an answer.
+pub(super) async fn after_the_first_look(State(app): State<App>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(app.patience.first_look, app.engine.looked()).await {
+        Ok(()) => next.run(request).await,
+        Err(_) => Refusal::from(say::host_silent(app.engine.host_name())).into_response(),
+    }
 }
 
 /// The answer to a path that there is not.
@@ -78,10 +88,29 @@ fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
     use axum::Router;
-    use axum::middleware::from_fn;
-    use axum::routing::get;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::{MethodRouter, get};
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
+
+    /// What is answered, twice, to a request that this handler takes.
+    async fn answers_of(handler: MethodRouter, patience: Patience) -> [String; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let router = Router::new().route("/", handler).layer(from_fn_with_state(patience, guard));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut answers = [String::new(), String::new()];
+        for answer in &mut answers {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+            stream.read_to_string(answer).await.unwrap();
+            assert!(answer.contains("application/problem+json"), "{answer}");
+        }
+        serving.abort();
+        answers
+    }
 
     async fn defective() -> &'static str {
         panic!("a defect of a handler");
@@ -89,19 +118,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_answered_as_a_defect_and_the_daemon_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = UnixListener::bind(&path).unwrap();
-        let router = Router::new().route("/", get(defective)).layer(from_fn(guard));
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
-        for _ in 0..2 {
-            let mut stream = UnixStream::connect(&path).await.unwrap();
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.contains("500 Internal Server Error"), "{answer}");
-            assert!(answer.contains("application/problem+json") && answer.contains("invariant"), "{answer}");
+        for answer in answers_of(get(defective), Patience::default()).await {
+            assert!(answer.contains("500 Internal Server Error") && answer.contains("invariant"), "{answer}");
         }
-        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_hangs_is_answered_for_and_the_daemon_goes_on() {
+        let patience = Patience { answer: Duration::from_millis(1), ..Patience::default() };
+        for answer in answers_of(get(std::future::pending::<String>), patience).await {
+            assert!(answer.contains("503 Service Unavailable") && answer.contains("\"busy\""), "{answer}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use tranche_api::answer::{Accepted, Preview};
-use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, StopVm};
+use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, RestartVm, StopVm};
 use tranche_api::view::{self, VmView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
@@ -129,16 +129,16 @@ pub(super) async fn stop(
     path = "/v1/vms/{name}/restart", operation_id = "restart_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = Nothing,
+    request_body = RestartVm,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn restart(
     State(app): State<App>,
     InPath(name): InPath<VmName>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(Nothing {}): InBody<Nothing>,
+    InBody(RestartVm { force }): InBody<RestartVm>,
 ) -> Result<Response, Refusal> {
-    app.change(Change::RestartVm { name }, query.dry_run).await
+    app.change(Change::RestartVm { name, force }, query.dry_run).await
 }
 
 /// Lets a VM ask for a GPU or a partition.

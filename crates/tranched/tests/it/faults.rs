@@ -364,6 +364,24 @@ fn a_guest_that_ignores_the_power_button_is_turned_off_by_force() {
 }
 
 #[test]
+fn a_guest_that_ignores_the_power_button_is_restarted_by_force() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.hypervisor().set_guest(&vm("a"), Guest::Deaf);
+    let restart = |force| Change::RestartVm { name: vm("a"), force };
+    let asked = desk.order(restart(false));
+    assert!(desk.runs("a") && desk.finding(Code::ShutdownSlow).is_some());
+    let forced = desk.order(restart(true));
+    assert!(desk.runs("a") && desk.finding(Code::ShutdownSlow).is_none());
+    assert_eq!(
+        (desk.outcome(asked), desk.outcome(forced)),
+        (OperationState::Superseded, OperationState::Succeeded)
+    );
+}
+
+#[test]
 fn a_machine_without_iommu_is_told_so() {
     let desk = Desk::on(Machine { iommu: false, ..Machine::gpus(1, 4) });
     assert!(desk.refusal(&split(0, 2)).contains(&Code::IommuOff));

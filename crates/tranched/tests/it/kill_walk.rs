@@ -335,7 +335,7 @@ fn vms_that_start_crash_stop_and_wait_end_the_same_wherever_the_daemon_is_killed
         start("b"),
         Scene::Crash("a"),
         stop("b"),
-        Scene::Ask(Change::RestartVm { name: vm("a") }),
+        Scene::Ask(Change::RestartVm { name: vm("a"), force: false }),
     ];
     walk(&story, 20);
 }

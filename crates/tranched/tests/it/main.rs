@@ -5,6 +5,7 @@ mod fake_machine;
 mod faults;
 mod kill_walk;
 mod openapi;
+mod patience;
 mod process;
 mod served;
 mod stories;

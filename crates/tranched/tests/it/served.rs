@@ -14,12 +14,14 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tranche_host::Host;
 use tranche_host::fake::Machine;
 use tranche_store::{MemoryStore, Repository};
 use tranched::bell::Bell;
 use tranched::daemon::{Daemon, DaemonError};
 use tranched::engine::{Engine, View};
 use tranched::gate::Gate;
+use tranched::patience::Patience;
 
 use crate::fake_machine::FakeMachine;
 
@@ -70,22 +72,28 @@ impl Answer {
 impl Served {
     /// Serves a machine, and waits until it was looked at.
     pub(crate) async fn start(machine: Machine) -> Self {
+        let machine = FakeMachine::new("node1".parse().unwrap(), machine);
+        let host = machine.host();
+        let served = Self::over(machine, host, Patience::default());
+        served.until("the host reports", |view| !view.inventory.is_empty()).await;
+        served
+    }
+
+    /// Serves a machine as this host shows it, and waits for nothing.
+    pub(crate) fn over(machine: FakeMachine, host: Arc<dyn Host>, patience: Patience) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixListener::bind(dir.path().join("s")).unwrap();
-        let machine = FakeMachine::new("node1".parse().unwrap(), machine);
         let repository = Repository::new(Arc::new(MemoryStore::default()));
-        let engine = Arc::new(Engine::open("node1".parse().unwrap(), machine.host(), repository, 2).unwrap());
+        let engine = Arc::new(Engine::open("node1".parse().unwrap(), host, repository, 2).unwrap());
         // The tick is so long that a test hangs if nothing but the tick would wake the loop.
         let tick = Duration::from_secs(3600);
-        let daemon =
-            Daemon { engine: Arc::clone(&engine), bell: Bell::default(), gate: Gate::default(), tick };
+        let (bell, gate) = (Bell::default(), Gate::default());
+        let daemon = Daemon { engine: Arc::clone(&engine), bell, gate, tick, patience };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(daemon.serve(socket, async {
             let _ = stopped.await;
         }));
-        let served = Self { engine, machine, dir, stop, task };
-        served.until("the host reports", |view| !view.inventory.is_empty()).await;
-        served
+        Self { engine, machine, dir, stop, task }
     }
 
     /// Tells the daemon to stop and waits for its end.

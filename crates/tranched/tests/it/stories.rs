@@ -100,6 +100,10 @@ async fn a_vm_lives_from_creation_to_deletion() {
     );
     succeeded(ended(&served, &served.send(hyper::Method::POST, "/v1/vms/a/start", None).await).await);
     succeeded(ended(&served, &served.post("/v1/vms/a/restart", &json!({})).await).await);
+    let preview = served.post("/v1/vms/a/restart?dry_run=true", &json!({"force": true})).await.json();
+    assert_eq!(preview["effect"]["vms"], json!({"a": "restarts"}));
+    assert_eq!(preview["effect"]["steps"][0]["text"], "turn VM a off");
+    succeeded(ended(&served, &served.post("/v1/vms/a/restart", &json!({"force": true})).await).await);
     assert_eq!(served.get("/v1/vms/a").await.json()["state"], "running");
     succeeded(ended(&served, &served.post("/v1/vms/a/detach", &json!({"restart": true})).await).await);
     assert_eq!(served.get("/v1/vms/a").await.json()["device"], Value::Null);
