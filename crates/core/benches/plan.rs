@@ -111,6 +111,7 @@ fn gpu(bus: u8) -> Gpu {
             profile: None,
             mmio_mib: 0,
             open_by: Vec::new(),
+            vram_mib: None,
             answers: true,
         }
     });

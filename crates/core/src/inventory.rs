@@ -179,8 +179,8 @@ impl Gpu {
     /// virtual functions.
     pub fn vfs_for(&self, count: u16) -> Option<u16> {
         match self.backend? {
-            Backend::SriovVfio => Some(count),
-            Backend::TypedVf | Backend::VfMdev | Backend::FixedVf => Some(self.sriov.as_ref()?.total_vfs),
+            Backend::SriovVfio | Backend::FixedVf => Some(count),
+            Backend::TypedVf | Backend::VfMdev => Some(self.sriov.as_ref()?.total_vfs),
             Backend::Mdev => None,
         }
     }
@@ -289,6 +289,8 @@ pub struct ObservedPartition {
     pub iommu_group: Option<IommuGroup>,
     /// The profile it was made with, where readable.
     pub profile: Option<String>,
+    /// The video memory that it really has in MiB, where the driver tells.
+    pub vram_mib: Option<u64>,
     /// Its memory windows above 4 GiB together, in MiB; 0 where it has none.
     pub mmio_mib: u64,
     /// Who has it open through VFIO.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
-use crate::finding::Finding;
+use crate::finding::{Code, Finding, Subject};
 use crate::inventory::{Backend, Gpu, HostInventory, Iommu};
 use crate::name::{GpuKey, PciAddress, Slot};
 use crate::placement::Uses;
@@ -28,9 +28,12 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
             if gpu.address.pci().is_some() && gpu.driver.is_none() {
                 found.push(say::driver_missing(key));
             } else if gpu.backend.is_none() || valid.is_empty() {
-                found.push(say::why_not_partitionable(key, gpu));
+                let why = say::why_not_partitionable(key, gpu);
+                found.extend(host_says(why.code, key, observed));
+                found.push(why);
             } else if gpu.offer(*count, series.as_deref()).is_none() {
                 found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
+                found.extend(host_says(Code::CountFixed, key, observed));
             }
         }
         GpuMode::Passthrough { allow_console } => {
@@ -39,6 +42,7 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
             }
             if gpu.backend == Some(Backend::FixedVf) && !gpu.partitions.is_empty() {
                 found.push(say::vfs_stay(key, gpu.partitions.len()));
+                found.extend(host_says(Code::CountFixed, key, observed));
             }
             if gpu.boot_vga && !allow_console {
                 found.push(say::console_gpu(key));
@@ -47,6 +51,12 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
         GpuMode::Host => {}
     }
     found
+}
+
+/// What the host itself says about the same thing: only it knows the vendor's words and commands.
+fn host_says(code: Code, key: &GpuKey, observed: &HostInventory) -> Option<Finding> {
+    let subject = Subject::Gpu(key.clone());
+    observed.notes.iter().find(|note| note.code == code && note.subject == subject).cloned()
 }
 
 /// Who uses a GPU or a part of it: booked VMs, domains, processes.

@@ -128,6 +128,9 @@ pub struct Entry {
     /// Video memory of one GPU, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vram_mib: Option<Figure<u64>>,
+    /// What of that its partitions can share, in MiB, where the driver takes quotas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_mib: Option<Figure<u64>>,
     /// Virtual functions of one GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<Figure<u16>>,
@@ -155,6 +158,11 @@ impl Entry {
         counts
     }
 
+    /// Video memory that partitions can share, in MiB, where it is known.
+    pub(crate) fn shared_vram_mib(&self) -> Option<u64> {
+        self.shared_mib.as_ref().map(|figure| figure.value)
+    }
+
     /// The profile of that name.
     pub fn profile(&self, name: &str) -> Option<&Profile> {
         self.profiles.iter().find(|profile| profile.name == name)
@@ -169,6 +177,10 @@ pub enum Interface {
     PlainVf,
     /// Mediated devices of the function itself.
     Mdev,
+    /// Virtual functions that are there as many as a parameter of the driver's module says.
+    ModuleParameter,
+    /// None: whole or not at all.
+    Whole,
     /// NVIDIA's vGPU driver: `sriov-manage`, then a vGPU type for each virtual function. `sriov_numvfs` refuses.
     NvidiaVgpu,
 }

@@ -20,12 +20,14 @@ use self::holders::Holders;
 use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
-use crate::{mdev, report, sriov, vgpu};
+use crate::variant::Variants;
+use crate::{gim, i915, mdev, report, sriov, vgpu, xe};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
     calls: &Calls,
     catalogue: &Arc<Catalogue>,
+    variants: &Arc<Variants>,
     host: &HostName,
     now: Timestamp,
 ) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
@@ -44,14 +46,24 @@ pub(crate) fn gpus(
     };
     for address in candidates {
         let key = GpuKey { host: host.clone(), address: address.clone() };
-        let (catalogue, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
+        let (names, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
+        let variants = Arc::clone(variants);
         let what = format!("the attributes of {address}");
-        let seen =
-            calls.look(Some(&address), now, &what, move |tree| look_at(tree, &looked, &catalogue, &holders));
+        let seen = calls.look(Some(&address), now, &what, move |tree| {
+            let (mut gpu, mut notes) = look_at(tree, &looked, &names, &holders)?;
+            if matches!(gpu.backend, Some(Backend::SriovVfio | Backend::FixedVf)) {
+                notes.extend(variants.choose(tree, &looked, &mut gpu));
+            }
+            Some((gpu, notes))
+        });
         match seen {
             Ok(Some((mut gpu, found))) => {
                 notes.extend(found);
                 count_enabled(calls, &key, &mut gpu, now);
+                if gpu.driver.as_deref() == Some(xe::DRIVER) {
+                    let shared = catalogue.find(&gpu.ids).and_then(Entry::shared_vram_mib);
+                    notes.extend(xe::observe(&calls.on(&key, now), &mut gpu, shared));
+                }
                 gpus.insert(address, gpu);
             }
             // It disappeared since it was listed.
@@ -158,8 +170,12 @@ fn partitioning(
 ) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
+    let (driver, dir) = (gpu.driver.clone(), gpu.address.pci().map(function::dir).unwrap_or_default());
+    let driver = driver.as_deref();
     let shown = if is_parent && total_vfs == 0 { Interface::Mdev } else { Interface::PlainVf };
-    match entry.map_or(shown, |entry| entry.interface) {
+    let interface = entry.map_or(shown, |entry| entry.interface);
+    // What is said to serve whole only may have learnt more since.
+    match if interface == Interface::Whole { shown } else { interface } {
         Interface::Mdev if is_parent => {
             let observed = mdev::observe(tree, key, entry, holders);
             gpu.backend = Some(Backend::Mdev);
@@ -167,16 +183,32 @@ fn partitioning(
             gpu.partitions.extend(observed.partitions);
             Vec::new()
         }
-        Interface::PlainVf if total_vfs > 0 && !sriov::lacks_sysfs_switch(gpu.driver.as_deref()) => {
+        Interface::PlainVf | Interface::ModuleParameter if driver == Some(gim::DRIVER) && gpu.sriov.is_some() => {
+            gim::observe(tree, key, gpu)
+        }
+        Interface::PlainVf if driver == Some(xe::DRIVER) && total_vfs == 0 && gpu.sriov.is_some() => {
+            vec![xe::native_mode(tree, key)]
+        }
+        Interface::PlainVf
+            if driver == Some(i915::DRIVER) && total_vfs > 0 && !i915::makes_functions(tree, &dir) =>
+        {
+            vec![i915::unpatched(key)]
+        }
+        Interface::PlainVf if total_vfs > 0 && !sriov::lacks_sysfs_switch(driver) => {
             gpu.backend = Some(Backend::SriovVfio);
             gpu.offers = sriov::offers(total_vfs);
             Vec::new()
         }
+        Interface::ModuleParameter if total_vfs > 0 => gim::missing(key, gpu).into_iter().collect(),
         Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
         Interface::NvidiaVgpu if total_vfs > 0 && gpu.driver.as_deref() == Some(vgpu::DRIVER) => {
             vgpu::observe(tree, key, gpu, entry)
         }
-        Interface::NvidiaVgpu | Interface::Mdev | Interface::PlainVf => Vec::new(),
+        Interface::NvidiaVgpu
+        | Interface::Mdev
+        | Interface::PlainVf
+        | Interface::ModuleParameter
+        | Interface::Whole => Vec::new(),
     }
 }
 

@@ -13,12 +13,16 @@ pub mod vm;
 
 mod bind;
 mod discover;
+mod gim;
+mod i915;
 mod inspect;
 mod mdev;
 mod passthrough;
 mod report;
 mod sriov;
+mod variant;
 mod vgpu;
+mod xe;
 
 pub use inspect::{catalogue_note, inspect};
 

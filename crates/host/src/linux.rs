@@ -11,8 +11,9 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
 use crate::tree::Tree;
+use crate::variant::Variants;
 use crate::vm::Hypervisor;
-use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
+use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu, xe};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     catalogue: Arc<Catalogue>,
+    variants: Arc<Variants>,
     hypervisor: Box<dyn Hypervisor>,
 }
 
@@ -32,7 +34,7 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor }
+        Self { name, calls: Calls::new(tree, limits), catalogue, variants: Arc::default(), hypervisor }
     }
 
     fn on(
@@ -48,7 +50,7 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
+        let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.variants, &self.name, now);
         let tree = self.calls.tree();
         notes.extend(system::notes(tree, &self.name));
         HostInventory {
@@ -67,8 +69,13 @@ impl Host for LinuxHost {
         match step {
             Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;
-                let by_tool = is_bound(calls, pf, vgpu::DRIVER);
-                if by_tool { vgpu::enable(calls, pf, *count) } else { sriov::enable(calls, pf, *count) }
+                if is_bound(calls, pf, vgpu::DRIVER) {
+                    return vgpu::enable(calls, pf, *count);
+                }
+                let by_xe = is_bound(calls, pf, xe::DRIVER);
+                let ids = function::ids(calls.tree(), pf).filter(|_| by_xe);
+                let shared_mib = ids.and_then(|ids| self.catalogue.find(&ids)?.shared_vram_mib());
+                sriov::enable(calls, pf, *count, || xe::provision(calls, pf, *count, shared_mib))
             }),
             Step::DisableVfs { gpu } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;

@@ -68,6 +68,7 @@ pub(crate) fn partitions(tree: &dyn Tree, pf_dir: &str, holders: &Holders) -> Ve
             open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
             iommu_group,
             profile: None,
+            vram_mib: None,
             answers: function::answers(tree, &dir),
             mmio_mib: windows
                 .iter()
@@ -93,10 +94,16 @@ pub(crate) fn enabled(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<u16, Box<F
 }
 
 /// Enables so many virtual functions, and reads them back. Others than these are disabled first, if none is open.
+/// `prepare` is called when there are none, and before there are any.
 ///
 /// # Errors
 /// Every errno that the kernel answers with has its finding; see [`refused`].
-pub(crate) fn enable(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), Box<Finding>> {
+pub(crate) fn enable(
+    calls: &GpuCalls<'_>,
+    pf: PciAddress,
+    count: u16,
+    prepare: impl FnOnce(),
+) -> Result<(), Box<Finding>> {
     let dir = function::dir(pf);
     let before = enabled(calls, pf)?;
     if before == count {
@@ -108,6 +115,7 @@ pub(crate) fn enable(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result
         switch_off(calls, pf)?;
     }
     set_autoprobe(calls, &dir, "0")?;
+    prepare();
     write_count(calls, pf, count)?;
     read_back(calls, pf, count)
 }

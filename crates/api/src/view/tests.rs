@@ -51,6 +51,7 @@ fn partition(index: u16) -> ObservedPartition {
         profile: None,
         mmio_mib: 0,
         open_by: Vec::new(),
+        vram_mib: None,
         answers: true,
     }
 }

@@ -330,6 +330,7 @@ impl World {
                 profile: None,
                 mmio_mib: 0,
                 open_by: Vec::new(),
+                vram_mib: None,
                 answers: true,
             })
             .collect();
@@ -370,6 +371,7 @@ impl World {
             profile: Some(profile),
             mmio_mib: 0,
             open_by: Vec::new(),
+            vram_mib: None,
             answers: true,
         });
         seen.partitions.sort_by_key(|partition| partition.index);
