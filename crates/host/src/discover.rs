@@ -183,7 +183,9 @@ fn partitioning(
             gpu.partitions.extend(observed.partitions);
             Vec::new()
         }
-        Interface::PlainVf | Interface::ModuleParameter if driver == Some(gim::DRIVER) && gpu.sriov.is_some() => {
+        Interface::PlainVf | Interface::ModuleParameter
+            if driver == Some(gim::DRIVER) && gpu.sriov.is_some() =>
+        {
             gim::observe(tree, key, gpu)
         }
         Interface::PlainVf if driver == Some(xe::DRIVER) && total_vfs == 0 && gpu.sriov.is_some() => {

@@ -4,23 +4,27 @@
 //! thousands of hosts, and, behind the feature `fuse`, mounted, so that the real code meets its errors in `write(2)`.
 
 mod files;
+mod gim;
 mod host;
 mod kernel;
 mod machine;
 #[cfg(feature = "fuse")]
 mod mount;
 mod state;
+mod xe;
 
 use std::fmt;
 use std::io;
 
 use tranche_core::inventory::{DeviceSource, Holder};
 
+pub use self::gim::GimModel;
 pub use self::host::FakeHost;
 pub use self::kernel::FakeKernel;
 pub use self::machine::{DriverModel, FunctionModel, Machine, MdevParentModel, MdevTypeModel, SriovModel};
 #[cfg(feature = "fuse")]
 pub use self::mount::Mounted;
+pub use self::xe::{XeAdmin, XeModel};
 
 /// What a VM does to devices: it opens them through VFIO, and closes them.
 pub trait DeviceUse: Send + Sync + fmt::Debug {

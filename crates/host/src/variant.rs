@@ -136,7 +136,8 @@ mod tests {
         assert!(fits("v00008086d0000E212sv*sd*bc*sc*i*", B50));
         assert!(fits("v*d*sv*sd*bc*sc*i*", B50));
         assert!(fits(B50, B50));
-        for pattern in ["v00008086d0000E211sv*sd*bc*sc*i*", "v00008086", "", "v*i01", "*bc04*", "v*d0000E212"] {
+        for pattern in ["v00008086d0000E211sv*sd*bc*sc*i*", "v00008086", "", "v*i01", "*bc04*", "v*d0000E212"]
+        {
             assert!(!fits(pattern, B50), "{pattern}");
         }
         assert!(!fits("ab*ba", "aba"), "the two ends share nothing");

@@ -142,7 +142,8 @@ fn share_bytes(shared_mib: u64, count: u16) -> Option<u64> {
 
 fn share_among(offers: &mut [Offer], shared_mib: Option<u64>) {
     for offer in offers {
-        offer.vram_mib = shared_mib.and_then(|shared| share_bytes(shared, offer.count)).map(|share| share >> 20);
+        offer.vram_mib =
+            shared_mib.and_then(|shared| share_bytes(shared, offer.count)).map(|share| share >> 20);
     }
 }
 
@@ -157,7 +158,8 @@ fn uneven(key: &GpuKey, gpu: &Gpu) -> Option<Finding> {
         let each: Vec<String> = quotas.iter().map(|(index, quota)| format!("{index}: {quota}")).collect();
         let message =
             format!("The partitions of GPU {key} differ in video memory (MiB): {}.", each.join(", "));
-        let hint = "Somebody set quotas by hand. Release the GPU and split it again: equal quotas are set then.";
+        let hint =
+            "Somebody set quotas by hand. Release the GPU and split it again: equal quotas are set then.";
         return Some(report::gpu_note(key, Code::SizeMismatch, Severity::Warning, message, hint));
     }
     let expected = expected.filter(|expected| *expected != first)?;

@@ -10,8 +10,10 @@ use tranche_core::inventory::DeviceSource;
 use tranche_core::name::{DeviceName, PciAddress};
 use uuid::Uuid;
 
+use super::gim;
 use super::machine::MdevParentModel;
 use super::state::{Function, Role, State};
+use super::xe::{self, XeFile};
 
 /// What is at a path.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) enum File {
     CreateMdev(DeviceName, String),
     /// A mediated device's `remove`.
     RemoveMdev(Uuid),
+    /// A file of Intel's driver xe.
+    Xe(XeFile),
 }
 
 impl File {
@@ -57,6 +61,7 @@ impl File {
             | Self::DriversProbe
             | Self::CreateMdev(..)
             | Self::RemoveMdev(_) => 0o200,
+            Self::Xe(file) => file.mode(),
         }
     }
 }
@@ -79,7 +84,8 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 26] = [
+const FUNCTION_ATTRIBUTES: [&str; 31] = [
+    "accelerator_partition_profile",
     "aer_dev_correctable",
     "aer_dev_fatal",
     "aer_dev_nonfatal",
@@ -90,10 +96,14 @@ const FUNCTION_ATTRIBUTES: [&str; 26] = [
     "driver",
     "driver_override",
     "iommu_group",
+    "memory_partition_mode",
+    "modalias",
     "numa_node",
     "physfn",
     "reset_method",
     "resource",
+    "spatial_partition_mode",
+    "sriov_admin",
     "sriov_drivers_autoprobe",
     "sriov_numvfs",
     "sriov_offset",
@@ -110,6 +120,23 @@ const FUNCTION_ATTRIBUTES: [&str; 26] = [
 
 /// Looks a path up. No part of it may be a link; the one who walks follows those.
 pub(super) fn find(state: &State, path: &[&str]) -> Option<Node> {
+    modelled(state, path).or_else(|| added(state, path))
+}
+
+/// The machine's further files and the directories that they are in. They are found by name; a directory that is there
+/// without them does not list them.
+fn added(state: &State, path: &[&str]) -> Option<Node> {
+    let at = path.join("/");
+    if let Some(value) = state.machine.files.get(&at) {
+        return text(value);
+    }
+    let below = state.machine.files.keys().filter_map(|file| file.strip_prefix(&at)?.strip_prefix('/'));
+    let mut children = below.filter_map(|rest| rest.split('/').next().map(str::to_owned)).peekable();
+    children.peek()?;
+    names(children)
+}
+
+fn modelled(state: &State, path: &[&str]) -> Option<Node> {
     match path {
         [] => Some(Node::Dir(Listing::Fixed(&["dev", "proc", "sys"]))),
         ["sys"] => Some(Node::Dir(Listing::Fixed(&["bus", "class", "devices", "kernel"]))),
@@ -271,6 +298,7 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
                 ["vfio-dev", node] => {
                     (vfio_node(state, function)? == *node).then_some(Node::Dir(Listing::Fixed(&[])))
                 }
+                ["sriov_admin", rest @ ..] => xe::admin(state, address, rest),
                 [attribute] => function_entry(state, address, function, attribute),
                 _ => None,
             }
@@ -280,6 +308,7 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
 
 fn function_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {
     if let Role::Physical { .. } = function.role
+        && name != "sriov_admin"
         && (name.starts_with("sriov_") || name.starts_with("virtfn") || name.starts_with("aer_"))
     {
         return physical_entry(address, function, name);
@@ -301,6 +330,9 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
             let lost = state.faults.off_the_bus.contains(&address);
             file(File::Bytes(if lost { vec![0xff; 64] } else { vec![v0, v1, d0, d1] }))
         }
+        "modalias" => text(modalias(function)),
+        "sriov_admin" => xe::admin(state, address, &[]),
+        name if gim::ATTRIBUTES.contains(&name) => text(state.gim_attribute(address, name)?),
         "driver_override" => file(File::Override(address)),
         "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
         "iommu_group" => link(format!("../../../kernel/iommu_groups/{}", function.group?)),
@@ -312,6 +344,14 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
         "vfio-dev" => vfio_node(state, function).map(|node| Node::Dir(Listing::Names(vec![node]))),
         _ => None,
     }
+}
+
+fn modalias(function: &Function) -> String {
+    let (ids, [_, class, subclass, interface]) = (function.ids, function.class.to_be_bytes());
+    format!(
+        "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}bc{class:02X}sc{subclass:02X}i{interface:02X}",
+        ids.vendor, ids.device, ids.subvendor, ids.subdevice
+    )
 }
 
 fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Option<Node> {

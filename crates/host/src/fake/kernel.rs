@@ -120,6 +120,11 @@ impl FakeKernel {
         self.lock().state.faults.off_the_bus.insert(function);
     }
 
+    /// A variant of vfio-pci is loaded.
+    pub fn load_vfio_variant(&self, driver: &str) {
+        self.with(|state| state.machine.vfio_variants.push(driver.to_owned()));
+    }
+
     /// Who has what open.
     pub fn opened(&self) -> Vec<(DeviceSource, Holder)> {
         self.lock().state.opens.clone()
@@ -178,6 +183,7 @@ impl FakeKernel {
                 let function = inner.state.functions.get(address).ok_or(Errno::NODEV)?;
                 Ok(format!("{}\n", function.driver_override.as_deref().unwrap_or("(null)")).into_bytes())
             }
+            File::Xe(file) => self.lock().state.read_xe(*file).map(String::into_bytes),
             File::Bind(_)
             | File::Unbind(_)
             | File::DriversProbe
@@ -197,6 +203,7 @@ impl FakeKernel {
             File::Numvfs(pf) => self.store_count(*pf, value),
             File::Autoprobe(pf) => self.lock().state.set_autoprobe(*pf, value),
             File::Override(address) => self.lock().state.set_override(*address, value),
+            File::Xe(file) => self.lock().state.write_xe(*file, value),
             File::DriversProbe => self.lock().state.drivers_probe(value),
             File::Bind(driver) => self.lock().state.bind(driver, value),
             File::Unbind(driver) => self.unbind(driver, value),
@@ -224,6 +231,13 @@ impl FakeKernel {
         inner.locked.remove(&pf);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Does something to the state, and wakes whoever waits for that.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let done = act(&mut self.lock().state);
+        self.changed.notify_all();
+        done
     }
 
     fn unbind(&self, driver: &str, value: &str) -> Result<(), Errno> {

@@ -12,6 +12,7 @@ use tranche_core::step::VFIO_DRIVER;
 use uuid::Uuid;
 
 use super::machine::{FunctionModel, Machine, MdevParentModel, SriovModel};
+use super::xe::{Provisioning, XeFaults};
 
 /// The first IOMMU group that is not one of the machine's own.
 const FIRST_FREE_GROUP: u32 = 1_000;
@@ -27,6 +28,8 @@ pub(super) struct Faults {
     pub(super) grabs: BTreeMap<PciAddress, String>,
     /// Functions that no longer answer.
     pub(super) off_the_bus: BTreeSet<PciAddress>,
+    /// What goes wrong with Intel's driver xe.
+    pub(super) xe: XeFaults,
 }
 
 /// A PCI function.
@@ -69,6 +72,7 @@ pub(super) struct State {
     pub(super) functions: BTreeMap<PciAddress, Function>,
     pub(super) mdevs: BTreeMap<Uuid, Mdev>,
     pub(super) opens: Vec<(DeviceSource, Holder)>,
+    pub(super) xe: Provisioning,
     pub(super) faults: Faults,
     next_group: u32,
     next_vfio: u32,
@@ -80,6 +84,7 @@ impl State {
             functions: BTreeMap::new(),
             mdevs: BTreeMap::new(),
             opens: Vec::new(),
+            xe: Provisioning::default(),
             faults,
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
@@ -96,6 +101,7 @@ impl State {
         for address in addresses {
             state.probe(address);
         }
+        state.load_gim();
         state
     }
 
@@ -157,6 +163,7 @@ impl State {
         for vf in made {
             self.probe(vf);
         }
+        self.provision_xe(pf, count);
     }
 
     pub(super) fn set_autoprobe(&mut self, pf: PciAddress, text: &str) -> Result<(), Errno> {
@@ -221,9 +228,14 @@ impl State {
         }
     }
 
-    /// All drivers, vfio-pci last: it matches nothing by itself.
+    /// All drivers, vfio-pci and its variants last: they match nothing by themselves.
     pub(super) fn drivers(&self) -> impl Iterator<Item = &str> {
-        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain([VFIO_DRIVER])
+        let variants = self.machine.vfio_variants.iter().map(String::as_str);
+        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain(variants).chain([VFIO_DRIVER])
+    }
+
+    fn is_vfio(&self, driver: &str) -> bool {
+        driver == VFIO_DRIVER || self.machine.vfio_variants.iter().any(|variant| variant == driver)
     }
 
     fn probe(&mut self, address: PciAddress) {
@@ -248,7 +260,7 @@ impl State {
         {
             return Err(Errno::NODEV);
         }
-        let vfio = (driver == VFIO_DRIVER).then_some(self.next_vfio);
+        let vfio = self.is_vfio(driver).then_some(self.next_vfio);
         if vfio.is_some() {
             if function.group.is_none() {
                 return Err(Errno::INVAL);

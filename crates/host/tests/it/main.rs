@@ -3,9 +3,12 @@
 mod captured;
 mod catalogue;
 mod conformance;
+mod gim;
 mod hangs;
 mod inspect;
+mod life;
 mod machine;
 mod simulated;
 mod steps;
 mod trees;
+mod xe;
