@@ -10,6 +10,7 @@ mod kernel;
 mod machine;
 #[cfg(feature = "fuse")]
 mod mount;
+mod signs;
 mod state;
 mod xe;
 

@@ -12,6 +12,7 @@ use tranche_core::step::VFIO_DRIVER;
 use uuid::Uuid;
 
 use super::machine::{FunctionModel, Machine, MdevParentModel, SriovModel};
+use super::signs::Signs;
 use super::xe::{Provisioning, XeFaults};
 
 /// The first IOMMU group that is not one of the machine's own.
@@ -74,6 +75,7 @@ pub(super) struct State {
     pub(super) opens: Vec<(DeviceSource, Holder)>,
     pub(super) xe: Provisioning,
     pub(super) faults: Faults,
+    pub(super) signs: Signs,
     next_group: u32,
     next_vfio: u32,
 }
@@ -86,6 +88,7 @@ impl State {
             opens: Vec::new(),
             xe: Provisioning::default(),
             faults,
+            signs: Signs::default(),
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
             boots,

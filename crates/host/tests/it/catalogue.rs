@@ -130,7 +130,8 @@ fn models_of_other_vendors_are_known_with_what_is_known_of_them() {
         NVIDIA GeForce RTX 3090 Whole 24576
         NVIDIA GeForce RTX 4090 Whole 24576
         NVIDIA GeForce RTX 5090 Whole 32768
-    "#]].assert_eq(&lines.concat());
+    "#]]
+    .assert_eq(&lines.concat());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use expect_test::expect;
 use proptest::prelude::*;
 use tranche_core::finding::{Code, Severity};
-use tranche_core::inventory::{Hypervisor, Iommu, PartitionDevice};
+use tranche_core::inventory::{HealthState, Hypervisor, Iommu, PartitionDevice};
 use tranche_host::inspect;
 
 use crate::captured::{Captured, a2_host, function};
@@ -72,10 +72,10 @@ fn an_unknown_display_device_with_sriov_offers_every_count_up_to_its_total() {
     let more = "sriov_totalvfs = 7\nsriov_numvfs = 0\nsriov_drivers_autoprobe = 1\ndriver -> ../../../bus/pci/drivers/xe\n\
                 boot_vga = 1\nnuma_node = -1\n";
     let captured =
-        Captured::new(&function("0000:03:00.0", ["8086", "e212", "8086", "1114"], "030000", 1, more));
+        Captured::new(&function("0000:03:00.0", ["8086", "e2ff", "8086", "1114"], "030000", 1, more));
     let seen = inspect(captured.root(), None);
     let gpu = &seen.gpus[&at("0000:03:00.0")];
-    assert_eq!((gpu.model.as_str(), gpu.valid_counts()), ("8086:e212", (1..=7).collect()));
+    assert_eq!((gpu.model.as_str(), gpu.valid_counts()), ("8086:e2ff", (1..=7).collect()));
     assert_eq!((gpu.boot_vga, gpu.numa_node, gpu.vram_mib), (true, None, None));
     assert_eq!(gpu.offer(4, None).unwrap().profile, "1/4");
 }
@@ -87,7 +87,7 @@ fn a_gpu_whose_driver_never_takes_sriov_numvfs_offers_nothing_and_says_so() {
         Captured::new(&function("0000:03:00.0", ["1002", "74a1", "1002", "0001"], "038000", 1, more));
     let seen = inspect(captured.root(), None);
     assert!(seen.gpus[&at("0000:03:00.0")].valid_counts().is_empty());
-    assert_eq!(seen.notes[0].code, Code::NotPartitionable);
+    assert_eq!(seen.notes[0].code, Code::CountFixed);
 }
 
 #[test]
@@ -131,7 +131,12 @@ fn a_gpu_that_fell_off_the_bus_is_told_apart_from_its_cached_ids() {
         Captured::new(&function("0000:03:00.0", ["10de", "2204", "10de", "0001"], "030000", 2, ""));
     std::fs::write(captured.root().join("sys/devices/pci0000:00/0000:03:00.0/config"), [0xff; 256]).unwrap();
     let seen = inspect(captured.root(), None);
-    assert_eq!(seen.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::GpuGone]);
+    assert_eq!(seen.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::GpuSick]);
+    assert_eq!(
+        seen.gpus[&at("0000:03:00.0")].health.state,
+        HealthState::NeedsReboot,
+        "the kernel knows no reset"
+    );
     assert_eq!(seen.gpus.len(), 1);
 }
 

@@ -5,6 +5,7 @@ mod catalogue;
 mod conformance;
 mod gim;
 mod hangs;
+mod health;
 mod inspect;
 mod life;
 mod machine;
