@@ -154,6 +154,7 @@ codes! {
     GpuNotFound "gpu_not_found" NotFound "No GPU is at that address.",
     VmNotFound "vm_not_found" NotFound "No VM of that name is known.",
     DomainNotFound "domain_not_found" NotFound "libvirt knows no domain of that name.",
+    ModelNotFound "model_not_found" NotFound "The catalogue has no GPU of that name.",
     OperationNotFound "operation_not_found" NotFound "No operation has that id, or it has been forgotten.",
     VmExists "vm_exists" Conflict "A VM of that name exists already.",
     DomainExists "domain_exists" Conflict "libvirt has a domain of that name that Tranche does not manage.",
@@ -189,6 +190,7 @@ codes! {
     GpuMoved "gpu_moved" Conflict "A GPU in use is in another slot now.",
     GpuSick "gpu_sick" Unavailable "A GPU has failed, or says that it will; it takes no new VM.",
     GpuGone "gpu_gone" Unavailable "A GPU that is in use has disappeared.",
+    CatalogueMismatch "catalogue_mismatch" Note "What the catalogue says of a GPU is not what its kernel shows.",
     Drift "drift" Note "The hardware differs from what was decided; it will be put right.",
     KernelRefused "kernel_refused" Unavailable "The kernel refused a write.",
     // VMs.

@@ -7,6 +7,7 @@
 //! One file is compiled in. Files under `/etc/tranche/catalogue.d` add to it; a file that is not understood to the last
 //! field is left out whole, and named.
 
+mod check;
 mod file;
 
 use std::collections::BTreeMap;

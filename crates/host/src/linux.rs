@@ -79,6 +79,10 @@ impl Host for LinuxHost {
         }
     }
 
+    fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.catalogue)
+    }
+
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
         match step {
             Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {

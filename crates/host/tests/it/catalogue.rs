@@ -2,10 +2,14 @@
 
 use camino::Utf8Path;
 use expect_test::expect;
+use tranche_core::finding::Severity;
 use tranche_core::name::PciIds;
 use tranche_host::catalogue::{Catalogue, Confidence, Interface};
 
+use tranche_host::fake::Machine;
+
 use crate::captured::Captured;
+use crate::machine::{host, inventory};
 
 fn ids(text: &str) -> PciIds {
     text.parse().expect("PCI ids")
@@ -142,6 +146,24 @@ fn what_can_be_shared_is_no_more_than_there_is() {
             assert_eq!(shared.source.confidence, Confidence::Data, "{}", entry.model);
         }
     }
+}
+
+#[test]
+fn the_catalogue_is_compared_with_what_a_host_shows() {
+    let catalogue = Catalogue::builtin();
+    let check = |machine| catalogue.check(&inventory(&host(machine)));
+    assert_eq!(check(Machine::arc()), []);
+    assert_eq!(check(Machine::instinct(8)), []);
+    let mut other = Machine::instinct(8);
+    other.functions[0].sriov.as_mut().unwrap().total_vfs = 16;
+    let findings = check(other);
+    assert_eq!((findings.len(), findings[0].severity), (1, Severity::Warning), "{findings:?}");
+    assert!(findings[0].message.contains("has 16 virtual functions and not 8"), "{}", findings[0]);
+    assert!(findings[0].message.contains("confidence Doc"), "{}", findings[0]);
+    let mut unknown = Machine::arc();
+    unknown.functions[0].ids.device = 0xe2ff;
+    let findings = check(unknown);
+    assert_eq!((findings.len(), findings[0].severity), (1, Severity::Info), "{findings:?}");
 }
 
 const ENTRY: &str = "\
