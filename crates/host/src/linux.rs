@@ -11,6 +11,7 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
 use crate::tree::Tree;
+use crate::vgpu::TypeNames;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
 
@@ -20,6 +21,7 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     catalogue: Arc<Catalogue>,
+    type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
 }
 
@@ -32,7 +34,7 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor }
+        Self { name, calls: Calls::new(tree, limits), catalogue, type_names: Arc::default(), hypervisor }
     }
 
     fn on(
@@ -48,7 +50,8 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
+        let (gpus, mut notes) =
+            discover::gpus(&self.calls, &self.catalogue, &self.type_names, &self.name, now);
         let tree = self.calls.tree();
         notes.extend(system::notes(tree, &self.name));
         HostInventory {
@@ -80,15 +83,16 @@ impl Host for LinuxHost {
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
-                vgpu::set(calls, *vf, profile.as_deref())
+                vgpu::typed::set(calls, &self.type_names, *vf, profile.as_deref())
             }),
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)
             }),
-            Step::CreateMdev { gpu, uuid, profile, .. } => {
-                self.on(gpu, now, |calls| mdev::create(calls, *uuid, profile))
-            }
+            Step::CreateMdev { gpu, uuid, profile, .. } => self.on(gpu, now, |calls| match gpu.pci() {
+                Some(pf) if vgpu::is_mediated(calls, pf) => vgpu::mediated::create(calls, pf, *uuid, profile),
+                _ => mdev::create(calls, *uuid, profile),
+            }),
             Step::RemoveMdev { gpu, uuid } => self.on(gpu, now, |calls| mdev::remove(calls, *uuid)),
             Step::TakeGpu { gpu, functions } => {
                 self.on(gpu, now, |calls| passthrough::take(calls, functions))

@@ -6,6 +6,7 @@ mod conformance;
 mod hangs;
 mod inspect;
 mod machine;
+mod nvidia;
 mod simulated;
 mod steps;
 mod trees;
