@@ -98,6 +98,10 @@ pub(crate) fn set(
         return if there == profile { Ok(()) } else { Err(other_type(gpu, vf, &there, profile)) };
     }
     let list = creatable(tree, vf);
+    if let Some(ids) = gpu.address.pci().and_then(|pf| function::ids(tree, pf)) {
+        // This may be the last list before the GPU is full.
+        names.learn(ids, list.iter(), false);
+    }
     let Some(kind) = list.iter().find(|kind| kind.profile == profile) else {
         let names = list.into_iter().map(|kind| kind.profile).collect();
         return Err(not_to_be_had(gpu, &vf.to_string(), profile, &names));

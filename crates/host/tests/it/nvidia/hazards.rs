@@ -106,6 +106,7 @@ fn a_list_of_nothing_but_its_header_is_no_type_and_no_reason_to_offer_less() {
     world.kernel.offer_no_types(pci(GPU));
     world.set_mode(GPU, GpuMode::Host);
     world.accepts(&Change::SetGpuMode { gpu: key(GPU), mode: partitioned(4, None) });
+    assert_eq!(world.turn(), (1, Vec::new()), "the functions are there");
     let finding = world.fails(Code::FewerPartitions);
     assert!(finding.message.contains("can take no type at present"), "{finding}");
     let seen = world.gpu(GPU);

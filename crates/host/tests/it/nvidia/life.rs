@@ -71,7 +71,7 @@ fn every_model_offers_the_counts_of_nvidias_tables_with_and_without_its_function
 fn the_first_offer_of_a_count_is_of_series_q_and_others_are_had_by_name() {
     for machine in both_frameworks("NVIDIA L40S") {
         let mut world = World::new(machine);
-        for (series, profile) in [(None, "24Q"), (Some("A"), "24A"), (Some("C"), "24C"), (Some("Q"), "24Q")] {
+        for (series, profile) in [(None, "24Q"), (Some("A"), "24A"), (Some("Q"), "24Q")] {
             world.split(GPU, 2, series);
             assert_eq!(world.profiles(GPU), owned(&[(0, profile), (1, profile)]));
         }
@@ -83,6 +83,11 @@ fn the_first_offer_of_a_count_is_of_series_q_and_others_are_had_by_name() {
         let change = Change::SetGpuMode { gpu: key(GPU), mode: partitioned(5, None) };
         let finding = world.refuses(&change, Code::InvalidPartitionCount);
         assert!(finding.hint.contains("1, 2, 3, 4, 6, 8, 12, 16, 24, 32"), "{finding}");
+    }
+    for machine in both_frameworks("NVIDIA A40") {
+        let mut world = World::new(machine);
+        world.split(GPU, 2, Some("C"));
+        assert_eq!(world.profiles(GPU), owned(&[(0, "24C"), (1, "24C")]));
     }
 }
 
