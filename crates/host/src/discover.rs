@@ -5,7 +5,7 @@
 
 pub(crate) mod function;
 pub(crate) mod holders;
-mod parse;
+pub(crate) mod parse;
 pub(crate) mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
 use crate::vgpu::TypeNames;
-use crate::{mdev, report, sriov, vgpu};
+use crate::{health, identity, mdev, report, sriov, vgpu};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
@@ -63,6 +63,7 @@ pub(crate) fn gpus(
             Err(error) => notes.push(*report::call_failed(&key, &error)),
         }
     }
+    identity::forget_shared(&mut gpus);
     (gpus, notes)
 }
 
@@ -140,7 +141,7 @@ fn pci_gpu(
         boot_vga: text("boot_vga") == "1",
         aer: function::aer(tree, &dir),
         backend: None,
-        unique_id: None,
+        unique_id: identity::unique_id(tree, &dir, address),
         health: Health::default(),
         partition_driver: VFIO_DRIVER.to_owned(),
         blanks: Vec::new(),
@@ -148,8 +149,8 @@ fn pci_gpu(
         offers: Vec::new(),
         partitions,
     };
-    let mut notes = partitioning(tree, key, &mut gpu, entry, holders, names);
-    notes.extend(function::is_off_the_bus(tree, &dir).then(|| off_the_bus(key)));
+    gpu.health = health::on_the_bus(tree, &dir, &gpu);
+    let notes = partitioning(tree, key, &mut gpu, entry, holders, names);
     Some((gpu, notes))
 }
 
@@ -227,10 +228,4 @@ fn not_served(key: &GpuKey, gpu: &Gpu, means: &str) -> Finding {
     );
     let hint = "Give it to a VM whole (passthrough), or leave it to the host.";
     report::gpu_note(key, Code::NotPartitionable, Severity::Info, message, hint)
-}
-
-fn off_the_bus(key: &GpuKey) -> Finding {
-    let message = format!("GPU {key} does not answer: its configuration space reads as all ones.");
-    let hint = "It has fallen off the bus; look into the kernel log, then reset it or power-cycle the host.";
-    report::gpu_note(key, Code::GpuGone, Severity::Error, message, hint)
 }

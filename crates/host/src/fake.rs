@@ -10,6 +10,7 @@ mod machine;
 #[cfg(feature = "fuse")]
 mod mount;
 mod nvidia;
+mod signs;
 mod state;
 
 use std::fmt;

@@ -82,7 +82,7 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 28] = [
+const FUNCTION_ATTRIBUTES: [&str; 29] = [
     "aer_dev_correctable",
     "aer_dev_fatal",
     "aer_dev_nonfatal",
@@ -97,6 +97,7 @@ const FUNCTION_ATTRIBUTES: [&str; 28] = [
     "numa_node",
     "nvidia",
     "physfn",
+    "power_state",
     "reset_method",
     "resource",
     "sriov_drivers_autoprobe",
@@ -174,7 +175,7 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
         }
         Listing::Processes => {
             let pids = holders(state).map(|holder| holder.pid.to_string());
-            let driver = nvidia::proc_driver(state, &[]).map(|_| "driver");
+            let driver = driver_file(state, &[]).map(|_| "driver");
             pids.chain(["cpuinfo", "meminfo", "sys"].into_iter().chain(driver).map(str::to_owned)).collect()
         }
     };
@@ -311,7 +312,7 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
     if let Role::Physical { .. } = function.role
         && (name.starts_with("sriov_") || name.starts_with("virtfn") || name.starts_with("aer_"))
     {
-        return physical_entry(address, function, name);
+        return physical_entry(state, address, function, name);
     }
     let ids = function.ids;
     match name {
@@ -322,17 +323,18 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
         "class" => text(format_args!("{:#08x}", function.class)),
         "numa_node" => text(function.numa_node.map_or(-1, i32::from)),
         "boot_vga" if function.class >> 8 == 0x0300 => text(u8::from(function.boot_vga)),
+        "power_state" => text(state.signs.power.get(&address).map_or("D0", String::as_str)),
         "reset_method" => text("flr bus"),
         "resource" => file(File::Text(resource(&function.bars_mib))),
         "config" => {
-            let [v0, v1] = ids.vendor.to_le_bytes();
-            let [d0, d1] = ids.device.to_le_bytes();
+            let is_virtual = matches!(function.role, Role::Virtual { .. });
             let pf = match function.role {
                 Role::Virtual { pf } => pf,
                 Role::Plain | Role::Physical { .. } => address,
             };
             let lost = [address, pf].iter().any(|address| state.faults.off_the_bus.contains(address));
-            file(File::Bytes(if lost { vec![0xff; 64] } else { vec![v0, v1, d0, d1] }))
+            let alive = || state.signs.config(address, ids, function.class, is_virtual);
+            file(File::Bytes(if lost { vec![0xff; 64] } else { alive() }))
         }
         "driver_override" => file(File::Override(address)),
         "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
@@ -349,8 +351,9 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
     }
 }
 
-fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Option<Node> {
+fn physical_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {
     let Role::Physical { model, vfs, .. } = &function.role else { return None };
+    let fatal = state.signs.fatal_errors.get(&address).copied().unwrap_or(0);
     match name {
         "sriov_totalvfs" => text(model.total_vfs),
         "sriov_numvfs" => file(File::Numvfs(address)),
@@ -360,7 +363,7 @@ fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Optio
         "sriov_vf_device" => text(format_args!("{:x}", model.vf_device)),
         "aer_dev_correctable" => file(File::Text("RxErr 0\nBadTLP 0\nTOTAL_ERR_COR 0\n".to_owned())),
         "aer_dev_nonfatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_NONFATAL 0\n".to_owned())),
-        "aer_dev_fatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_FATAL 0\n".to_owned())),
+        "aer_dev_fatal" => text(format_args!("Undefined 0\nDLP {fatal}\nTOTAL_ERR_FATAL {fatal}")),
         _ => {
             let index: u16 = name.strip_prefix("virtfn")?.parse().ok()?;
             link(format!("../{}", vfs.get(&index)?))
@@ -451,12 +454,12 @@ fn proc(state: &State, path: &[&str]) -> Option<Node> {
         [] => Some(Node::Dir(Listing::Processes)),
         ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
         ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
+        ["driver", rest @ ..] => driver_file(state, rest),
         ["sys"] => dir(&["kernel"]),
         ["sys", "kernel"] => dir(&["osrelease", "random"]),
         ["sys", "kernel", "osrelease"] => text(&machine.kernel),
         ["sys", "kernel", "random"] => dir(&["boot_id"]),
         ["sys", "kernel", "random", "boot_id"] => text(Uuid::from_u128(u128::from(state.boots))),
-        ["driver", rest @ ..] => nvidia::proc_driver(state, rest),
         [pid, rest @ ..] => {
             let pid: u32 = pid.parse().ok()?;
             let command = &holders(state).find(|holder| holder.pid == pid)?.command;
@@ -481,6 +484,20 @@ fn holders(state: &State) -> impl Iterator<Item = &Holder> {
     state.opens.iter().map(|(_, holder)| holder).chain(state.vgpus.nodes.iter().map(|(_, holder)| holder))
 }
 
+/// What vendors' drivers put under `proc/driver`. What a test put there comes first.
+fn driver_file(state: &State, path: &[&str]) -> Option<Node> {
+    let at = ["proc", "driver"].iter().chain(path).copied().collect::<Vec<_>>().join("/");
+    let mut files = nvidia::proc_files(state);
+    files.extend(state.signs.files.clone());
+    if let Some(value) = files.get(&at) {
+        return text(value);
+    }
+    let below = files.keys().filter_map(|file| file.strip_prefix(&at)?.strip_prefix('/'));
+    let mut children = below.filter_map(|rest| rest.split('/').next().map(str::to_owned)).peekable();
+    children.peek()?;
+    names(children)
+}
+
 /// What an open file of a VFIO device is, as `/proc/PID/fd` shows it.
 fn opened_path(state: &State, source: &DeviceSource) -> String {
     let function = match source {
@@ -499,9 +516,11 @@ fn dev(state: &State, path: &[&str]) -> Option<Node> {
     match path {
         [] => {
             let kvm = state.machine.kvm.then(|| "kvm".to_owned());
-            names(nvidia::nodes(state).into_iter().chain(kvm).chain(["vfio".to_owned()]))
+            let fixed = ["kmsg", "vfio"].map(str::to_owned);
+            names(nvidia::nodes(state).into_iter().chain(kvm).chain(fixed))
         }
         [node] if nvidia::nodes(state).iter().any(|known| known == node) => text(""),
+        ["kmsg"] => file(File::Text(state.signs.logged())),
         ["kvm"] if state.machine.kvm => text(""),
         ["vfio"] => {
             let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::machine::{FunctionModel, Machine, MdevTypeModel, SriovModel};
 use super::nvidia::{VgpuFaults, Vgpus};
+use super::signs::Signs;
 
 /// The first IOMMU group that is not one of the machine's own.
 const FIRST_FREE_GROUP: u32 = 1_000;
@@ -84,6 +85,7 @@ pub(super) struct State {
     pub(super) opens: Vec<(DeviceSource, Holder)>,
     pub(super) vgpus: Vgpus,
     pub(super) faults: Faults,
+    pub(super) signs: Signs,
     next_group: u32,
     next_vfio: u32,
 }
@@ -96,6 +98,7 @@ impl State {
             opens: Vec::new(),
             vgpus: Vgpus::default(),
             faults,
+            signs: Signs::default(),
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
             boots,

@@ -1,7 +1,10 @@
 //! What NVIDIA's driver and tool add to the tree.
 
+use std::collections::BTreeMap;
+
 use rustix::io::Errno;
 use tranche_core::name::PciAddress;
+use uuid::Uuid;
 
 use super::super::FakeKernel;
 use super::super::files::{self, Listing, Node};
@@ -90,29 +93,17 @@ pub(in crate::fake) fn usr(state: &State, path: &[&str]) -> Option<Node> {
     }
 }
 
-/// Under `proc/driver`.
-pub(in crate::fake) fn proc_driver(state: &State, path: &[&str]) -> Option<Node> {
-    let mut gpus = state.vgpu_gpus().peekable();
-    gpus.peek()?;
-    match path {
-        [] => names(["nvidia".to_owned()]),
-        ["nvidia"] => names(["gpus".to_owned()]),
-        ["nvidia", "gpus"] => names(gpus.map(|gpu| gpu.to_string())),
-        ["nvidia", "gpus", name, rest @ ..] => {
-            let gpu = gpus.find(|gpu| gpu.to_string() == *name)?;
-            match rest {
-                [] => names(["information".to_owned()]),
-                ["information"] => {
-                    let minor = state.vgpu_node(gpu)?.strip_prefix("/dev/nvidia")?.to_owned();
-                    let text =
-                        format!("Bus Type: \t PCIe\nBus Location: \t {gpu}\nDevice Minor: \t {minor}\n");
-                    Some(Node::File(files::File::Text(text)))
-                }
-                _ => None,
-            }
-        }
-        _ => None,
-    }
+/// What the driver tells of each GPU that it has, by path.
+pub(in crate::fake) fn proc_files(state: &State) -> BTreeMap<String, String> {
+    let information = |gpu: PciAddress| {
+        let minor = state.vgpu_node(gpu)?.strip_prefix("/dev/nvidia")?.to_owned();
+        let uuid = Uuid::from_u128(u128::from(gpu.bus) + 1);
+        let text = format!(
+            "GPU UUID: \t GPU-{uuid}\nBus Type: \t PCIe\nBus Location: \t {gpu}\nDevice Minor: \t {minor}"
+        );
+        Some((format!("proc/driver/nvidia/gpus/{gpu}/information"), text))
+    };
+    state.vgpu_gpus().filter_map(information).collect()
 }
 
 /// The driver's nodes under `dev`.

@@ -331,7 +331,7 @@ fn a_gpu_that_falls_off_the_bus_while_assigned_is_told_and_left_alone() {
         world.start("a");
         world.kernel.drop_off_the_bus(pci(GPU));
         assert_eq!(world.pass(), [], "nothing is tried on it");
-        assert!(world.notes().iter().any(|note| note.code == Code::GpuGone), "{:?}", world.notes());
+        assert!(world.notes().iter().any(|note| note.code == Code::GpuSick), "{:?}", world.notes());
         let seen = world.gpu(GPU);
         assert!(seen.partitions.iter().all(|partition| !partition.answers));
         assert!(world.runs("a"), "what still runs is not turned off");
