@@ -10,6 +10,7 @@ mod kernel;
 mod machine;
 #[cfg(feature = "fuse")]
 mod mount;
+mod nvidia;
 mod signs;
 mod state;
 mod xe;
@@ -25,6 +26,7 @@ pub use self::kernel::FakeKernel;
 pub use self::machine::{DriverModel, FunctionModel, Machine, MdevParentModel, MdevTypeModel, SriovModel};
 #[cfg(feature = "fuse")]
 pub use self::mount::Mounted;
+pub use self::nvidia::{VgpuFramework, VgpuModel, VgpuTypeModel};
 pub use self::xe::{XeAdmin, XeModel};
 
 /// What a VM does to devices: it opens them through VFIO, and closes them.

@@ -14,6 +14,7 @@ use crate::discover::{self, function, system};
 use crate::health::Watch;
 use crate::tree::Tree;
 use crate::variant::Variants;
+use crate::vgpu::TypeNames;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu, xe};
 
@@ -24,6 +25,7 @@ pub struct LinuxHost {
     calls: Calls,
     catalogue: Arc<Catalogue>,
     variants: Arc<Variants>,
+    type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
 }
@@ -37,8 +39,15 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        let (calls, variants, watch) = (Calls::new(tree, limits), Arc::default(), Watch::default());
-        Self { name, calls, catalogue, variants, hypervisor, watch }
+        Self {
+            name,
+            calls: Calls::new(tree, limits),
+            catalogue,
+            variants: Arc::default(),
+            type_names: Arc::default(),
+            hypervisor,
+            watch: Watch::default(),
+        }
     }
 
     fn on(
@@ -58,7 +67,7 @@ impl LinuxHost {
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
         let (mut gpus, mut notes) =
-            discover::gpus(&self.calls, &self.catalogue, &self.variants, &self.name, now);
+            discover::gpus(&self.calls, &self.catalogue, (&self.variants, &self.type_names), &self.name, now);
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
@@ -105,15 +114,16 @@ impl Host for LinuxHost {
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
-                vgpu::set(calls, *vf, profile.as_deref())
+                vgpu::typed::set(calls, &self.type_names, *vf, profile.as_deref())
             }),
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)
             }),
-            Step::CreateMdev { gpu, uuid, profile, .. } => {
-                self.on(gpu, now, |calls| mdev::create(calls, *uuid, profile))
-            }
+            Step::CreateMdev { gpu, uuid, profile, .. } => self.on(gpu, now, |calls| match gpu.pci() {
+                Some(pf) if vgpu::is_mediated(calls, pf) => vgpu::mediated::create(calls, pf, *uuid, profile),
+                _ => mdev::create(calls, *uuid, profile),
+            }),
             Step::RemoveMdev { gpu, uuid } => self.on(gpu, now, |calls| mdev::remove(calls, *uuid)),
             Step::TakeGpu { gpu, functions } => {
                 self.on(gpu, now, |calls| passthrough::take(calls, functions))

@@ -9,6 +9,7 @@ mod health;
 mod inspect;
 mod life;
 mod machine;
+mod nvidia;
 mod simulated;
 mod steps;
 mod trees;
