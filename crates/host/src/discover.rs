@@ -5,7 +5,7 @@
 
 pub(crate) mod function;
 pub(crate) mod holders;
-mod parse;
+pub(crate) mod parse;
 pub(crate) mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use self::holders::Holders;
 use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
-use crate::{mdev, report, sriov, vgpu};
+use crate::{health, identity, mdev, report, sriov, vgpu};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
@@ -59,6 +59,7 @@ pub(crate) fn gpus(
             Err(error) => notes.push(*report::call_failed(&key, &error)),
         }
     }
+    identity::forget_shared(&mut gpus);
     (gpus, notes)
 }
 
@@ -134,7 +135,7 @@ fn pci_gpu(
         boot_vga: text("boot_vga") == "1",
         aer: function::aer(tree, &dir),
         backend: None,
-        unique_id: None,
+        unique_id: identity::unique_id(tree, &dir, address),
         health: Health::default(),
         partition_driver: VFIO_DRIVER.to_owned(),
         blanks: Vec::new(),
@@ -142,8 +143,8 @@ fn pci_gpu(
         offers: Vec::new(),
         partitions,
     };
-    let mut notes = partitioning(tree, key, &mut gpu, entry, holders);
-    notes.extend(function::is_off_the_bus(tree, &dir).then(|| off_the_bus(key)));
+    gpu.health = health::on_the_bus(tree, &dir, &gpu);
+    let notes = partitioning(tree, key, &mut gpu, entry, holders);
     Some((gpu, notes))
 }
 
@@ -222,10 +223,4 @@ fn not_served(key: &GpuKey, gpu: &Gpu, means: &str) -> Finding {
     );
     let hint = "Give it to a VM whole (passthrough), or leave it to the host.";
     report::gpu_note(key, Code::NotPartitionable, Severity::Info, message, hint)
-}
-
-fn off_the_bus(key: &GpuKey) -> Finding {
-    let message = format!("GPU {key} does not answer: its configuration space reads as all ones.");
-    let hint = "It has fallen off the bus; look into the kernel log, then reset it or power-cycle the host.";
-    report::gpu_note(key, Code::GpuGone, Severity::Error, message, hint)
 }

@@ -9,6 +9,7 @@ mod kernel;
 mod machine;
 #[cfg(feature = "fuse")]
 mod mount;
+mod signs;
 mod state;
 
 use std::fmt;

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{Gpu, HealthState, HostInventory};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
 use tranche_core::step::Step;
 
 use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
+use crate::health::Watch;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
@@ -21,6 +23,7 @@ pub struct LinuxHost {
     calls: Calls,
     catalogue: Arc<Catalogue>,
     hypervisor: Box<dyn Hypervisor>,
+    watch: Watch,
 }
 
 impl LinuxHost {
@@ -32,7 +35,7 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor }
+        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor, watch: Watch::default() }
     }
 
     fn on(
@@ -41,19 +44,28 @@ impl LinuxHost {
         now: Timestamp,
         act: impl FnOnce(&GpuCalls<'_>) -> Result<(), Box<Finding>>,
     ) -> Result<(), Box<Finding>> {
-        let key = GpuKey { host: self.name.clone(), address: gpu.clone() };
-        act(&self.calls.on(&key, now))
+        act(&self.calls.on(&self.key(gpu), now))
+    }
+
+    fn key(&self, gpu: &GpuAddress) -> GpuKey {
+        GpuKey { host: self.name.clone(), address: gpu.clone() }
     }
 }
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
+        let (mut gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
         let tree = self.calls.tree();
+        let boot_id = system::boot_id(tree);
+        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
+        let sick = |gpu: &&Gpu| gpu.health.state != HealthState::Good;
+        notes.extend(
+            gpus.values().filter(sick).map(|gpu| say::gpu_sick(&self.key(&gpu.address), &gpu.health)),
+        );
         notes.extend(system::notes(tree, &self.name));
         HostInventory {
             host: self.name.clone(),
-            boot_id: system::boot_id(tree),
+            boot_id,
             observed_at: now,
             system: system::facts(tree),
             hypervisor: self.hypervisor.observe(),

@@ -79,7 +79,7 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 26] = [
+const FUNCTION_ATTRIBUTES: [&str; 27] = [
     "aer_dev_correctable",
     "aer_dev_fatal",
     "aer_dev_nonfatal",
@@ -92,6 +92,7 @@ const FUNCTION_ATTRIBUTES: [&str; 26] = [
     "iommu_group",
     "numa_node",
     "physfn",
+    "power_state",
     "reset_method",
     "resource",
     "sriov_drivers_autoprobe",
@@ -164,7 +165,8 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
         }
         Listing::Processes => {
             let pids = state.opens.iter().map(|(_, holder)| holder.pid.to_string());
-            pids.chain(["cpuinfo", "meminfo", "sys"].map(str::to_owned)).collect()
+            let driver = (!state.signs.files.is_empty()).then_some("driver");
+            pids.chain(["cpuinfo", "meminfo", "sys"].into_iter().chain(driver).map(str::to_owned)).collect()
         }
     };
     names.sort_unstable();
@@ -282,7 +284,7 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
     if let Role::Physical { .. } = function.role
         && (name.starts_with("sriov_") || name.starts_with("virtfn") || name.starts_with("aer_"))
     {
-        return physical_entry(address, function, name);
+        return physical_entry(state, address, function, name);
     }
     let ids = function.ids;
     match name {
@@ -293,13 +295,14 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
         "class" => text(format_args!("{:#08x}", function.class)),
         "numa_node" => text(function.numa_node.map_or(-1, i32::from)),
         "boot_vga" if function.class >> 8 == 0x0300 => text(u8::from(function.boot_vga)),
+        "power_state" => text(state.signs.power.get(&address).map_or("D0", String::as_str)),
         "reset_method" => text("flr bus"),
         "resource" => file(File::Text(resource(&function.bars_mib))),
         "config" => {
-            let [v0, v1] = ids.vendor.to_le_bytes();
-            let [d0, d1] = ids.device.to_le_bytes();
             let lost = state.faults.off_the_bus.contains(&address);
-            file(File::Bytes(if lost { vec![0xff; 64] } else { vec![v0, v1, d0, d1] }))
+            let is_virtual = matches!(function.role, Role::Virtual { .. });
+            let alive = || state.signs.config(address, ids, function.class, is_virtual);
+            file(File::Bytes(if lost { vec![0xff; 64] } else { alive() }))
         }
         "driver_override" => file(File::Override(address)),
         "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
@@ -314,8 +317,9 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
     }
 }
 
-fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Option<Node> {
+fn physical_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {
     let Role::Physical { model, vfs, .. } = &function.role else { return None };
+    let fatal = state.signs.fatal_errors.get(&address).copied().unwrap_or(0);
     match name {
         "sriov_totalvfs" => text(model.total_vfs),
         "sriov_numvfs" => file(File::Numvfs(address)),
@@ -325,7 +329,7 @@ fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Optio
         "sriov_vf_device" => text(format_args!("{:x}", model.vf_device)),
         "aer_dev_correctable" => file(File::Text("RxErr 0\nBadTLP 0\nTOTAL_ERR_COR 0\n".to_owned())),
         "aer_dev_nonfatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_NONFATAL 0\n".to_owned())),
-        "aer_dev_fatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_FATAL 0\n".to_owned())),
+        "aer_dev_fatal" => text(format_args!("Undefined 0\nDLP {fatal}\nTOTAL_ERR_FATAL {fatal}")),
         _ => {
             let index: u16 = name.strip_prefix("virtfn")?.parse().ok()?;
             link(format!("../{}", vfs.get(&index)?))
@@ -409,6 +413,7 @@ fn proc(state: &State, path: &[&str]) -> Option<Node> {
         [] => Some(Node::Dir(Listing::Processes)),
         ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
         ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
+        ["driver", rest @ ..] => driver_file(state, rest),
         ["sys"] => dir(&["kernel"]),
         ["sys", "kernel"] => dir(&["osrelease", "random"]),
         ["sys", "kernel", "osrelease"] => text(&machine.kernel),
@@ -432,6 +437,18 @@ fn proc(state: &State, path: &[&str]) -> Option<Node> {
     }
 }
 
+/// What vendors' drivers put under `proc/driver`.
+fn driver_file(state: &State, path: &[&str]) -> Option<Node> {
+    let at = ["proc", "driver"].iter().chain(path).copied().collect::<Vec<_>>().join("/");
+    if let Some(value) = state.signs.files.get(&at) {
+        return text(value);
+    }
+    let below = state.signs.files.keys().filter_map(|file| file.strip_prefix(&at)?.strip_prefix('/'));
+    let mut children = below.filter_map(|rest| rest.split('/').next().map(str::to_owned)).peekable();
+    children.peek()?;
+    names(children)
+}
+
 /// What an open file of a VFIO device is, as `/proc/PID/fd` shows it.
 fn opened_path(state: &State, source: &DeviceSource) -> String {
     let function = match source {
@@ -448,8 +465,9 @@ fn opened_path(state: &State, source: &DeviceSource) -> String {
 fn dev(state: &State, path: &[&str]) -> Option<Node> {
     let nodes = || state.functions.values().filter_map(|function| vfio_node(state, function));
     match path {
-        [] if state.machine.kvm => dir(&["kvm", "vfio"]),
-        [] => dir(&["vfio"]),
+        [] if state.machine.kvm => dir(&["kmsg", "kvm", "vfio"]),
+        [] => dir(&["kmsg", "vfio"]),
+        ["kmsg"] => file(File::Text(state.signs.logged())),
         ["kvm"] if state.machine.kvm => text(""),
         ["vfio"] => {
             let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };

@@ -12,8 +12,9 @@ use tranche_core::name::PciAddress;
 use super::DeviceUse;
 use super::files::{self, File, Node};
 use super::machine::Machine;
+use super::signs::FakeLog;
 use super::state::{Faults, Role, State};
-use crate::tree::{Ran, Tree, contained};
+use crate::tree::{Log, Ran, Tree, contained};
 
 /// The most links on one path (kernel: MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
@@ -50,7 +51,9 @@ impl FakeKernel {
     pub fn reboot(&self) {
         let mut inner = self.lock();
         let faults = std::mem::take(&mut inner.state.faults);
+        let signs = std::mem::take(&mut inner.state.signs).after_reboot();
         inner.state = State::boot(inner.state.machine.clone(), inner.state.boots + 1, faults);
+        inner.state.signs = signs;
         inner.locked.clear();
         inner.held.clear();
         self.changed.notify_all();
@@ -118,6 +121,31 @@ impl FakeKernel {
     /// The function no longer answers, though the kernel still lists it.
     pub fn drop_off_the_bus(&self, function: PciAddress) {
         self.lock().state.faults.off_the_bus.insert(function);
+    }
+
+    /// The function has a serial number in its configuration space.
+    pub fn give_serial(&self, function: PciAddress, serial: u64) {
+        self.lock().state.signs.serials.insert(function, serial);
+    }
+
+    /// There is a file at a path under `proc/driver`, as a vendor's driver makes it.
+    pub fn put_file(&self, path: &str, text: &str) {
+        self.lock().state.signs.files.insert(path.to_owned(), text.to_owned());
+    }
+
+    /// The function's link breaks once more.
+    pub fn count_fatal_error(&self, function: PciAddress) {
+        *self.lock().state.signs.fatal_errors.entry(function).or_default() += 1;
+    }
+
+    /// The function shows this power state from now on.
+    pub fn set_power(&self, function: PciAddress, state: &str) {
+        self.lock().state.signs.power.insert(function, state.to_owned());
+    }
+
+    /// The kernel logs a line.
+    pub fn log_line(&self, text: &str) {
+        self.lock().state.signs.say(text);
     }
 
     /// Who has what open.
@@ -323,6 +351,13 @@ impl Tree for FakeKernel {
     fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>> {
         let names = self.listed(path)?;
         Ok(names.iter().filter_map(|name| self.link(&format!("{path}/{name}")).ok()).collect())
+    }
+
+    fn log(&self, path: &str) -> io::Result<Box<dyn Log>> {
+        match path {
+            "dev/kmsg" => Ok(Box::new(FakeLog::new(&self.lock().state.signs))),
+            _ => Err(Errno::NOENT.into()),
+        }
     }
 
     fn run(&self, _tool: &str, _arguments: &[&str]) -> io::Result<Ran> {

@@ -12,6 +12,7 @@ use tranche_core::step::VFIO_DRIVER;
 use uuid::Uuid;
 
 use super::machine::{FunctionModel, Machine, MdevParentModel, SriovModel};
+use super::signs::Signs;
 
 /// The first IOMMU group that is not one of the machine's own.
 const FIRST_FREE_GROUP: u32 = 1_000;
@@ -70,6 +71,7 @@ pub(super) struct State {
     pub(super) mdevs: BTreeMap<Uuid, Mdev>,
     pub(super) opens: Vec<(DeviceSource, Holder)>,
     pub(super) faults: Faults,
+    pub(super) signs: Signs,
     next_group: u32,
     next_vfio: u32,
 }
@@ -81,6 +83,7 @@ impl State {
             mdevs: BTreeMap::new(),
             opens: Vec::new(),
             faults,
+            signs: Signs::default(),
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
             boots,

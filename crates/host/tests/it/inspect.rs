@@ -3,7 +3,7 @@
 use expect_test::expect;
 use proptest::prelude::*;
 use tranche_core::finding::{Code, Severity};
-use tranche_core::inventory::{Hypervisor, Iommu, PartitionDevice};
+use tranche_core::inventory::{HealthState, Hypervisor, Iommu, PartitionDevice};
 use tranche_host::inspect;
 
 use crate::captured::{Captured, a2_host, function};
@@ -131,7 +131,12 @@ fn a_gpu_that_fell_off_the_bus_is_told_apart_from_its_cached_ids() {
         Captured::new(&function("0000:03:00.0", ["10de", "2204", "10de", "0001"], "030000", 2, ""));
     std::fs::write(captured.root().join("sys/devices/pci0000:00/0000:03:00.0/config"), [0xff; 256]).unwrap();
     let seen = inspect(captured.root(), None);
-    assert_eq!(seen.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::GpuGone]);
+    assert_eq!(seen.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::GpuSick]);
+    assert_eq!(
+        seen.gpus[&at("0000:03:00.0")].health.state,
+        HealthState::NeedsReboot,
+        "the kernel knows no reset"
+    );
     assert_eq!(seen.gpus.len(), 1);
 }
 

@@ -4,6 +4,7 @@ mod captured;
 mod catalogue;
 mod conformance;
 mod hangs;
+mod health;
 mod inspect;
 mod machine;
 mod simulated;
