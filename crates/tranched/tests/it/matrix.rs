@@ -49,6 +49,20 @@ fn kinds() -> Vec<Kind> {
             counts: (4, 2),
             whole: true,
         },
+        Kind {
+            name: "NVIDIA vGPU, types on functions (kernel 6.8 and later)",
+            machine: Machine::nvidia(&["NVIDIA A2"]),
+            gpu: "0000:41:00.0",
+            counts: (4, 2),
+            whole: true,
+        },
+        Kind {
+            name: "NVIDIA vGPU, mediated devices (older kernels)",
+            machine: Machine::nvidia(&["NVIDIA L40S"]).with_mediated_vgpus(),
+            gpu: "0000:41:00.0",
+            counts: (3, 12),
+            whole: true,
+        },
         Kind { name: "mediated devices", machine: lab(), gpu: "mbochs", counts: (4, 16), whole: false },
     ]
 }
@@ -144,7 +158,8 @@ impl Life {
             guest_os: None,
             cloud_init: None,
         };
-        let new = NewVm { hardware, request: Request::ANY_PARTITION, reserved: false, prefer_numa_node: None };
+        let new =
+            NewVm { hardware, request: Request::ANY_PARTITION, reserved: false, prefer_numa_node: None };
         if !self.engine.view().spec.vms.contains_key(&vm(name)) {
             self.order(&Change::CreateVm { name: vm(name), vm: new })?;
         }
@@ -171,7 +186,8 @@ impl Life {
     fn devices(&self, name: &str) -> Result<Vec<String>, String> {
         let seen = self.seen();
         let domain = seen.domain(&vm(name)).filter(|domain| domain.state.is_active());
-        let domain = domain.ok_or_else(|| format!("{name} does not run: {:?}", self.engine.view().findings))?;
+        let domain =
+            domain.ok_or_else(|| format!("{name} does not run: {:?}", self.engine.view().findings))?;
         Ok(domain.live_devices.iter().map(|device| format!("{:?}", device.source)).collect())
     }
 
