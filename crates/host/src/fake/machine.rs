@@ -151,6 +151,9 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// The names of [`preset`](Self::preset).
+    pub const PRESETS: [&str; 6] = ["lab", "gpus", "big", "nvidia", "arc", "instinct"];
+
     /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each), `big` (eight with 16 each),
     /// `nvidia` (an A16, which is four GPUs, and an L40S), `arc` (an Intel Arc Pro B50) and `instinct` (an AMD MI300X in
     /// 8 parts).

@@ -5,6 +5,7 @@ mod catalogue;
 mod fake_machine;
 mod faults;
 mod kill_walk;
+mod matrix;
 mod openapi;
 mod patience;
 mod process;
