@@ -135,6 +135,9 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// The names of [`preset`](Self::preset).
+    pub const PRESETS: [&str; 4] = ["lab", "gpus", "big", "nvidia"];
+
     /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each), `big` (eight with 16 each) and
     /// `nvidia` (an A16, which is four GPUs, and an L40S).
     pub fn preset(name: &str) -> Option<Self> {
