@@ -21,6 +21,7 @@ pub struct LinuxHost {
     calls: Calls,
     catalogue: Arc<Catalogue>,
     hypervisor: Box<dyn Hypervisor>,
+    notes: Vec<Finding>,
 }
 
 impl LinuxHost {
@@ -32,7 +33,14 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor }
+        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor, notes: Vec::new() }
+    }
+
+    /// Adds what is known to be amiss from the start; every inventory has it.
+    #[must_use]
+    pub fn with_notes(mut self, notes: Vec<Finding>) -> Self {
+        self.notes.extend(notes);
+        self
     }
 
     fn on(
@@ -51,12 +59,20 @@ impl Host for LinuxHost {
         let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
         let tree = self.calls.tree();
         notes.extend(system::notes(tree, &self.name));
+        notes.extend(self.notes.iter().cloned());
+        let hypervisor = self.hypervisor.observe();
+        for note in self.hypervisor.notes(&self.name) {
+            // Where there is no /dev/kvm, it is no news that no guest runs by it.
+            if notes.iter().all(|known| known.code != note.code) {
+                notes.push(note);
+            }
+        }
         HostInventory {
             host: self.name.clone(),
             boot_id: system::boot_id(tree),
             observed_at: now,
             system: system::facts(tree),
-            hypervisor: self.hypervisor.observe(),
+            hypervisor,
             gpus,
             stuck: self.calls.stuck(),
             notes,

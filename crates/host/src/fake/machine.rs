@@ -129,10 +129,10 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each) and `big` (eight with 16 each).
+    /// The machines that have a name: `gpus` (two with 8 virtual functions each) and `big` (eight with 16 each). They need
+    /// no catalogue of their own to be taken for GPUs, as [`Machine::lab`] does.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
-            "lab" => Some(Self::lab()),
             "gpus" => Some(Self::gpus(2, 8)),
             "big" => Some(Self::gpus(8, 16)),
             _ => None,
