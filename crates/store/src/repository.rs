@@ -8,6 +8,7 @@
 
 mod changes;
 mod layout;
+mod shared;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -21,23 +22,24 @@ use tranche_core::operation::{OPERATIONS_KEPT_MAX, Operation};
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
+pub use self::shared::Shared;
 use crate::error::{self, StoreError};
 use crate::key::{Key, Prefix};
 use crate::record::Revision;
 use crate::txn::{Conflict, Outcome};
 use crate::{Store, Watch};
 
-/// Everything that is remembered.
+/// Everything that is remembered. Copies are cheap: see [`Shared`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// What people asked for.
-    pub spec: Spec,
+    pub spec: Shared<Spec>,
     /// What was decided.
-    pub plan: Plan,
+    pub plan: Shared<Plan>,
     /// What hosts reported last.
-    pub inventory: Inventory,
+    pub inventory: Shared<Inventory>,
     /// What is being done and was done. Of those that are over, the store keeps [`OPERATIONS_KEPT_MAX`].
-    pub operations: BTreeMap<OperationId, Operation>,
+    pub operations: Shared<BTreeMap<OperationId, Operation>>,
 }
 
 /// The state as it was read, with the version of each record.
@@ -122,7 +124,7 @@ impl Repository {
 }
 
 /// Forgets the operations that have been over for the longest time, when there are too many.
-fn forget_old_operations(operations: &mut BTreeMap<OperationId, Operation>) {
+fn forget_old_operations(operations: &mut Shared<BTreeMap<OperationId, Operation>>) {
     let mut over: Vec<_> = operations
         .values()
         .filter(|operation| operation.state.is_over())

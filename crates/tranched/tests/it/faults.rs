@@ -382,6 +382,21 @@ fn a_guest_that_ignores_the_power_button_is_restarted_by_force() {
 }
 
 #[test]
+fn a_pass_in_which_nothing_happens_copies_nothing_and_shows_when_the_host_was_seen() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    let before = desk.engine.view();
+    desk.pass();
+    let after = desk.engine.view();
+    assert_eq!(after.revision, before.revision);
+    assert!(std::ptr::eq(&*before.spec, &*after.spec) && std::ptr::eq(&*before.plan, &*after.plan));
+    assert!(std::ptr::eq(&*before.operations, &*after.operations));
+    assert_eq!(after.inventory[&host()].observed_at, desk.now);
+}
+
+#[test]
 fn a_machine_without_iommu_is_told_so() {
     let desk = Desk::on(Machine { iommu: false, ..Machine::gpus(1, 4) });
     assert!(desk.refusal(&split(0, 2)).contains(&Code::IommuOff));
