@@ -55,8 +55,16 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
         let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
         spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.ids });
         let offer = gpu.offers.first().cloned();
-        plan.gpus
-            .insert(key.clone(), GpuPlan { mode, offer, identity: gpu.ids, host_drivers: BTreeMap::new() });
+        plan.gpus.insert(
+            key.clone(),
+            GpuPlan {
+                mode,
+                offer,
+                identity: gpu.ids,
+                host_drivers: BTreeMap::new(),
+                autoprobe_was_off: false,
+            },
+        );
         for partition in &gpu.partitions {
             let index = partition.index.expect("ours");
             let name: VmName = format!("vm-{bus}-{index}").parse().expect("a valid name");

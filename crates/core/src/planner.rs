@@ -215,10 +215,13 @@ impl Planner<'_> {
             GpuMode::Partitioned { count, series } => gpu.offer(*count, series.as_deref()).cloned(),
             GpuMode::Host | GpuMode::Passthrough { .. } => None,
         };
-        let recorded =
-            self.plan.gpus.get(key).map(|planned| planned.host_drivers.clone()).unwrap_or_default();
+        let before = self.plan.gpus.get(key);
+        let recorded = before.map(|planned| planned.host_drivers.clone()).unwrap_or_default();
         let host_drivers = if recorded.is_empty() { host_drivers(gpu) } else { recorded };
-        let planned = GpuPlan { mode: wish.mode.clone(), offer, identity: gpu.ids, host_drivers };
+        let is_off = gpu.sriov.as_ref().is_some_and(|sriov| !sriov.autoprobe);
+        let autoprobe_was_off = before.map_or(is_off, |planned| planned.autoprobe_was_off);
+        let mode = wish.mode.clone();
+        let planned = GpuPlan { mode, offer, identity: gpu.ids, host_drivers, autoprobe_was_off };
         self.plan.gpus.insert(key.clone(), planned);
     }
 

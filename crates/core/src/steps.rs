@@ -39,7 +39,7 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
 fn remakes(step: &Step) -> Option<GpuAddress> {
     match step {
         Step::EnableVfs { gpu, .. }
-        | Step::DisableVfs { gpu }
+        | Step::DisableVfs { gpu, .. }
         | Step::RemoveMdev { gpu, .. }
         | Step::TakeGpu { gpu, .. }
         | Step::ReturnGpu { gpu, .. } => Some(gpu.clone()),
@@ -59,17 +59,17 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
                 return if in_use() { Vec::new() } else { vec![give_back(planned, gpu)] };
             }
             match gpu.backend {
-                Some(Backend::SriovVfio) => vf_steps(gpu, *count, in_use),
+                Some(Backend::SriovVfio) => vf_steps(planned, gpu, *count, in_use),
                 Some(Backend::Mdev) => mdev_steps(key, planned, gpu, *count),
                 None => Vec::new(),
             }
         }
         GpuMode::Passthrough { .. } => {
-            let undone = unmake_partitions(gpu, in_use);
+            let undone = unmake_partitions(planned, gpu, in_use);
             if undone.is_empty() && !has_partitions(gpu) { take(gpu, in_use) } else { undone }
         }
         GpuMode::Host => {
-            let undone = unmake_partitions(gpu, in_use);
+            let undone = unmake_partitions(planned, gpu, in_use);
             let clean = undone.is_empty() && !has_partitions(gpu);
             if clean && is_passed_through(gpu) && !in_use() { vec![give_back(planned, gpu)] } else { undone }
         }
@@ -77,7 +77,7 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
 }
 
 /// Virtual functions: the right number, each bound to vfio-pci.
-fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
+fn vf_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
     let address = || gpu.address.clone();
     let enabled = gpu.sriov.as_ref().map_or(0, |sriov| sriov.vfs);
     let there = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
@@ -86,7 +86,7 @@ fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
         return match enabled {
             0 => vec![enable],
             _ if in_use() => Vec::new(),
-            _ => vec![Step::DisableVfs { gpu: address() }, enable],
+            _ => vec![disable(planned, gpu), enable],
         };
     }
     let unbound = gpu.partitions.iter().filter(|partition| partition.driver.as_deref() != Some(VFIO_DRIVER));
@@ -131,12 +131,16 @@ fn mdev_steps(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, count: u16) -> Vec<Ste
     due
 }
 
-fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
+fn disable(planned: &GpuPlan, gpu: &Gpu) -> Step {
+    Step::DisableVfs { gpu: gpu.address.clone(), autoprobe: !planned.autoprobe_was_off }
+}
+
+fn unmake_partitions(planned: &GpuPlan, gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
     if !has_partitions(gpu) || in_use() {
         return Vec::new();
     }
     if gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0) {
-        return vec![Step::DisableVfs { gpu: gpu.address.clone() }];
+        return vec![disable(planned, gpu)];
     }
     gpu.partitions
         .iter()

@@ -84,7 +84,9 @@ impl Host for LinuxHost {
             Step::EnableVfs { gpu, count } => {
                 self.on(gpu, now, |calls| sriov::enable(calls, pci(calls)?, *count))
             }
-            Step::DisableVfs { gpu } => self.on(gpu, now, |calls| sriov::disable(calls, pci(calls)?)),
+            Step::DisableVfs { gpu, autoprobe } => {
+                self.on(gpu, now, |calls| sriov::disable(calls, pci(calls)?, *autoprobe))
+            }
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)

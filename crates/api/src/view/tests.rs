@@ -111,8 +111,13 @@ impl Situation {
         };
         spec.vms.insert(name(), wish);
         let mut plan = Plan::default();
-        let planned =
-            GpuPlan { mode, offer: Some(offer(4)), identity: gpu.ids, host_drivers: Default::default() };
+        let planned = GpuPlan {
+            mode,
+            offer: Some(offer(4)),
+            identity: gpu.ids,
+            host_drivers: Default::default(),
+            autoprobe_was_off: false,
+        };
         plan.gpus.insert(key(), planned);
         let system = SystemFacts {
             kernel: "6.12".to_owned(),

@@ -222,8 +222,9 @@ impl World {
             Step::EnableVfs { gpu, count } => {
                 assert!(self.partitions(gpu).is_empty(), "VFs are enabled while others are: EBUSY");
                 self.enable_vfs(gpu, *count);
+                self.set_autoprobe(gpu, false);
             }
-            Step::DisableVfs { gpu } => {
+            Step::DisableVfs { gpu, autoprobe } => {
                 let open: Vec<_> =
                     self.partitions(gpu).iter().filter(|p| !p.open_by.is_empty()).cloned().collect();
                 assert!(
@@ -231,6 +232,7 @@ impl World {
                     "disabling VFs in use hangs and tears the device out of the guest: {open:?}"
                 );
                 self.drop_vfs(gpu);
+                self.set_autoprobe(gpu, *autoprobe);
             }
             Step::BindPartition { gpu, index, driver, .. } => {
                 for partition in self.partitions(gpu).iter_mut().filter(|p| p.index == Some(*index)) {
@@ -320,6 +322,10 @@ impl World {
                 open_by: Vec::new(),
             })
             .collect();
+    }
+
+    fn set_autoprobe(&mut self, gpu: &GpuAddress, on: bool) {
+        self.gpu_at(gpu).sriov.as_mut().unwrap().autoprobe = on;
     }
 
     fn drop_vfs(&mut self, gpu: &GpuAddress) {
