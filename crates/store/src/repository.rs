@@ -23,10 +23,11 @@ use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
 pub use self::shared::Shared;
+use self::stored::malformed;
 use crate::error::{self, StoreError};
 use crate::key::{Key, Prefix};
 use crate::record::Revision;
-use crate::txn::{Conflict, Outcome};
+use crate::txn::{Conflict, Expected, Outcome, Txn};
 use crate::{Store, Watch};
 
 /// Everything that is remembered. Copies are cheap: see [`Shared`].
@@ -61,6 +62,9 @@ pub enum Saved {
     /// Somebody else changed the same record meanwhile: load, decide again, commit again.
     Conflict(Conflict),
 }
+
+/// What the keys of records that were set aside begin with.
+const ASIDE: &str = "aside";
 
 /// Reads and writes the state.
 #[derive(Debug, Clone)]
@@ -112,6 +116,27 @@ impl Repository {
         }
         loaded.state = next;
         Ok(Saved::Committed(loaded))
+    }
+
+    /// Moves a record to where no record of ours is, as it is, so that the rest can be read without it. Returns its new
+    /// key; nothing where there is no such record.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn set_aside(&self, key: &Key) -> Result<Option<Key>, RepositoryError> {
+        let Some(entry) = self.store.get(key)? else { return Ok(None) };
+        // With its revision, so that a second one of the same key does not take the place of the first.
+        let aside: Key = format!("{ASIDE}/{}/{key}", entry.modified.0)
+            .parse()
+            .map_err(|error: crate::key::KeyError| malformed(key, error))?;
+        let txn = Txn::new()
+            .expect(key.clone(), Expected::At(entry.modified))
+            .put(aside.clone(), entry.value)
+            .delete(key.clone());
+        match self.store.commit(&txn)? {
+            Outcome::Committed(_) => Ok(Some(aside)),
+            Outcome::Conflict(_) => Ok(None),
+        }
     }
 
     /// Watches for changes by others since `loaded`. What it hears are wake-ups; load again to see.
@@ -167,7 +192,7 @@ pub enum RepositoryError {
 impl RepositoryError {
     /// This error as a finding.
     pub fn finding(&self) -> Finding {
-        error::finding(self, self.code(), self.hint())
+        error::finding(self, self.code(), &self.hint())
     }
 
     /// The code of this error.
@@ -180,13 +205,14 @@ impl RepositoryError {
     }
 
     /// What to do about it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
-            Self::Store(error) => error.hint(),
-            Self::NewerVersion { .. } => error::HINT_NEWER_VERSION,
-            Self::Malformed { .. } => {
-                "stop the daemon, keep a copy of the store, and restore it from a backup or delete that record"
-            }
+            Self::Store(error) => error.hint().to_owned(),
+            Self::NewerVersion { .. } => error::HINT_NEWER_VERSION.to_owned(),
+            Self::Malformed { key, .. } => format!(
+                "restore the store from a backup, or stop the daemon, run 'tranched --set-aside {key}' and start it again: \
+                 the record is kept in the store and Tranche goes on as if it had never been"
+            ),
         }
     }
 }

@@ -13,7 +13,7 @@ use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
 use tranche_host::vm::fake::FakeHypervisor;
-use tranche_store::{MonotonicClock, Repository, Settings, SqliteStore};
+use tranche_store::{Key, MonotonicClock, Repository, Settings, SqliteStore};
 
 use crate::bell::Bell;
 use crate::config::Config;
@@ -52,6 +52,17 @@ fn open_catalogue(config: &Config) -> (Arc<Catalogue>, Vec<Finding>) {
         tracing::error!(error = error as &dyn Error, "a file of the catalogue is left out");
     }
     (Arc::new(catalogue), errors.iter().map(tranche_host::catalogue_note).collect())
+}
+
+/// Moves a record out of the way with which the store cannot be read. Returns what to tell whoever asked for it.
+///
+/// # Errors
+/// There is no such record, a daemon has the store open, or the store refuses.
+pub fn set_aside(config: &Config, key: &str) -> anyhow::Result<String> {
+    let key: Key = key.parse().with_context(|| format!("{key:?} is no key of a record"))?;
+    let aside = open_store(config)?.set_aside(&key)?;
+    let aside = aside.with_context(|| format!("there is no record {key}"))?;
+    Ok(format!("{key} is now {aside}; start the daemon again"))
 }
 
 fn open_store(config: &Config) -> anyhow::Result<Repository> {

@@ -339,7 +339,7 @@ fn operations_that_are_over_are_kept_up_to_a_number_the_newest_first() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_is_named() {
+fn a_record_that_cannot_be_read_is_named_and_once_it_is_set_aside_the_rest_is_read() {
     let malformed = [
         ("spec/vm/a", "{}"),
         ("spec/vm/a", r#"{"v":1,"data":{"id":"x"}}"#),
@@ -364,6 +364,12 @@ fn a_record_that_cannot_be_read_is_named() {
         );
         let finding = error.finding();
         assert!(finding.message.contains(name) && finding.code == Code::StoreCorrupt, "{finding}");
+        assert!(finding.hint.contains(&format!("tranched --set-aside {name}'")), "{finding}");
+
+        let aside = repository.set_aside(&key(name)).unwrap().expect("it is there");
+        assert_eq!(store.get(&aside).unwrap().unwrap().value, value.as_bytes());
+        assert_eq!(repository.load().unwrap().state, State::default());
+        assert_eq!(repository.set_aside(&key(name)).unwrap(), None);
     }
 }
 

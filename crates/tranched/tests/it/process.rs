@@ -5,9 +5,12 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
+use tranche_store::{MonotonicClock, Settings, SqliteStore, Store as _, Txn};
 
 /// A directory in which daemons live one after the other.
 struct Home {
@@ -164,6 +167,33 @@ fn a_fake_host_that_there_is_not_is_refused_with_those_that_there_are() {
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("gpus and big"), "{words}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_the_daemon_from_starting_until_it_is_set_aside() {
+    let home = Home::new();
+    let mut first = home.start();
+    let refused = home.run(&["--set-aside", "spec/vm/a"]);
+    assert!(!refused.status.success(), "a daemon has the store open");
+    signal(&first, Signal::TERM);
+    assert!(first.wait().unwrap().success());
+    {
+        let dir = Utf8PathBuf::from_path_buf(home.path("state")).unwrap();
+        let store = SqliteStore::open(&Settings::new(dir), Arc::new(MonotonicClock::default())).unwrap();
+        let _ = store.commit(&Txn::new().put("spec/vm/a".parse().unwrap(), "{}")).unwrap();
+    }
+    let refused = home.run(&["--fake-host", "gpus"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("the record spec/vm/a is malformed"), "{words}");
+    assert!(words.contains("'tranched --set-aside spec/vm/a'"), "{words}");
+    let done = home.run(&["--set-aside", "spec/vm/a"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(String::from_utf8_lossy(&done.stdout).starts_with("spec/vm/a is now aside/"));
+    assert!(!home.run(&["--set-aside", "spec/vm/a"]).status.success(), "it is there no longer");
+    let mut next = home.start();
+    signal(&next, Signal::TERM);
+    assert!(next.wait().unwrap().success());
 }
 
 #[test]
