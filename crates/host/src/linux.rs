@@ -28,6 +28,7 @@ pub struct LinuxHost {
     type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
+    notes: Vec<Finding>,
 }
 
 impl LinuxHost {
@@ -47,7 +48,15 @@ impl LinuxHost {
             type_names: Arc::default(),
             hypervisor,
             watch: Watch::default(),
+            notes: Vec::new(),
         }
+    }
+
+    /// Adds what is known to be amiss from the start; every inventory has it.
+    #[must_use]
+    pub fn with_notes(mut self, notes: Vec<Finding>) -> Self {
+        self.notes.extend(notes);
+        self
     }
 
     fn on(
@@ -76,12 +85,20 @@ impl Host for LinuxHost {
             gpus.values().filter(sick).map(|gpu| say::gpu_sick(&self.key(&gpu.address), &gpu.health)),
         );
         notes.extend(system::notes(tree, &self.name));
+        notes.extend(self.notes.iter().cloned());
+        let hypervisor = self.hypervisor.observe();
+        for note in self.hypervisor.notes(&self.name) {
+            // Where there is no /dev/kvm, it is no news that no guest runs by it.
+            if notes.iter().all(|known| known.code != note.code) {
+                notes.push(note);
+            }
+        }
         HostInventory {
             host: self.name.clone(),
             boot_id,
             observed_at: now,
             system: system::facts(tree),
-            hypervisor: self.hypervisor.observe(),
+            hypervisor,
             gpus,
             stuck: self.calls.stuck(),
             notes,
@@ -104,12 +121,12 @@ impl Host for LinuxHost {
                 let shared_mib = ids.and_then(|ids| self.catalogue.find(&ids)?.shared_vram_mib());
                 sriov::enable(calls, pf, *count, || xe::provision(calls, pf, *count, shared_mib))
             }),
-            Step::DisableVfs { gpu } => self.on(gpu, now, |calls| {
+            Step::DisableVfs { gpu, autoprobe } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;
                 if is_bound(calls, pf, vgpu::DRIVER) {
                     vgpu::disable(calls, pf)
                 } else {
-                    sriov::disable(calls, pf)
+                    sriov::disable(calls, pf, *autoprobe)
                 }
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {

@@ -152,14 +152,13 @@ impl Default for Machine {
 
 impl Machine {
     /// The names of [`preset`](Self::preset).
-    pub const PRESETS: [&str; 6] = ["lab", "gpus", "big", "nvidia", "arc", "instinct"];
+    pub const PRESETS: [&str; 5] = ["gpus", "big", "nvidia", "arc", "instinct"];
 
-    /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each), `big` (eight with 16 each),
-    /// `nvidia` (an A16, which is four GPUs, and an L40S), `arc` (an Intel Arc Pro B50) and `instinct` (an AMD MI300X in
-    /// 8 parts).
+    /// The machines that have a name: `gpus` (two with 8 virtual functions each), `big` (eight with 16 each), `nvidia`
+    /// (an A16, which is four GPUs, and an L40S), `arc` (an Intel Arc Pro B50) and `instinct` (an AMD MI300X in 8
+    /// parts). They need no catalogue of their own to be taken for GPUs, as [`Machine::lab`] does.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
-            "lab" => Some(Self::lab()),
             "gpus" => Some(Self::gpus(2, 8)),
             "big" => Some(Self::gpus(8, 16)),
             "arc" => Some(Self::arc()),
