@@ -33,7 +33,7 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
                 found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
             }
         }
-        GpuMode::Passthrough { allow_console } => {
+        GpuMode::Passthrough { allow_console, .. } => {
             if gpu.address.pci().is_none() {
                 found.push(say::mode_conflict(key, "no PCI device", "passed through"));
             }

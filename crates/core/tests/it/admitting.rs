@@ -64,7 +64,7 @@ fn the_console_is_not_taken_without_a_word() {
     let mut world = World::with_gpus(1);
     world.gpu(1).boot_vga = true;
     world.refuses(&set(1, PASSTHROUGH), Code::ConsoleGpu);
-    world.set_mode(1, GpuMode::Passthrough { allow_console: true });
+    world.set_mode(1, GpuMode::Passthrough { allow_console: true, pool: None });
 }
 
 #[test]
