@@ -12,6 +12,7 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
 use crate::health::Watch;
+use crate::monitor::Monitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
@@ -36,6 +37,13 @@ impl LinuxHost {
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
         Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor, watch: Watch::default() }
+    }
+
+    /// The same host, whose GPUs are looked at through a vendor's library too.
+    #[must_use]
+    pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
+        self.watch = Watch::with(monitor);
+        self
     }
 
     fn on(

@@ -57,6 +57,7 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
 
 #[cfg(feature = "libvirt")]
 fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyhow::Result<Arc<dyn Host>> {
+    use tranche_host::nvml::NvidiaMonitor;
     use tranche_host::tree::DirTree;
     use tranche_host::vm::libvirt::{self, Libvirt};
 
@@ -80,7 +81,10 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
         tracing::warn!(%error, "no kernel device events; the slow tick finds changes later");
     }
     let (tree, catalogue) = (Arc::new(tree), Arc::new(catalogue));
-    Ok(Arc::new(LinuxHost::new(name.clone(), tree, Limits::default(), catalogue, Box::new(hypervisor))))
+    let host = LinuxHost::new(name.clone(), tree, Limits::default(), catalogue, Box::new(hypervisor));
+    // A vendor's library speaks of this machine, and of no other tree.
+    let own = config.root == "/";
+    Ok(Arc::new(if own { host.with_monitor(Arc::new(NvidiaMonitor)) } else { host }))
 }
 
 #[cfg(not(feature = "libvirt"))]
