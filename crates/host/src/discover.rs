@@ -20,19 +20,21 @@ use self::holders::Holders;
 use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
+use crate::vgpu::TypeNames;
 use crate::{health, identity, mdev, report, sriov, vgpu};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
     calls: &Calls,
     catalogue: &Arc<Catalogue>,
+    names: &Arc<TypeNames>,
     host: &HostName,
     now: Timestamp,
 ) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
     let (mut gpus, mut notes) = (BTreeMap::new(), Vec::new());
-    let names = Arc::clone(catalogue);
+    let entries = Arc::clone(catalogue);
     let what = format!("/{}, /{} and /proc", function::PCI_DEVICES, mdev::MDEV_PARENTS);
-    let found = calls.look(None, now, &what, move |tree| (candidates(tree, &names), Holders::scan(tree)));
+    let found = calls.look(None, now, &what, move |tree| (candidates(tree, &entries), Holders::scan(tree)));
     let (candidates, holders) = match found {
         Ok((candidates, holders)) => (candidates, Arc::new(holders)),
         Err(error) => {
@@ -45,9 +47,11 @@ pub(crate) fn gpus(
     for address in candidates {
         let key = GpuKey { host: host.clone(), address: address.clone() };
         let (catalogue, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
+        let names = Arc::clone(names);
         let what = format!("the attributes of {address}");
-        let seen =
-            calls.look(Some(&address), now, &what, move |tree| look_at(tree, &looked, &catalogue, &holders));
+        let seen = calls.look(Some(&address), now, &what, move |tree| {
+            look_at(tree, &looked, &catalogue, &holders, &names)
+        });
         match seen {
             Ok(Some((mut gpu, found))) => {
                 notes.extend(found);
@@ -96,9 +100,10 @@ fn look_at(
     key: &GpuKey,
     catalogue: &Catalogue,
     holders: &Holders,
+    names: &TypeNames,
 ) -> Option<(Gpu, Vec<Finding>)> {
     match &key.address {
-        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, catalogue, holders),
+        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, catalogue, holders, names),
         GpuAddress::Virtual(name) => {
             Some((virtual_gpu(tree, key, catalogue.find_virtual(name)?, holders), Vec::new()))
         }
@@ -111,6 +116,7 @@ fn pci_gpu(
     address: PciAddress,
     catalogue: &Catalogue,
     holders: &Holders,
+    names: &TypeNames,
 ) -> Option<(Gpu, Vec<Finding>)> {
     let dir = function::dir(address);
     let ids = function::ids(tree, address)?;
@@ -145,7 +151,7 @@ fn pci_gpu(
         partitions,
     };
     gpu.health = health::on_the_bus(tree, &dir, &gpu);
-    let notes = partitioning(tree, key, &mut gpu, entry, holders);
+    let notes = partitioning(tree, key, &mut gpu, entry, holders, names);
     Some((gpu, notes))
 }
 
@@ -157,6 +163,7 @@ fn partitioning(
     gpu: &mut Gpu,
     entry: Option<&Entry>,
     holders: &Holders,
+    names: &TypeNames,
 ) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
@@ -175,9 +182,7 @@ fn partitioning(
             Vec::new()
         }
         Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
-        Interface::NvidiaVgpu if total_vfs > 0 && gpu.driver.as_deref() == Some(vgpu::DRIVER) => {
-            vgpu::observe(tree, key, gpu, entry)
-        }
+        Interface::NvidiaVgpu if total_vfs > 0 => vgpu::observe(tree, key, gpu, entry, (holders, names)),
         Interface::NvidiaVgpu | Interface::Mdev | Interface::PlainVf => Vec::new(),
     }
 }

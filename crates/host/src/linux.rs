@@ -14,6 +14,7 @@ use crate::discover::{self, function, system};
 use crate::health::Watch;
 use crate::monitor::Monitor;
 use crate::tree::Tree;
+use crate::vgpu::TypeNames;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
 
@@ -23,6 +24,7 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     catalogue: Arc<Catalogue>,
+    type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
 }
@@ -36,7 +38,14 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor, watch: Watch::default() }
+        Self {
+            name,
+            calls: Calls::new(tree, limits),
+            catalogue,
+            type_names: Arc::default(),
+            hypervisor,
+            watch: Watch::default(),
+        }
     }
 
     /// The same host, whose GPUs are looked at through a vendor's library too.
@@ -62,7 +71,8 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (mut gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
+        let (mut gpus, mut notes) =
+            discover::gpus(&self.calls, &self.catalogue, &self.type_names, &self.name, now);
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
@@ -100,15 +110,16 @@ impl Host for LinuxHost {
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
-                vgpu::set(calls, *vf, profile.as_deref())
+                vgpu::typed::set(calls, &self.type_names, *vf, profile.as_deref())
             }),
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)
             }),
-            Step::CreateMdev { gpu, uuid, profile, .. } => {
-                self.on(gpu, now, |calls| mdev::create(calls, *uuid, profile))
-            }
+            Step::CreateMdev { gpu, uuid, profile, .. } => self.on(gpu, now, |calls| match gpu.pci() {
+                Some(pf) if vgpu::is_mediated(calls, pf) => vgpu::mediated::create(calls, pf, *uuid, profile),
+                _ => mdev::create(calls, *uuid, profile),
+            }),
             Step::RemoveMdev { gpu, uuid } => self.on(gpu, now, |calls| mdev::remove(calls, *uuid)),
             Step::TakeGpu { gpu, functions } => {
                 self.on(gpu, now, |calls| passthrough::take(calls, functions))

@@ -12,6 +12,7 @@ use tranche_core::name::PciAddress;
 use super::DeviceUse;
 use super::files::{self, File, Node};
 use super::machine::Machine;
+use super::nvidia;
 use super::signs::FakeLog;
 use super::state::{Faults, Role, State};
 use crate::tree::{Log, Ran, Tree, contained};
@@ -206,6 +207,7 @@ impl FakeKernel {
                 let function = inner.state.functions.get(address).ok_or(Errno::NODEV)?;
                 Ok(format!("{}\n", function.driver_override.as_deref().unwrap_or("(null)")).into_bytes())
             }
+            File::Vgpu(file) => Ok(self.read_vgpu_file(file)),
             File::Bind(_)
             | File::Unbind(_)
             | File::DriversProbe
@@ -222,7 +224,8 @@ impl FakeKernel {
             // A store function is not called for nothing (kernel: fs/sysfs/file.c).
             _ if value.is_empty() => Ok(()),
             File::Text(_) | File::Bytes(_) => Ok(()),
-            File::Numvfs(pf) => self.store_count(*pf, value),
+            File::Numvfs(pf) => self.switch_vfs(*pf, |state| state.admit_count(*pf, value)),
+            File::Vgpu(file) => self.write_vgpu_file(file, value),
             File::Autoprobe(pf) => self.lock().state.set_autoprobe(*pf, value),
             File::Override(address) => self.lock().state.set_override(*address, value),
             File::DriversProbe => self.lock().state.drivers_probe(value),
@@ -241,9 +244,21 @@ impl FakeKernel {
         }
     }
 
-    fn store_count(&self, pf: PciAddress, value: &str) -> Result<(), Errno> {
+    /// Looks at the state, or changes it.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let done = act(&mut self.lock().state);
+        self.changed.notify_all();
+        done
+    }
+
+    /// Switches virtual functions as soon as nobody else does, if that is admitted then: all off, or so many on.
+    pub(super) fn switch_vfs<E: From<Errno>>(
+        &self,
+        pf: PciAddress,
+        admit: impl FnOnce(&State) -> Result<Option<u16>, E>,
+    ) -> Result<(), E> {
         let mut inner = self.wait_while(self.lock(), |inner| inner.locked.contains(&pf))?;
-        let Some(count) = inner.state.admit_count(pf, value)? else { return Ok(()) };
+        let Some(count) = admit(&inner.state)? else { return Ok(()) };
         inner.locked.insert(pf);
         self.changed.notify_all();
         let hangs = |inner: &Inner| inner.held.contains(&pf) || (count == 0 && inner.state.vf_in_use(pf));
@@ -360,8 +375,11 @@ impl Tree for FakeKernel {
         }
     }
 
-    fn run(&self, _tool: &str, _arguments: &[&str]) -> io::Result<Ran> {
-        Err(Errno::NOENT.into())
+    fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran> {
+        match tool {
+            nvidia::tool::PATH if self.exists(tool) => Ok(self.run_sriov_manage(arguments)?),
+            _ => Err(Errno::NOENT.into()),
+        }
     }
 
     fn exists(&self, path: &str) -> bool {

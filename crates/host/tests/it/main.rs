@@ -7,6 +7,7 @@ mod hangs;
 mod health;
 mod inspect;
 mod machine;
+mod nvidia;
 mod simulated;
 mod steps;
 mod trees;
