@@ -481,7 +481,9 @@ fn proc(state: &State, path: &[&str]) -> Option<Node> {
 
 /// Every process that has something open, as often as it has.
 fn holders(state: &State) -> impl Iterator<Item = &Holder> {
-    state.opens.iter().map(|(_, holder)| holder).chain(state.vgpus.nodes.iter().map(|(_, holder)| holder))
+    let devices = state.opens.iter().map(|(_, holder)| holder);
+    let all = devices.chain(state.vgpus.nodes.iter().map(|(_, holder)| holder));
+    all.filter(|holder| !state.faults.hidden.contains(&holder.pid))
 }
 
 /// What vendors' drivers put under `proc/driver`. What a test put there comes first.

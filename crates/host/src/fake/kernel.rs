@@ -81,6 +81,11 @@ impl FakeKernel {
         self.lock().state.faults.grabs.insert(function, driver.to_owned());
     }
 
+    /// A process is not to be seen from here any more, as from a container.
+    pub fn hide(&self, pid: u32) {
+        self.lock().state.faults.hidden.insert(pid);
+    }
+
     /// Everything that went wrong on purpose so far goes right again.
     pub fn repair(&self) {
         self.lock().state.faults = Faults::default();

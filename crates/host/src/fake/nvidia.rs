@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use tranche_core::inventory::{DeviceSource, Holder};
 use tranche_core::name::{GpuAddress, PciAddress};
+use uuid::Uuid;
 
 use super::state::{MdevType, Role, State};
 use crate::catalogue::Entry;
@@ -112,7 +113,7 @@ pub(super) struct Vgpus {
 pub(super) struct VgpuFaults {
     /// GPUs whose lists of types are empty.
     pub(super) without_types: BTreeSet<PciAddress>,
-    /// When a type is written to the first function, the second one gets this type just before.
+    /// When the first function is given a type, the second one gets this type just before.
     pub(super) races: BTreeMap<PciAddress, (PciAddress, u32)>,
 }
 
@@ -256,6 +257,16 @@ impl State {
             available: u64::from(room.is_for(kind)),
         };
         Some(model.types.iter().map(seen).collect())
+    }
+
+    /// Somebody else is faster, if that was asked for.
+    pub(super) fn race_for_mdevs(&mut self, vf: PciAddress) {
+        let Some((other, id)) = self.faults.vgpu.races.remove(&vf) else { return };
+        let Some(model) = self.vgpu_model_of(other) else { return };
+        let directory = format!("{}-{id}", model.directory_prefix);
+        let uuid = Uuid::from_u128(u128::from(id)).to_string();
+        // One that is refused is no race.
+        let _ = self.create_mdev(&GpuAddress::Pci(other), &directory, &uuid);
     }
 
     /// Whether a virtual function is a parent of mediated devices.

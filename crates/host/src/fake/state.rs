@@ -31,6 +31,8 @@ pub(super) struct Faults {
     pub(super) off_the_bus: BTreeSet<PciAddress>,
     /// What goes wrong with NVIDIA's driver.
     pub(super) vgpu: VgpuFaults,
+    /// Processes that are not listed.
+    pub(super) hidden: BTreeSet<u32>,
 }
 
 /// A PCI function.
@@ -341,6 +343,9 @@ impl State {
         let uuid = uuid.ok_or(Errno::INVAL)?;
         if self.mdevs.contains_key(&uuid) {
             return Err(Errno::EXIST);
+        }
+        if let GpuAddress::Pci(vf) = parent {
+            self.race_for_mdevs(*vf);
         }
         let types = self.mdev_types(parent).ok_or(Errno::NODEV)?;
         if types.iter().find(|known| known.directory == kind).ok_or(Errno::NODEV)?.available == 0 {

@@ -152,6 +152,11 @@ fn creatable(tree: &dyn Tree, vf: PciAddress) -> Vec<VgpuType> {
     types::parse(&text.unwrap_or_default())
 }
 
+/// The numbers of the types that a function can take now.
+pub(crate) fn creatable_numbers(tree: &dyn Tree, vf: PciAddress) -> Vec<u32> {
+    creatable(tree, vf).into_iter().map(|kind| kind.id).collect()
+}
+
 /// The name of a type that a function has: it is not in that function's own list any more, but may be in its siblings'.
 fn name_of(calls: &GpuCalls<'_>, names: &TypeNames, id: u32) -> Option<String> {
     let (tree, pf) = (calls.tree(), calls.gpu().address.pci()?);

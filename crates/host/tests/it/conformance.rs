@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tranche_host::conformance::{Deviation, check_mdev, check_sriov};
+use tranche_host::conformance::{Deviation, check_mdev, check_sriov, check_vgpu};
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::tree::Tree;
 
@@ -23,6 +23,25 @@ fn in_memory_the_fake_kernel_conforms() {
     conforms(&FakeKernel::boot(Machine::lab()));
 }
 
+#[track_caller]
+fn takes_types(tree: &dyn Tree) {
+    for _ in 0..2 {
+        assert_eq!(check_vgpu(tree, pci("0000:41:00.0")), []);
+    }
+}
+
+#[test]
+fn nvidias_driver_in_memory_conforms() {
+    takes_types(&FakeKernel::boot(Machine::nvidia(&["NVIDIA L40S"])));
+}
+
+#[cfg(feature = "fuse")]
+#[test]
+fn nvidias_driver_mounted_conforms_through_write_2_and_execve_2() {
+    let kernel = Arc::new(FakeKernel::boot(Machine::nvidia(&["NVIDIA A2"])));
+    takes_types(&*crate::trees::mount(&kernel).expect("the fake kernel can be mounted").tree);
+}
+
 #[test]
 fn with_device_nodes_it_conforms_as_well() {
     conforms(&FakeKernel::boot(Machine { vfio_nodes: true, ..Machine::lab() }));
@@ -35,6 +54,7 @@ fn a_kernel_that_is_not_as_believed_is_told_on() {
         check_sriov(&kernel, pci(IGB)).into_iter().map(|deviation| deviation.case).collect();
     assert!(cases.iter().any(|case| case == "a virtual function is in a group"), "{cases:?}");
     assert!(cases.iter().any(|case| case == "the driver after probing"), "{cases:?}");
+    assert!(!check_vgpu(&kernel, pci(IGB)).is_empty());
 }
 
 #[cfg(feature = "fuse")]

@@ -2,7 +2,7 @@
 
 use tranche_core::change::Change;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{DeviceSource, Holder, mdev_uuid};
+use tranche_core::inventory::{DeviceSource, Holder, PartitionDevice, mdev_uuid};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use tranche_host::Host as _;
@@ -52,7 +52,7 @@ fn a_late_release_of_one_vm_takes_nothing_from_the_next() {
     let seen = world.gpu(GPU);
     let late = [
         Step::SetProfile { gpu: at(GPU), index: 0, vf: function(&seen, 0), profile: None },
-        Step::DisableVfs { gpu: at(GPU) },
+        Step::DisableVfs { gpu: at(GPU), autoprobe: true },
     ];
     world.stop("first");
     world.start("second");
@@ -74,7 +74,8 @@ fn a_late_removal_of_one_vms_mediated_device_takes_nothing_from_the_next() {
     world.stop("first");
     world.start("second");
     let uuid = mdev_uuid(&key(GPU), 0);
-    for step in [Step::RemoveMdev { gpu: at(GPU), uuid }, Step::DisableVfs { gpu: at(GPU) }] {
+    for step in [Step::RemoveMdev { gpu: at(GPU), uuid }, Step::DisableVfs { gpu: at(GPU), autoprobe: true }]
+    {
         let finding = world.host.apply(&step, NOW).expect_err("somebody else has it");
         assert_eq!(finding.code, Code::PartitionsInUse, "{finding}");
     }
@@ -289,6 +290,44 @@ fn a_type_stays_while_a_vm_has_the_function_open() {
     assert_eq!(finding.code, Code::PartitionsInUse);
     assert!(finding.message.contains("qemu-system-x86"), "{finding}");
     assert_eq!(world.profiles(GPU).len(), 4);
+}
+
+#[test]
+fn a_type_stays_though_nobody_can_see_who_has_the_function_open() {
+    let mut world = a2();
+    world.split(GPU, 4, None);
+    let vf = function(&world.gpu(GPU), 2);
+    let (source, unseen) = (DeviceSource::Pci { address: vf }, qemu(4711));
+    world.kernel.open(&source, &unseen).unwrap();
+    world.kernel.hide(unseen.pid);
+    assert!(world.gpu(GPU).partitions.iter().all(|partition| partition.open_by.is_empty()));
+    let step = Step::SetProfile { gpu: at(GPU), index: 2, vf, profile: None };
+    let finding = world.host.apply(&step, NOW).expect_err("it is open");
+    assert_eq!(finding.code, Code::PartitionsInUse);
+    assert!(finding.message.contains("keeps its type"), "{finding}");
+    world.kernel.close(&source, &unseen);
+    world.host.apply(&step, NOW).expect("it is closed");
+}
+
+#[test]
+fn an_instance_that_somebody_else_took_between_look_and_write_is_told_and_tried_again() {
+    let mut world = mediated_a2();
+    world.accepts(&Change::SetGpuMode { gpu: key(GPU), mode: partitioned(4, None) });
+    assert_eq!(world.turn(), (1, Vec::new()), "the functions are there");
+    let seen = world.gpu(GPU);
+    world.kernel.race_for_types(function(&seen, 0), function(&seen, 9), id("8A"));
+    let finding = world.fails(Code::FewerPartitions);
+    assert!(
+        finding.message.contains("did not become a 4Q") && finding.message.contains("EINVAL"),
+        "{finding}"
+    );
+    let seen = world.gpu(GPU);
+    let [theirs] = &seen.partitions[..] else { panic!("one mediated device") };
+    assert_eq!((theirs.index, theirs.profile.as_deref()), (None, Some("8A")));
+    let PartitionDevice::Mdev { uuid } = theirs.device else { panic!("a mediated device") };
+    world.write(&format!("sys/bus/mdev/devices/{uuid}/remove"), "1").unwrap();
+    world.settle();
+    assert_eq!(world.profiles(GPU), [0, 1, 2, 3].map(|index| (index, "4Q".to_owned())));
 }
 
 #[test]
