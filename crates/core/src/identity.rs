@@ -2,6 +2,10 @@
 //!
 //! Ids say what a card is; a UUID or a serial number says which. Many cards tell no such number, and some tell it only
 //! while their driver runs, so two identities that cannot be told apart count as the same: a doubt stops nobody's VM.
+//!
+//! A card may have several numbers, each readable at another time: the vendor's while the vendor's driver has it, the
+//! bus's always. What stands before a number's first hyphen says of which kind it is (`GPU-…`, `DSN-…`); numbers of
+//! different kinds tell nothing about each other.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,14 +24,18 @@ pub struct GpuIdentity {
 impl GpuIdentity {
     /// Whether both may be the same card.
     pub fn may_be(&self, other: &Self) -> bool {
-        let known = self.unique_id.as_ref().zip(other.unique_id.as_ref());
-        self.ids == other.ids && known.is_none_or(|(one, two)| one == two)
+        let known = self.unique_id.as_deref().zip(other.unique_id.as_deref());
+        self.ids == other.ids && known.is_none_or(|(one, two)| one == two || kind(one) != kind(two))
     }
 
     /// Whether both are the same card beyond doubt.
     pub fn is_surely(&self, other: &Self) -> bool {
         self.unique_id.is_some() && self == other
     }
+}
+
+fn kind(number: &str) -> &str {
+    number.split_once('-').map_or("", |(kind, _)| kind)
 }
 
 impl FromStr for GpuIdentity {
@@ -77,6 +85,11 @@ mod tests {
         assert!(kind.may_be(&one) && one.may_be(&kind) && one.may_be(&one));
         assert!(!one.may_be(&two), "another card of the same kind");
         assert!(!one.may_be(&read("10de:25b6:10de:157e GPU-1")), "another kind");
+        let slot = read("10de:25b6:10de:14a9 DSN-1");
+        assert!(
+            slot.may_be(&one) && !slot.may_be(&read("10de:25b6:10de:14a9 DSN-2")),
+            "a number of another kind"
+        );
         assert!(one.is_surely(&one) && !kind.is_surely(&kind));
         assert_eq!(one.to_string(), "10de:25b6:10de:14a9 GPU-1");
         assert!("10de:25b6:10de:14a9 ".parse::<GpuIdentity>().is_err());

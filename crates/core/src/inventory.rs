@@ -245,6 +245,14 @@ pub struct Health {
     pub reasons: Vec<String>,
 }
 
+impl Health {
+    /// Adds a sign: the worst verdict stands, and each sign is named.
+    pub fn add(&mut self, state: HealthState, reason: impl Into<String>) {
+        self.state = self.state.max(state);
+        self.reasons.push(reason.into());
+    }
+}
+
 /// The verdict on a GPU. From the second on it takes no new VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

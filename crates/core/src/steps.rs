@@ -92,8 +92,7 @@ fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
 fn enabling(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Option<Vec<Step>> {
     let address = || gpu.address.clone();
     let enabled = gpu.sriov.as_ref().map_or(0, |sriov| sriov.vfs);
-    let there = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count();
-    let there = there + gpu.blanks.len();
+    let there = gpu.partitions.len() + gpu.blanks.len();
     if enabled == count && (there >= usize::from(count) || in_use()) {
         return None;
     }
@@ -112,9 +111,11 @@ fn typed_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bo
         return steps;
     }
     let mut due = bind_steps(gpu, count);
+    // Which type it is cannot always be told. If there are as many as were decided, it is the one that was.
+    let as_decided = gpu.partitions.len() == usize::from(count);
     let is_misfit = |partition: &ObservedPartition| {
         partition.index.is_none_or(|index| index >= count)
-            || partition.profile.as_ref() != Some(&offer.profile)
+            || partition.profile.as_ref().map_or(!as_decided, |profile| *profile != offer.profile)
     };
     let misfits: Vec<_> = gpu.partitions.iter().filter(|partition| is_misfit(partition)).collect();
     due.extend(
@@ -203,7 +204,7 @@ fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
     let address = || gpu.address.clone();
     let removals = gpu.partitions.iter().filter_map(|partition| match (&partition.device, partition.index) {
         (PartitionDevice::Mdev { uuid }, Some(_)) => Some(Step::RemoveMdev { gpu: address(), uuid: *uuid }),
-        (PartitionDevice::Vf { .. }, _) if partition.profile.is_some() => untype(gpu, partition),
+        (PartitionDevice::Vf { .. }, _) if gpu.backend == Some(Backend::TypedVf) => untype(gpu, partition),
         _ => None,
     });
     let enabled = gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0);

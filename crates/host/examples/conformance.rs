@@ -1,11 +1,12 @@
 //! Checks that the kernel of this machine behaves as Tranche believes. Changes a device's virtual functions and drivers
 //! and puts them back: run it as root, in the lab, on a device that nobody uses.
 //!
-//! `conformance 0000:01:00.0` checks a physical function, `conformance mbochs mbochs-small` a type of mediated device.
+//! `conformance 0000:01:00.0` checks a physical function, `conformance mbochs mbochs-small` a type of mediated device,
+//! and `conformance vgpu 0000:41:00.0` a GPU whose virtual functions take types.
 
 use std::process::ExitCode;
 
-use tranche_host::conformance::{check_mdev, check_sriov};
+use tranche_host::conformance::{check_mdev, check_sriov, check_vgpu};
 use tranche_host::tree::DirTree;
 
 fn main() -> ExitCode {
@@ -19,11 +20,17 @@ fn main() -> ExitCode {
             Ok(address) => check_sriov(&tree, address),
             Err(error) => return fail(&format!("{error}")),
         },
+        [kind, function] if kind == "vgpu" => match function.parse() {
+            Ok(address) => check_vgpu(&tree, address),
+            Err(error) => return fail(&format!("{error}")),
+        },
         [parent, kind] => match parent.parse() {
             Ok(address) => check_mdev(&tree, &address, kind),
             Err(error) => return fail(&format!("{error}")),
         },
-        _ => return fail("usage: conformance FUNCTION | conformance PARENT TYPE"),
+        _ => {
+            return fail("usage: conformance FUNCTION | conformance PARENT TYPE | conformance vgpu FUNCTION");
+        }
     };
     for deviation in &deviations {
         println!("{deviation}");

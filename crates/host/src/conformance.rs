@@ -15,6 +15,7 @@ use crate::discover::function;
 use crate::mdev;
 use crate::report::errno_name;
 use crate::tree::Tree;
+use crate::vgpu::{self, typed};
 
 /// Something that a kernel did otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,28 @@ pub fn check_mdev(tree: &dyn Tree, parent: &GpuAddress, kind: &str) -> Vec<Devia
     check.write("removing by a word", "remove", "yes", libc::EINVAL);
     check.write("removing", "remove", "1", OK);
     check.same("the device is listed afterwards", false, tree.exists(&check.dir));
+    check.deviations
+}
+
+/// Checks a GPU whose virtual functions take types by a file of their own: with NVIDIA's driver, or what stands in for
+/// it. All of them are off, and the vendor's tool is there.
+pub fn check_vgpu(tree: &dyn Tree, pf: PciAddress) -> Vec<Deviation> {
+    let mut check = Check { tree, dir: function::dir(pf), deviations: Vec::new() };
+    let total = check.text("sriov_totalvfs");
+    check.write("enabling by hand", "sriov_numvfs", &total, libc::ENOENT);
+    check.write("none while there is none", "sriov_numvfs", "0", OK);
+    check.tool("enabling all", "-e", pf);
+    check.tool("enabling all again", "-e", pf);
+    check.same("the count", total.clone(), check.text("sriov_numvfs"));
+    check.write("the same count by hand", "sriov_numvfs", &total, OK);
+    check.write("disabling by hand", "sriov_numvfs", "0", libc::ENOENT);
+    let vfs: Vec<PciAddress> = function::virtual_functions(tree, &check.dir).into_values().collect();
+    check.same("the links", total, vfs.len().to_string());
+    if let [first, second, ..] = vfs[..] {
+        check.types(pf, first, second);
+    }
+    check.tool("disabling all", "-d", pf);
+    check.same("the count afterwards", "0".to_owned(), check.text("sriov_numvfs"));
     check.deviations
 }
 
@@ -152,6 +175,48 @@ impl Check<'_> {
         self.at("probing", "sys/bus/pci/drivers_probe", &name, OK);
         let own = function::driver(self.tree, &dir);
         self.same("its own driver is back", true, own.is_some_and(|driver| driver != VFIO_DRIVER));
+    }
+
+    fn tool(&mut self, case: &str, switch: &str, pf: PciAddress) {
+        let ran = self.tree.run(vgpu::TOOL, &[switch, &pf.to_string()]);
+        let found = ran.map_err(|error| error.to_string()).map(|ran| ran.success);
+        self.same(&format!("{case} (/{} {switch} {pf})", vgpu::TOOL), Ok(true), found);
+    }
+
+    fn types(&mut self, pf: PciAddress, first: PciAddress, second: PciAddress) {
+        let tree = self.tree;
+        let path = |vf, name: &str| format!("{}/nvidia/{name}", function::dir(vf));
+        let current = |vf| tree.text(&path(vf, "current_vgpu_type")).unwrap_or_default();
+        let listed = |vf| typed::creatable_numbers(tree, vf);
+        let text = |vf, name: &str| tree.text(&format!("{}/{name}", function::dir(vf))).unwrap_or_default();
+        for name in ["vendor", "device"] {
+            self.same("the ids of a virtual function are its GPU's", text(pf, name), text(first, name));
+        }
+        self.same("but for the subsystem", "0x0000".to_owned(), text(first, "subsystem_device"));
+        let driver = |vf| function::driver(tree, &function::dir(vf));
+        self.same("the driver of a virtual function is its GPU's", driver(pf), driver(first));
+        self.same("no type reads", "0".to_owned(), current(first));
+        self.same("all functions can become the same", listed(first), listed(second));
+        let all = listed(first);
+        let (Some(one), Some(other)) = (all.first(), all.last()) else { return };
+        let file = path(first, "current_vgpu_type");
+        self.at("a type that is none", &file, "junk", libc::EINVAL);
+        self.at("a type that nobody knows", &file, "4294967294", libc::EINVAL);
+        self.at("a type", &file, &one.to_string(), OK);
+        self.same("the type reads back", one.to_string(), current(first));
+        self.same("a function with a type can become nothing", Vec::new(), listed(first));
+        let fewer = listed(second);
+        let is_part = fewer.len() < all.len() && fewer.iter().all(|id| all.contains(id));
+        self.same("its sibling can become less than before", true, is_part);
+        self.at("a second type", &file, &other.to_string(), libc::EINVAL);
+        if let Some(lost) = all.iter().find(|id| !fewer.contains(id)) {
+            let file = path(second, "current_vgpu_type");
+            self.at("a type that is not listed any more", &file, &lost.to_string(), libc::EINVAL);
+            self.same("nothing came of it", "0".to_owned(), current(second));
+        }
+        self.at("no type", &file, "0", OK);
+        self.at("no type again", &file, "0", OK);
+        self.same("the lists are whole again", (all.clone(), all), (listed(first), listed(second)));
     }
 
     fn write(&mut self, case: &str, attribute: &str, value: &str, expected: i32) {

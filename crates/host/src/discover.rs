@@ -5,7 +5,7 @@
 
 pub(crate) mod function;
 pub(crate) mod holders;
-mod parse;
+pub(crate) mod parse;
 pub(crate) mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,19 +20,21 @@ use self::holders::Holders;
 use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
-use crate::{mdev, report, sriov, vgpu};
+use crate::vgpu::TypeNames;
+use crate::{health, identity, mdev, report, sriov, vgpu};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
     calls: &Calls,
     catalogue: &Arc<Catalogue>,
+    names: &Arc<TypeNames>,
     host: &HostName,
     now: Timestamp,
 ) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
     let (mut gpus, mut notes) = (BTreeMap::new(), Vec::new());
-    let names = Arc::clone(catalogue);
+    let entries = Arc::clone(catalogue);
     let what = format!("/{}, /{} and /proc", function::PCI_DEVICES, mdev::MDEV_PARENTS);
-    let found = calls.look(None, now, &what, move |tree| (candidates(tree, &names), Holders::scan(tree)));
+    let found = calls.look(None, now, &what, move |tree| (candidates(tree, &entries), Holders::scan(tree)));
     let (candidates, holders) = match found {
         Ok((candidates, holders)) => (candidates, Arc::new(holders)),
         Err(error) => {
@@ -45,9 +47,11 @@ pub(crate) fn gpus(
     for address in candidates {
         let key = GpuKey { host: host.clone(), address: address.clone() };
         let (catalogue, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
+        let names = Arc::clone(names);
         let what = format!("the attributes of {address}");
-        let seen =
-            calls.look(Some(&address), now, &what, move |tree| look_at(tree, &looked, &catalogue, &holders));
+        let seen = calls.look(Some(&address), now, &what, move |tree| {
+            look_at(tree, &looked, &catalogue, &holders, &names)
+        });
         match seen {
             Ok(Some((mut gpu, found))) => {
                 notes.extend(found);
@@ -59,6 +63,7 @@ pub(crate) fn gpus(
             Err(error) => notes.push(*report::call_failed(&key, &error)),
         }
     }
+    identity::forget_shared(&mut gpus);
     (gpus, notes)
 }
 
@@ -95,9 +100,10 @@ fn look_at(
     key: &GpuKey,
     catalogue: &Catalogue,
     holders: &Holders,
+    names: &TypeNames,
 ) -> Option<(Gpu, Vec<Finding>)> {
     match &key.address {
-        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, catalogue, holders),
+        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, catalogue, holders, names),
         GpuAddress::Virtual(name) => {
             Some((virtual_gpu(tree, key, catalogue.find_virtual(name)?, holders), Vec::new()))
         }
@@ -110,6 +116,7 @@ fn pci_gpu(
     address: PciAddress,
     catalogue: &Catalogue,
     holders: &Holders,
+    names: &TypeNames,
 ) -> Option<(Gpu, Vec<Finding>)> {
     let dir = function::dir(address);
     let ids = function::ids(tree, address)?;
@@ -134,7 +141,7 @@ fn pci_gpu(
         boot_vga: text("boot_vga") == "1",
         aer: function::aer(tree, &dir),
         backend: None,
-        unique_id: None,
+        unique_id: identity::unique_id(tree, &dir, address),
         health: Health::default(),
         partition_driver: VFIO_DRIVER.to_owned(),
         blanks: Vec::new(),
@@ -142,8 +149,8 @@ fn pci_gpu(
         offers: Vec::new(),
         partitions,
     };
-    let mut notes = partitioning(tree, key, &mut gpu, entry, holders);
-    notes.extend(function::is_off_the_bus(tree, &dir).then(|| off_the_bus(key)));
+    gpu.health = health::on_the_bus(tree, &dir, &gpu);
+    let notes = partitioning(tree, key, &mut gpu, entry, holders, names);
     Some((gpu, notes))
 }
 
@@ -155,6 +162,7 @@ fn partitioning(
     gpu: &mut Gpu,
     entry: Option<&Entry>,
     holders: &Holders,
+    names: &TypeNames,
 ) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
@@ -173,9 +181,7 @@ fn partitioning(
             Vec::new()
         }
         Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
-        Interface::NvidiaVgpu if total_vfs > 0 && gpu.driver.as_deref() == Some(vgpu::DRIVER) => {
-            vgpu::observe(tree, key, gpu, entry)
-        }
+        Interface::NvidiaVgpu if total_vfs > 0 => vgpu::observe(tree, key, gpu, entry, (holders, names)),
         Interface::NvidiaVgpu | Interface::Mdev | Interface::PlainVf => Vec::new(),
     }
 }
@@ -222,10 +228,4 @@ fn not_served(key: &GpuKey, gpu: &Gpu, means: &str) -> Finding {
     );
     let hint = "Give it to a VM whole (passthrough), or leave it to the host.";
     report::gpu_note(key, Code::NotPartitionable, Severity::Info, message, hint)
-}
-
-fn off_the_bus(key: &GpuKey) -> Finding {
-    let message = format!("GPU {key} does not answer: its configuration space reads as all ones.");
-    let hint = "It has fallen off the bus; look into the kernel log, then reset it or power-cycle the host.";
-    report::gpu_note(key, Code::GpuGone, Severity::Error, message, hint)
 }

@@ -9,6 +9,8 @@ mod kernel;
 mod machine;
 #[cfg(feature = "fuse")]
 mod mount;
+mod nvidia;
+mod signs;
 mod state;
 
 use std::fmt;
@@ -21,6 +23,7 @@ pub use self::kernel::FakeKernel;
 pub use self::machine::{DriverModel, FunctionModel, Machine, MdevParentModel, MdevTypeModel, SriovModel};
 #[cfg(feature = "fuse")]
 pub use self::mount::Mounted;
+pub use self::nvidia::{VgpuFramework, VgpuModel, VgpuTypeModel};
 
 /// What a VM does to devices: it opens them through VFIO, and closes them.
 pub trait DeviceUse: Send + Sync + fmt::Debug {

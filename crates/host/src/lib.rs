@@ -13,7 +13,10 @@ pub mod vm;
 
 mod bind;
 mod discover;
+mod health;
+mod identity;
 mod inspect;
+mod kernel_log;
 mod mdev;
 mod passthrough;
 mod report;

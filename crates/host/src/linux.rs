@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{Gpu, HealthState, HostInventory};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
 use tranche_core::step::Step;
 
 use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
+use crate::health::Watch;
 use crate::tree::Tree;
+use crate::vgpu::TypeNames;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
 
@@ -20,7 +23,9 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     catalogue: Arc<Catalogue>,
+    type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
+    watch: Watch,
 }
 
 impl LinuxHost {
@@ -32,7 +37,14 @@ impl LinuxHost {
         catalogue: Arc<Catalogue>,
         hypervisor: Box<dyn Hypervisor>,
     ) -> Self {
-        Self { name, calls: Calls::new(tree, limits), catalogue, hypervisor }
+        Self {
+            name,
+            calls: Calls::new(tree, limits),
+            catalogue,
+            type_names: Arc::default(),
+            hypervisor,
+            watch: Watch::default(),
+        }
     }
 
     fn on(
@@ -41,19 +53,29 @@ impl LinuxHost {
         now: Timestamp,
         act: impl FnOnce(&GpuCalls<'_>) -> Result<(), Box<Finding>>,
     ) -> Result<(), Box<Finding>> {
-        let key = GpuKey { host: self.name.clone(), address: gpu.clone() };
-        act(&self.calls.on(&key, now))
+        act(&self.calls.on(&self.key(gpu), now))
+    }
+
+    fn key(&self, gpu: &GpuAddress) -> GpuKey {
+        GpuKey { host: self.name.clone(), address: gpu.clone() }
     }
 }
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (gpus, mut notes) = discover::gpus(&self.calls, &self.catalogue, &self.name, now);
+        let (mut gpus, mut notes) =
+            discover::gpus(&self.calls, &self.catalogue, &self.type_names, &self.name, now);
         let tree = self.calls.tree();
+        let boot_id = system::boot_id(tree);
+        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
+        let sick = |gpu: &&Gpu| gpu.health.state != HealthState::Good;
+        notes.extend(
+            gpus.values().filter(sick).map(|gpu| say::gpu_sick(&self.key(&gpu.address), &gpu.health)),
+        );
         notes.extend(system::notes(tree, &self.name));
         HostInventory {
             host: self.name.clone(),
-            boot_id: system::boot_id(tree),
+            boot_id,
             observed_at: now,
             system: system::facts(tree),
             hypervisor: self.hypervisor.observe(),
@@ -80,15 +102,16 @@ impl Host for LinuxHost {
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
-                vgpu::set(calls, *vf, profile.as_deref())
+                vgpu::typed::set(calls, &self.type_names, *vf, profile.as_deref())
             }),
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)
             }),
-            Step::CreateMdev { gpu, uuid, profile, .. } => {
-                self.on(gpu, now, |calls| mdev::create(calls, *uuid, profile))
-            }
+            Step::CreateMdev { gpu, uuid, profile, .. } => self.on(gpu, now, |calls| match gpu.pci() {
+                Some(pf) if vgpu::is_mediated(calls, pf) => vgpu::mediated::create(calls, pf, *uuid, profile),
+                _ => mdev::create(calls, *uuid, profile),
+            }),
             Step::RemoveMdev { gpu, uuid } => self.on(gpu, now, |calls| mdev::remove(calls, *uuid)),
             Step::TakeGpu { gpu, functions } => {
                 self.on(gpu, now, |calls| passthrough::take(calls, functions))

@@ -24,7 +24,8 @@ use crate::tree::Tree;
 
 /// Where the kernel lists parents of mediated devices.
 pub(crate) const MDEV_PARENTS: &str = "sys/class/mdev_bus";
-const MDEV_DEVICES: &str = "sys/bus/mdev/devices";
+/// Where the kernel lists mediated devices.
+pub(crate) const MDEV_DEVICES: &str = "sys/bus/mdev/devices";
 /// The only kind of mediated device that a VM can take as a PCI device. (Some vendor guides print `vfio_pci`.)
 const DEVICE_API: &str = "vfio-pci";
 
@@ -191,7 +192,8 @@ fn framebuffer_mib(description: &str) -> Option<u64> {
     value.strip_suffix('M')?.parse().ok()
 }
 
-fn taken(gpu: &GpuKey, uuid: Uuid, found: &str, profile: &str) -> Box<Finding> {
+/// The UUID of a partition is another device's.
+pub(crate) fn taken(gpu: &GpuKey, uuid: Uuid, found: &str, profile: &str) -> Box<Finding> {
     let message = format!("Mediated device {uuid} of GPU {gpu} exists as {found} and should be {profile}.");
     let hint = "Remove it (mdevctl stop, or write 1 to its 'remove'); Tranche then makes it anew.";
     report::error(gpu, Code::ForeignPartition, message, hint)

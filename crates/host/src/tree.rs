@@ -26,6 +26,8 @@ pub const DIRECTORY_ENTRIES_MAX: usize = 65_536;
 const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The longest target of a link, in bytes (PATH_MAX).
 const LINK_LEN_MAX: usize = 4096;
+/// The longest record of the kernel's log, in bytes: a shorter buffer is refused (kernel: CONSOLE_EXT_LOG_MAX).
+const LOG_RECORD_LEN_MAX: usize = 8192;
 /// A path that contains `..` is looked up again this often when a rename elsewhere disturbs the look-up (openat2(2)).
 const LOOKUP_TRIES: usize = 32;
 
@@ -49,6 +51,9 @@ pub trait Tree: Send + Sync + fmt::Debug {
     /// Whether there is something at the end of the path, links followed.
     fn exists(&self, path: &str) -> bool;
 
+    /// Opens a log that grows, to be read from the oldest line that it still has. Reading it never waits.
+    fn log(&self, path: &str) -> io::Result<Box<dyn Log>>;
+
     /// Runs a vendor's tool, named by its path in the tree, and waits for its end. It gets no input and no environment.
     fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran>;
 
@@ -63,6 +68,12 @@ pub trait Tree: Send + Sync + fmt::Debug {
         let target = self.link(path)?;
         target.file_name().map(str::to_owned).ok_or_else(|| Errno::INVAL.into())
     }
+}
+
+/// A log that grows while it is open.
+pub trait Log: Send + fmt::Debug {
+    /// The next bytes, whole lines or not; none when there is nothing new.
+    fn next(&mut self) -> io::Result<Vec<u8>>;
 }
 
 /// How a tool ended.
@@ -180,6 +191,14 @@ impl Tree for DirTree {
         self.open_at(path, OFlags::PATH).is_ok()
     }
 
+    fn log(&self, path: &str) -> io::Result<Box<dyn Log>> {
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        match FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) {
+            FileType::RegularFile | FileType::CharacterDevice => Ok(Box::new(OpenLog(fd))),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
     fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran> {
         // By the descriptor of the root, so that a tree that was mounted elsewhere meanwhile is not searched.
         let path = format!("/proc/self/fd/{}/{}", self.root.as_raw_fd(), contained(tool)?);
@@ -194,6 +213,28 @@ impl Tree for DirTree {
             |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(ATTRIBUTE_LEN_MAX)]).into_owned();
         let said = text(&output.stdout) + &text(&output.stderr);
         Ok(Ran { success: output.status.success(), said })
+    }
+}
+
+/// A log on this machine: `/dev/kmsg`, or a captured one.
+#[derive(Debug)]
+struct OpenLog(OwnedFd);
+
+impl Log for OpenLog {
+    fn next(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; LOG_RECORD_LEN_MAX];
+        loop {
+            match rustix::io::read(&self.0, &mut bytes) {
+                Ok(read) => {
+                    bytes.truncate(read);
+                    return Ok(bytes);
+                }
+                Err(Errno::AGAIN) => return Ok(Vec::new()),
+                // The oldest records were overwritten meanwhile; the next read goes on behind them (EPIPE).
+                Err(Errno::INTR | Errno::PIPE) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 
 use tranche_core::change::Change;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{Backend, Health, HealthState, Holder, OffReason};
+use tranche_core::inventory::{
+    Backend, Health, HealthState, Holder, ObservedPartition, OffReason, PartitionDevice,
+};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 
@@ -105,6 +107,38 @@ fn a_function_of_types_that_left_its_driver_is_bound_back_to_it() {
         "{due:?}"
     );
     assert!(world.has_finding(Code::WrongDriver));
+}
+
+#[test]
+fn types_that_cannot_be_told_are_those_that_were_decided_if_there_are_as_many() {
+    let mut world = typed();
+    world.set_mode(1, partitioned(2));
+    world.gpu(1).partitions.iter_mut().for_each(|partition| partition.profile = None);
+    assert_eq!(world.pass(), []);
+    world.create("a", ANY);
+    world.start("a");
+    assert!(world.runs("a"));
+    world.stop("a");
+    world.set_mode(1, partitioned(4));
+    assert_eq!(world.gpu(1).partitions.iter().filter(|p| p.profile.as_deref() == Some("1/4")).count(), 4);
+    world.gpu(1).partitions.iter_mut().for_each(|partition| partition.profile = None);
+    world.set_mode(1, GpuMode::Host);
+    assert!(world.gpu(1).partitions.is_empty());
+}
+
+#[test]
+fn functions_are_not_made_anew_because_somebody_else_made_a_device_on_one() {
+    let mut world = typed();
+    world.set_mode(1, partitioned(2));
+    let seen = world.gpu(1);
+    seen.backend = Some(Backend::VfMdev);
+    let blank = seen.blanks.pop().unwrap();
+    let uuid = uuid::Uuid::from_u128(7);
+    let foreign = PartitionDevice::Mdev { uuid };
+    let partition = ObservedPartition { index: None, device: foreign, ..seen.partitions[0].clone() };
+    seen.partitions.push(partition);
+    let due = world.pass();
+    assert!(!due.iter().any(|step| matches!(step, Step::DisableVfs { .. })), "{blank:?}: {due:?}");
 }
 
 #[test]

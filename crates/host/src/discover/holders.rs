@@ -54,12 +54,9 @@ impl Holders {
     }
 }
 
-/// The processes that have a device node open whose path begins so: what keeps a driver from letting go of a GPU.
-pub(crate) fn users_of_nodes(tree: &dyn Tree, prefix: &str) -> Vec<Holder> {
-    let mut users: Vec<Holder> = open_files(tree, |target| target.as_str().starts_with(prefix))
-        .into_iter()
-        .map(|(_, user)| user)
-        .collect();
+/// The processes that have one of these device nodes open: what keeps a driver from letting go of a GPU.
+pub(crate) fn users_of_nodes(tree: &dyn Tree, is_wanted: impl Fn(&Utf8Path) -> bool) -> Vec<Holder> {
+    let mut users: Vec<Holder> = open_files(tree, is_wanted).into_iter().map(|(_, user)| user).collect();
     users.dedup();
     users
 }

@@ -6,11 +6,11 @@
 
 use std::fmt::Write as _;
 
-use tranche_core::inventory::DeviceSource;
-use tranche_core::name::{DeviceName, PciAddress};
+use tranche_core::inventory::{DeviceSource, Holder};
+use tranche_core::name::{GpuAddress, PciAddress};
 use uuid::Uuid;
 
-use super::machine::MdevParentModel;
+use super::nvidia::files::{self as nvidia, VgpuFile};
 use super::state::{Function, Role, State};
 
 /// What is at a path.
@@ -41,9 +41,11 @@ pub(super) enum File {
     /// `drivers_probe`.
     DriversProbe,
     /// A type's `create`.
-    CreateMdev(DeviceName, String),
+    CreateMdev(GpuAddress, String),
     /// A mediated device's `remove`.
     RemoveMdev(Uuid),
+    /// A file of NVIDIA's driver or tool.
+    Vgpu(VgpuFile),
 }
 
 impl File {
@@ -57,6 +59,7 @@ impl File {
             | Self::DriversProbe
             | Self::CreateMdev(..)
             | Self::RemoveMdev(_) => 0o200,
+            Self::Vgpu(file) => file.mode(),
         }
     }
 }
@@ -79,7 +82,7 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 26] = [
+const FUNCTION_ATTRIBUTES: [&str; 29] = [
     "aer_dev_correctable",
     "aer_dev_fatal",
     "aer_dev_nonfatal",
@@ -90,8 +93,11 @@ const FUNCTION_ATTRIBUTES: [&str; 26] = [
     "driver",
     "driver_override",
     "iommu_group",
+    "mdev_supported_types",
     "numa_node",
+    "nvidia",
     "physfn",
+    "power_state",
     "reset_method",
     "resource",
     "sriov_drivers_autoprobe",
@@ -111,7 +117,11 @@ const FUNCTION_ATTRIBUTES: [&str; 26] = [
 /// Looks a path up. No part of it may be a link; the one who walks follows those.
 pub(super) fn find(state: &State, path: &[&str]) -> Option<Node> {
     match path {
-        [] => Some(Node::Dir(Listing::Fixed(&["dev", "proc", "sys"]))),
+        [] => {
+            let usr = nvidia::usr(state, &[]).map(|_| "usr");
+            names(["dev", "proc", "sys"].into_iter().chain(usr).map(str::to_owned))
+        }
+        ["usr", rest @ ..] => nvidia::usr(state, rest),
         ["sys"] => Some(Node::Dir(Listing::Fixed(&["bus", "class", "devices", "kernel"]))),
         ["sys", "bus", rest @ ..] => bus(state, rest),
         ["sys", "class", rest @ ..] => class(state, rest),
@@ -160,11 +170,13 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
             if let Role::Physical { vfs, .. } = &function.role {
                 names.extend(vfs.keys().map(|index| format!("virtfn{index}")));
             }
+            names.extend(made_of(state, &GpuAddress::Pci(address), None));
             names
         }
         Listing::Processes => {
-            let pids = state.opens.iter().map(|(_, holder)| holder.pid.to_string());
-            pids.chain(["cpuinfo", "meminfo", "sys"].map(str::to_owned)).collect()
+            let pids = holders(state).map(|holder| holder.pid.to_string());
+            let driver = driver_file(state, &[]).map(|_| "driver");
+            pids.chain(["cpuinfo", "meminfo", "sys"].into_iter().chain(driver).map(str::to_owned)).collect()
         }
     };
     names.sort_unstable();
@@ -232,10 +244,11 @@ fn class(state: &State, path: &[&str]) -> Option<Node> {
         [] => dir(&["iommu", "mdev_bus"]),
         ["iommu"] => names(state.machine.iommu.then(|| "dmar0".to_owned())),
         ["iommu", "dmar0"] if state.machine.iommu => link("../../devices/virtual/iommu/dmar0".to_owned()),
-        ["mdev_bus"] => names(state.machine.mdev_parents.iter().map(|parent| parent.name.to_string())),
+        ["mdev_bus"] => names(state.mdev_parents().map(|parent| parent.to_string())),
         ["mdev_bus", name] => {
-            let parent = state.parent(&name.parse().ok()?)?;
-            link(format!("../../devices/{}", parent_path(&parent.name)))
+            let parent = name.parse().ok()?;
+            state.mdev_types(&parent)?;
+            link(format!("../../devices/{}", parent_path(&parent)))
         }
         _ => None,
     }
@@ -253,9 +266,17 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
         }
         ["virtual", "iommu"] if state.machine.iommu => dir(&["dmar0"]),
         ["virtual", "iommu", "dmar0"] if state.machine.iommu => dir(&[]),
-        ["virtual", name] => names([state.parent(&name.parse().ok()?)?.name.to_string()]),
-        ["virtual", name, again, rest @ ..] if name == again => {
-            mdev_parent(state, state.parent(&name.parse().ok()?)?, rest)
+        ["virtual", name, rest @ ..] => {
+            let parent = GpuAddress::Virtual(name.parse().ok()?);
+            state.mdev_types(&parent)?;
+            match rest {
+                [] => names([(*name).to_owned()]),
+                [again] if again == name => names(
+                    made_of(state, &parent, None).into_iter().chain(["mdev_supported_types".to_owned()]),
+                ),
+                [again, rest @ ..] if again == name => mdev_parent(state, &parent, rest),
+                _ => None,
+            }
         }
         [root] => {
             let domain = domain_of(root)?;
@@ -267,12 +288,21 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
             let function = &state.functions[&address];
             match rest {
                 [] => Some(Node::Dir(Listing::Function(address))),
-                ["vfio-dev"] => names([vfio_node(state, function)?]),
-                ["vfio-dev", node] => {
-                    (vfio_node(state, function)? == *node).then_some(Node::Dir(Listing::Fixed(&[])))
+                ["vfio-dev"] => names([vfio_name(function)?]),
+                ["vfio-dev", node, rest @ ..] if vfio_name(function)? == *node => {
+                    let has_node = vfio_node(state, function).is_some();
+                    match rest {
+                        [] if has_node => dir(&["dev"]),
+                        [] => dir(&[]),
+                        ["dev"] if has_node => text(format_args!("511:{}", function.vfio?)),
+                        _ => None,
+                    }
                 }
-                [attribute] => function_entry(state, address, function, attribute),
-                _ => None,
+                ["nvidia", rest @ ..] => nvidia::function(state, address, rest),
+                [attribute] if FUNCTION_ATTRIBUTES.contains(attribute) || attribute.starts_with("virtfn") => {
+                    function_entry(state, address, function, attribute)
+                }
+                rest => mdev_parent(state, &GpuAddress::Pci(address), rest),
             }
         }
     }
@@ -282,7 +312,7 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
     if let Role::Physical { .. } = function.role
         && (name.starts_with("sriov_") || name.starts_with("virtfn") || name.starts_with("aer_"))
     {
-        return physical_entry(address, function, name);
+        return physical_entry(state, address, function, name);
     }
     let ids = function.ids;
     match name {
@@ -293,13 +323,18 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
         "class" => text(format_args!("{:#08x}", function.class)),
         "numa_node" => text(function.numa_node.map_or(-1, i32::from)),
         "boot_vga" if function.class >> 8 == 0x0300 => text(u8::from(function.boot_vga)),
+        "power_state" => text(state.signs.power.get(&address).map_or("D0", String::as_str)),
         "reset_method" => text("flr bus"),
         "resource" => file(File::Text(resource(&function.bars_mib))),
         "config" => {
-            let [v0, v1] = ids.vendor.to_le_bytes();
-            let [d0, d1] = ids.device.to_le_bytes();
-            let lost = state.faults.off_the_bus.contains(&address);
-            file(File::Bytes(if lost { vec![0xff; 64] } else { vec![v0, v1, d0, d1] }))
+            let is_virtual = matches!(function.role, Role::Virtual { .. });
+            let pf = match function.role {
+                Role::Virtual { pf } => pf,
+                Role::Plain | Role::Physical { .. } => address,
+            };
+            let lost = [address, pf].iter().any(|address| state.faults.off_the_bus.contains(address));
+            let alive = || state.signs.config(address, ids, function.class, is_virtual);
+            file(File::Bytes(if lost { vec![0xff; 64] } else { alive() }))
         }
         "driver_override" => file(File::Override(address)),
         "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
@@ -309,13 +344,16 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
             Role::Virtual { pf } => link(format!("../{pf}")),
             Role::Plain | Role::Physical { .. } => None,
         },
-        "vfio-dev" => vfio_node(state, function).map(|node| Node::Dir(Listing::Names(vec![node]))),
+        "vfio-dev" => names([vfio_name(function)?]),
+        "nvidia" => nvidia::function(state, address, &[]),
+        "mdev_supported_types" => mdev_parent(state, &GpuAddress::Pci(address), &[name]),
         _ => None,
     }
 }
 
-fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Option<Node> {
+fn physical_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {
     let Role::Physical { model, vfs, .. } = &function.role else { return None };
+    let fatal = state.signs.fatal_errors.get(&address).copied().unwrap_or(0);
     match name {
         "sriov_totalvfs" => text(model.total_vfs),
         "sriov_numvfs" => file(File::Numvfs(address)),
@@ -325,7 +363,7 @@ fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Optio
         "sriov_vf_device" => text(format_args!("{:x}", model.vf_device)),
         "aer_dev_correctable" => file(File::Text("RxErr 0\nBadTLP 0\nTOTAL_ERR_COR 0\n".to_owned())),
         "aer_dev_nonfatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_NONFATAL 0\n".to_owned())),
-        "aer_dev_fatal" => file(File::Text("Undefined 0\nDLP 0\nTOTAL_ERR_FATAL 0\n".to_owned())),
+        "aer_dev_fatal" => text(format_args!("Undefined 0\nDLP {fatal}\nTOTAL_ERR_FATAL {fatal}")),
         _ => {
             let index: u16 = name.strip_prefix("virtfn")?.parse().ok()?;
             link(format!("../{}", vfs.get(&index)?))
@@ -333,27 +371,30 @@ fn physical_entry(address: PciAddress, function: &Function, name: &str) -> Optio
     }
 }
 
-fn mdev_parent(state: &State, parent: &MdevParentModel, path: &[&str]) -> Option<Node> {
-    let made = |kind: Option<&str>| -> Vec<String> {
-        let own = state.mdevs.iter().filter(|(_, mdev)| mdev.parent == parent.name);
-        own.filter(|(_, mdev)| kind.is_none_or(|kind| kind == mdev.kind))
-            .map(|(uuid, _)| uuid.to_string())
-            .collect()
-    };
+/// The mediated devices of a parent, of one type or of any.
+fn made_of(state: &State, parent: &GpuAddress, directory: Option<&str>) -> Vec<String> {
+    let own = state.mdevs.iter().filter(|(_, mdev)| mdev.parent == *parent);
+    own.filter(|(_, mdev)| directory.is_none_or(|directory| directory == mdev.kind))
+        .map(|(uuid, _)| uuid.to_string())
+        .collect()
+}
+
+/// What is below a parent of mediated devices because it is one.
+fn mdev_parent(state: &State, parent: &GpuAddress, path: &[&str]) -> Option<Node> {
+    let types = state.mdev_types(parent)?;
     match path {
-        [] => names(made(None).into_iter().chain(["mdev_supported_types".to_owned()])),
-        ["mdev_supported_types"] => names(parent.types.iter().map(|kind| kind.name.clone())),
+        ["mdev_supported_types"] => names(types.into_iter().map(|kind| kind.directory)),
         ["mdev_supported_types", name, rest @ ..] => {
-            let kind = parent.types.iter().find(|kind| &kind.name == name)?;
+            let kind = types.into_iter().find(|kind| kind.directory == *name)?;
             match rest {
                 [] => dir(&["available_instances", "create", "description", "device_api", "devices", "name"]),
-                ["available_instances"] => text(state.available(parent, kind.mib)),
-                ["create"] => file(File::CreateMdev(parent.name.clone(), kind.name.clone())),
-                ["description"] => text(format_args!("virtual display, {} MB video memory", kind.mib)),
+                ["available_instances"] => text(kind.available),
+                ["create"] => file(File::CreateMdev(parent.clone(), kind.directory)),
+                ["description"] => text(kind.description),
                 ["device_api"] => text("vfio-pci"),
-                ["name"] => text(&kind.name),
-                ["devices"] => names(made(Some(&kind.name))),
-                ["devices", uuid] => made(Some(&kind.name))
+                ["name"] => text(kind.name),
+                ["devices"] => names(made_of(state, parent, Some(name))),
+                ["devices", uuid] => made_of(state, parent, Some(name))
                     .contains(&(*uuid).to_owned())
                     .then(|| Node::Link(format!("../../../{uuid}"))),
                 _ => None,
@@ -361,15 +402,19 @@ fn mdev_parent(state: &State, parent: &MdevParentModel, path: &[&str]) -> Option
         }
         [uuid, rest @ ..] => {
             let uuid: Uuid = uuid.parse().ok()?;
-            let mdev = state.mdevs.get(&uuid).filter(|mdev| mdev.parent == parent.name)?;
+            let mdev = state.mdevs.get(&uuid).filter(|mdev| mdev.parent == *parent)?;
             match rest {
                 [] => dir(&["iommu_group", "mdev_type", "remove"]),
-                ["iommu_group"] => link(format!("../../../../../kernel/iommu_groups/{}", mdev.group)),
+                ["iommu_group"] => {
+                    let up = "../".repeat(parent_path(parent).split('/').count() + 2);
+                    link(format!("{up}kernel/iommu_groups/{}", mdev.group))
+                }
                 ["mdev_type"] => link(format!("../mdev_supported_types/{}", mdev.kind)),
                 ["remove"] => file(File::RemoveMdev(uuid)),
                 _ => None,
             }
         }
+        [] => None,
     }
 }
 
@@ -409,6 +454,7 @@ fn proc(state: &State, path: &[&str]) -> Option<Node> {
         [] => Some(Node::Dir(Listing::Processes)),
         ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
         ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
+        ["driver", rest @ ..] => driver_file(state, rest),
         ["sys"] => dir(&["kernel"]),
         ["sys", "kernel"] => dir(&["osrelease", "random"]),
         ["sys", "kernel", "osrelease"] => text(&machine.kernel),
@@ -416,20 +462,42 @@ fn proc(state: &State, path: &[&str]) -> Option<Node> {
         ["sys", "kernel", "random", "boot_id"] => text(Uuid::from_u128(u128::from(state.boots))),
         [pid, rest @ ..] => {
             let pid: u32 = pid.parse().ok()?;
-            let mut own = state.opens.iter().filter(|(_, holder)| holder.pid == pid).peekable();
-            let command = own.peek()?.1.command.clone();
+            let command = &holders(state).find(|holder| holder.pid == pid)?.command;
+            let devices = state.opens.iter().filter(|(_, holder)| holder.pid == pid);
+            let nodes = state.vgpus.nodes.iter().filter(|(_, holder)| holder.pid == pid);
+            let mut paths = devices
+                .map(|(source, _)| opened_path(state, source))
+                .chain(nodes.map(|(node, _)| node.clone()));
             match rest {
                 [] => dir(&["comm", "fd"]),
                 ["comm"] => text(command),
-                ["fd"] => names((0..own.count()).map(|number| number.to_string())),
-                ["fd", number] => {
-                    let (source, _) = own.nth(number.parse().ok()?)?;
-                    link(opened_path(state, source))
-                }
+                ["fd"] => names((0..paths.count()).map(|number| number.to_string())),
+                ["fd", number] => link(paths.nth(number.parse().ok()?)?),
                 _ => None,
             }
         }
     }
+}
+
+/// Every process that has something open, as often as it has.
+fn holders(state: &State) -> impl Iterator<Item = &Holder> {
+    let devices = state.opens.iter().map(|(_, holder)| holder);
+    let all = devices.chain(state.vgpus.nodes.iter().map(|(_, holder)| holder));
+    all.filter(|holder| !state.faults.hidden.contains(&holder.pid))
+}
+
+/// What vendors' drivers put under `proc/driver`. What a test put there comes first.
+fn driver_file(state: &State, path: &[&str]) -> Option<Node> {
+    let at = ["proc", "driver"].iter().chain(path).copied().collect::<Vec<_>>().join("/");
+    let mut files = nvidia::proc_files(state);
+    files.extend(state.signs.files.clone());
+    if let Some(value) = files.get(&at) {
+        return text(value);
+    }
+    let below = files.keys().filter_map(|file| file.strip_prefix(&at)?.strip_prefix('/'));
+    let mut children = below.filter_map(|rest| rest.split('/').next().map(str::to_owned)).peekable();
+    children.peek()?;
+    names(children)
 }
 
 /// What an open file of a VFIO device is, as `/proc/PID/fd` shows it.
@@ -448,8 +516,13 @@ fn opened_path(state: &State, source: &DeviceSource) -> String {
 fn dev(state: &State, path: &[&str]) -> Option<Node> {
     let nodes = || state.functions.values().filter_map(|function| vfio_node(state, function));
     match path {
-        [] if state.machine.kvm => dir(&["kvm", "vfio"]),
-        [] => dir(&["vfio"]),
+        [] => {
+            let kvm = state.machine.kvm.then(|| "kvm".to_owned());
+            let fixed = ["kmsg", "vfio"].map(str::to_owned);
+            names(nvidia::nodes(state).into_iter().chain(kvm).chain(fixed))
+        }
+        [node] if nvidia::nodes(state).iter().any(|known| known == node) => text(""),
+        ["kmsg"] => file(File::Text(state.signs.logged())),
         ["kvm"] if state.machine.kvm => text(""),
         ["vfio"] => {
             let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };
@@ -487,13 +560,20 @@ fn domain_of(root: &str) -> Option<u32> {
 }
 
 /// Where a parent of mediated devices lies under `sys/devices`.
-fn parent_path(name: &DeviceName) -> String {
-    format!("virtual/{name}/{name}")
+fn parent_path(parent: &GpuAddress) -> String {
+    match parent {
+        GpuAddress::Pci(address) => function_path(*address),
+        GpuAddress::Virtual(name) => format!("virtual/{name}/{name}"),
+    }
+}
+
+/// The name of a function among VFIO's devices, which it has with or without a node.
+fn vfio_name(function: &Function) -> Option<String> {
+    Some(format!("vfio{}", function.vfio?))
 }
 
 fn vfio_node(state: &State, function: &Function) -> Option<String> {
-    let number = function.vfio.filter(|_| state.machine.vfio_nodes)?;
-    Some(format!("vfio{number}"))
+    vfio_name(function).filter(|_| state.machine.vfio_nodes)
 }
 
 /// `resource`: the 64-bit windows one after the other from 16 GiB on, each taking two lines, and zeroes.

@@ -12,8 +12,10 @@ use tranche_core::name::PciAddress;
 use super::DeviceUse;
 use super::files::{self, File, Node};
 use super::machine::Machine;
+use super::nvidia;
+use super::signs::FakeLog;
 use super::state::{Faults, Role, State};
-use crate::tree::{Ran, Tree, contained};
+use crate::tree::{Log, Ran, Tree, contained};
 
 /// The most links on one path (kernel: MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
@@ -50,7 +52,9 @@ impl FakeKernel {
     pub fn reboot(&self) {
         let mut inner = self.lock();
         let faults = std::mem::take(&mut inner.state.faults);
+        let signs = std::mem::take(&mut inner.state.signs).after_reboot();
         inner.state = State::boot(inner.state.machine.clone(), inner.state.boots + 1, faults);
+        inner.state.signs = signs;
         inner.locked.clear();
         inner.held.clear();
         self.changed.notify_all();
@@ -75,6 +79,11 @@ impl FakeKernel {
     /// From now on this driver takes the function whenever it is probed.
     pub fn grab(&self, function: PciAddress, driver: &str) {
         self.lock().state.faults.grabs.insert(function, driver.to_owned());
+    }
+
+    /// A process is not to be seen from here any more, as from a container.
+    pub fn hide(&self, pid: u32) {
+        self.lock().state.faults.hidden.insert(pid);
     }
 
     /// Everything that went wrong on purpose so far goes right again.
@@ -118,6 +127,31 @@ impl FakeKernel {
     /// The function no longer answers, though the kernel still lists it.
     pub fn drop_off_the_bus(&self, function: PciAddress) {
         self.lock().state.faults.off_the_bus.insert(function);
+    }
+
+    /// The function has a serial number in its configuration space.
+    pub fn give_serial(&self, function: PciAddress, serial: u64) {
+        self.lock().state.signs.serials.insert(function, serial);
+    }
+
+    /// There is a file at a path under `proc/driver`, as a vendor's driver makes it.
+    pub fn put_file(&self, path: &str, text: &str) {
+        self.lock().state.signs.files.insert(path.to_owned(), text.to_owned());
+    }
+
+    /// The function's link breaks once more.
+    pub fn count_fatal_error(&self, function: PciAddress) {
+        *self.lock().state.signs.fatal_errors.entry(function).or_default() += 1;
+    }
+
+    /// The function shows this power state from now on.
+    pub fn set_power(&self, function: PciAddress, state: &str) {
+        self.lock().state.signs.power.insert(function, state.to_owned());
+    }
+
+    /// The kernel logs a line.
+    pub fn log_line(&self, text: &str) {
+        self.lock().state.signs.say(text);
     }
 
     /// Who has what open.
@@ -178,6 +212,7 @@ impl FakeKernel {
                 let function = inner.state.functions.get(address).ok_or(Errno::NODEV)?;
                 Ok(format!("{}\n", function.driver_override.as_deref().unwrap_or("(null)")).into_bytes())
             }
+            File::Vgpu(file) => Ok(self.read_vgpu_file(file)),
             File::Bind(_)
             | File::Unbind(_)
             | File::DriversProbe
@@ -194,7 +229,8 @@ impl FakeKernel {
             // A store function is not called for nothing (kernel: fs/sysfs/file.c).
             _ if value.is_empty() => Ok(()),
             File::Text(_) | File::Bytes(_) => Ok(()),
-            File::Numvfs(pf) => self.store_count(*pf, value),
+            File::Numvfs(pf) => self.switch_vfs(*pf, |state| state.admit_count(*pf, value)),
+            File::Vgpu(file) => self.write_vgpu_file(file, value),
             File::Autoprobe(pf) => self.lock().state.set_autoprobe(*pf, value),
             File::Override(address) => self.lock().state.set_override(*address, value),
             File::DriversProbe => self.lock().state.drivers_probe(value),
@@ -213,9 +249,21 @@ impl FakeKernel {
         }
     }
 
-    fn store_count(&self, pf: PciAddress, value: &str) -> Result<(), Errno> {
+    /// Looks at the state, or changes it.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let done = act(&mut self.lock().state);
+        self.changed.notify_all();
+        done
+    }
+
+    /// Switches virtual functions as soon as nobody else does, if that is admitted then: all off, or so many on.
+    pub(super) fn switch_vfs<E: From<Errno>>(
+        &self,
+        pf: PciAddress,
+        admit: impl FnOnce(&State) -> Result<Option<u16>, E>,
+    ) -> Result<(), E> {
         let mut inner = self.wait_while(self.lock(), |inner| inner.locked.contains(&pf))?;
-        let Some(count) = inner.state.admit_count(pf, value)? else { return Ok(()) };
+        let Some(count) = admit(&inner.state)? else { return Ok(()) };
         inner.locked.insert(pf);
         self.changed.notify_all();
         let hangs = |inner: &Inner| inner.held.contains(&pf) || (count == 0 && inner.state.vf_in_use(pf));
@@ -325,8 +373,18 @@ impl Tree for FakeKernel {
         Ok(names.iter().filter_map(|name| self.link(&format!("{path}/{name}")).ok()).collect())
     }
 
-    fn run(&self, _tool: &str, _arguments: &[&str]) -> io::Result<Ran> {
-        Err(Errno::NOENT.into())
+    fn log(&self, path: &str) -> io::Result<Box<dyn Log>> {
+        match path {
+            "dev/kmsg" => Ok(Box::new(FakeLog::new(&self.lock().state.signs))),
+            _ => Err(Errno::NOENT.into()),
+        }
+    }
+
+    fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran> {
+        match tool {
+            nvidia::tool::PATH if self.exists(tool) => Ok(self.run_sriov_manage(arguments)?),
+            _ => Err(Errno::NOENT.into()),
+        }
     }
 
     fn exists(&self, path: &str) -> bool {

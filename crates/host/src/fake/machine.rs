@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use tranche_core::name::{DeviceName, PciAddress, PciIds};
 
+use super::nvidia::{self, VgpuFramework, VgpuModel};
+use crate::catalogue::{Catalogue, Entry, MatchKey};
+
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +30,8 @@ pub struct Machine {
     pub functions: Vec<FunctionModel>,
     /// Parents of mediated devices that are no PCI devices.
     pub mdev_parents: Vec<MdevParentModel>,
+    /// What NVIDIA's driver makes of physical functions.
+    pub vgpus: Vec<VgpuModel>,
 }
 
 /// A driver.
@@ -124,17 +129,23 @@ impl Default for Machine {
             drivers: Vec::new(),
             functions: Vec::new(),
             mdev_parents: Vec::new(),
+            vgpus: Vec::new(),
         }
     }
 }
 
 impl Machine {
-    /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each) and `big` (eight with 16 each).
+    /// The names of [`preset`](Self::preset).
+    pub const PRESETS: [&str; 4] = ["lab", "gpus", "big", "nvidia"];
+
+    /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each), `big` (eight with 16 each) and
+    /// `nvidia` (an A16, which is four GPUs, and an L40S).
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "lab" => Some(Self::lab()),
             "gpus" => Some(Self::gpus(2, 8)),
             "big" => Some(Self::gpus(8, 16)),
+            "nvidia" => Some(Self::nvidia(&["NVIDIA A16", "NVIDIA L40S"])),
             _ => None,
         }
     }
@@ -200,6 +211,71 @@ impl Machine {
             functions: (0..count).map(gpu).collect(),
             ..Self::default()
         }
+    }
+}
+
+impl Machine {
+    /// Boards of these models, as the compiled-in catalogue names them, each with as many GPUs as such a board has.
+    ///
+    /// # Panics
+    /// When the catalogue has no such model, or nothing of what this needs.
+    pub fn nvidia(models: &[&str]) -> Self {
+        let catalogue = Catalogue::builtin();
+        let entries = catalogue.entries();
+        let find = |model: &&str| {
+            let found = entries.iter().find(|entry| entry.model == **model);
+            *found.unwrap_or_else(|| panic!("the catalogue knows no {model}"))
+        };
+        let gpus = models.iter().map(find);
+        let gpus = gpus.flat_map(|entry| std::iter::repeat_n(entry, entry.gpus_per_board.into()));
+        let (mut functions, mut vgpus, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        for (bus, entry) in (0x41..).zip(gpus) {
+            let address = PciAddress { domain: 0, bus, device: 0, function: 0 };
+            let function = nvidia_function(address, entry);
+            ids.push(format!("{:04x}:{:04x}", function.ids.vendor, function.ids.device));
+            functions.push(function);
+            vgpus.push(VgpuModel::of(address, entry));
+        }
+        let drivers = vec![DriverModel { name: nvidia::DRIVER.to_owned(), ids, sriov: false }];
+        Self { drivers, functions, vgpus, ..Self::default() }
+    }
+
+    /// The same machine with an older kernel, on which vGPUs are mediated devices.
+    #[must_use]
+    pub fn with_mediated_vgpus(self) -> Self {
+        let older = |model| VgpuModel { framework: VgpuFramework::Mdev, ..model };
+        let vgpus = self.vgpus.into_iter().map(older).collect();
+        Self { kernel: "5.14.0-503.11.1.el9_5.x86_64".to_owned(), vgpus, ..self }
+    }
+}
+
+fn nvidia_function(address: PciAddress, entry: &Entry) -> FunctionModel {
+    let ids = match &entry.matches[..] {
+        [MatchKey::Subsystem(ids), ..] => *ids,
+        // Whoever made the card may have given it any number.
+        [MatchKey::Device { vendor, device }, ..] => {
+            PciIds { vendor: *vendor, device: *device, subvendor: *vendor, subdevice: 0x1851 }
+        }
+        matches => panic!("{matches:?} is no PCI function"),
+    };
+    let vram_mib = entry.vram_mib.as_ref().map_or(0, |figure| figure.value);
+    let sriov = SriovModel {
+        total_vfs: entry.total_vfs.as_ref().expect("the model has virtual functions").value,
+        offset: 4,
+        stride: 1,
+        vf_device: ids.device,
+        vf_bars_mib: vec![1, 2048, 32],
+        shares_group: false,
+    };
+    FunctionModel {
+        address,
+        ids,
+        class: 0x03_0200,
+        group: None,
+        numa_node: Some(0),
+        boot_vga: false,
+        bars_mib: vec![16, vram_mib, 32],
+        sriov: Some(sriov),
     }
 }
 

@@ -33,8 +33,8 @@ impl Mounted {
     /// Those of `mount(2)` or of `fusermount3`: no `/dev/fuse`, or no permission.
     pub fn new(kernel: Arc<FakeKernel>, at: &Utf8Path) -> io::Result<Self> {
         let mut config = Config::default();
-        config.mount_options =
-            vec![MountOption::FSName("tranche-fake-kernel".to_owned()), MountOption::NoExec];
+        // Vendors' tools are run from the tree.
+        config.mount_options = vec![MountOption::FSName("tranche-fake-kernel".to_owned()), MountOption::Exec];
         let inodes = Mutex::new(Inodes { paths: vec![String::new()], numbers: HashMap::new() });
         let session = fuser::spawn_mount(Mount { kernel, inodes }, at.as_std_path(), &config)?;
         Ok(Self { _session: session })

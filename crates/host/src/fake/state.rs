@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::io::Errno;
 use tranche_core::inventory::{DeviceSource, Holder};
-use tranche_core::name::{DeviceName, PciAddress, PciIds};
+use tranche_core::name::{GpuAddress, PciAddress, PciIds};
 use tranche_core::step::VFIO_DRIVER;
 use uuid::Uuid;
 
-use super::machine::{FunctionModel, Machine, MdevParentModel, SriovModel};
+use super::machine::{FunctionModel, Machine, MdevTypeModel, SriovModel};
+use super::nvidia::{VgpuFaults, Vgpus};
+use super::signs::Signs;
 
 /// The first IOMMU group that is not one of the machine's own.
 const FIRST_FREE_GROUP: u32 = 1_000;
@@ -27,6 +29,10 @@ pub(super) struct Faults {
     pub(super) grabs: BTreeMap<PciAddress, String>,
     /// Functions that no longer answer.
     pub(super) off_the_bus: BTreeSet<PciAddress>,
+    /// What goes wrong with NVIDIA's driver.
+    pub(super) vgpu: VgpuFaults,
+    /// Processes that are not listed.
+    pub(super) hidden: BTreeSet<u32>,
 }
 
 /// A PCI function.
@@ -56,9 +62,19 @@ pub(super) enum Role {
 /// A mediated device.
 #[derive(Debug)]
 pub(super) struct Mdev {
-    pub(super) parent: DeviceName,
+    pub(super) parent: GpuAddress,
+    /// The name of its type's directory.
     pub(super) kind: String,
     pub(super) group: u32,
+}
+
+/// A type of mediated device, as its directory shows it.
+#[derive(Debug)]
+pub(super) struct MdevType {
+    pub(super) directory: String,
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) available: u64,
 }
 
 /// Everything that a boot brings forth and a reboot loses.
@@ -69,7 +85,9 @@ pub(super) struct State {
     pub(super) functions: BTreeMap<PciAddress, Function>,
     pub(super) mdevs: BTreeMap<Uuid, Mdev>,
     pub(super) opens: Vec<(DeviceSource, Holder)>,
+    pub(super) vgpus: Vgpus,
     pub(super) faults: Faults,
+    pub(super) signs: Signs,
     next_group: u32,
     next_vfio: u32,
 }
@@ -80,7 +98,9 @@ impl State {
             functions: BTreeMap::new(),
             mdevs: BTreeMap::new(),
             opens: Vec::new(),
+            vgpus: Vgpus::default(),
             faults,
+            signs: Signs::default(),
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
             boots,
@@ -128,6 +148,7 @@ impl State {
     /// What the driver does: all virtual functions off, or so many on. Fewer than asked for is no error.
     pub(super) fn switch(&mut self, pf: PciAddress, count: u16) {
         for vf in self.virtual_functions(pf) {
+            self.forget_vgpus_on(vf);
             self.functions.remove(&vf);
         }
         let count = count.min(self.faults.vfs_max.get(&pf).copied().unwrap_or(u16::MAX));
@@ -141,8 +162,8 @@ impl State {
         for index in 0..count {
             let address = vf_address(pf, &model, index);
             let group = if model.shares_group { pf_group } else { pf_group.map(|_| self.take_group()) };
-            // A virtual function has no subsystem id of its own on NVIDIA, and the ids of the physical one elsewhere.
-            let ids = PciIds { device: model.vf_device, subvendor: 0, subdevice: 0, ..ids };
+            // A virtual function's subsystem is its vendor's number 0 on NVIDIA, and that of the physical one elsewhere.
+            let ids = PciIds { device: model.vf_device, subdevice: 0, ..ids };
             let bars_mib = model.vf_bars_mib.clone();
             let role = Role::Virtual { pf };
             self.functions.insert(address, function(ids, class, numa_node, bars_mib, group, role));
@@ -175,7 +196,11 @@ impl State {
 
     /// Whether disabling would hang.
     pub(super) fn vf_in_use(&self, pf: PciAddress) -> bool {
-        self.virtual_functions(pf).into_iter().any(|address| self.is_open(&DeviceSource::Pci { address }))
+        self.virtual_functions(pf).into_iter().any(|address| {
+            let on_it = self.mdevs.iter().filter(|(_, mdev)| mdev.parent == GpuAddress::Pci(address));
+            let mut sources = on_it.map(|(uuid, _)| DeviceSource::Mdev { uuid: *uuid });
+            self.is_open(&DeviceSource::Pci { address }) || sources.any(|source| self.is_open(&source))
+        })
     }
 
     // Drivers.
@@ -216,6 +241,7 @@ impl State {
     }
 
     pub(super) fn unbind(&mut self, address: PciAddress) {
+        self.forget_vgpus_on(address);
         if let Some(function) = self.functions.get_mut(&address) {
             (function.driver, function.vfio) = (None, None);
         }
@@ -248,13 +274,13 @@ impl State {
         {
             return Err(Errno::NODEV);
         }
-        let vfio = (driver == VFIO_DRIVER).then_some(self.next_vfio);
-        if vfio.is_some() {
-            if function.group.is_none() {
-                return Err(Errno::INVAL);
-            }
-            self.next_vfio += 1;
+        let by_vfio = driver == VFIO_DRIVER;
+        // NVIDIA's virtual functions stay with its driver, which in its turn takes none without an IOMMU.
+        let is_vgpu = self.is_vgpu_function(address);
+        if (by_vfio && is_vgpu) || ((by_vfio || is_vgpu) && function.group.is_none()) {
+            return Err(Errno::INVAL);
         }
+        let vfio = by_vfio.then(|| self.take_vfio());
         if let Some(function) = self.functions.get_mut(&address) {
             (function.driver, function.vfio) = (Some(driver.to_owned()), vfio);
         }
@@ -279,28 +305,52 @@ impl State {
 
     // Mediated devices.
 
-    pub(super) fn parent(&self, name: &DeviceName) -> Option<&MdevParentModel> {
-        self.machine.mdev_parents.iter().find(|parent| &parent.name == name)
+    /// The parents of mediated devices.
+    pub(super) fn mdev_parents(&self) -> impl Iterator<Item = GpuAddress> {
+        let virtuals =
+            self.machine.mdev_parents.iter().map(|parent| GpuAddress::Virtual(parent.name.clone()));
+        let functions = self.functions.keys().filter(|address| self.is_vgpu_parent(**address));
+        virtuals.chain(functions.map(|address| GpuAddress::Pci(*address)))
     }
 
-    pub(super) fn available(&self, parent: &MdevParentModel, mib: u64) -> u64 {
-        let size =
-            |mdev: &Mdev| parent.types.iter().find(|kind| kind.name == mdev.kind).map_or(0, |kind| kind.mib);
-        let used: u64 = self.mdevs.values().filter(|mdev| mdev.parent == parent.name).map(size).sum();
-        parent.pool_mib.saturating_sub(used) / mib.max(1)
+    /// What a parent makes; none if it is no parent.
+    pub(super) fn mdev_types(&self, parent: &GpuAddress) -> Option<Vec<MdevType>> {
+        let name = match parent {
+            GpuAddress::Pci(address) => return self.vgpu_mdev_types(*address),
+            GpuAddress::Virtual(name) => name,
+        };
+        let model = self.machine.mdev_parents.iter().find(|parent| parent.name == *name)?;
+        let used: u64 = self
+            .mdevs
+            .values()
+            .filter(|mdev| mdev.parent == *parent)
+            .filter_map(|mdev| model.types.iter().find(|kind| kind.name == mdev.kind))
+            .map(|kind| kind.mib)
+            .sum();
+        let left = |mib: u64| model.pool_mib.saturating_sub(used) / mib.max(1);
+        let seen = |kind: &MdevTypeModel| MdevType {
+            directory: kind.name.clone(),
+            name: kind.name.clone(),
+            description: format!("virtual display, {} MB video memory", kind.mib),
+            available: left(kind.mib),
+        };
+        Some(model.types.iter().map(seen).collect())
     }
 
-    pub(super) fn create_mdev(&mut self, parent: &DeviceName, kind: &str, text: &str) -> Result<(), Errno> {
+    pub(super) fn create_mdev(&mut self, parent: &GpuAddress, kind: &str, text: &str) -> Result<(), Errno> {
         let text = text.strip_suffix('\n').unwrap_or(text);
         let uuid = Some(text).filter(|text| text.len() == 36).and_then(|text| Uuid::try_parse(text).ok());
         let uuid = uuid.ok_or(Errno::INVAL)?;
         if self.mdevs.contains_key(&uuid) {
             return Err(Errno::EXIST);
         }
-        let model = self.parent(parent).ok_or(Errno::NODEV)?;
-        let mib = model.types.iter().find(|known| known.name == kind).ok_or(Errno::NODEV)?.mib;
-        if self.available(model, mib) == 0 {
-            return Err(Errno::NOSPC);
+        if let GpuAddress::Pci(vf) = parent {
+            self.race_for_mdevs(*vf);
+        }
+        let types = self.mdev_types(parent).ok_or(Errno::NODEV)?;
+        if types.iter().find(|known| known.directory == kind).ok_or(Errno::NODEV)?.available == 0 {
+            // The vendors' drivers answer, each as it likes.
+            return Err(if parent.pci().is_some() { Errno::INVAL } else { Errno::NOSPC });
         }
         let group = self.take_group();
         self.mdevs.insert(uuid, Mdev { parent: parent.clone(), kind: kind.to_owned(), group });
@@ -351,6 +401,12 @@ impl State {
             .filter_map(|function| function.group)
             .chain(self.mdevs.values().map(|mdev| mdev.group))
             .collect()
+    }
+
+    /// A number for a VFIO node.
+    pub(super) fn take_vfio(&mut self) -> u32 {
+        self.next_vfio += 1;
+        self.next_vfio - 1
     }
 
     fn take_group(&mut self) -> u32 {

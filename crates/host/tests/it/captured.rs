@@ -56,7 +56,7 @@ pub(crate) fn function(address: &str, ids: [&str; 4], class: &str, group: u32, m
     )
 }
 
-/// A host with an NVIDIA A2 and its 16 virtual functions, formats and figures as on a real one.
+/// A host with an NVIDIA A2 and its 16 virtual functions, the first of them a 4Q; formats and figures as on a real one.
 pub(crate) fn a2_host() -> Captured {
     let pf = "0000:08:00.0";
     let mut more = "\
@@ -79,7 +79,16 @@ pub(crate) fn a2_host() -> Captured {
     }
     let captured = Captured::new(&function(pf, ["10de", "25b6", "10de", "157e"], "030200", 38, &more));
     for (index, vf) in (90..).zip(&vfs) {
-        let more = format!("physfn -> ../{pf}\ndriver -> ../../../bus/pci/drivers/nvidia\nnuma_node = 0\n");
+        let (current, creatable) = match index {
+            90 => (746, "ID    : vGPU Name"),
+            _ => {
+                (0, "ID    : vGPU Name\\n746   : NVIDIA A2-4Q\\n751   : NVIDIA A2-4A\\n754   : NVIDIA A2-4C")
+            }
+        };
+        let more = format!(
+            "physfn -> ../{pf}\ndriver -> ../../../bus/pci/drivers/nvidia\nnuma_node = 0\n\
+             nvidia/current_vgpu_type = {current}\nnvidia/creatable_vgpu_types = {creatable}\n"
+        );
         captured.add(&function(vf, ["10de", "25b6", "10de", "0000"], "030200", index, &more));
     }
     captured.add(

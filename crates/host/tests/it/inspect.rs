@@ -2,15 +2,15 @@
 
 use expect_test::expect;
 use proptest::prelude::*;
-use tranche_core::finding::{Code, Severity};
-use tranche_core::inventory::{Hypervisor, Iommu, PartitionDevice};
+use tranche_core::finding::Code;
+use tranche_core::inventory::{HealthState, Hypervisor, Iommu, PartitionDevice};
 use tranche_host::inspect;
 
 use crate::captured::{Captured, a2_host, function};
 use crate::machine::{at, pci};
 
 #[test]
-fn an_nvidia_a2_is_one_gpu_with_sixteen_partitions_though_all_share_its_ids() {
+fn an_nvidia_a2_is_one_gpu_with_sixteen_functions_though_all_share_its_ids() {
     let captured = a2_host();
     let seen = inspect(captured.root(), None);
     assert_eq!(seen.gpus.keys().map(ToString::to_string).collect::<Vec<_>>(), ["0000:08:00.0"]);
@@ -18,7 +18,7 @@ fn an_nvidia_a2_is_one_gpu_with_sixteen_partitions_though_all_share_its_ids() {
     expect![[r#"
         model NVIDIA A2, ids 10de:25b6:10de:157e, class 030200, vram Some(16384) MiB, emulated false
         driver Some("nvidia"), numa Some(0), reset ["flr", "bus"], boot vga false
-        sriov Some(Sriov { total_vfs: 16, vfs: 16, autoprobe: true }), backend None, counts []
+        sriov Some(Sriov { total_vfs: 16, vfs: 16, autoprobe: true }), backend Some(TypedVf), counts [1, 2, 4, 8, 16]
         bars [(0, 16, false), (1, 16384, true), (3, 32, true)] MiB, errors Some(AerCounters { correctable: 3, nonfatal: 0, fatal: 0 })
         group 38 of ["0000:08:00.0"]
     "#]]
@@ -45,10 +45,15 @@ fn an_nvidia_a2_is_one_gpu_with_sixteen_partitions_though_all_share_its_ids() {
         gpu.iommu_group.as_ref().unwrap().id,
         gpu.iommu_group.as_ref().unwrap().members.iter().map(|m| m.address.to_string()).collect::<Vec<_>>(),
     ));
-    assert_eq!(gpu.partitions.len(), 16);
-    let last = &gpu.partitions[15];
-    assert_eq!((last.index, &last.device), (Some(15), &PartitionDevice::Vf { address: pci("0000:08:02.3") }));
-    assert_eq!(last.iommu_group.as_ref().unwrap().id, 105);
+    assert_eq!((gpu.partitions.len(), gpu.blanks.len()), (1, 15));
+    let typed = &gpu.partitions[0];
+    assert_eq!(
+        (typed.index, &typed.device),
+        (Some(0), &PartitionDevice::Vf { address: pci("0000:08:00.4") })
+    );
+    assert_eq!((typed.iommu_group.as_ref().unwrap().id, typed.profile.as_deref()), (90, Some("4Q")));
+    let last = &gpu.blanks[14];
+    assert_eq!((last.index, last.address), (15, pci("0000:08:02.3")));
     assert_eq!(last.driver.as_deref(), Some("nvidia"));
 }
 
@@ -63,8 +68,7 @@ fn the_machine_is_described_and_what_was_not_asked_is_not_guessed() {
     assert_eq!((seen.system.cpus, seen.system.memory_mib), (12, 128_555));
     assert_eq!(seen.system.iommu, Iommu::On { units: vec!["dmar1".to_owned()] });
     assert_eq!(seen.hypervisor, Hypervisor::Down { reason: "not asked".to_owned() });
-    let codes: Vec<_> = seen.notes.iter().map(|note| (note.code, note.severity)).collect();
-    assert_eq!(codes, [(Code::NotPartitionable, Severity::Info)], "{:?}", seen.notes);
+    assert_eq!(seen.notes, []);
 }
 
 #[test]
@@ -131,7 +135,12 @@ fn a_gpu_that_fell_off_the_bus_is_told_apart_from_its_cached_ids() {
         Captured::new(&function("0000:03:00.0", ["10de", "2204", "10de", "0001"], "030000", 2, ""));
     std::fs::write(captured.root().join("sys/devices/pci0000:00/0000:03:00.0/config"), [0xff; 256]).unwrap();
     let seen = inspect(captured.root(), None);
-    assert_eq!(seen.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::GpuGone]);
+    assert_eq!(seen.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::GpuSick]);
+    assert_eq!(
+        seen.gpus[&at("0000:03:00.0")].health.state,
+        HealthState::NeedsReboot,
+        "the kernel knows no reset"
+    );
     assert_eq!(seen.gpus.len(), 1);
 }
 

@@ -39,7 +39,7 @@ fn the_same_host_observed_twice_is_the_same() {
 
 #[test]
 fn presets_are_found_by_name() {
-    for name in ["lab", "gpus", "big"] {
+    for name in Machine::PRESETS {
         assert!(Machine::preset(name).is_some(), "{name}");
     }
     assert_eq!(Machine::preset("small"), None);

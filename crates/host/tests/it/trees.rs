@@ -97,7 +97,7 @@ fn all_links_of_a_directory_are_read_at_once() {
 }
 
 #[cfg(feature = "fuse")]
-pub(crate) use mounted::mount;
+pub(crate) use mounted::{MountedTree, mount};
 
 #[cfg(feature = "fuse")]
 mod mounted {

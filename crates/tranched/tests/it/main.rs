@@ -4,6 +4,7 @@ mod bad_input;
 mod fake_machine;
 mod faults;
 mod kill_walk;
+mod matrix;
 mod openapi;
 mod patience;
 mod process;

@@ -91,6 +91,31 @@ async fn a_gpu_is_split_and_three_vms_each_get_a_partition_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_every_fake_machine_the_last_gpu_is_split_and_serves_a_vm() {
+    let mut backends = Vec::new();
+    for preset in Machine::PRESETS {
+        let served = Served::start(Machine::preset(preset).unwrap()).await;
+        // The lab's devices are GPUs by its own catalogue alone.
+        let gpus = served.get("/v1/gpus").await.json();
+        let Some(gpu) = gpus.as_array().unwrap().last() else { continue };
+        let path = format!("/v1/gpus/node1/{}", gpu["address"].as_str().unwrap());
+        let offer = gpu["valid_counts"].as_array().unwrap().get(2).expect("a third way to split it");
+        let count = u16::try_from(offer["count"].as_u64().unwrap()).unwrap();
+        succeeded(ended(&served, &served.put(&format!("{path}/mode"), &split(count)).await).await);
+        succeeded(ended(&served, &served.post("/v1/vms", &new_vm("a")).await).await);
+        succeeded(ended(&served, &served.post("/v1/vms/a/start", &json!({})).await).await);
+        let gpu = served.get(&path).await.json();
+        let shown = (&gpu["status"], &gpu["total"], &gpu["free"]);
+        assert_eq!(shown, (&json!("partitioned"), &json!(count), &json!(count - 1)), "{preset}: {gpu}");
+        assert_eq!(served.get("/v1/doctor").await.json()["findings"], json!([]), "{preset}");
+        backends.push(gpu["backend"].clone());
+        served.stop().await.unwrap();
+    }
+    backends.dedup();
+    assert_eq!(backends, [json!("sriov-vfio"), json!("typed-vf")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_lives_from_creation_to_deletion() {
     let served = with_vms(2, &["a"]).await;
     let vm = served.get("/v1/vms/a").await.json();

@@ -1,0 +1,135 @@
+//! How GPUs fare: what the bus, the kernel and the driver say, made into one verdict.
+//!
+//! | sign | verdict |
+//! | --- | --- |
+//! | the configuration space reads as all ones | needs a reset, or a restart where the kernel knows none |
+//! | fatal PCIe errors (AER) have grown since this process began to look | sick |
+//! | powered down or in no known power state while it is in use | sick |
+//! | a fault in the kernel's log (see `kernel_log`) | by its number |
+//!
+//! A slow link is no sign: GPUs slow it down when idle. Corrected errors are none either.
+//!
+//! Deliberately absent: doing anything about it. Resetting a GPU under a VM is a person's decision.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::{Gpu, Health, HealthState};
+use tranche_core::name::{GpuAddress, HostName, Timestamp};
+
+use crate::calls::Calls;
+use crate::discover::function;
+use crate::kernel_log::{Faults, KERNEL_LOG, Reader};
+use crate::report;
+use crate::tree::Tree;
+
+/// Power states in which a device does not work (kernel: drivers/pci/pci.c, `pci_power_names`).
+const POWERLESS: [&str; 2] = ["D3cold", "unknown"];
+
+/// What one look at the bus says.
+pub(crate) fn on_the_bus(tree: &dyn Tree, dir: &str, gpu: &Gpu) -> Health {
+    let mut health = Health::default();
+    if function::is_off_the_bus(tree, dir) {
+        let state =
+            if gpu.reset_methods.is_empty() { HealthState::NeedsReboot } else { HealthState::NeedsReset };
+        health.add(state, "its configuration space reads as all ones");
+    }
+    let power = tree.text(&format!("{dir}/power_state")).unwrap_or_default();
+    let in_use = !gpu.open_by.is_empty() || gpu.partitions.iter().any(|part| !part.open_by.is_empty());
+    if in_use && POWERLESS.contains(&power.as_str()) {
+        health.add(HealthState::Sick, format!("its power state is {power} while it is in use"));
+    }
+    health
+}
+
+/// What is remembered between looks, of one boot.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    boot_id: String,
+    /// Fatal errors when the GPU was first seen.
+    fatal_errors: BTreeMap<GpuAddress, u64>,
+    log: Option<Reader>,
+    faults: Faults,
+}
+
+impl Watch {
+    /// Adds to each GPU's health what only a comparison with earlier looks, or the log, can tell.
+    pub(crate) fn look(
+        &self,
+        calls: &Calls,
+        (host, boot_id): (&HostName, &str),
+        now: Timestamp,
+        gpus: &mut BTreeMap<GpuAddress, Gpu>,
+    ) -> Vec<Finding> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.boot_id != boot_id {
+            *memory = Memory { boot_id: boot_id.to_owned(), ..Memory::default() };
+        }
+        let note = memory.read_log(calls, host, now, gpus);
+        for (address, gpu) in gpus {
+            memory.count_errors(address, gpu);
+            let faults = address.pci().map(|pci| memory.faults.of(pci)).unwrap_or_default();
+            faults.into_iter().for_each(|(state, reason)| gpu.health.add(state, reason));
+        }
+        note.into_iter().collect()
+    }
+}
+
+impl Memory {
+    fn count_errors(&mut self, address: &GpuAddress, gpu: &mut Gpu) {
+        let Some(now) = gpu.aer.map(|aer| aer.fatal) else { return };
+        let first = self.fatal_errors.entry(address.clone()).or_insert(now);
+        // Counters begin anew when a device appears again.
+        *first = now.min(*first);
+        if now > *first {
+            let reason = format!("its link had fatal errors (AER counts {now}, {first} when first seen)");
+            gpu.health.add(HealthState::Sick, reason);
+        }
+    }
+
+    fn read_log(
+        &mut self,
+        calls: &Calls,
+        host: &HostName,
+        now: Timestamp,
+        gpus: &BTreeMap<GpuAddress, Gpu>,
+    ) -> Option<Finding> {
+        if gpus.is_empty() {
+            return None;
+        }
+        let log = self.log.take();
+        let read = calls.look(None, now, &format!("/{KERNEL_LOG}"), move |tree| {
+            let mut log = match log {
+                Some(log) => log,
+                None => Reader::open(tree)?,
+            };
+            Ok::<_, io::Error>((log.new_lines()?, log))
+        });
+        match read {
+            Ok(Ok((lines, log))) => {
+                lines.iter().for_each(|line| self.faults.read(line));
+                self.log = Some(log);
+                None
+            }
+            // A captured tree has no log, and that says nothing.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(Err(error)) => Some(unreadable(host, &error.to_string())),
+            Err(error) => Some(unreadable(host, &report::call_sentence(&error))),
+        }
+    }
+}
+
+fn unreadable(host: &HostName, why: &str) -> Finding {
+    let message = format!(
+        "The kernel's log of host {host} cannot be read, so faults that drivers report there are missed: {why}."
+    );
+    let hint = "Reading /dev/kmsg takes CAP_SYSLOG: look at the daemon's unit and its drop-ins.";
+    report::host_note(host, Code::KernelRefused, message, hint)
+}

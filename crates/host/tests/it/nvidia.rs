@@ -1,0 +1,5 @@
+//! NVIDIA's GPUs: the real code over the fake driver, on both of its frameworks.
+
+mod hazards;
+mod life;
+mod world;
