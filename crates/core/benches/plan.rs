@@ -57,7 +57,13 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
         let offer = gpu.offers.first().cloned();
         plan.gpus.insert(
             key.clone(),
-            GpuPlan { mode, offer, identity: gpu.identity(), host_drivers: BTreeMap::new() },
+            GpuPlan {
+                mode,
+                offer,
+                identity: gpu.identity(),
+                host_drivers: BTreeMap::new(),
+                autoprobe_was_off: false,
+            },
         );
         for partition in &gpu.partitions {
             let index = partition.index.expect("ours");

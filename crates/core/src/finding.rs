@@ -163,6 +163,7 @@ codes! {
     LibvirtDown "libvirt_down" Unavailable "libvirt does not answer, so nothing is known of running domains.",
     HostSilent "host_silent" Unavailable "The host has not reported yet.",
     KvmMissing "kvm_missing" Note "The host has no working KVM; VMs are emulated, which is slow.",
+    CatalogueInvalid "catalogue_invalid" Note "A file that extends the catalogue of GPUs is wrong, and all of it is left out.",
     CallStuck "call_stuck" Unavailable "A kernel call has not come back within its limit.",
     Busy "busy" Unavailable "The daemon did not answer in time, or has too many readers.",
     // GPUs.

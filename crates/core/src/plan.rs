@@ -55,6 +55,10 @@ pub struct GpuPlan {
     pub identity: GpuIdentity,
     /// The drivers that the functions of its IOMMU group had before passthrough took them, to be given back.
     pub host_drivers: BTreeMap<crate::name::PciAddress, String>,
+    /// Whether somebody had switched off, before Tranche made partitions, that the host's drivers are offered new VFs
+    /// (`sriov_drivers_autoprobe`). It then stays off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub autoprobe_was_off: bool,
 }
 
 /// The durable record that a slot serves a VM: made before anything is touched, removed when read back as free.

@@ -254,7 +254,10 @@ impl Planner<'_> {
         let before = self.plan.gpus.get(key).filter(|planned| planned.identity.may_be(&gpu.identity()));
         let recorded = before.map(|planned| planned.host_drivers.clone()).unwrap_or_default();
         let host_drivers = if recorded.is_empty() { host_drivers(gpu) } else { recorded };
-        let planned = GpuPlan { mode: wish.mode.clone(), offer, identity: gpu.identity(), host_drivers };
+        let is_off = gpu.sriov.as_ref().is_some_and(|sriov| !sriov.autoprobe);
+        let autoprobe_was_off = before.map_or(is_off, |planned| planned.autoprobe_was_off);
+        let mode = wish.mode.clone();
+        let planned = GpuPlan { mode, offer, identity: gpu.identity(), host_drivers, autoprobe_was_off };
         self.plan.gpus.insert(key.clone(), planned);
     }
 

@@ -33,6 +33,9 @@ pub enum Step {
     DisableVfs {
         /// The GPU.
         gpu: GpuAddress,
+        /// Whether the host's drivers are offered the VFs that somebody else makes from then on
+        /// (`sriov_drivers_autoprobe`), as they were before.
+        autoprobe: bool,
     },
     /// Bind a VF to a driver by `driver_override`, and read it back.
     BindPartition {
@@ -160,7 +163,7 @@ impl Step {
     pub fn subject(&self) -> StepSubject {
         match self {
             Self::EnableVfs { gpu, .. }
-            | Self::DisableVfs { gpu }
+            | Self::DisableVfs { gpu, .. }
             | Self::BindPartition { gpu, .. }
             | Self::SetProfile { gpu, .. }
             | Self::CreateMdev { gpu, .. }
@@ -181,7 +184,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnableVfs { gpu, count } => write!(f, "enable {count} virtual functions of GPU {gpu}"),
-            Self::DisableVfs { gpu } => write!(f, "disable the virtual functions of GPU {gpu}"),
+            Self::DisableVfs { gpu, .. } => write!(f, "disable the virtual functions of GPU {gpu}"),
             Self::BindPartition { gpu, index, vf, driver } => {
                 write!(f, "bind partition {index} of GPU {gpu} ({vf}) to {driver}")
             }
@@ -276,7 +279,7 @@ mod tests {
     use super::*;
 
     fn step() -> Step {
-        Step::DisableVfs { gpu: "0000:01:00.0".parse().unwrap() }
+        Step::DisableVfs { gpu: "0000:01:00.0".parse().unwrap(), autoprobe: true }
     }
 
     #[test]

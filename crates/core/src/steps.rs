@@ -40,7 +40,7 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
 fn remakes(step: &Step) -> Option<GpuAddress> {
     match step {
         Step::EnableVfs { gpu, .. }
-        | Step::DisableVfs { gpu }
+        | Step::DisableVfs { gpu, .. }
         | Step::RemoveMdev { gpu, .. }
         | Step::TakeGpu { gpu, .. }
         | Step::ReturnGpu { gpu, .. } => Some(gpu.clone()),
@@ -60,23 +60,23 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
                 return if in_use() { Vec::new() } else { vec![give_back(planned, gpu)] };
             }
             match gpu.backend {
-                Some(Backend::SriovVfio) => vf_steps(gpu, *count, in_use),
+                Some(Backend::SriovVfio) => vf_steps(planned, gpu, *count, in_use),
                 Some(Backend::TypedVf) => typed_steps(planned, gpu, *count, in_use),
                 Some(Backend::FixedVf) => bind_steps(gpu, *count),
                 Some(Backend::Mdev) => mdev_steps(key, planned, gpu, *count),
                 Some(Backend::VfMdev) => {
-                    let vfs = gpu.vfs_for(*count).and_then(|total| enabling(gpu, total, in_use));
+                    let vfs = gpu.vfs_for(*count).and_then(|total| enabling(planned, gpu, total, in_use));
                     vfs.unwrap_or_else(|| mdev_steps(key, planned, gpu, *count))
                 }
                 None => Vec::new(),
             }
         }
         GpuMode::Passthrough { .. } => {
-            let undone = unmake_partitions(gpu, in_use);
+            let undone = unmake_partitions(planned, gpu, in_use);
             if undone.is_empty() && !has_partitions(gpu) { take(gpu, in_use) } else { undone }
         }
         GpuMode::Host => {
-            let undone = unmake_partitions(gpu, in_use);
+            let undone = unmake_partitions(planned, gpu, in_use);
             let clean = undone.is_empty() && !has_partitions(gpu);
             if clean && is_passed_through(gpu) && !in_use() { vec![give_back(planned, gpu)] } else { undone }
         }
@@ -84,12 +84,12 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
 }
 
 /// Virtual functions: the right number, each bound to the driver that hands it to a VM.
-fn vf_steps(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
-    enabling(gpu, count, in_use).unwrap_or_else(|| bind_steps(gpu, count))
+fn vf_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
+    enabling(planned, gpu, count, in_use).unwrap_or_else(|| bind_steps(gpu, count))
 }
 
 /// What brings about so many virtual functions; none if they are there.
-fn enabling(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Option<Vec<Step>> {
+fn enabling(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Option<Vec<Step>> {
     let address = || gpu.address.clone();
     let enabled = gpu.sriov.as_ref().map_or(0, |sriov| sriov.vfs);
     let there = gpu.partitions.len() + gpu.blanks.len();
@@ -100,14 +100,14 @@ fn enabling(gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Option<Vec<Step
     Some(match enabled {
         0 => vec![enable],
         _ if in_use() => Vec::new(),
-        _ => vec![Step::DisableVfs { gpu: address() }, enable],
+        _ => vec![disable(planned, gpu), enable],
     })
 }
 
 /// Virtual functions that all exist, the first of them with the type that was decided.
 fn typed_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
     let (Some(offer), Some(total)) = (&planned.offer, gpu.vfs_for(count)) else { return Vec::new() };
-    if let Some(steps) = enabling(gpu, total, in_use) {
+    if let Some(steps) = enabling(planned, gpu, total, in_use) {
         return steps;
     }
     let mut due = bind_steps(gpu, count);
@@ -194,7 +194,11 @@ fn mdev_steps(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, count: u16) -> Vec<Ste
     due
 }
 
-fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
+fn disable(planned: &GpuPlan, gpu: &Gpu) -> Step {
+    Step::DisableVfs { gpu: gpu.address.clone(), autoprobe: !planned.autoprobe_was_off }
+}
+
+fn unmake_partitions(planned: &GpuPlan, gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
     if !has_partitions(gpu) || in_use() {
         return Vec::new();
     }
@@ -208,7 +212,7 @@ fn unmake_partitions(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
         _ => None,
     });
     let enabled = gpu.sriov.as_ref().is_some_and(|sriov| sriov.vfs > 0);
-    removals.chain(enabled.then(|| Step::DisableVfs { gpu: address() })).collect()
+    removals.chain(enabled.then(|| disable(planned, gpu))).collect()
 }
 
 fn has_partitions(gpu: &Gpu) -> bool {

@@ -27,16 +27,16 @@ pub fn inspect(root: &Utf8Path, catalogue_dir: Option<&Utf8Path>) -> HostInvento
         None => (Catalogue::builtin(), Vec::new()),
     };
     let now = now();
-    let mut inventory = match DirTree::open(root) {
+    let notes: Vec<Finding> = errors.iter().map(catalogue_note).collect();
+    match DirTree::open(root) {
         Ok(tree) => {
             let name = host_name(&tree);
             LinuxHost::new(name, Arc::new(tree), Limits::default(), Arc::new(catalogue), Box::new(NotAsked))
+                .with_notes(notes)
                 .observe(now)
         }
-        Err(error) => unreadable(root, &error, now),
-    };
-    inventory.notes.extend(errors.iter().map(catalogue_note));
-    inventory
+        Err(error) => unreadable(root, &error, notes, now),
+    }
 }
 
 /// The finding for a catalogue file that was left out.
@@ -44,11 +44,13 @@ pub fn catalogue_note(error: &CatalogueError) -> Finding {
     let source =
         std::error::Error::source(error).map(|source| format!(": {}", source.to_string().trim_end()));
     Finding {
-        code: Code::InvalidValue,
+        code: Code::CatalogueInvalid,
         severity: Severity::Warning,
         subject: Subject::Input(error.path().to_string()),
         message: format!("{error}{}", source.unwrap_or_default()),
-        hint: "Correct the file; until then all of it is left out.".to_owned(),
+        hint: "Correct the file; until then all of it is left out. A daemon reads it when it starts ('systemctl restart \
+               tranched'; VMs go on)."
+            .to_owned(),
     }
 }
 
@@ -58,7 +60,12 @@ fn host_name(tree: &dyn Tree) -> HostName {
     name.unwrap_or_else(|| UNNAMED.parse().expect("the fallback is a host name"))
 }
 
-fn unreadable(root: &Utf8Path, error: &std::io::Error, now: Timestamp) -> HostInventory {
+fn unreadable(
+    root: &Utf8Path,
+    error: &std::io::Error,
+    mut notes: Vec<Finding>,
+    now: Timestamp,
+) -> HostInventory {
     let note = Finding {
         code: Code::InvalidValue,
         severity: Severity::Error,
@@ -66,6 +73,7 @@ fn unreadable(root: &Utf8Path, error: &std::io::Error, now: Timestamp) -> HostIn
         message: format!("The root directory {root} cannot be opened: {error}."),
         hint: "Name a directory that holds 'sys', as '/' does.".to_owned(),
     };
+    notes.insert(0, note);
     HostInventory {
         host: UNNAMED.parse().expect("the fallback is a host name"),
         boot_id: String::new(),
@@ -80,7 +88,7 @@ fn unreadable(root: &Utf8Path, error: &std::io::Error, now: Timestamp) -> HostIn
         hypervisor: NotAsked.observe(),
         gpus: Default::default(),
         stuck: Vec::new(),
-        notes: vec![note],
+        notes,
     }
 }
 

@@ -26,6 +26,7 @@ pub struct LinuxHost {
     type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
+    notes: Vec<Finding>,
 }
 
 impl LinuxHost {
@@ -44,7 +45,15 @@ impl LinuxHost {
             type_names: Arc::default(),
             hypervisor,
             watch: Watch::default(),
+            notes: Vec::new(),
         }
+    }
+
+    /// Adds what is known to be amiss from the start; every inventory has it.
+    #[must_use]
+    pub fn with_notes(mut self, notes: Vec<Finding>) -> Self {
+        self.notes.extend(notes);
+        self
     }
 
     fn on(
@@ -73,12 +82,20 @@ impl Host for LinuxHost {
             gpus.values().filter(sick).map(|gpu| say::gpu_sick(&self.key(&gpu.address), &gpu.health)),
         );
         notes.extend(system::notes(tree, &self.name));
+        notes.extend(self.notes.iter().cloned());
+        let hypervisor = self.hypervisor.observe();
+        for note in self.hypervisor.notes(&self.name) {
+            // Where there is no /dev/kvm, it is no news that no guest runs by it.
+            if notes.iter().all(|known| known.code != note.code) {
+                notes.push(note);
+            }
+        }
         HostInventory {
             host: self.name.clone(),
             boot_id,
             observed_at: now,
             system: system::facts(tree),
-            hypervisor: self.hypervisor.observe(),
+            hypervisor,
             gpus,
             stuck: self.calls.stuck(),
             notes,
@@ -92,12 +109,12 @@ impl Host for LinuxHost {
                 let by_tool = is_bound(calls, pf, vgpu::DRIVER);
                 if by_tool { vgpu::enable(calls, pf, *count) } else { sriov::enable(calls, pf, *count) }
             }),
-            Step::DisableVfs { gpu } => self.on(gpu, now, |calls| {
+            Step::DisableVfs { gpu, autoprobe } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;
                 if is_bound(calls, pf, vgpu::DRIVER) {
                     vgpu::disable(calls, pf)
                 } else {
-                    sriov::disable(calls, pf)
+                    sriov::disable(calls, pf, *autoprobe)
                 }
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {

@@ -3,7 +3,7 @@
 //! ```text
 //!            numvfs N, read back                       numvfs 0, read back
 //!   0 VFs ───────────────────────▶ N VFs, none open ───────────────────────▶ 0 VFs
-//!            autoprobe off before       │    ▲                autoprobe on after
+//!            autoprobe off before       │    ▲                autoprobe as it was
 //!                                  open ▼    │ close
 //!                                  N VFs, some open: nothing is switched
 //! ```
@@ -41,8 +41,13 @@ pub(crate) fn capability(tree: &dyn Tree, pf_dir: &str, on_the_bus: usize) -> Op
     Some(Sriov {
         total_vfs: number(tree, pf_dir, "sriov_totalvfs")?,
         vfs: u16::try_from(on_the_bus).unwrap_or(u16::MAX),
-        autoprobe: number(tree, pf_dir, "sriov_drivers_autoprobe") != Some(0),
+        autoprobe: probes(tree, pf_dir),
     })
+}
+
+/// Whether the host's drivers are offered new virtual functions.
+fn probes(tree: &dyn Tree, pf_dir: &str) -> bool {
+    number(tree, pf_dir, "sriov_drivers_autoprobe") != Some(0)
 }
 
 fn number(tree: &dyn Tree, pf_dir: &str, attribute: &str) -> Option<u16> {
@@ -105,23 +110,33 @@ pub(crate) fn enable(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result
     // Before anything is switched off: what is there is better than nothing.
     refuse_beyond_total(calls, pf, count)?;
     if before != 0 {
+        refuse_if_open(calls, pf)?;
         switch_off(calls, pf)?;
     }
-    set_autoprobe(calls, &dir, "0")?;
-    write_count(calls, pf, count)?;
+    let probed = probes(calls.tree(), &dir);
+    set_autoprobe(calls, &dir, false)?;
+    if let Err(refusal) = write_count(calls, pf, count) {
+        // There is nothing to keep drivers away from. What the kernel refused is the finding, whatever comes of this.
+        let _ = set_autoprobe(calls, &dir, probed);
+        return Err(refusal);
+    }
     read_back(calls, pf, count)
 }
 
-/// Disables all virtual functions, if none is open, and gives automatic probing back.
-pub(crate) fn disable(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<(), Box<Finding>> {
-    if enabled(calls, pf)? != 0 {
-        switch_off(calls, pf)?;
+/// Disables all virtual functions, if none is open, and sets automatic probing to what it was before there were any.
+///
+/// Probing comes first: whoever dies in between finds virtual functions still to be disabled, and does both again.
+/// Each of them has its `driver_override`, so that no driver of the host takes it meanwhile.
+pub(crate) fn disable(calls: &GpuCalls<'_>, pf: PciAddress, autoprobe: bool) -> Result<(), Box<Finding>> {
+    let before = enabled(calls, pf)?;
+    if before != 0 {
+        refuse_if_open(calls, pf)?;
     }
-    set_autoprobe(calls, &function::dir(pf), "1")
+    set_autoprobe(calls, &function::dir(pf), autoprobe)?;
+    if before == 0 { Ok(()) } else { switch_off(calls, pf) }
 }
 
 fn switch_off(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<(), Box<Finding>> {
-    refuse_if_open(calls, pf)?;
     write_count(calls, pf, 0)?;
     match enabled(calls, pf)? {
         0 => Ok(()),
@@ -147,9 +162,13 @@ pub(crate) fn refuse_if_open(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<(),
     Ok(())
 }
 
-fn set_autoprobe(calls: &GpuCalls<'_>, pf_dir: &str, value: &str) -> Result<(), Box<Finding>> {
+/// Switches automatic probing, if it is otherwise.
+fn set_autoprobe(calls: &GpuCalls<'_>, pf_dir: &str, on: bool) -> Result<(), Box<Finding>> {
+    if probes(calls.tree(), pf_dir) == on {
+        return Ok(());
+    }
     let path = format!("{pf_dir}/sriov_drivers_autoprobe");
-    calls.write(&path, value).map_err(|error| report::call_failed(calls.gpu(), &error))
+    calls.write(&path, if on { "1" } else { "0" }).map_err(|error| report::call_failed(calls.gpu(), &error))
 }
 
 fn write_count(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), Box<Finding>> {

@@ -8,6 +8,7 @@
 
 mod changes;
 mod layout;
+mod shared;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -21,23 +22,25 @@ use tranche_core::operation::{OPERATIONS_KEPT_MAX, Operation};
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
+pub use self::shared::Shared;
+use self::stored::malformed;
 use crate::error::{self, StoreError};
 use crate::key::{Key, Prefix};
 use crate::record::Revision;
-use crate::txn::{Conflict, Outcome};
+use crate::txn::{Conflict, Expected, Outcome, Txn};
 use crate::{Store, Watch};
 
-/// Everything that is remembered.
+/// Everything that is remembered. Copies are cheap: see [`Shared`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// What people asked for.
-    pub spec: Spec,
+    pub spec: Shared<Spec>,
     /// What was decided.
-    pub plan: Plan,
+    pub plan: Shared<Plan>,
     /// What hosts reported last.
-    pub inventory: Inventory,
+    pub inventory: Shared<Inventory>,
     /// What is being done and was done. Of those that are over, the store keeps [`OPERATIONS_KEPT_MAX`].
-    pub operations: BTreeMap<OperationId, Operation>,
+    pub operations: Shared<BTreeMap<OperationId, Operation>>,
 }
 
 /// The state as it was read, with the version of each record.
@@ -59,6 +62,9 @@ pub enum Saved {
     /// Somebody else changed the same record meanwhile: load, decide again, commit again.
     Conflict(Conflict),
 }
+
+/// What the keys of records that were set aside begin with.
+const ASIDE: &str = "aside";
 
 /// Reads and writes the state.
 #[derive(Debug, Clone)]
@@ -112,6 +118,27 @@ impl Repository {
         Ok(Saved::Committed(loaded))
     }
 
+    /// Moves a record to where no record of ours is, as it is, so that the rest can be read without it. Returns its new
+    /// key; nothing where there is no such record.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn set_aside(&self, key: &Key) -> Result<Option<Key>, RepositoryError> {
+        let Some(entry) = self.store.get(key)? else { return Ok(None) };
+        // With its revision, so that a second one of the same key does not take the place of the first.
+        let aside: Key = format!("{ASIDE}/{}/{key}", entry.modified.0)
+            .parse()
+            .map_err(|error: crate::key::KeyError| malformed(key, error))?;
+        let txn = Txn::new()
+            .expect(key.clone(), Expected::At(entry.modified))
+            .put(aside.clone(), entry.value)
+            .delete(key.clone());
+        match self.store.commit(&txn)? {
+            Outcome::Committed(_) => Ok(Some(aside)),
+            Outcome::Conflict(_) => Ok(None),
+        }
+    }
+
     /// Watches for changes by others since `loaded`. What it hears are wake-ups; load again to see.
     ///
     /// # Errors
@@ -122,7 +149,7 @@ impl Repository {
 }
 
 /// Forgets the operations that have been over for the longest time, when there are too many.
-fn forget_old_operations(operations: &mut BTreeMap<OperationId, Operation>) {
+fn forget_old_operations(operations: &mut Shared<BTreeMap<OperationId, Operation>>) {
     let mut over: Vec<_> = operations
         .values()
         .filter(|operation| operation.state.is_over())
@@ -165,7 +192,7 @@ pub enum RepositoryError {
 impl RepositoryError {
     /// This error as a finding.
     pub fn finding(&self) -> Finding {
-        error::finding(self, self.code(), self.hint())
+        error::finding(self, self.code(), &self.hint())
     }
 
     /// The code of this error.
@@ -178,13 +205,14 @@ impl RepositoryError {
     }
 
     /// What to do about it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
-            Self::Store(error) => error.hint(),
-            Self::NewerVersion { .. } => error::HINT_NEWER_VERSION,
-            Self::Malformed { .. } => {
-                "stop the daemon, keep a copy of the store, and restore it from a backup or delete that record"
-            }
+            Self::Store(error) => error.hint().to_owned(),
+            Self::NewerVersion { .. } => error::HINT_NEWER_VERSION.to_owned(),
+            Self::Malformed { key, .. } => format!(
+                "restore the store from a backup, or stop the daemon, run 'tranched --set-aside {key}' and start it again: \
+                 the record is kept in the store and Tranche goes on as if it had never been"
+            ),
         }
     }
 }

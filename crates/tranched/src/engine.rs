@@ -35,7 +35,7 @@ use tranche_core::step::{Attempts, Step, StepSubject};
 use tranche_core::steps;
 use tranche_core::why;
 use tranche_host::Host;
-use tranche_store::{Loaded, Repository, RepositoryError, Saved, State};
+use tranche_store::{Loaded, Repository, RepositoryError, Saved, Shared, State};
 use uuid::Uuid;
 
 use self::act::{Outcome, act};
@@ -58,13 +58,13 @@ struct Inner {
     loaded: Loaded,
     /// Set when a commit failed half-way: what is stored is known only by reading again.
     reload: bool,
-    inventory: Inventory,
+    inventory: Shared<Inventory>,
     attempts: Attempts,
     failures: BTreeMap<StepSubject, (Step, StepFailure)>,
     /// What happened since the last commit, for the logs of operations.
     news: Vec<(StepSubject, LogLine)>,
     store_finding: Option<Finding>,
-    findings: Vec<Finding>,
+    findings: Shared<Vec<Finding>>,
 }
 
 /// What a wish led to.
@@ -158,7 +158,7 @@ impl Engine {
     ) -> Result<Self, RepositoryError> {
         let loaded = repository.load()?;
         let inner = Inner { loaded, ..Inner::default() };
-        let view = watch::Sender::new(Arc::new(View::new(0, &inner.loaded.state, &inner.inventory, &[])));
+        let view = watch::Sender::new(Arc::new(inner.view(0)));
         Ok(Self { name, host, repository, workers: workers.max(1), inner: Mutex::new(inner), view })
     }
 
@@ -179,7 +179,7 @@ impl Engine {
         let _ = self.watch().wait_for(|view| view.inventory.contains_key(&self.name)).await;
     }
 
-    /// Ticks with each new view.
+    /// Ticks with each pass and each wish. A view with the revision of the one before shows nothing new.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.view.subscribe()
     }
@@ -200,7 +200,7 @@ impl Engine {
         let findings = admitted.findings.clone();
         let operation = new_operation(&admitted, now);
         let mut next = inner.loaded.state.clone();
-        next.spec = admitted.spec;
+        next.spec = admitted.spec.into();
         next.operations.insert(operation.id, operation.clone());
         self.commit(&mut inner, next)?;
         self.publish(&inner);
@@ -227,7 +227,7 @@ impl Engine {
                 Ok(admitted) => {
                     operations.push(new_operation(&admitted, now));
                     findings.extend(admitted.findings);
-                    next.spec = admitted.spec;
+                    next.spec = admitted.spec.into();
                 }
                 Err(refusal) => refused.extend(refusal),
             }
@@ -282,9 +282,9 @@ impl Engine {
     /// Plans with what was seen, stores the plan, and tells which steps may be carried out now.
     fn decide(&self, seen: HostInventory, now: Timestamp) -> (Vec<Step>, Option<Timestamp>) {
         let mut inner = self.lock();
-        inner.inventory = with_host(&inner.inventory, seen);
+        inner.inventory = with_host(&inner.inventory, seen).into();
         if let Err(rejected) = self.refresh(&mut inner) {
-            inner.findings = rejected.into_findings();
+            inner.findings = rejected.into_findings().into();
             self.publish(&inner);
             return (Vec::new(), None);
         }
@@ -296,8 +296,11 @@ impl Engine {
         let sound = violations.is_empty();
         findings.extend(violations);
         let mut next = stored.clone();
-        if sound {
-            next.plan = plan;
+        // What is as before stays the same value, which readers and the store's image share.
+        if sound && *next.plan != plan {
+            next.plan = plan.into();
+        }
+        if sound && !gone.is_empty() {
             next.spec.vms.retain(|name, _| !gone.contains(name));
         }
         let due = steps::steps(&next.spec, &next.plan, &inner.inventory[&self.name]);
@@ -310,7 +313,7 @@ impl Engine {
         findings.extend(inner.store_finding.clone());
         findings.sort();
         findings.dedup();
-        inner.findings = findings;
+        inner.findings = findings.into();
         self.publish(&inner);
         if !(sound && stored) {
             return (Vec::new(), None);
@@ -391,15 +394,13 @@ impl Engine {
     }
 
     fn publish(&self, inner: &Inner) {
-        self.view.send_if_modified(|current| {
-            let next =
-                View::new(current.revision + 1, &inner.loaded.state, &inner.inventory, &inner.findings);
-            let modified = !next.same_as(current);
-            if modified {
-                *current = Arc::new(next);
-            }
-            modified
-        });
+        let current = self.view();
+        let mut next = inner.view(current.revision + 1);
+        if next.same_as(&current) {
+            next.revision = current.revision;
+        }
+        // Also where nothing has changed: the last view would keep alive what the engine has replaced.
+        self.view.send_replace(Arc::new(next));
     }
 
     /// A panic while the lock was held left nothing half-written that matters: the store has the truth.
@@ -415,13 +416,28 @@ impl Engine {
     }
 }
 
+impl Inner {
+    fn view(&self, revision: u64) -> View {
+        let stored = &self.loaded.state;
+        View {
+            revision,
+            spec: stored.spec.clone(),
+            plan: stored.plan.clone(),
+            inventory: self.inventory.clone(),
+            findings: self.findings.clone(),
+            operations: stored.operations.clone(),
+        }
+    }
+}
+
 fn state(inner: &Inner) -> change::State<'_> {
     let stored = &inner.loaded.state;
     change::State { spec: &stored.spec, plan: &stored.plan, inventory: &inner.inventory }
 }
 
 fn with_host(inventory: &Inventory, seen: HostInventory) -> Inventory {
-    let mut inventory = inventory.clone();
+    let others = inventory.iter().filter(|(host, _)| **host != seen.host);
+    let mut inventory: Inventory = others.map(|(host, other)| (host.clone(), other.clone())).collect();
     inventory.insert(seen.host.clone(), seen);
     inventory
 }
@@ -450,7 +466,10 @@ fn judge_operations(
     now: Timestamp,
 ) {
     let failures: Vec<StepFailure> = inner.failures.values().map(|(_, failure)| failure.clone()).collect();
-    let mut operations = mem::take(&mut next.operations);
+    if next.operations.values().all(|operation| operation.state.is_over()) {
+        return;
+    }
+    let mut operations = next.operations.clone();
     let known = change::State { spec: &next.spec, plan: &next.plan, inventory: &inner.inventory };
     for operation in operations.values_mut().filter(|operation| !operation.state.is_over()) {
         let verdict = operation::judge(operation, known, findings, &failures);

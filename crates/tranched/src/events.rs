@@ -4,6 +4,7 @@
 //! bounded queue. A reader that falls behind by more than the queue is let go: it connects anew and reads everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
@@ -41,16 +42,22 @@ impl Events {
         Self { queue: broadcast::Sender::new(EVENT_QUEUE_LEN_MAX), views }
     }
 
-    /// Compares each new view with the one before, until there are no more.
-    pub async fn follow(self) {
-        let mut views = self.views.clone();
-        let mut before = views.borrow().clone();
-        while views.changed().await.is_ok() {
-            let after = views.borrow_and_update().clone();
-            let subjects = changed_subjects(&before, &after);
-            let event = ChangeEvent { revision: after.revision, subjects: bounded(subjects) };
-            // Nobody listening is no error.
-            let _ = self.queue.send(Message::Change(Arc::new(event)));
+    /// Compares each new view with the one before, from the present one on, until there are no more.
+    pub fn follow(mut self) -> impl Future<Output = ()> {
+        // Now, and not when the future is first polled: what changes in between would be told to nobody.
+        let before = self.views.borrow_and_update().clone();
+        async move { self.follow_from(before).await }
+    }
+
+    async fn follow_from(mut self, mut before: Arc<View>) {
+        while self.views.changed().await.is_ok() {
+            let after = self.views.borrow_and_update().clone();
+            if after.revision != before.revision {
+                let subjects = bounded(changed_subjects(&before, &after));
+                let event = ChangeEvent { revision: after.revision, subjects };
+                // Nobody listening is no error.
+                let _ = self.queue.send(Message::Change(Arc::new(event)));
+            }
             before = after;
         }
     }

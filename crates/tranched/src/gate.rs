@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory;
+use tranche_core::name::HostName;
 use tranche_core::step::Step;
 use tranche_host::vm::Hypervisor;
 
@@ -48,6 +49,10 @@ impl<H: Hypervisor> Hypervisor for Gated<H> {
         } else {
             inventory::Hypervisor::Down { reason: "the GPUs are being restored first".to_owned() }
         }
+    }
+
+    fn notes(&self, host: &HostName) -> Vec<Finding> {
+        self.hypervisor.notes(host)
     }
 
     /// No step for a VM is due while the hypervisor counts as down.

@@ -33,6 +33,9 @@ struct Args {
     /// Print the file of settings with every default and exit.
     #[arg(long, conflicts_with = "check_config")]
     print_default_config: bool,
+    /// Move a record with which the store cannot be read out of the way, and exit. The daemon must be stopped.
+    #[arg(long, value_name = "KEY", conflicts_with = "check_config")]
+    set_aside: Option<String>,
     /// Serve a host that does not exist, for trials without hardware.
     #[arg(long, value_name = "PRESET", hide = true)]
     fake_host: Option<String>,
@@ -54,6 +57,18 @@ fn main() -> ExitCode {
     };
     if args.check_config {
         return ExitCode::SUCCESS;
+    }
+    if let Some(key) = args.set_aside {
+        return match wiring::set_aside(&config, &key) {
+            Ok(done) => {
+                println!("{done}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("tranched: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     match run(&config, args.fake_host.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,

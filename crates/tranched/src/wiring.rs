@@ -1,9 +1,11 @@
 //! Puts the parts together: this machine behind the host's trait, and the store behind the repository.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tranche_core::finding::Finding;
 use tranche_core::name::HostName;
 use tranche_host::Host;
 use tranche_host::calls::Limits;
@@ -11,7 +13,7 @@ use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
 use tranche_host::vm::fake::FakeHypervisor;
-use tranche_store::{MonotonicClock, Repository, Settings, SqliteStore};
+use tranche_store::{Key, MonotonicClock, Repository, Settings, SqliteStore};
 
 use crate::bell::Bell;
 use crate::config::Config;
@@ -32,7 +34,7 @@ pub fn build(config: &Config, fake: Option<&str>) -> anyhow::Result<Daemon> {
     let repository = open_store(config)?;
     let (bell, gate) = (Bell::default(), Gate::default());
     let host = match fake {
-        Some(preset) => fake_host(preset, &name)?,
+        Some(preset) => fake_host(config, preset, &name)?,
         None => real_host(config, &name, &bell, &gate)?,
     };
     let engine = Engine::open(name, host, repository, WORKERS).map_err(|error| {
@@ -41,6 +43,26 @@ pub fn build(config: &Config, fake: Option<&str>) -> anyhow::Result<Daemon> {
     })?;
     let tick = Duration::from_secs(config.tick_s);
     Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, patience: Patience::default() })
+}
+
+/// The catalogue, and the findings about files of it that are wrong: their GPUs are missed, which nobody may overlook.
+fn open_catalogue(config: &Config) -> (Arc<Catalogue>, Vec<Finding>) {
+    let (catalogue, errors) = Catalogue::open(&config.catalogue_dir);
+    for error in &errors {
+        tracing::error!(error = error as &dyn Error, "a file of the catalogue is left out");
+    }
+    (Arc::new(catalogue), errors.iter().map(tranche_host::catalogue_note).collect())
+}
+
+/// Moves a record out of the way with which the store cannot be read. Returns what to tell whoever asked for it.
+///
+/// # Errors
+/// There is no such record, a daemon has the store open, or the store refuses.
+pub fn set_aside(config: &Config, key: &str) -> anyhow::Result<String> {
+    let key: Key = key.parse().with_context(|| format!("{key:?} is no key of a record"))?;
+    let aside = open_store(config)?.set_aside(&key)?;
+    let aside = aside.with_context(|| format!("there is no record {key}"))?;
+    Ok(format!("{key} is now {aside}; start the daemon again"))
 }
 
 fn open_store(config: &Config) -> anyhow::Result<Repository> {
@@ -63,10 +85,7 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
     use crate::gate::Gated;
     use crate::uevents;
 
-    let (catalogue, errors) = Catalogue::open(&config.catalogue_dir);
-    for error in &errors {
-        tracing::error!("a file of the catalogue is left out: {error}");
-    }
+    let (catalogue, notes) = open_catalogue(config);
     let tree = DirTree::open(&config.root).with_context(|| format!("{} cannot be looked at", config.root))?;
     let wake = bell.clone();
     let settings = libvirt::Config {
@@ -79,8 +98,9 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
     if let Err(error) = uevents::listen(bell.clone()) {
         tracing::warn!(%error, "no kernel device events; the slow tick finds changes later");
     }
-    let (tree, catalogue) = (Arc::new(tree), Arc::new(catalogue));
-    Ok(Arc::new(LinuxHost::new(name.clone(), tree, Limits::default(), catalogue, Box::new(hypervisor))))
+    let host =
+        LinuxHost::new(name.clone(), Arc::new(tree), Limits::default(), catalogue, Box::new(hypervisor));
+    Ok(Arc::new(host.with_notes(notes)))
 }
 
 #[cfg(not(feature = "libvirt"))]
@@ -89,10 +109,12 @@ fn real_host(_: &Config, _: &HostName, _: &Bell, _: &Gate) -> anyhow::Result<Arc
 }
 
 /// A fake machine behind the real code of the host.
-fn fake_host(preset: &str, name: &HostName) -> anyhow::Result<Arc<dyn Host>> {
-    let machine = Machine::preset(preset).with_context(|| format!("there is no fake host {preset:?}"))?;
+fn fake_host(config: &Config, preset: &str, name: &HostName) -> anyhow::Result<Arc<dyn Host>> {
+    let machine = Machine::preset(preset)
+        .with_context(|| format!("there is no fake host {preset:?}; there are gpus and big"))?;
     let kernel = Arc::new(FakeKernel::boot(machine));
     let hypervisor = Box::new(FakeHypervisor::new(kernel.clone()));
-    let catalogue = Arc::new(Catalogue::builtin());
-    Ok(Arc::new(LinuxHost::new(name.clone(), kernel, Limits::default(), catalogue, hypervisor)))
+    let (catalogue, notes) = open_catalogue(config);
+    let host = LinuxHost::new(name.clone(), kernel, Limits::default(), catalogue, hypervisor);
+    Ok(Arc::new(host.with_notes(notes)))
 }

@@ -122,6 +122,7 @@ impl Situation {
             offer: Some(offer(4)),
             identity: gpu.identity(),
             host_drivers: Default::default(),
+            autoprobe_was_off: false,
         };
         plan.gpus.insert(key(), planned);
         let system = SystemFacts {

@@ -119,6 +119,21 @@ fn a_count_is_changed_by_disabling_first() {
 }
 
 #[test]
+fn a_released_gpu_probes_virtual_functions_as_it_did_before() {
+    for probed in [true, false] {
+        let mut world = World::with_gpus(1);
+        world.gpu(1).sriov.as_mut().unwrap().autoprobe = probed;
+        let autoprobe = |world: &mut World| world.gpu(1).sriov.as_ref().unwrap().autoprobe;
+        for mode in [partitioned(4), partitioned(2)] {
+            world.set_mode(1, mode);
+            assert!(!autoprobe(&mut world), "no driver of the host may take a partition");
+        }
+        world.set_mode(1, GpuMode::Host);
+        assert_eq!((autoprobe(&mut world), world.plan.gpus.len()), (probed, 0));
+    }
+}
+
+#[test]
 fn after_a_reboot_partitions_come_back_before_any_vm_starts() {
     let mut world = World::with_gpus(2);
     world.set_mode(1, partitioned(4));

@@ -223,8 +223,9 @@ impl World {
                 assert!(self.partitions(gpu).is_empty(), "VFs are enabled while others are: EBUSY");
                 assert!(self.gpu_at(gpu).blanks.is_empty(), "VFs are enabled while others are: EBUSY");
                 self.enable_vfs(gpu, *count);
+                self.set_autoprobe(gpu, false);
             }
-            Step::DisableVfs { gpu } => {
+            Step::DisableVfs { gpu, autoprobe } => {
                 let open: Vec<_> =
                     self.partitions(gpu).iter().filter(|p| !p.open_by.is_empty()).cloned().collect();
                 assert!(
@@ -232,6 +233,7 @@ impl World {
                     "disabling VFs in use hangs and tears the device out of the guest: {open:?}"
                 );
                 self.drop_vfs(gpu);
+                self.set_autoprobe(gpu, *autoprobe);
             }
             Step::BindPartition { gpu, index, driver, .. } => {
                 for partition in self.partitions(gpu).iter_mut().filter(|p| p.index == Some(*index)) {
@@ -373,6 +375,10 @@ impl World {
             answers: true,
         });
         seen.partitions.sort_by_key(|partition| partition.index);
+    }
+
+    fn set_autoprobe(&mut self, gpu: &GpuAddress, on: bool) {
+        self.gpu_at(gpu).sriov.as_mut().unwrap().autoprobe = on;
     }
 
     fn drop_vfs(&mut self, gpu: &GpuAddress) {

@@ -136,13 +136,13 @@ impl Default for Machine {
 
 impl Machine {
     /// The names of [`preset`](Self::preset).
-    pub const PRESETS: [&str; 4] = ["lab", "gpus", "big", "nvidia"];
+    pub const PRESETS: [&str; 3] = ["gpus", "big", "nvidia"];
 
-    /// The machines that have a name: `lab`, `gpus` (two with 8 virtual functions each), `big` (eight with 16 each) and
-    /// `nvidia` (an A16, which is four GPUs, and an L40S).
+    /// The machines that have a name: `gpus` (two with 8 virtual functions each), `big` (eight with 16 each) and `nvidia`
+    /// (an A16, which is four GPUs, and an L40S). They need no catalogue of their own to be taken for GPUs, as
+    /// [`Machine::lab`] does.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
-            "lab" => Some(Self::lab()),
             "gpus" => Some(Self::gpus(2, 8)),
             "big" => Some(Self::gpus(8, 16)),
             "nvidia" => Some(Self::nvidia(&["NVIDIA A16", "NVIDIA L40S"])),

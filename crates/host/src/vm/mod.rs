@@ -17,12 +17,18 @@ pub mod xml;
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory;
+use tranche_core::name::HostName;
 use tranche_core::step::Step;
 
 /// The VMs of a host.
 pub trait Hypervisor: Send + Sync + std::fmt::Debug {
     /// Every domain, or why nothing is known of them. Never blocks for longer than a limit.
     fn observe(&self) -> inventory::Hypervisor;
+
+    /// What is amiss with the hypervisor of this host, beside what [`Hypervisor::observe`] says. Asks nobody.
+    fn notes(&self, _host: &HostName) -> Vec<Finding> {
+        Vec::new()
+    }
 
     /// Carries out a step about a VM and reads its effect back. Repeating a step that was carried out is no error.
     ///

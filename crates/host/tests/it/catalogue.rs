@@ -2,6 +2,7 @@
 
 use camino::Utf8Path;
 use expect_test::expect;
+use tranche_core::finding::Code;
 use tranche_core::name::PciIds;
 use tranche_host::catalogue::{Catalogue, Confidence, Interface};
 
@@ -132,7 +133,9 @@ fn a_file_that_is_wrong_is_named_with_its_line_and_left_out_whole() {
         std::fs::write(captured.root().join("bad.toml"), text).unwrap();
         let (catalogue, errors) = Catalogue::open(captured.root());
         assert_eq!(errors.len(), 1, "{case}");
-        let message = tranche_host::catalogue_note(&errors[0]).message;
+        let note = tranche_host::catalogue_note(&errors[0]);
+        assert_eq!(note.code, Code::CatalogueInvalid, "{case}");
+        let message = note.message;
         assert!(
             message.contains("bad.toml") && message.contains(&format!("line {line}")),
             "{case}: {message}"

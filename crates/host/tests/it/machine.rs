@@ -46,7 +46,7 @@ pub(crate) fn enable(count: u16) -> Step {
 }
 
 pub(crate) fn disable() -> Step {
-    Step::DisableVfs { gpu: at(IGB) }
+    Step::DisableVfs { gpu: at(IGB), autoprobe: true }
 }
 
 pub(crate) fn bind(index: u16, vf: &str) -> Step {

@@ -1,9 +1,18 @@
 //! Many fake hosts at once, as a simulator has them.
 
-use tranche_core::inventory::PartitionDevice;
+use std::sync::Arc;
+
+use tranche_core::diagnostics::finding;
+use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::inventory::{Hypervisor as Observed, PartitionDevice};
+use tranche_core::name::HostName;
 use tranche_core::step::{Step, VFIO_DRIVER};
 use tranche_host::Host;
-use tranche_host::fake::Machine;
+use tranche_host::calls::Limits;
+use tranche_host::catalogue::Catalogue;
+use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::linux::LinuxHost;
+use tranche_host::vm::Hypervisor;
 
 use crate::machine::{NOW, done, host, inventory};
 
@@ -39,8 +48,9 @@ fn the_same_host_observed_twice_is_the_same() {
 
 #[test]
 fn presets_are_found_by_name() {
-    for name in Machine::PRESETS {
-        assert!(Machine::preset(name).is_some(), "{name}");
+    for (name, gpus) in Machine::PRESETS.into_iter().zip([2, 8, 5]) {
+        let machine = Machine::preset(name).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(host(machine).observe(NOW).gpus.len(), gpus, "{name}");
     }
     assert_eq!(Machine::preset("small"), None);
 }
@@ -63,4 +73,36 @@ fn a_machine_can_be_described_in_a_file() {
     let gpu = seen.gpus.values().next().unwrap();
     assert_eq!((gpu.boot_vga, gpu.valid_counts(), gpu.driver.as_deref()), (true, vec![1, 2], Some("xe")));
     assert!(toml::from_str::<Machine>("iomu = false").is_err());
+}
+
+/// A hypervisor whose guests are emulated.
+#[derive(Debug)]
+struct Emulating;
+
+impl Hypervisor for Emulating {
+    fn observe(&self) -> Observed {
+        Observed::Down { reason: "not asked".to_owned() }
+    }
+
+    fn notes(&self, host: &HostName) -> Vec<Finding> {
+        let subject = Subject::Host(host.clone());
+        vec![finding(Code::KvmMissing, Severity::Warning, subject, "The probe failed.", "Repair it.")]
+    }
+
+    fn apply(&self, _: &Step) -> Result<(), Box<Finding>> {
+        Ok(())
+    }
+}
+
+#[test]
+fn that_kvm_is_missing_is_said_once_and_that_it_does_not_work_too() {
+    let messages = |kvm| {
+        let kernel = Arc::new(FakeKernel::boot(Machine { kvm, ..Machine::default() }));
+        let catalogue = Arc::new(Catalogue::builtin());
+        let name = "node1".parse().unwrap();
+        let host = LinuxHost::new(name, kernel, Limits::default(), catalogue, Box::new(Emulating));
+        host.observe(NOW).notes.into_iter().map(|note| note.message).collect::<Vec<_>>()
+    };
+    assert_eq!(messages(false), ["Host node1 has no /dev/kvm."]);
+    assert_eq!(messages(true), ["The probe failed."]);
 }

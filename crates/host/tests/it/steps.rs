@@ -66,6 +66,19 @@ fn every_step_can_be_repeated() {
 }
 
 #[test]
+fn automatic_probing_is_left_as_it_was_before_the_partitions() {
+    let host = partitioned(2);
+    assert!(!gpu(&host, IGB).sriov.unwrap().autoprobe);
+    done(&host, &Step::DisableVfs { gpu: at(IGB), autoprobe: false });
+    assert!(!gpu(&host, IGB).sriov.unwrap().autoprobe, "somebody had switched it off, and it stays so");
+
+    let host = lab();
+    host.kernel.refuse_vfs(pci(IGB), libc::ENOMEM);
+    refused(&host, &enable(2), Code::KernelRefused);
+    assert!(gpu(&host, IGB).sriov.unwrap().autoprobe, "where nothing was made, nothing is left changed");
+}
+
+#[test]
 fn another_count_replaces_the_one_before() {
     let host = partitioned(4);
     done(&host, &enable(6));

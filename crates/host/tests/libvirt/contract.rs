@@ -180,6 +180,6 @@ pub(crate) fn a_missing_domain_is_off_already(hypervisor: &dyn Hypervisor) {
 
 /// Only VMs are a hypervisor's work.
 pub(crate) fn a_step_about_a_gpu_is_refused(hypervisor: &dyn Hypervisor) {
-    let step = Step::DisableVfs { gpu: "0000:01:00.0".parse().unwrap() };
+    let step = Step::DisableVfs { gpu: "0000:01:00.0".parse().unwrap(), autoprobe: true };
     assert_eq!(refusal(hypervisor, &step).code, Code::Invariant);
 }

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tranche_core::finding::{Code, Severity};
 use tranche_core::inventory::{DomainState, Hypervisor as Observed, OffReason};
 use tranche_host::vm::Hypervisor as _;
 use tranche_host::vm::libvirt::{Config, Libvirt};
+use tranche_host::vm::xml::Acceleration;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt_sys as sys;
@@ -45,11 +47,23 @@ fn libvirt_takes_what_is_written_into_a_users_domain_and_gives_it_back() {
 }
 
 #[test]
+fn a_host_whose_guests_are_emulated_is_told_so() {
+    let host = "node1".parse().unwrap();
+    let notes = |acceleration| {
+        Libvirt::new(Config { acceleration, ..Config::default() }, Arc::new(|| ())).notes(&host)
+    };
+    assert_eq!((notes(None), notes(Some(Acceleration::Kvm))), (Vec::new(), Vec::new()));
+    let [note] = &notes(Some(Acceleration::Emulated))[..] else { panic!("one note") };
+    assert_eq!((note.code, note.severity), (Code::KvmMissing, Severity::Warning));
+    assert!(note.message.contains("node1") && note.hint.contains("restart tranched"), "{note}");
+}
+
+#[test]
 fn a_libvirt_that_is_not_there_is_down_and_says_why() {
     let config = Config { uri: "qemu+unix:///system?socket=/nonexistent/sock".into(), ..Config::default() };
     let hypervisor = Libvirt::new(config, Arc::new(|| ()));
     let Observed::Down { reason } = hypervisor.observe() else { panic!("it cannot be up") };
     assert!(reason.contains("/nonexistent/sock"), "{reason}");
     let finding = contract::refusal(&hypervisor, &Vm::new("desk", 1).kill());
-    assert_eq!(finding.code, tranche_core::finding::Code::LibvirtDown);
+    assert_eq!(finding.code, Code::LibvirtDown);
 }

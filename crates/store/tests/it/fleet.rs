@@ -74,7 +74,13 @@ fn add_vm(state: &mut State, index: usize) {
         vram_mib: Some(1024),
     };
     state.spec.gpus.insert(gpu(index), GpuSpec { mode: mode.clone(), identity: identity.clone() });
-    let planned = GpuPlan { mode, offer: Some(offer), identity, host_drivers: BTreeMap::new() };
+    let planned = GpuPlan {
+        mode,
+        offer: Some(offer),
+        identity,
+        host_drivers: BTreeMap::new(),
+        autoprobe_was_off: false,
+    };
     state.plan.gpus.insert(gpu(index), planned);
     let hardware = VmHardware {
         vcpus: 4,

@@ -123,7 +123,7 @@ fn changes_of_different_things_do_not_collide() {
         next.spec.vms.get_mut(&vm_name(index)).unwrap().run = Run::Stopped;
         save(&repository, loaded, next);
     }
-    let vms = repository.load().unwrap().state.spec.vms;
+    let vms = &repository.load().unwrap().state.spec.vms;
     assert!(vms.values().all(|vm| vm.run == Run::Stopped), "one change has undone the other");
 }
 
@@ -184,7 +184,7 @@ fn partitions_change_hands_in_one_transaction() {
         book(state, 1, slot(0));
     });
     assert_eq!(after.revision.0, before.revision.0 + 1);
-    let held = repository.load().unwrap().state.plan.bookings;
+    let held = &repository.load().unwrap().state.plan.bookings;
     assert_eq!((&held[&slot(1)].vm, &held[&slot(0)].vm), (&vm_name(0), &vm_name(1)));
 }
 
@@ -327,8 +327,9 @@ fn operations_that_are_over_are_kept_up_to_a_number_the_newest_first() {
     let mut running = operation(9_999_999, OperationState::Running);
     running.updated_at = Timestamp(0);
     over.push(running.clone());
-    let saved =
-        change(&repository, |state| state.operations = over.into_iter().map(|one| (one.id, one)).collect());
+    let saved = change(&repository, |state| {
+        *state.operations = over.into_iter().map(|one| (one.id, one)).collect();
+    });
     let kept = repository.load().unwrap().state.operations;
     assert_eq!(saved.state.operations, kept);
     assert_eq!(kept.len(), OPERATIONS_KEPT_MAX + 1);
@@ -338,7 +339,7 @@ fn operations_that_are_over_are_kept_up_to_a_number_the_newest_first() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_is_named() {
+fn a_record_that_cannot_be_read_is_named_and_once_it_is_set_aside_the_rest_is_read() {
     let malformed = [
         ("spec/vm/a", "{}"),
         ("spec/vm/a", r#"{"v":1,"data":{"id":"x"}}"#),
@@ -363,6 +364,12 @@ fn a_record_that_cannot_be_read_is_named() {
         );
         let finding = error.finding();
         assert!(finding.message.contains(name) && finding.code == Code::StoreCorrupt, "{finding}");
+        assert!(finding.hint.contains(&format!("tranched --set-aside {name}'")), "{finding}");
+
+        let aside = repository.set_aside(&key(name)).unwrap().expect("it is there");
+        assert_eq!(store.get(&aside).unwrap().unwrap().value, value.as_bytes());
+        assert_eq!(repository.load().unwrap().state, State::default());
+        assert_eq!(repository.set_aside(&key(name)).unwrap(), None);
     }
 }
 

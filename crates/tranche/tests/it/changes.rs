@@ -106,7 +106,7 @@ fn the_policy_is_set_whole() {
 
 #[test]
 fn a_dry_run_shows_the_effect_on_each_vm_and_changes_nothing() {
-    let step = Step::DisableVfs { gpu: igb().address };
+    let step = Step::DisableVfs { gpu: igb().address, autoprobe: true };
     let text = step.to_string();
     let effect = Effect {
         vms: BTreeMap::from([("desk-01".parse().unwrap(), VmEffect::Restarts)]),

@@ -9,7 +9,7 @@ use tranche_core::name::{OperationId, Timestamp};
 use tranche_core::operation::Operation;
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
-use tranche_store::State;
+use tranche_store::Shared;
 
 /// Everything that is known at one moment.
 #[derive(Debug, Clone, Default)]
@@ -17,50 +17,39 @@ pub struct View {
     /// Grows with each view; starts anew with the daemon.
     pub revision: u64,
     /// What people asked for.
-    pub spec: Spec,
+    pub spec: Shared<Spec>,
     /// What was decided.
-    pub plan: Plan,
+    pub plan: Shared<Plan>,
     /// What hosts report.
-    pub inventory: Inventory,
+    pub inventory: Shared<Inventory>,
     /// What is wrong or waits.
-    pub findings: Vec<Finding>,
+    pub findings: Shared<Vec<Finding>>,
     /// What is being done and was done.
-    pub operations: BTreeMap<OperationId, Operation>,
+    pub operations: Shared<BTreeMap<OperationId, Operation>>,
 }
 
 impl View {
-    pub(super) fn new(revision: u64, stored: &State, inventory: &Inventory, findings: &[Finding]) -> Self {
-        Self {
-            revision,
-            spec: stored.spec.clone(),
-            plan: stored.plan.clone(),
-            inventory: inventory.clone(),
-            findings: findings.to_vec(),
-            operations: stored.operations.clone(),
-        }
-    }
-
     /// Whether a reader would see no difference; the time of observation is none.
     pub(super) fn same_as(&self, other: &Self) -> bool {
-        let same_host = |a: &HostInventory, b: &HostInventory| {
-            a.observed_at == b.observed_at || *a == HostInventory { observed_at: a.observed_at, ..b.clone() }
-        };
         self.spec == other.spec
             && self.plan == other.plan
             && self.findings == other.findings
             && self.operations == other.operations
             && self.inventory.len() == other.inventory.len()
-            && self
-                .inventory
-                .iter()
-                .zip(&other.inventory)
-                .all(|((_, a), (_, b))| a.host == b.host && same_host(a, b))
+            && self.inventory.values().zip(other.inventory.values()).all(|(a, b)| same_host(a, b))
     }
 
     /// When a host last reported.
     pub fn observed_at(&self) -> Timestamp {
         self.inventory.values().map(|seen| seen.observed_at).max().unwrap_or_default()
     }
+}
+
+/// Whether a host is as it was. Taking it apart makes the compiler ask about every field that is added.
+fn same_host(a: &HostInventory, b: &HostInventory) -> bool {
+    let HostInventory { host, boot_id, observed_at: _, system, hypervisor, gpus, stuck, notes } = a;
+    (host, boot_id, system, hypervisor) == (&b.host, &b.boot_id, &b.system, &b.hypervisor)
+        && (gpus, stuck, notes) == (&b.gpus, &b.stuck, &b.notes)
 }
 
 /// The finding for a commit that met somebody else's.

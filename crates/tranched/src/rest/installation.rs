@@ -28,7 +28,7 @@ pub(super) async fn findings(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
 ) -> Json<Vec<Finding>> {
-    Json(Diagnosis::new(app.engine.view().findings.clone()).findings)
+    Json(Diagnosis::new(app.engine.view().findings.to_vec()).findings)
 }
 
 /// Everything that keeps a VM from running on a host.

@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use tranche_core::finding::Finding;
-use tranche_core::inventory;
 use tranche_core::name::HostName;
-use tranche_core::step::Step;
 use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
-use tranche_host::vm::Hypervisor;
 use tranche_host::vm::fake::FakeHypervisor;
 
 /// A machine that can be observed, acted on, and tampered with.
@@ -36,9 +32,9 @@ impl FakeMachine {
 
     /// The same, with other limits on kernel calls.
     pub(crate) fn host_with(&self, limits: Limits) -> Arc<dyn Host> {
-        let shared = Shared(self.hypervisor.clone());
+        let hypervisor = Box::new(self.hypervisor.clone());
         let catalogue = Arc::new(Catalogue::builtin());
-        Arc::new(LinuxHost::new(self.name.clone(), self.kernel.clone(), limits, catalogue, Box::new(shared)))
+        Arc::new(LinuxHost::new(self.name.clone(), self.kernel.clone(), limits, catalogue, hypervisor))
     }
 
     pub(crate) fn kernel(&self) -> &FakeKernel {
@@ -47,18 +43,5 @@ impl FakeMachine {
 
     pub(crate) fn hypervisor(&self) -> &FakeHypervisor {
         &self.hypervisor
-    }
-}
-
-#[derive(Debug)]
-struct Shared(Arc<FakeHypervisor>);
-
-impl Hypervisor for Shared {
-    fn observe(&self) -> inventory::Hypervisor {
-        self.0.observe()
-    }
-
-    fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {
-        self.0.apply(step)
     }
 }

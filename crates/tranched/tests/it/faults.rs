@@ -13,58 +13,33 @@ use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
 use tranche_host::calls::Limits;
 use tranche_host::fake::Machine;
 use tranche_host::vm::fake::Guest;
-use tranche_store::{
-    Entry, Key, Lease, LeaseId, MemoryStore, Outcome, Prefix, Repository, Revision, Snapshot, Store,
-    StoreError, Txn, Watch,
-};
+use tranche_store::{MemoryStore, Outcome, Repository, Store, StoreError};
 use tranched::engine::{Engine, PassReport, Submitted};
 
 use crate::fake_machine::FakeMachine;
+use crate::stores::{Fault, Faulty};
 
-/// A store whose disk can be full.
+/// A disk that can be full.
 #[derive(Debug, Default)]
-struct FullDisk {
-    store: MemoryStore,
+struct Disk {
     full: AtomicBool,
 }
 
-impl Store for FullDisk {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key)
-    }
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
-        self.store.range(prefix)
-    }
-    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+impl Fault for Disk {
+    fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError> {
         if self.full.load(Ordering::SeqCst) {
-            return Err(StoreError::Full {
-                place: "tranche.db".to_owned(),
-                source: "database or disk is full".into(),
-            });
+            let source = "database or disk is full".into();
+            return Err(StoreError::Full { place: "tranche.db".to_owned(), source });
         }
-        self.store.commit(txn)
-    }
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.store.watch(prefix, after)
-    }
-    fn compact(&self, through: Revision) -> Result<(), StoreError> {
-        self.store.compact(through)
-    }
-    fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
-        self.store.grant(ttl_ms)
-    }
-    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.keep_alive(lease)
-    }
-    fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease)
+        commit()
     }
 }
 
 /// An engine on a fake machine.
 struct Desk {
     machine: FakeMachine,
-    disk: Arc<FullDisk>,
+    store: Arc<dyn Store>,
+    disk: Arc<Disk>,
     engine: Engine,
     now: Timestamp,
 }
@@ -76,15 +51,17 @@ impl Desk {
 
     fn on(machine: Machine) -> Self {
         let machine = FakeMachine::new(host(), machine);
-        let disk = Arc::new(FullDisk::default());
-        let engine = open(&machine, &disk, Limits::default());
-        let mut desk = Self { machine, disk, engine, now: Timestamp(1) };
+        let disk = Arc::new(Disk::default());
+        let store: Arc<dyn Store> =
+            Arc::new(Faulty { store: Arc::new(MemoryStore::default()), fault: disk.clone() });
+        let engine = open(&machine, &store, Limits::default());
+        let mut desk = Self { machine, store, disk, engine, now: Timestamp(1) };
         desk.pass();
         desk
     }
 
     fn restart_daemon(&mut self, limits: Limits) {
-        self.engine = open(&self.machine, &self.disk, limits);
+        self.engine = open(&self.machine, &self.store, limits);
         self.pass();
     }
 
@@ -149,8 +126,8 @@ impl Desk {
     }
 }
 
-fn open(machine: &FakeMachine, disk: &Arc<FullDisk>, limits: Limits) -> Engine {
-    let repository = Repository::new(disk.clone());
+fn open(machine: &FakeMachine, store: &Arc<dyn Store>, limits: Limits) -> Engine {
+    let repository = Repository::new(store.clone());
     Engine::open(host(), machine.host_with(limits), repository, 4).expect("the store can be read")
 }
 
@@ -382,6 +359,21 @@ fn a_guest_that_ignores_the_power_button_is_restarted_by_force() {
 }
 
 #[test]
+fn a_pass_in_which_nothing_happens_copies_nothing_and_shows_when_the_host_was_seen() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    let before = desk.engine.view();
+    desk.pass();
+    let after = desk.engine.view();
+    assert_eq!(after.revision, before.revision);
+    assert!(std::ptr::eq(&*before.spec, &*after.spec) && std::ptr::eq(&*before.plan, &*after.plan));
+    assert!(std::ptr::eq(&*before.operations, &*after.operations));
+    assert_eq!(after.inventory[&host()].observed_at, desk.now);
+}
+
+#[test]
 fn a_machine_without_iommu_is_told_so() {
     let desk = Desk::on(Machine { iommu: false, ..Machine::gpus(1, 4) });
     assert!(desk.refusal(&split(0, 2)).contains(&Code::IommuOff));
@@ -412,7 +404,7 @@ fn after_a_power_cut_the_first_pass_restores_and_only_then_do_vms_start() {
     desk.order(start("a"));
     desk.machine.hypervisor().lose_power();
     desk.machine.kernel().reboot();
-    desk.engine = open(&desk.machine, &desk.disk, Limits::default());
+    desk.engine = open(&desk.machine, &desk.store, Limits::default());
     assert!(!desk.engine.view().plan.bookings.is_empty(), "the booking outlived the power cut");
     let first = desk.pass();
     assert!(!first.restored && !desk.runs("a"), "functions are enabled, not yet bound: {first:?}");

@@ -20,13 +20,11 @@ use tranche_core::step::Step;
 use tranche_host::Host;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::vm::fake::FakeHypervisor;
-use tranche_store::{
-    Entry, Key, Lease, LeaseId, MemoryStore, Outcome, Prefix, Repository, Revision, Snapshot, Store,
-    StoreError, Txn, Watch,
-};
+use tranche_store::{MemoryStore, Outcome, Repository, Store, StoreError, Txn};
 use tranched::engine::{Engine, Rejected};
 
 use crate::fake_machine::FakeMachine;
+use crate::stores::{Fault, Faulty};
 
 /// When to die: at which of all commits and steps, and whether before or after it takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,41 +63,18 @@ impl Fate {
     }
 }
 
-#[derive(Debug)]
-struct MortalStore {
-    store: Arc<dyn Store>,
-    fate: Arc<Fate>,
+impl Fault for Fate {
+    fn on_range(&self) -> Result<(), StoreError> {
+        if self.is_dead() { Err(dead()) } else { Ok(()) }
+    }
+
+    fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError> {
+        self.survive(commit).unwrap_or_else(|| Err(dead()))
+    }
 }
 
 fn dead() -> StoreError {
     StoreError::Unavailable { place: "a dead daemon's store".to_owned(), source: "killed".into() }
-}
-
-impl Store for MortalStore {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key)
-    }
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
-        if self.fate.is_dead() { Err(dead()) } else { self.store.range(prefix) }
-    }
-    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        self.fate.survive(|| self.store.commit(txn)).unwrap_or_else(|| Err(dead()))
-    }
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.store.watch(prefix, after)
-    }
-    fn compact(&self, through: Revision) -> Result<(), StoreError> {
-        self.store.compact(through)
-    }
-    fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
-        self.store.grant(ttl_ms)
-    }
-    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.keep_alive(lease)
-    }
-    fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease)
-    }
 }
 
 #[derive(Debug)]
@@ -140,7 +115,7 @@ impl Stage {
     }
 
     fn start_daemon(&self, fate: &Arc<Fate>) -> Engine {
-        let store = Arc::new(MortalStore { store: self.store.clone(), fate: fate.clone() });
+        let store = Arc::new(Faulty { store: self.store.clone(), fault: fate.clone() });
         let host = Arc::new(MortalHost { host: self.machine.host(), fate: fate.clone() });
         Engine::open(name(), host, Repository::new(store), 1).expect("the store can be read")
     }

@@ -9,5 +9,6 @@ mod openapi;
 mod patience;
 mod process;
 mod served;
+mod stores;
 mod stories;
 mod stream;

@@ -1,13 +1,16 @@
 //! The daemon as a process: what the service manager and the file system see of it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
+use tranche_store::{MonotonicClock, Settings, SqliteStore, Store as _, Txn};
 
 /// A directory in which daemons live one after the other.
 struct Home {
@@ -58,6 +61,15 @@ impl Home {
                 return;
             }
         }
+    }
+
+    /// What a path is answered with, head and body.
+    fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.path("s")).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     fn run(&self, more: &[&str]) -> Output {
@@ -123,6 +135,65 @@ fn a_second_daemon_on_the_same_store_is_refused_although_its_socket_is_another()
     assert!(words.contains("the store cannot be opened"), "{words}");
     signal(&first, Signal::TERM);
     assert!(first.wait().unwrap().success());
+}
+
+#[test]
+fn a_file_of_the_catalogue_that_is_wrong_is_a_finding_and_a_line_in_the_log() {
+    let home = Home::new();
+    let mut settings = std::fs::read_to_string(home.path("tranched.toml")).unwrap();
+    settings.push_str(&format!("catalogue_dir = {:?}\n", home.path("catalogue.d")));
+    std::fs::write(home.path("tranched.toml"), settings).unwrap();
+    std::fs::create_dir(home.path("catalogue.d")).unwrap();
+    std::fs::write(home.path("catalogue.d/ours.toml"), "gpus = 3\n").unwrap();
+    let mut child = home.start();
+    for path in ["/v1/findings", "/v1/doctor"] {
+        let answer = home.get(path);
+        for part in
+            ["\"catalogue_invalid\"", "catalogue.d/ours.toml", "line 1", "unknown field", "restart tranched"]
+        {
+            assert!(answer.contains(part), "{part}: {answer}");
+        }
+    }
+    signal(&child, Signal::TERM);
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("ours.toml") && log.contains("unknown field"), "{log}");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_fake_host_that_there_is_not_is_refused_with_those_that_there_are() {
+    let output = Home::new().run(&["--fake-host", "lab"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("gpus and big"), "{words}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_the_daemon_from_starting_until_it_is_set_aside() {
+    let home = Home::new();
+    let mut first = home.start();
+    let refused = home.run(&["--set-aside", "spec/vm/a"]);
+    assert!(!refused.status.success(), "a daemon has the store open");
+    signal(&first, Signal::TERM);
+    assert!(first.wait().unwrap().success());
+    {
+        let dir = Utf8PathBuf::from_path_buf(home.path("state")).unwrap();
+        let store = SqliteStore::open(&Settings::new(dir), Arc::new(MonotonicClock::default())).unwrap();
+        let _ = store.commit(&Txn::new().put("spec/vm/a".parse().unwrap(), "{}")).unwrap();
+    }
+    let refused = home.run(&["--fake-host", "gpus"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("the record spec/vm/a is malformed"), "{words}");
+    assert!(words.contains("'tranched --set-aside spec/vm/a'"), "{words}");
+    let done = home.run(&["--set-aside", "spec/vm/a"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(String::from_utf8_lossy(&done.stdout).starts_with("spec/vm/a is now aside/"));
+    assert!(!home.run(&["--set-aside", "spec/vm/a"]).status.success(), "it is there no longer");
+    let mut next = home.start();
+    signal(&next, Signal::TERM);
+    assert!(next.wait().unwrap().success());
 }
 
 #[test]

@@ -15,8 +15,9 @@ mod steps;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::Utf8PathBuf;
-use tranche_core::finding::Finding;
+use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory;
+use tranche_core::name::HostName;
 use tranche_core::step::{Step, StepSubject};
 
 use self::lanes::Lanes;
@@ -25,6 +26,7 @@ use self::observe::Cache;
 use super::seed::Seeds;
 use super::xml::Acceleration;
 use super::{Hypervisor, refusal};
+use crate::report;
 
 /// Called whenever something about a domain or the connection changed. It carries no data and must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -120,6 +122,19 @@ impl Hypervisor for Libvirt {
             Err(late) => late.to_string(),
         };
         inventory::Hypervisor::Down { reason }
+    }
+
+    fn notes(&self, host: &HostName) -> Vec<Finding> {
+        if self.acceleration() != Some(Acceleration::Emulated) {
+            return Vec::new();
+        }
+        let message = format!(
+            "KVM does not work on host {host}: a probe guest did not run, so VMs are emulated, which is slow."
+        );
+        let hint = "Switch on virtualisation in the firmware (nested virtualisation if the host is itself a VM), load kvm_intel \
+                    or kvm_amd, and restart tranched; 'journalctl -u tranched' has the probe's words. VMs made until then \
+                    stay emulated: delete and create them again.";
+        vec![report::host_note(host, Code::KvmMissing, message, hint)]
     }
 
     fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {

@@ -52,7 +52,7 @@ fn a_late_release_of_one_vm_takes_nothing_from_the_next() {
     let seen = world.gpu(GPU);
     let late = [
         Step::SetProfile { gpu: at(GPU), index: 0, vf: function(&seen, 0), profile: None },
-        Step::DisableVfs { gpu: at(GPU) },
+        Step::DisableVfs { gpu: at(GPU), autoprobe: true },
     ];
     world.stop("first");
     world.start("second");
@@ -74,7 +74,8 @@ fn a_late_removal_of_one_vms_mediated_device_takes_nothing_from_the_next() {
     world.stop("first");
     world.start("second");
     let uuid = mdev_uuid(&key(GPU), 0);
-    for step in [Step::RemoveMdev { gpu: at(GPU), uuid }, Step::DisableVfs { gpu: at(GPU) }] {
+    for step in [Step::RemoveMdev { gpu: at(GPU), uuid }, Step::DisableVfs { gpu: at(GPU), autoprobe: true }]
+    {
         let finding = world.host.apply(&step, NOW).expect_err("somebody else has it");
         assert_eq!(finding.code, Code::PartitionsInUse, "{finding}");
     }

@@ -1,0 +1,53 @@
+//! A store between an engine and the real one, for tests in which commits fail.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use tranche_store::{
+    Entry, Key, Lease, LeaseId, Outcome, Prefix, Revision, Snapshot, Store, StoreError, Txn, Watch,
+};
+
+/// What becomes of an engine's reads and commits. The engine uses nothing else of a store.
+pub(crate) trait Fault: Send + Sync + Debug {
+    /// Whether, and with what, reading everything fails.
+    fn on_range(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Commits, or not.
+    fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError>;
+}
+
+/// A store with a fault.
+#[derive(Debug)]
+pub(crate) struct Faulty<F> {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) fault: Arc<F>,
+}
+
+impl<F: Fault> Store for Faulty<F> {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key)
+    }
+    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
+        self.fault.on_range().and_then(|()| self.store.range(prefix))
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.fault.on_commit(&|| self.store.commit(txn))
+    }
+    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        self.store.watch(prefix, after)
+    }
+    fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.store.compact(through)
+    }
+    fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
+        self.store.grant(ttl_ms)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease)
+    }
+    fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease)
+    }
+}
