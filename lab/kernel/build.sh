@@ -1,7 +1,7 @@
 #!/bin/dash
 # Runs inside a throw-away Debian 13 tree (extracted packages, nothing configured) and leaves in /out all
 # that boots: the node's kernel with its modules and initrd, and the guest's whole disk.
-# The sources of the sample modules come from Debian's linux-source package (GPL-2.0); none are kept here.
+# The sources of the sample modules come from Debian's linux-source package (GPL-2.0); none of those are kept here.
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 readonly LAB=/lab OUT=/out
@@ -14,14 +14,14 @@ node_release=${headers#/usr/src/linux-headers-}
 guest_boot=$(echo /boot/vmlinuz-*-cloud-amd64)
 guest_release=${guest_boot#/boot/vmlinuz-}
 
-build_sample_modules() {
+build_modules() {
   mkdir /sample
   tar -xf /usr/src/linux-source-*.tar.xz -C /sample --strip-components=3 --wildcards '*/samples/vfio-mdev/*'
-  cp "$LAB/kernel/Kbuild" /sample/Kbuild
+  cp "$LAB"/kernel/Kbuild "$LAB"/kernel/*.[ch] /sample/
   rm -f /sample/Makefile
   make -s -C "$headers" M=/sample CC="$(ls /usr/bin/gcc-[0-9]* | tail -n 1)" modules
   mkdir -p "/lib/modules/$node_release/updates"
-  cp /sample/mbochs.ko /sample/mtty.ko "/lib/modules/$node_release/updates/"
+  cp /sample/mbochs.ko /sample/mtty.ko /sample/nvidia.ko "/lib/modules/$node_release/updates/"
 }
 
 # pack_initrd RELEASE INIT OUTPUT MODULE... packs busybox, an init and the modules with all that they need,
@@ -62,7 +62,7 @@ make_guest_disk() {
   syslinux --install "$disk"
 }
 
-build_sample_modules
+build_modules
 depmod "$node_release"
 depmod "$guest_release"
 cp "/boot/vmlinuz-$node_release" "$OUT/vmlinuz"

@@ -44,6 +44,30 @@ WantedBy=multi-user.target
 UNIT
 systemctl enable tranche-lab-ready.service
 
+# One adapter as a GPU whose virtual functions take types, in a node that asks for it on its kernel's command line. Before
+# whatever looks at GPUs, as a real GPU's driver is there before it.
+chmod 755 /usr/lib/nvidia/sriov-manage
+cat >/etc/systemd/system/tranche-lab-vgpu.service <<'UNIT'
+[Unit]
+Description=Give the second adapter to the stand-in for NVIDIA's vGPU host driver
+ConditionKernelCommandLine=tranche_lab.vgpu=1
+Wants=systemd-udev-settle.service
+After=systemd-modules-load.service systemd-udev-settle.service
+Before=tranched.service libvirtd.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Environment=GPU=0000:02:00.0
+# vfio_iommu_type1 is what lets QEMU open it; pci-pf-stub is what sriov-manage needs.
+ExecStart=/usr/sbin/modprobe -a nvidia pci-pf-stub vfio_iommu_type1
+ExecStart=/bin/sh -c 'cd /sys/bus/pci && echo nvidia >devices/$GPU/driver_override && \
+  if [ -e devices/$GPU/driver ]; then echo $GPU >devices/$GPU/driver/unbind; fi && \
+  echo $GPU >drivers_probe && echo >devices/$GPU/driver_override && test -e drivers/nvidia/$GPU'
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl enable tranche-lab-vgpu.service
+
 # The storage pool that virt-manager and most guides call "default".
 mkdir -p /etc/libvirt/storage/autostart
 cat >/etc/libvirt/storage/default.xml <<'POOL'

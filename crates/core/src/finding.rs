@@ -202,6 +202,7 @@ codes! {
     NoFreePartition "no_free_partition" Conflict "No partition that fits is free; the VM waits and starts by itself.",
     NoFreeGpu "no_free_gpu" Conflict "No GPU for passthrough is free; the VM waits and starts by itself.",
     SizeMismatch "size_mismatch" Conflict "No GPU is partitioned into partitions of the size that is asked for.",
+    PoolMismatch "pool_mismatch" Conflict "The GPU is in another pool than the one that is asked for.",
     GuestUnsupported "guest_unsupported" Note "The guest system is not on the list of supported ones.",
     GuestPoweredOff "guest_powered_off" Note "The guest shut itself down; it stays off until it is started again.",
     StartedByHand "started_by_hand" Note "The VM shall be off and was started by hand; it is left alone.",

@@ -145,6 +145,9 @@ pub struct Gpu {
     pub aer: Option<AerCounters>,
     /// How it fares.
     pub health: Health,
+    /// What its driver measures, where a library of its vendor tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
     /// How it makes partitions, if it can.
     pub backend: Option<Backend>,
     /// The driver that its partitions must have to be handed to a VM: vfio-pci, a variant of it, or the GPU's own.
@@ -267,6 +270,36 @@ pub enum HealthState {
     NeedsReset,
     /// It works again after the host was restarted, if at all.
     NeedsReboot,
+}
+
+/// What a GPU's driver measures and remembers. It is some seconds old: asking keeps the GPU busy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Telemetry {
+    /// The serial number of the board, as it is printed on it.
+    pub serial: Option<String>,
+    /// The version of the card's firmware (VBIOS).
+    pub firmware: Option<String>,
+    /// Error correction of its memory, where it has any.
+    pub ecc: Option<Ecc>,
+    /// How much of the last moments it was busy, 0 to 100.
+    pub utilization_percent: Option<u8>,
+    /// Memory in use, in MiB.
+    pub memory_used_mib: Option<u64>,
+    /// Memory altogether, in MiB.
+    pub memory_total_mib: Option<u64>,
+}
+
+/// Error correction of a GPU's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Ecc {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Errors that were corrected since the driver was loaded.
+    pub corrected: u64,
+    /// Errors that were not.
+    pub uncorrected: u64,
 }
 
 /// One partitioning that a driver offers.

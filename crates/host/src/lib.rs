@@ -8,6 +8,8 @@ pub mod catalogue;
 pub mod conformance;
 pub mod fake;
 pub mod linux;
+pub mod monitor;
+pub mod nvml;
 pub mod tree;
 pub mod vm;
 

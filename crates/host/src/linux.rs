@@ -12,6 +12,7 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
 use crate::health::Watch;
+use crate::monitor::Monitor;
 use crate::tree::Tree;
 use crate::variant::Variants;
 use crate::vgpu::TypeNames;
@@ -50,6 +51,13 @@ impl LinuxHost {
             watch: Watch::default(),
             notes: Vec::new(),
         }
+    }
+
+    /// The same host, whose GPUs are looked at through a vendor's library too.
+    #[must_use]
+    pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
+        self.watch = Watch::with(monitor);
+        self
     }
 
     /// Adds what is known to be amiss from the start; every inventory has it.

@@ -22,12 +22,20 @@ macro_rules! lab_files {
     };
 }
 
-const BOOT_FILES: &[(&str, &str)] =
-    lab_files!["kernel/Kbuild", "kernel/build.sh", "node/init", "guest/init", "guest/syslinux.cfg"];
-const ROOTFS_FILES: &[(&str, &str)] = lab_files!["node/customize.sh"];
+const BOOT_FILES: &[(&str, &str)] = lab_files![
+    "kernel/Kbuild",
+    "kernel/build.sh",
+    "kernel/vgpu.c",
+    "kernel/vgpu.h",
+    "kernel/vgpu_migration.c",
+    "node/init",
+    "guest/init",
+    "guest/syslinux.cfg",
+];
+const ROOTFS_FILES: &[(&str, &str)] = lab_files!["node/customize.sh", "node/sriov-manage"];
 const DISK_FILES: &[(&str, &str)] = lab_files!["node/pack.sh"];
 
-/// Unpacked, not installed: enough to compile two modules and to write a FAT disk.
+/// Unpacked, not installed: enough to compile a few modules and to write a FAT disk.
 const BOOT_PACKAGES: &[&str] = &[
     "base-files",
     "busybox-static",
@@ -93,6 +101,8 @@ const BOOT_OPTIONS: &[&str] = &[
 const ROOTFS_OPTIONS: &[&str] = &[
     // libvirt asks every QEMU that it finds what it can do; a second one would double that wait.
     "--dpkgopt=path-exclude=/usr/bin/qemu-system-i386",
+    "--customize-hook=mkdir -p \"$1/usr/lib/nvidia\"",
+    "--customize-hook=upload lab/node/sriov-manage /usr/lib/nvidia/sriov-manage",
     "--customize-hook=upload lab/node/customize.sh /tmp/customize.sh",
     "--customize-hook=chroot \"$1\" sh /tmp/customize.sh",
     "--customize-hook=rm \"$1/tmp/customize.sh\"",

@@ -92,6 +92,9 @@ struct Up {
     /// SR-IOV adapters that stand in for GPUs, 7 virtual functions each
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=8))]
     adapters: u32,
+    /// Bind the second adapter to the stand-in for NVIDIA's vGPU host driver
+    #[arg(long)]
+    vgpu: bool,
     /// A hardware watchdog that resets the node
     #[arg(long)]
     watchdog: bool,
@@ -157,6 +160,7 @@ fn start(up: &Up, progress: &Progress) -> Result<()> {
         vcpus: up.vcpus,
         memory_mib: up.memory_mib,
         adapters: up.adapters,
+        vgpu: up.vgpu,
         watchdog: up.watchdog,
         ..NodeOptions::new(&up.which.name, Lifetime::Detached)?
     };

@@ -59,12 +59,16 @@ pub struct NodeOptions {
     pub memory_mib: u32,
     /// How many SR-IOV adapters (igb, 7 virtual functions each) stand in for GPUs.
     pub adapters: u32,
+    /// Whether the second adapter is bound to the lab's stand-in for NVIDIA's vGPU host driver (`lab/kernel/vgpu.c`): 8
+    /// virtual functions, each of which takes a type.
+    #[serde(default)]
+    pub vgpu: bool,
     /// Whether it has a hardware watchdog (i6300esb) that resets it.
     pub watchdog: bool,
 }
 
 impl NodeOptions {
-    /// 3 GiB, two adapters, no watchdog, in the user's own run directory.
+    /// 3 GiB, two adapters with functions of the plain kind, no watchdog, in the user's own run directory.
     ///
     /// # Errors
     /// [`Error::BadName`] unless the name is a host name of at most 32 characters.
@@ -78,6 +82,7 @@ impl NodeOptions {
             vcpus: None,
             memory_mib: 3072,
             adapters: 2,
+            vgpu: false,
             watchdog: false,
         })
     }

@@ -88,7 +88,7 @@ fn arguments(
     add("-serial", "chardev:serial".into());
     add("-kernel", image.kernel().to_string_lossy().into_owned());
     add("-initrd", image.initrd().to_string_lossy().into_owned());
-    add("-append", kernel_command_line(&options.name));
+    add("-append", kernel_command_line(options));
     // systemd writes it to root's authorized_keys at boot, so no image carries a key.
     add(
         "-smbios",
@@ -111,10 +111,11 @@ fn arguments(
     arguments
 }
 
-fn kernel_command_line(name: &str) -> String {
+fn kernel_command_line(options: &NodeOptions) -> String {
+    let (name, vgpu) = (&options.name, u8::from(options.vgpu));
     format!(
         "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on iommu=pt mitigations=off systemd.ssh_auto=no \
-         systemd.hostname={name}"
+         systemd.hostname={name} tranche_lab.vgpu={vgpu}"
     )
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tranche_core::name::{HostName, OperationId, VmName};
+use tranche_core::name::{HostName, OperationId, PoolName, VmName};
 use tranche_core::spec::PlacementPolicy;
 
 pub use doing::Doing;
@@ -203,7 +203,9 @@ pub enum GpuCommand {
     /// Prepare a GPU to be given whole to one VM
     ///
     /// Every function of its IOMMU group goes along. A GPU is partitioned or passed through, never both.
-    #[command(after_long_help = "Examples:\n  tranche gpu passthrough node1/0000:41:00.0 --dry-run")]
+    #[command(
+        after_long_help = "Examples:\n  tranche gpu passthrough node1/0000:41:00.0 --dry-run\n  tranche gpu passthrough 41:00.0 --pool render"
+    )]
     Passthrough {
         /// The GPU
         #[arg(help = GPU_HELP)]
@@ -211,6 +213,9 @@ pub enum GpuCommand {
         /// Take it even if the firmware's console is on it: the host's screen goes dark
         #[arg(long)]
         allow_console: bool,
+        /// The pool that it belongs to: VMs ask for GPUs of a pool with --gpu whole@NAME
+        #[arg(long, value_name = "NAME")]
+        pool: Option<PoolName>,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,

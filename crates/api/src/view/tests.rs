@@ -73,6 +73,7 @@ fn observed_gpu() -> Gpu {
         boot_vga: false,
         aer: None,
         health: Health::default(),
+        telemetry: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 16, vfs: 4, autoprobe: false }),

@@ -51,7 +51,7 @@ pub(crate) fn partitioned(count: u16) -> GpuMode {
     GpuMode::Partitioned { count, series: None }
 }
 
-pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false };
+pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false, pool: None };
 
 pub(crate) fn hardware() -> VmHardware {
     VmHardware {
@@ -442,6 +442,7 @@ fn model_gpu(bus: u8) -> Gpu {
         boot_vga: false,
         aer: None,
         health: Health::default(),
+        telemetry: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 8, vfs: 0, autoprobe: true }),

@@ -10,7 +10,7 @@ use tranche_host::tree::Tree as _;
 use crate::life::{Life, on_both_faces, partitioned};
 
 const MI300X: &str = "0000:05:00.0";
-const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false };
+const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false, pool: None };
 
 #[test]
 fn a_whole_life() {

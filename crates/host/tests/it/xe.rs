@@ -14,7 +14,7 @@ const B50: &str = "0000:03:00.0";
 const PF: &str = "sys/bus/pci/devices/0000:03:00.0";
 const VARIANT: &str = "xe-vfio-pci";
 const ANY: Request = Request::ANY_PARTITION;
-const WHOLE: Request = Request::Whole { gpus: 1 };
+const WHOLE: Request = Request::Whole { gpus: 1, pool: None };
 
 fn arc(change: impl FnOnce(&mut Machine)) -> Machine {
     let mut machine = Machine::arc();
@@ -54,7 +54,7 @@ fn a_whole_life() {
         assert_eq!(memory(life), [Some(5_376); 3]);
         life.set_mode(B50, GpuMode::Host);
         assert_eq!((life.gpu(B50).partitions.len(), life.gpu(B50).driver.as_deref()), (0, Some("xe")));
-        life.set_mode(B50, GpuMode::Passthrough { allow_console: false });
+        life.set_mode(B50, GpuMode::Passthrough { allow_console: false, pool: None });
         assert_eq!(life.gpu(B50).driver.as_deref(), Some(VFIO_DRIVER));
         life.start_new("c", WHOLE);
         assert!(life.runs("c"), "{:#?}", life.findings);

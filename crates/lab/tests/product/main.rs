@@ -4,9 +4,12 @@
 //! `scripts/test` builds the package and the conformance check and names them in the environment; without them nothing
 //! is tested and the reason is printed.
 
+mod vgpu;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tranche_lab::guest::GuestReport;
@@ -27,6 +30,7 @@ fn what_a_host_goes_through() {
         );
         return;
     };
+    let _alone = one_node();
     let directory = tempfile::tempdir().expect("a run directory");
     let options = NodeOptions {
         run_dir: directory.path().to_owned(),
@@ -182,6 +186,13 @@ fn wait_until(node: &Node, command: &str) {
 #[track_caller]
 fn run(node: &Node, command: &str) -> String {
     node.run(command).unwrap_or_else(|error| panic!("{error}")).trim().to_owned()
+}
+
+/// Holds the machine for one node: two at once, in software emulation, take more than twice as long.
+fn one_node() -> MutexGuard<'static, ()> {
+    static ONE_NODE: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing behind that the next one could stumble over.
+    ONE_NODE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn named(variable: &str) -> Option<PathBuf> {
