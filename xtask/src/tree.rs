@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// Directories that hold what was built or fetched, not what was written.
-const SKIPPED_DIRS: &[&str] = &[".git", ".lab", "target"];
+const SKIPPED: &[&str] = &[".git", ".lab", "target"];
 /// A longer file is data, not text that somebody reads.
 const TEXT_LEN_MAX_BYTES: u64 = 1 << 20;
 
@@ -53,10 +53,12 @@ impl Tree {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let path = format!("{prefix}{name}");
             let kind = entry.file_type().with_context(|| format!("cannot look at {path}"))?;
+            // In a further working tree of git's, .git is a file.
+            if SKIPPED.contains(&name.as_str()) {
+                continue;
+            }
             if kind.is_dir() {
-                if !SKIPPED_DIRS.contains(&name.as_str()) {
-                    self.read_dir(&entry.path(), &format!("{path}/"))?;
-                }
+                self.read_dir(&entry.path(), &format!("{path}/"))?;
             } else if kind.is_file() && entry.metadata()?.len() <= TEXT_LEN_MAX_BYTES {
                 let bytes = std::fs::read(entry.path()).with_context(|| format!("cannot read {path}"))?;
                 if let Ok(text) = String::from_utf8(bytes) {

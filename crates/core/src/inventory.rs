@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::finding::Finding;
 use crate::identity::GpuIdentity;
 use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
+use crate::step::VFIO_DRIVER;
 
 /// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
 pub const PCI_CLASS_DISPLAY: u32 = 0x03;
@@ -120,6 +121,7 @@ pub struct Gpu {
     /// What it is; all zero for a virtual parent.
     pub ids: PciIds,
     /// Which one it is: the vendor's UUID or a serial number, where something tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_id: Option<String>,
     /// The PCI class code, 24 bits; 0 for a virtual parent.
     pub class: u32,
@@ -144,6 +146,7 @@ pub struct Gpu {
     /// Error counters, where the device has Advanced Error Reporting.
     pub aer: Option<AerCounters>,
     /// How it fares.
+    #[serde(default, skip_serializing_if = "Health::is_good")]
     pub health: Health,
     /// What its driver measures, where a library of its vendor tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,6 +154,7 @@ pub struct Gpu {
     /// How it makes partitions, if it can.
     pub backend: Option<Backend>,
     /// The driver that its partitions must have to be handed to a VM: vfio-pci, a variant of it, or the GPU's own.
+    #[serde(default = "vfio_driver", skip_serializing_if = "is_vfio_driver")]
     pub partition_driver: String,
     /// The SR-IOV capability, where there is one.
     pub sriov: Option<Sriov>,
@@ -160,6 +164,7 @@ pub struct Gpu {
     pub partitions: Vec<ObservedPartition>,
     /// Virtual functions that are no partitions, because they carry no type. Only with
     /// [`Backend::TypedVf`] and [`Backend::VfMdev`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blanks: Vec<BlankVf>,
     /// Who has the GPU itself open through VFIO.
     pub open_by: Vec<Holder>,
@@ -249,6 +254,11 @@ pub struct Health {
 }
 
 impl Health {
+    /// Whether nothing speaks against it.
+    pub fn is_good(&self) -> bool {
+        self.state == HealthState::Good && self.reasons.is_empty()
+    }
+
     /// Adds a sign: the worst verdict stands, and each sign is named.
     pub fn add(&mut self, state: HealthState, reason: impl Into<String>) {
         self.state = self.state.max(state);
@@ -331,12 +341,14 @@ pub struct ObservedPartition {
     /// The profile it was made with, where readable.
     pub profile: Option<String>,
     /// The video memory that it really has in MiB, where the driver tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vram_mib: Option<u64>,
     /// Its memory windows above 4 GiB together, in MiB; 0 where it has none.
     pub mmio_mib: u64,
     /// Who has it open through VFIO.
     pub open_by: Vec<Holder>,
     /// Whether it answers: its configuration space can be read and is not all ones.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub answers: bool,
 }
 
@@ -547,4 +559,23 @@ pub fn mdev_uuid(gpu: &crate::name::GpuKey, index: u16) -> Uuid {
     // Any fixed UUID serves as the name space; this one was drawn once for this purpose.
     const PARTITIONS: Uuid = Uuid::from_u128(0x6d0c_7b1e_58f4_4c0a_9b7d_2f63_a1e0_94c5);
     Uuid::new_v5(&PARTITIONS, format!("{gpu}/{index}").as_bytes())
+}
+
+// What reports of hosts lack that are older than a field, and what newer ones leave out for them.
+
+fn vfio_driver() -> String {
+    VFIO_DRIVER.to_owned()
+}
+
+fn is_vfio_driver(driver: &str) -> bool {
+    driver == VFIO_DRIVER
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }

@@ -151,10 +151,10 @@ impl Planner<'_> {
 
     /// Whether a slot still serves the request of the VM that holds it.
     fn still_fits(&self, slot: &SlotKey, spec: &VmSpec) -> bool {
-        let fits = match (&spec.request, slot.slot) {
-            (Request::Whole { .. }, Slot::Whole) | (Request::Partition { .. }, Slot::Partition(_)) => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (&spec.request, slot.slot),
+            (Request::Whole { .. }, Slot::Whole) | (Request::Partition { .. }, Slot::Partition(_))
+        );
         let planned = self.plan.gpus.get(&slot.gpu).filter(|_| fits);
         planned
             .is_some_and(|planned| placement::request_obstacle(&slot.gpu, planned, &spec.request).is_none())

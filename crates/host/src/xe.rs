@@ -189,7 +189,10 @@ mod tests {
         let shared_mib = 24_192;
         for count in 1..=24 {
             let share = share_bytes(shared_mib, count).unwrap();
-            assert!(share % QUOTA_STEP_BYTES == 0 && share * u64::from(count) <= shared_mib << 20, "{count}");
+            assert!(
+                share.is_multiple_of(QUOTA_STEP_BYTES) && share * u64::from(count) <= shared_mib << 20,
+                "{count}"
+            );
         }
         assert_eq!(share_bytes(24_192, 2), Some(12_096 << 20));
         assert_eq!(share_bytes(1, 2), None);

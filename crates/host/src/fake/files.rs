@@ -4,9 +4,10 @@
 //! links or takes names from their targets is held to the truth. Directories are listed only when asked for: a path is
 //! looked up without spelling out its neighbours.
 
+mod users;
+
 use std::fmt::Write as _;
 
-use tranche_core::inventory::{DeviceSource, Holder};
 use tranche_core::name::{GpuAddress, PciAddress};
 use uuid::Uuid;
 
@@ -153,9 +154,9 @@ fn modelled(state: &State, path: &[&str]) -> Option<Node> {
         ["sys", "bus", rest @ ..] => bus(state, rest),
         ["sys", "class", rest @ ..] => class(state, rest),
         ["sys", "devices", rest @ ..] => devices(state, rest),
-        ["sys", "kernel", rest @ ..] => groups(state, rest),
-        ["proc", rest @ ..] => proc(state, rest),
-        ["dev", rest @ ..] => dev(state, rest),
+        ["sys", "kernel", rest @ ..] => users::groups(state, rest),
+        ["proc", rest @ ..] => users::proc(state, rest),
+        ["dev", rest @ ..] => users::dev(state, rest),
         _ => None,
     }
 }
@@ -201,8 +202,8 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
             names
         }
         Listing::Processes => {
-            let pids = holders(state).map(|holder| holder.pid.to_string());
-            let driver = driver_file(state, &[]).map(|_| "driver");
+            let pids = users::holders(state).map(|holder| holder.pid.to_string());
+            let driver = users::driver_file(state, &[]).map(|_| "driver");
             pids.chain(["cpuinfo", "meminfo", "sys"].into_iter().chain(driver).map(str::to_owned)).collect()
         }
     };
@@ -455,130 +456,6 @@ fn mdev_parent(state: &State, parent: &GpuAddress, path: &[&str]) -> Option<Node
             }
         }
         [] => None,
-    }
-}
-
-fn groups(state: &State, path: &[&str]) -> Option<Node> {
-    let functions_in = |group: u32| {
-        let members = state.functions.iter().filter(move |(_, function)| function.group == Some(group));
-        members.map(|(address, _)| (address.to_string(), function_path(*address)))
-    };
-    let mdevs_in = |group: u32| {
-        let members = state.mdevs.iter().filter(move |(_, mdev)| mdev.group == group);
-        members.map(|(uuid, mdev)| (uuid.to_string(), format!("{}/{uuid}", parent_path(&mdev.parent))))
-    };
-    match path {
-        [] => dir(&["iommu_groups"]),
-        ["iommu_groups"] => Some(Node::Dir(Listing::Groups)),
-        ["iommu_groups", id, rest @ ..] => {
-            let id: u32 = id.parse().ok()?;
-            let mut members = functions_in(id).chain(mdevs_in(id)).peekable();
-            members.peek()?;
-            match rest {
-                [] => dir(&["devices"]),
-                ["devices"] => names(members.map(|(name, _)| name)),
-                ["devices", name] => {
-                    let (_, path) = members.find(|(found, _)| found == name)?;
-                    link(format!("../../../../devices/{path}"))
-                }
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-fn proc(state: &State, path: &[&str]) -> Option<Node> {
-    let machine = &state.machine;
-    match path {
-        [] => Some(Node::Dir(Listing::Processes)),
-        ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
-        ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
-        ["driver", rest @ ..] => driver_file(state, rest),
-        ["sys"] => dir(&["kernel"]),
-        ["sys", "kernel"] => dir(&["osrelease", "random"]),
-        ["sys", "kernel", "osrelease"] => text(&machine.kernel),
-        ["sys", "kernel", "random"] => dir(&["boot_id"]),
-        ["sys", "kernel", "random", "boot_id"] => text(Uuid::from_u128(u128::from(state.boots))),
-        [pid, rest @ ..] => {
-            let pid: u32 = pid.parse().ok()?;
-            let command = &holders(state).find(|holder| holder.pid == pid)?.command;
-            let devices = state.opens.iter().filter(|(_, holder)| holder.pid == pid);
-            let nodes = state.vgpus.nodes.iter().filter(|(_, holder)| holder.pid == pid);
-            let mut paths = devices
-                .map(|(source, _)| opened_path(state, source))
-                .chain(nodes.map(|(node, _)| node.clone()));
-            match rest {
-                [] => dir(&["comm", "fd"]),
-                ["comm"] => text(command),
-                ["fd"] => names((0..paths.count()).map(|number| number.to_string())),
-                ["fd", number] => link(paths.nth(number.parse().ok()?)?),
-                _ => None,
-            }
-        }
-    }
-}
-
-/// Every process that has something open, as often as it has.
-fn holders(state: &State) -> impl Iterator<Item = &Holder> {
-    let devices = state.opens.iter().map(|(_, holder)| holder);
-    let all = devices.chain(state.vgpus.nodes.iter().map(|(_, holder)| holder));
-    all.filter(|holder| !state.faults.hidden.contains(&holder.pid))
-}
-
-/// What vendors' drivers put under `proc/driver`. What a test put there comes first.
-fn driver_file(state: &State, path: &[&str]) -> Option<Node> {
-    let at = ["proc", "driver"].iter().chain(path).copied().collect::<Vec<_>>().join("/");
-    let mut files = nvidia::proc_files(state);
-    files.extend(state.signs.files.clone());
-    if let Some(value) = files.get(&at) {
-        return text(value);
-    }
-    let below = files.keys().filter_map(|file| file.strip_prefix(&at)?.strip_prefix('/'));
-    let mut children = below.filter_map(|rest| rest.split('/').next().map(str::to_owned)).peekable();
-    children.peek()?;
-    names(children)
-}
-
-/// What an open file of a VFIO device is, as `/proc/PID/fd` shows it.
-fn opened_path(state: &State, source: &DeviceSource) -> String {
-    let function = match source {
-        DeviceSource::Pci { address } => state.functions.get(address),
-        DeviceSource::Mdev { .. } => None,
-    };
-    match (function.and_then(|function| vfio_node(state, function)), state.group_of(source)) {
-        (Some(node), _) => format!("/dev/vfio/devices/{node}"),
-        (None, Some(group)) => format!("/dev/vfio/{group}"),
-        (None, None) => "/dev/vfio/0 (deleted)".to_owned(),
-    }
-}
-
-fn dev(state: &State, path: &[&str]) -> Option<Node> {
-    let nodes = || state.functions.values().filter_map(|function| vfio_node(state, function));
-    match path {
-        [] => {
-            let kvm = state.machine.kvm.then(|| "kvm".to_owned());
-            let fixed = ["kmsg", "vfio"].map(str::to_owned);
-            names(nvidia::nodes(state).into_iter().chain(kvm).chain(fixed))
-        }
-        [node] if nvidia::nodes(state).iter().any(|known| known == node) => text(""),
-        ["kmsg"] => file(File::Text(state.signs.logged())),
-        ["kvm"] if state.machine.kvm => text(""),
-        ["vfio"] => {
-            let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };
-            names(
-                state
-                    .vfio_groups()
-                    .iter()
-                    .map(u32::to_string)
-                    .chain(fixed.iter().map(|name| (*name).to_owned())),
-            )
-        }
-        ["vfio", "vfio"] => text(""),
-        ["vfio", "devices"] if state.machine.vfio_nodes => names(nodes()),
-        ["vfio", "devices", name] => nodes().find(|node| node == name).and_then(|_| text("")),
-        ["vfio", group] => state.vfio_groups().contains(&group.parse().ok()?).then(|| text(""))?,
-        _ => None,
     }
 }
 

@@ -1,0 +1,238 @@
+//! How findings about GPUs and their partitions are worded.
+
+use super::{error, gpu_subject, list, vm_subject, warning};
+use crate::finding::{Code, Finding, Subject};
+use crate::identity::GpuIdentity;
+use crate::inventory::{Health, HealthState};
+use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, SlotKey, VmName};
+
+/// The host has nothing to partition.
+pub fn no_partitionable_gpu(host: &HostName) -> Finding {
+    let message = format!("Host {host} has no GPU that can be partitioned.");
+    let hint = "Install the vendor's host driver for virtualisation, and enable SR-IOV in the firmware; 'tranche inspect' shows what was found.";
+    error(Code::NoPartitionableGpu, Subject::Host(host.clone()), message, hint)
+}
+
+/// This GPU cannot be partitioned.
+pub fn not_partitionable(gpu: &GpuKey, model: &str) -> Finding {
+    let message = format!("GPU {gpu} ({model}) offers no way to be partitioned.");
+    error(
+        Code::NotPartitionable,
+        gpu_subject(gpu),
+        message,
+        "Give it whole to a VM instead: 'tranche gpu passthrough'.",
+    )
+}
+
+/// SR-IOV is there and yields nothing.
+pub fn sriov_disabled(gpu: &GpuKey) -> Finding {
+    let message = format!("GPU {gpu} has SR-IOV, but allows 0 virtual functions.");
+    error(
+        Code::SriovDisabled,
+        gpu_subject(gpu),
+        message,
+        "Enable SR-IOV and 'Above 4G decoding' in the firmware, and the virtual functions in the driver's options.",
+    )
+}
+
+/// No driver.
+pub fn driver_missing(gpu: &GpuKey) -> Finding {
+    let message = format!("No driver is bound to GPU {gpu}, and only a driver can partition it.");
+    error(
+        Code::DriverMissing,
+        gpu_subject(gpu),
+        message,
+        "Load the vendor's host driver and look at 'dmesg'.",
+    )
+}
+
+/// A count that the driver does not offer.
+pub fn invalid_partition_count(gpu: &GpuKey, count: u16, series: Option<&str>, valid: &[u16]) -> Finding {
+    let series = series.map(|name| format!(" of series {name}")).unwrap_or_default();
+    let message = format!("GPU {gpu} cannot be split into {count} partitions{series}.");
+    let hint = if valid.is_empty() {
+        "Its driver offers no counts at present; 'tranche gpu show' tells why.".to_owned()
+    } else {
+        format!("Its driver offers: {}.", list(valid))
+    };
+    error(Code::InvalidPartitionCount, gpu_subject(gpu), message, hint)
+}
+
+/// The mode cannot change now.
+pub fn partitions_in_use(gpu: &GpuKey, users: &[String]) -> Finding {
+    let message = format!("GPU {gpu} is in use by {}, so its mode stays as it is.", list(users));
+    error(
+        Code::PartitionsInUse,
+        gpu_subject(gpu),
+        message,
+        "Stop these VMs ('tranche vm stop'), or take their GPU ('tranche vm detach'), then try again.",
+    )
+}
+
+/// Partitioned or passthrough, never both.
+pub fn mode_conflict(gpu: &GpuKey, has: &str, wanted: &str) -> Finding {
+    let message = format!("GPU {gpu} is {has} and cannot be {wanted} at the same time.");
+    error(Code::ModeConflict, gpu_subject(gpu), message, "Release it first: 'tranche gpu release'.")
+}
+
+/// The console is on it.
+pub fn console_gpu(gpu: &GpuKey) -> Finding {
+    let message = format!("GPU {gpu} shows the host's console; without it the screen goes dark.");
+    error(
+        Code::ConsoleGpu,
+        gpu_subject(gpu),
+        message,
+        "If you reach the host by network, repeat with --allow-console.",
+    )
+}
+
+/// It cannot be reset.
+pub fn no_reset(gpu: &GpuKey) -> Finding {
+    let message =
+        format!("The kernel knows no way to reset GPU {gpu}; a VM may find what the one before it left.");
+    warning(Code::NoReset, gpu_subject(gpu), message, "Give it only to VMs that trust each other.")
+}
+
+/// The group holds more than the device.
+pub fn group_shared(subject: Subject, group: u32, others: &[PciAddress]) -> Finding {
+    let message = format!("The {subject} shares IOMMU group {group} with {}.", list(others));
+    error(
+        Code::GroupShared,
+        subject,
+        message,
+        "Put the card into a slot with Access Control Services, or enable ACS in the firmware; until then the device cannot be isolated.",
+    )
+}
+
+/// Another driver than needed.
+pub fn wrong_driver(subject: Subject, device: &str, found: Option<&str>, needed: &str) -> Finding {
+    let found = found.unwrap_or("no driver");
+    let message = format!("{device} is bound to {found} and needs {needed}.");
+    error(
+        Code::WrongDriver,
+        subject,
+        message,
+        format!(
+            "Tranche binds it anew; if {found} takes it back, look for a udev rule or a driver option that claims it."
+        ),
+    )
+}
+
+/// Fewer than asked for.
+pub fn fewer_partitions(gpu: &GpuKey, asked: u16, got: usize) -> Finding {
+    let message = format!("GPU {gpu} was asked for {asked} partitions and has {got}.");
+    error(
+        Code::FewerPartitions,
+        gpu_subject(gpu),
+        message,
+        "'dmesg' tells why; often the firmware reserves too little memory space for the devices (MMIO high size) or too few bus numbers.",
+    )
+}
+
+/// A booked partition is gone.
+pub fn partition_lost(slot: &SlotKey, vm: &VmName) -> Finding {
+    let message = format!("Partition {slot}, held by VM {vm}, has disappeared.");
+    let hint = format!(
+        "Stop the VM ('tranche vm stop {vm}'): its next start gets another partition. 'dmesg' tells whether the GPU failed."
+    );
+    error(Code::PartitionLost, Subject::Partition(slot.clone()), message, hint)
+}
+
+/// A booked partition is on its way.
+pub fn partition_unready(slot: &SlotKey, vm: &VmName, why: &str) -> Finding {
+    let message = format!("VM {vm} waits for partition {slot}: {why}.");
+    warning(
+        Code::PartitionUnready,
+        vm_subject(vm),
+        message,
+        "It starts by itself as soon as the partition is ready.",
+    )
+}
+
+/// Made by somebody else.
+pub fn foreign_partition(gpu: &GpuKey, devices: &[String]) -> Finding {
+    let message = format!("GPU {gpu} has partitions that Tranche did not make: {}.", list(devices));
+    error(Code::ForeignPartition, gpu_subject(gpu), message, "Remove them, or leave the GPU in mode 'host'.")
+}
+
+/// Used by somebody else.
+pub fn foreign_use(subject: Subject, users: &[String]) -> Finding {
+    let message = format!("The {subject} is used by {}, whom Tranche does not manage.", list(users));
+    warning(
+        Code::ForeignUse,
+        subject,
+        message,
+        "It is not given to any VM. 'tranche vm adopt NAME' takes a domain over.",
+    )
+}
+
+/// Something is wrong with it.
+pub fn gpu_sick(gpu: &GpuKey, health: &Health) -> Finding {
+    let reasons = health.reasons.join("; ");
+    let (what, hint) = match health.state {
+        HealthState::Good | HealthState::Sick => (
+            "is not well",
+            "Look into the kernel log, move its VMs away when it suits them, and have the card checked.",
+        ),
+        HealthState::NeedsReset => (
+            "needs a reset",
+            "Stop its VMs, release it ('tranche gpu release'), and reset it; 'tranche gpu show' lists how the kernel can.",
+        ),
+        HealthState::NeedsReboot => (
+            "needs a restart of its host",
+            "Stop the host's VMs and restart it; a card that fails again belongs to its vendor.",
+        ),
+    };
+    let message = format!("GPU {gpu} {what}: {reasons}. It takes no new VM.");
+    error(Code::GpuSick, gpu_subject(gpu), message, hint)
+}
+
+/// It is in another slot.
+pub fn gpu_moved(gpu: &GpuKey, now: &GpuAddress) -> Finding {
+    let message = format!("The GPU that was {gpu} is now at {now}.");
+    let hint = format!(
+        "Set its mode at its new address ('tranche gpu partition {now}' or 'passthrough {now}'), then release the old one ('tranche gpu release {}'); or put the card back.",
+        gpu.address
+    );
+    error(Code::GpuMoved, gpu_subject(gpu), message, hint)
+}
+
+/// Its virtual functions cannot be switched off.
+pub fn vfs_stay(gpu: &GpuKey, vfs: usize) -> Finding {
+    let message = format!("GPU {gpu} has {vfs} virtual functions for as long as its driver is loaded.");
+    let hint = "Unload the driver, or load it for other GPUs only; then the GPU can be given to a VM whole.";
+    error(Code::ModeConflict, gpu_subject(gpu), message, hint)
+}
+
+/// Other hardware.
+pub fn hardware_changed(gpu: &GpuKey, was: &GpuIdentity, is: &GpuIdentity) -> Finding {
+    let message = format!("GPU {gpu} was {was} and is now {is}.");
+    error(
+        Code::HardwareChanged,
+        gpu_subject(gpu),
+        message,
+        "If the card was replaced on purpose, set its mode again; else put the old one back.",
+    )
+}
+
+/// The GPU is gone.
+pub fn gpu_gone(gpu: &GpuKey) -> Finding {
+    let message = format!("GPU {gpu} is in use and is not there any more.");
+    error(
+        Code::GpuGone,
+        gpu_subject(gpu),
+        message,
+        "Look at 'dmesg' and the slot; if it was removed for good: 'tranche gpu release'.",
+    )
+}
+
+/// Not as decided.
+pub fn drift(gpu: &GpuKey, is: &str, decided: &str) -> Finding {
+    let message = format!("GPU {gpu} has {is} where {decided} was decided.");
+    warning(
+        Code::Drift,
+        gpu_subject(gpu),
+        message,
+        "Tranche puts it right as soon as nothing has it open. Changes by hand do not last; use 'tranche gpu'.",
+    )
+}
