@@ -7,6 +7,7 @@
 //! [`tranche_core`] decided and what hosts report; it never decides anew.
 
 pub mod answer;
+pub mod catalogue;
 pub mod limits;
 pub mod problem;
 pub mod request;

@@ -117,6 +117,7 @@ fn gpu(bus: u8) -> Gpu {
             profile: None,
             mmio_mib: 0,
             open_by: Vec::new(),
+            vram_mib: None,
             answers: true,
         }
     });
@@ -136,6 +137,7 @@ fn gpu(bus: u8) -> Gpu {
         boot_vga: false,
         aer: None,
         health: Health::default(),
+        telemetry: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: PARTITIONS, vfs: PARTITIONS, autoprobe: false }),

@@ -461,7 +461,7 @@ fn refuse_errors(found: Vec<Finding>) -> Result<Vec<Finding>, Refusal> {
 
 fn validate_request(request: &Request) -> Vec<Finding> {
     match request {
-        Request::Whole { gpus } if !(1..=GPUS_PER_VM_MAX).contains(gpus) => {
+        Request::Whole { gpus, .. } if !(1..=GPUS_PER_VM_MAX).contains(gpus) => {
             vec![say::invalid_value(
                 "The number of GPUs",
                 &gpus.to_string(),

@@ -6,7 +6,7 @@
 use crate::finding::{Code, Finding, Severity, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{Gpu, Health, HealthState, Holder, Offer};
-use crate::name::{GpuAddress, GpuKey, HostName, NameError, PciAddress, SlotKey, VmName};
+use crate::name::{GpuAddress, GpuKey, HostName, NameError, PciAddress, PoolName, SlotKey, VmName};
 use crate::spec::Request;
 
 /// A finding from its parts. Prefer the constructors below; rooms with facts of their own build on this one.
@@ -428,7 +428,12 @@ pub fn vm_has_no_gpu(vm: &VmName) -> Finding {
 /// Nothing is free.
 pub fn no_room(vm: &VmName, request: &Request, in_use: usize, total: usize) -> Finding {
     let (code, what, hint) = match request {
-        Request::Whole { .. } => (
+        Request::Whole { pool: Some(pool), .. } => (
+            Code::NoFreeGpu,
+            &*format!("GPUs of pool {pool}"),
+            "It starts by itself when one is free. 'tranche gpu passthrough GPU --pool NAME' adds one.",
+        ),
+        Request::Whole { pool: None, .. } => (
             Code::NoFreeGpu,
             "GPUs for passthrough",
             "It starts by itself when one is free. 'tranche gpu passthrough' adds one.",
@@ -441,6 +446,14 @@ pub fn no_room(vm: &VmName, request: &Request, in_use: usize, total: usize) -> F
     };
     let message = format!("VM {vm} waits: of {total} {what}, {in_use} are in use.");
     warning(code, vm_subject(vm), message, hint)
+}
+
+/// A whole GPU is in another pool than the one that is asked for, or in none.
+pub fn pool_mismatch(gpu: &GpuKey, wanted: &PoolName, own: Option<&PoolName>) -> Finding {
+    let own = own.map_or_else(|| "no pool".to_owned(), |own| format!("pool {own}"));
+    let message = format!("GPU {gpu} is in {own}, and GPUs of pool {wanted} are asked for.");
+    let hint = format!("Put it there while it is free: 'tranche gpu passthrough {gpu} --pool {wanted}'.");
+    error(Code::PoolMismatch, gpu_subject(gpu), message, hint)
 }
 
 /// No partition of that size anywhere.

@@ -145,6 +145,9 @@ pub struct Gpu {
     pub aer: Option<AerCounters>,
     /// How it fares.
     pub health: Health,
+    /// What its driver measures, where a library of its vendor tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
     /// How it makes partitions, if it can.
     pub backend: Option<Backend>,
     /// The driver that its partitions must have to be handed to a VM: vfio-pci, a variant of it, or the GPU's own.
@@ -179,8 +182,8 @@ impl Gpu {
     /// virtual functions.
     pub fn vfs_for(&self, count: u16) -> Option<u16> {
         match self.backend? {
-            Backend::SriovVfio => Some(count),
-            Backend::TypedVf | Backend::VfMdev | Backend::FixedVf => Some(self.sriov.as_ref()?.total_vfs),
+            Backend::SriovVfio | Backend::FixedVf => Some(count),
+            Backend::TypedVf | Backend::VfMdev => Some(self.sriov.as_ref()?.total_vfs),
             Backend::Mdev => None,
         }
     }
@@ -269,6 +272,36 @@ pub enum HealthState {
     NeedsReboot,
 }
 
+/// What a GPU's driver measures and remembers. It is some seconds old: asking keeps the GPU busy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Telemetry {
+    /// The serial number of the board, as it is printed on it.
+    pub serial: Option<String>,
+    /// The version of the card's firmware (VBIOS).
+    pub firmware: Option<String>,
+    /// Error correction of its memory, where it has any.
+    pub ecc: Option<Ecc>,
+    /// How much of the last moments it was busy, 0 to 100.
+    pub utilization_percent: Option<u8>,
+    /// Memory in use, in MiB.
+    pub memory_used_mib: Option<u64>,
+    /// Memory altogether, in MiB.
+    pub memory_total_mib: Option<u64>,
+}
+
+/// Error correction of a GPU's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Ecc {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Errors that were corrected since the driver was loaded.
+    pub corrected: u64,
+    /// Errors that were not.
+    pub uncorrected: u64,
+}
+
 /// One partitioning that a driver offers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -297,6 +330,8 @@ pub struct ObservedPartition {
     pub iommu_group: Option<IommuGroup>,
     /// The profile it was made with, where readable.
     pub profile: Option<String>,
+    /// The video memory that it really has in MiB, where the driver tells.
+    pub vram_mib: Option<u64>,
     /// Its memory windows above 4 GiB together, in MiB; 0 where it has none.
     pub mmio_mib: u64,
     /// Who has it open through VFIO.

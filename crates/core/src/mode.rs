@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
-use crate::finding::Finding;
-use crate::inventory::{Backend, Gpu, HostInventory, Iommu};
+use crate::finding::{Code, Finding, Subject};
+use crate::inventory::{Backend, Gpu, GroupMember, HostInventory, Iommu};
 use crate::name::{GpuKey, PciAddress, Slot};
 use crate::placement::Uses;
 use crate::plan::Plan;
@@ -28,25 +28,51 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
             if gpu.address.pci().is_some() && gpu.driver.is_none() {
                 found.push(say::driver_missing(key));
             } else if gpu.backend.is_none() || valid.is_empty() {
-                found.push(say::why_not_partitionable(key, gpu));
+                let why = say::why_not_partitionable(key, gpu);
+                found.extend(host_says(why.code, key, observed));
+                found.push(why);
             } else if gpu.offer(*count, series.as_deref()).is_none() {
                 found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
+                found.extend(host_says(Code::CountFixed, key, observed));
             }
         }
-        GpuMode::Passthrough { allow_console } => {
+        GpuMode::Passthrough { allow_console, .. } => {
             if gpu.address.pci().is_none() {
                 found.push(say::mode_conflict(key, "no PCI device", "passed through"));
             }
             if gpu.backend == Some(Backend::FixedVf) && !gpu.partitions.is_empty() {
                 found.push(say::vfs_stay(key, gpu.partitions.len()));
+                found.extend(host_says(Code::CountFixed, key, observed));
             }
             if gpu.boot_vga && !allow_console {
                 found.push(say::console_gpu(key));
+            }
+            let (group, others) = functions_of_the_host(gpu);
+            if !others.is_empty() {
+                found.push(say::group_shared(Subject::Gpu(key.clone()), group, &others));
             }
         }
         GpuMode::Host => {}
     }
     found
+}
+
+/// What the host itself says about the same thing: only it knows the vendor's words and commands.
+fn host_says(code: Code, key: &GpuKey, observed: &HostInventory) -> Option<Finding> {
+    let subject = Subject::Gpu(key.clone());
+    observed.notes.iter().find(|note| note.code == code && note.subject == subject).cloned()
+}
+
+/// Functions of other cards in a GPU's group that serve the host: they would be taken from it together with the GPU, be
+/// it the disk that it runs from. The GPU's own sound and USB functions go along, and so do idle ones.
+fn functions_of_the_host(gpu: &Gpu) -> (u32, Vec<PciAddress>) {
+    let Some((group, own)) = gpu.iommu_group.as_ref().zip(gpu.address.pci()) else { return (0, Vec::new()) };
+    let slot = |address: PciAddress| PciAddress { function: 0, ..address };
+    let serves = |member: &&GroupMember| {
+        let taken = member.driver.as_deref().is_some_and(|driver| driver != VFIO_DRIVER);
+        !member.is_bridge() && slot(member.address) != slot(own) && taken
+    };
+    (group.id, group.members.iter().filter(serves).map(|member| member.address).collect())
 }
 
 /// Who uses a GPU or a part of it: booked VMs, domains, processes.

@@ -13,6 +13,8 @@ use uuid::Uuid;
 pub const VM_NAME_LEN_MAX: usize = 63;
 /// The longest name of a host, in bytes (RFC 1123).
 pub const HOST_NAME_LEN_MAX: usize = 253;
+/// The longest name of a pool of GPUs, in bytes.
+pub const POOL_NAME_LEN_MAX: usize = 63;
 /// The longest name of a device that is not on the PCI bus, in bytes.
 pub const DEVICE_NAME_LEN_MAX: usize = 63;
 
@@ -142,6 +144,17 @@ text_name!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')),
     "1 to 63 letters, digits, '_' and '-', starting with a letter or a digit",
     "mbochs"
+);
+
+text_name!(
+    /// A pool of whole GPUs; pools of one name on several hosts are one pool.
+    PoolName,
+    "pool name",
+    POOL_NAME_LEN_MAX,
+    |text| starts_with_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
+    "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
+    "render"
 );
 
 /// A PCI function: domain, bus, device, function.

@@ -254,7 +254,7 @@ fn gpu_obstacles(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, observed: &HostInve
 }
 
 /// Why a GPU, as it was decided to be used, does not serve a request.
-fn request_obstacle(key: &GpuKey, planned: &GpuPlan, request: &Request) -> Option<Finding> {
+pub(crate) fn request_obstacle(key: &GpuKey, planned: &GpuPlan, request: &Request) -> Option<Finding> {
     match (request, &planned.mode) {
         (_, GpuMode::Host) => Some(say::mode_conflict(key, "in mode host", "given to a VM")),
         (Request::Partition { .. }, GpuMode::Partitioned { .. }) => {
@@ -267,7 +267,11 @@ fn request_obstacle(key: &GpuKey, planned: &GpuPlan, request: &Request) -> Optio
         (Request::Partition { .. }, GpuMode::Passthrough { .. }) => {
             Some(say::mode_conflict(key, "passed through", "partitioned"))
         }
-        (Request::Whole { .. }, GpuMode::Passthrough { .. }) | (Request::None, _) => None,
+        (Request::Whole { pool, .. }, GpuMode::Passthrough { pool: own, .. }) => {
+            let wanted = pool.as_ref().filter(|wanted| Some(*wanted) != own.as_ref())?;
+            Some(say::pool_mismatch(key, wanted, own.as_ref()))
+        }
+        (Request::None, _) => None,
     }
 }
 

@@ -151,15 +151,13 @@ impl Planner<'_> {
 
     /// Whether a slot still serves the request of the VM that holds it.
     fn still_fits(&self, slot: &SlotKey, spec: &VmSpec) -> bool {
-        let planned = self.plan.gpus.get(&slot.gpu);
-        match (&spec.request, slot.slot) {
-            (Request::None, _) => false,
-            (Request::Whole { .. }, Slot::Whole) => true,
-            (Request::Partition { .. }, Slot::Partition(_)) => planned
-                .and_then(|planned| planned.offer.as_ref())
-                .is_some_and(|offer| placement::size_fits(&spec.request, offer)),
+        let fits = match (&spec.request, slot.slot) {
+            (Request::Whole { .. }, Slot::Whole) | (Request::Partition { .. }, Slot::Partition(_)) => true,
             _ => false,
-        }
+        };
+        let planned = self.plan.gpus.get(&slot.gpu).filter(|_| fits);
+        planned
+            .is_some_and(|planned| placement::request_obstacle(&slot.gpu, planned, &spec.request).is_none())
     }
 
     // GPUs.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 mod strict;
 
 use crate::identity::GpuIdentity;
-use crate::name::{GpuKey, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, PoolName, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
 pub const PARTITIONS_PER_GPU_MAX: u16 = 256;
@@ -70,6 +70,9 @@ pub enum GpuMode {
         /// Take the GPU even if the firmware's console is on it.
         #[serde(default)]
         allow_console: bool,
+        /// The pool that it belongs to: VMs can ask for GPUs of a pool, wherever they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolName>,
     },
 }
 
@@ -143,6 +146,9 @@ pub enum Request {
     Whole {
         /// How many.
         gpus: u8,
+        /// The pool that they must be of; any else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolName>,
     },
 }
 
@@ -155,7 +161,7 @@ impl Request {
         match self {
             Self::None => 0,
             Self::Partition { .. } => 1,
-            Self::Whole { gpus } => usize::from(*gpus),
+            Self::Whole { gpus, .. } => usize::from(*gpus),
         }
     }
 }

@@ -82,6 +82,8 @@ enum Lane {
     Look,
     /// Attributes that take the device's lock.
     Lock,
+    /// A vendor's library.
+    Library,
 }
 
 /// A tree whose calls are limited in time.
@@ -135,6 +137,20 @@ impl Calls {
     ) -> Result<T, CallError> {
         let call = StuckCall { gpu: gpu.cloned(), call: format!("read {what}"), since: now };
         self.run(Lane::Look, call, self.limits.read_ms, move |tree| Ok(look(tree)))
+    }
+
+    /// Asks a vendor's library, which may hang as its driver does. `what` names it.
+    ///
+    /// # Errors
+    /// When that takes longer than the limit for writing, or an earlier question still does.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        now: Timestamp,
+        what: &str,
+        ask: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let call = StuckCall { gpu: None, call: format!("ask {what}"), since: now };
+        self.run(Lane::Library, call, self.limits.write_ms, move |_| Ok(ask()))
     }
 
     /// The calls that outlived their limit and have not come back.

@@ -7,6 +7,7 @@
 //! One file is compiled in. Files under `/etc/tranche/catalogue.d` add to it; a file that is not understood to the last
 //! field is left out whole, and named.
 
+mod check;
 mod file;
 
 use std::collections::BTreeMap;
@@ -128,6 +129,9 @@ pub struct Entry {
     /// Video memory of one GPU, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vram_mib: Option<Figure<u64>>,
+    /// What of that its partitions can share, in MiB, where the driver takes quotas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_mib: Option<Figure<u64>>,
     /// Virtual functions of one GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<Figure<u16>>,
@@ -155,6 +159,11 @@ impl Entry {
         counts
     }
 
+    /// Video memory that partitions can share, in MiB, where it is known.
+    pub(crate) fn shared_vram_mib(&self) -> Option<u64> {
+        self.shared_mib.as_ref().map(|figure| figure.value)
+    }
+
     /// The profile of that name.
     pub fn profile(&self, name: &str) -> Option<&Profile> {
         self.profiles.iter().find(|profile| profile.name == name)
@@ -169,6 +178,10 @@ pub enum Interface {
     PlainVf,
     /// Mediated devices of the function itself.
     Mdev,
+    /// Virtual functions that are there as many as a parameter of the driver's module says.
+    ModuleParameter,
+    /// None: whole or not at all.
+    Whole,
     /// NVIDIA's vGPU driver: `sriov-manage`, then a vGPU type for each virtual function. `sriov_numvfs` refuses.
     NvidiaVgpu,
 }

@@ -20,14 +20,15 @@ use self::holders::Holders;
 use crate::calls::Calls;
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
+use crate::variant::Variants;
 use crate::vgpu::TypeNames;
-use crate::{health, identity, mdev, report, sriov, vgpu};
+use crate::{gim, health, i915, identity, mdev, report, sriov, vgpu, xe};
 
 /// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
 pub(crate) fn gpus(
     calls: &Calls,
     catalogue: &Arc<Catalogue>,
-    names: &Arc<TypeNames>,
+    (variants, names): (&Arc<Variants>, &Arc<TypeNames>),
     host: &HostName,
     now: Timestamp,
 ) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
@@ -46,16 +47,24 @@ pub(crate) fn gpus(
     };
     for address in candidates {
         let key = GpuKey { host: host.clone(), address: address.clone() };
-        let (catalogue, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
-        let names = Arc::clone(names);
+        let (known, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
+        let (variants, names) = (Arc::clone(variants), Arc::clone(names));
         let what = format!("the attributes of {address}");
         let seen = calls.look(Some(&address), now, &what, move |tree| {
-            look_at(tree, &looked, &catalogue, &holders, &names)
+            let (mut gpu, mut notes) = look_at(tree, &looked, &known, &holders, &names)?;
+            if matches!(gpu.backend, Some(Backend::SriovVfio | Backend::FixedVf)) {
+                notes.extend(variants.choose(tree, &looked, &mut gpu));
+            }
+            Some((gpu, notes))
         });
         match seen {
             Ok(Some((mut gpu, found))) => {
                 notes.extend(found);
                 count_enabled(calls, &key, &mut gpu, now);
+                if gpu.driver.as_deref() == Some(xe::DRIVER) {
+                    let shared = catalogue.find(&gpu.ids).and_then(Entry::shared_vram_mib);
+                    notes.extend(xe::observe(&calls.on(&key, now), &mut gpu, shared));
+                }
                 gpus.insert(address, gpu);
             }
             // It disappeared since it was listed.
@@ -143,6 +152,7 @@ fn pci_gpu(
         backend: None,
         unique_id: identity::unique_id(tree, &dir, address),
         health: Health::default(),
+        telemetry: None,
         partition_driver: VFIO_DRIVER.to_owned(),
         blanks: Vec::new(),
         sriov: sriov::capability(tree, &dir, partitions.len()),
@@ -166,8 +176,12 @@ fn partitioning(
 ) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
+    let (driver, dir) = (gpu.driver.clone(), gpu.address.pci().map(function::dir).unwrap_or_default());
+    let driver = driver.as_deref();
     let shown = if is_parent && total_vfs == 0 { Interface::Mdev } else { Interface::PlainVf };
-    match entry.map_or(shown, |entry| entry.interface) {
+    let interface = entry.map_or(shown, |entry| entry.interface);
+    // What is said to serve whole only may have learnt more since.
+    match if interface == Interface::Whole { shown } else { interface } {
         Interface::Mdev if is_parent => {
             let observed = mdev::observe(tree, key, entry, holders);
             gpu.backend = Some(Backend::Mdev);
@@ -175,14 +189,32 @@ fn partitioning(
             gpu.partitions.extend(observed.partitions);
             Vec::new()
         }
-        Interface::PlainVf if total_vfs > 0 && !sriov::lacks_sysfs_switch(gpu.driver.as_deref()) => {
+        Interface::PlainVf | Interface::ModuleParameter
+            if driver == Some(gim::DRIVER) && gpu.sriov.is_some() =>
+        {
+            gim::observe(tree, key, gpu)
+        }
+        Interface::PlainVf if driver == Some(xe::DRIVER) && total_vfs == 0 && gpu.sriov.is_some() => {
+            vec![xe::native_mode(tree, key)]
+        }
+        Interface::PlainVf
+            if driver == Some(i915::DRIVER) && total_vfs > 0 && !i915::makes_functions(tree, &dir) =>
+        {
+            vec![i915::unpatched(key)]
+        }
+        Interface::PlainVf if total_vfs > 0 && !sriov::lacks_sysfs_switch(driver) => {
             gpu.backend = Some(Backend::SriovVfio);
             gpu.offers = sriov::offers(total_vfs);
             Vec::new()
         }
+        Interface::ModuleParameter if total_vfs > 0 => gim::missing(key, gpu).into_iter().collect(),
         Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
         Interface::NvidiaVgpu if total_vfs > 0 => vgpu::observe(tree, key, gpu, entry, (holders, names)),
-        Interface::NvidiaVgpu | Interface::Mdev | Interface::PlainVf => Vec::new(),
+        Interface::NvidiaVgpu
+        | Interface::Mdev
+        | Interface::PlainVf
+        | Interface::ModuleParameter
+        | Interface::Whole => Vec::new(),
     }
 }
 
@@ -204,6 +236,7 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         aer: None,
         unique_id: None,
         health: Health::default(),
+        telemetry: None,
         backend: Some(Backend::Mdev),
         partition_driver: VFIO_DRIVER.to_owned(),
         blanks: Vec::new(),

@@ -4,6 +4,7 @@
 //! thousands of hosts, and, behind the feature `fuse`, mounted, so that the real code meets its errors in `write(2)`.
 
 mod files;
+mod gim;
 mod host;
 mod kernel;
 mod machine;
@@ -12,18 +13,21 @@ mod mount;
 mod nvidia;
 mod signs;
 mod state;
+mod xe;
 
 use std::fmt;
 use std::io;
 
 use tranche_core::inventory::{DeviceSource, Holder};
 
+pub use self::gim::GimModel;
 pub use self::host::FakeHost;
 pub use self::kernel::FakeKernel;
 pub use self::machine::{DriverModel, FunctionModel, Machine, MdevParentModel, MdevTypeModel, SriovModel};
 #[cfg(feature = "fuse")]
 pub use self::mount::Mounted;
 pub use self::nvidia::{VgpuFramework, VgpuModel, VgpuTypeModel};
+pub use self::xe::{XeAdmin, XeModel};
 
 /// What a VM does to devices: it opens them through VFIO, and closes them.
 pub trait DeviceUse: Send + Sync + fmt::Debug {

@@ -8,12 +8,16 @@ pub mod catalogue;
 pub mod conformance;
 pub mod fake;
 pub mod linux;
+pub mod monitor;
+pub mod nvml;
 pub mod tree;
 pub mod vm;
 
 mod bind;
 mod discover;
+mod gim;
 mod health;
+mod i915;
 mod identity;
 mod inspect;
 mod kernel_log;
@@ -21,14 +25,20 @@ mod mdev;
 mod passthrough;
 mod report;
 mod sriov;
+mod variant;
 mod vgpu;
+mod xe;
 
 pub use inspect::{catalogue_note, inspect};
+
+use std::sync::Arc;
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory::HostInventory;
 use tranche_core::name::Timestamp;
 use tranche_core::step::Step;
+
+use crate::catalogue::Catalogue;
 
 /// A host, real or fake.
 pub trait Host: Send + Sync + std::fmt::Debug {
@@ -36,6 +46,11 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     ///
     /// Never blocks for longer than the limits on single kernel calls.
     fn observe(&self, now: Timestamp) -> HostInventory;
+
+    /// What it knows of GPUs before it looks at one. A host that is not asked this knows nothing.
+    fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::default()
+    }
 
     /// Carries out one step and reads its effect back. Repeating a step that was carried out is no error.
     ///

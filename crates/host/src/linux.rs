@@ -12,10 +12,12 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, function, system};
 use crate::health::Watch;
+use crate::monitor::Monitor;
 use crate::tree::Tree;
+use crate::variant::Variants;
 use crate::vgpu::TypeNames;
 use crate::vm::Hypervisor;
-use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu};
+use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu, xe};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     catalogue: Arc<Catalogue>,
+    variants: Arc<Variants>,
     type_names: Arc<TypeNames>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
@@ -42,11 +45,19 @@ impl LinuxHost {
             name,
             calls: Calls::new(tree, limits),
             catalogue,
+            variants: Arc::default(),
             type_names: Arc::default(),
             hypervisor,
             watch: Watch::default(),
             notes: Vec::new(),
         }
+    }
+
+    /// The same host, whose GPUs are looked at through a vendor's library too.
+    #[must_use]
+    pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
+        self.watch = Watch::with(monitor);
+        self
     }
 
     /// Adds what is known to be amiss from the start; every inventory has it.
@@ -73,7 +84,7 @@ impl LinuxHost {
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
         let (mut gpus, mut notes) =
-            discover::gpus(&self.calls, &self.catalogue, &self.type_names, &self.name, now);
+            discover::gpus(&self.calls, &self.catalogue, (&self.variants, &self.type_names), &self.name, now);
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
@@ -102,12 +113,21 @@ impl Host for LinuxHost {
         }
     }
 
+    fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.catalogue)
+    }
+
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
         match step {
             Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;
-                let by_tool = is_bound(calls, pf, vgpu::DRIVER);
-                if by_tool { vgpu::enable(calls, pf, *count) } else { sriov::enable(calls, pf, *count) }
+                if is_bound(calls, pf, vgpu::DRIVER) {
+                    return vgpu::enable(calls, pf, *count);
+                }
+                let by_xe = is_bound(calls, pf, xe::DRIVER);
+                let ids = function::ids(calls.tree(), pf).filter(|_| by_xe);
+                let shared_mib = ids.and_then(|ids| self.catalogue.find(&ids)?.shared_vram_mib());
+                sriov::enable(calls, pf, *count, || xe::provision(calls, pf, *count, shared_mib))
             }),
             Step::DisableVfs { gpu, autoprobe } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;

@@ -63,6 +63,7 @@ pub(crate) fn observe(tree: &dyn Tree, gpu: &GpuKey, entry: Option<&Entry>, hold
                 open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
                 iommu_group,
                 profile: Some(kind.name.clone()),
+                vram_mib: None,
                 answers: true,
                 mmio_mib: 0,
             }

@@ -73,6 +73,7 @@ pub(crate) fn partitions(tree: &dyn Tree, pf_dir: &str, holders: &Holders) -> Ve
             open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
             iommu_group,
             profile: None,
+            vram_mib: None,
             answers: function::answers(tree, &dir),
             mmio_mib: windows
                 .iter()
@@ -98,10 +99,16 @@ pub(crate) fn enabled(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<u16, Box<F
 }
 
 /// Enables so many virtual functions, and reads them back. Others than these are disabled first, if none is open.
+/// `prepare` is called when there are none, and before there are any.
 ///
 /// # Errors
 /// Every errno that the kernel answers with has its finding; see [`refused`].
-pub(crate) fn enable(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result<(), Box<Finding>> {
+pub(crate) fn enable(
+    calls: &GpuCalls<'_>,
+    pf: PciAddress,
+    count: u16,
+    prepare: impl FnOnce(),
+) -> Result<(), Box<Finding>> {
     let dir = function::dir(pf);
     let before = enabled(calls, pf)?;
     if before == count {
@@ -115,6 +122,7 @@ pub(crate) fn enable(calls: &GpuCalls<'_>, pf: PciAddress, count: u16) -> Result
     }
     let probed = probes(calls.tree(), &dir);
     set_autoprobe(calls, &dir, false)?;
+    prepare();
     if let Err(refusal) = write_count(calls, pf, count) {
         // There is nothing to keep drivers away from. What the kernel refused is the finding, whatever comes of this.
         let _ = set_autoprobe(calls, &dir, probed);

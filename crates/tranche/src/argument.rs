@@ -88,20 +88,34 @@ pub(crate) fn request(text: &str) -> Result<Request, String> {
     match text {
         "none" => return Ok(Request::None),
         "any" => return Ok(Request::ANY_PARTITION),
-        "whole" => return Ok(Request::Whole { gpus: 1 }),
         _ => {}
     }
-    if let Some(count) = text.strip_prefix("whole:") {
-        let gpus = count.parse().map_err(|_| format!("{count:?} is no number of GPUs"))?;
-        return Ok(Request::Whole { gpus });
+    if let Some(rest) =
+        text.strip_prefix("whole").filter(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+    {
+        return whole(rest);
     }
     if let Some(profile) = text.strip_prefix("profile:").filter(|profile| !profile.is_empty()) {
         return Ok(Request::Partition { vram_mib: None, profile: Some(profile.to_owned()) });
     }
     let vram_mib = size_mib(text).map_err(|_| {
-        "write none, any, a size such as 4GiB, profile:NAME, whole, or whole:COUNT".to_owned()
+        "write none, any, a size such as 4GiB, profile:NAME, whole, whole:COUNT, or whole:COUNT@POOL"
+            .to_owned()
     })?;
     Ok(Request::Partition { vram_mib: Some(vram_mib), profile: None })
+}
+
+/// What follows `whole`: nothing, `:2`, `@render`, or `:2@render`.
+fn whole(rest: &str) -> Result<Request, String> {
+    let (count, pool) = match rest.split_once('@') {
+        Some((count, pool)) => (count, Some(pool.parse().map_err(|error| format!("{error}"))?)),
+        None => (rest, None),
+    };
+    let gpus = match count.strip_prefix(':') {
+        Some(count) => count.parse().map_err(|_| format!("{count:?} is no number of GPUs"))?,
+        None => 1,
+    };
+    Ok(Request::Whole { gpus, pool })
 }
 
 /// A size in MiB: `4GiB`, `4G`, `512MiB`, `512`.
@@ -167,8 +181,25 @@ mod tests {
         assert_eq!(request("4GiB"), Ok(Request::Partition { vram_mib: Some(4096), profile: None }));
         let profile = Some("A2-4Q".to_owned());
         assert_eq!(request("profile:A2-4Q"), Ok(Request::Partition { vram_mib: None, profile }));
-        assert_eq!(request("whole:2"), Ok(Request::Whole { gpus: 2 }));
-        for wrong in ["", "some", "whole:", "whole:many", "whole:300", "profile:", "4GB"] {
+        let whole =
+            |gpus, pool: Option<&str>| Request::Whole { gpus, pool: pool.map(|pool| pool.parse().unwrap()) };
+        assert_eq!(request("whole"), Ok(whole(1, None)));
+        assert_eq!(request("whole:2"), Ok(whole(2, None)));
+        assert_eq!(request("whole@render"), Ok(whole(1, Some("render"))));
+        assert_eq!(request("whole:2@render"), Ok(whole(2, Some("render"))));
+        for wrong in [
+            "",
+            "some",
+            "whole:",
+            "whole:many",
+            "whole:300",
+            "whole@",
+            "whole:@render",
+            "wholesale",
+            "whole:2@a b",
+            "profile:",
+            "4GB",
+        ] {
             assert!(request(wrong).is_err(), "{wrong}");
         }
     }

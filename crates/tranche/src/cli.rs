@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tranche_core::name::{HostName, OperationId, VmName};
+use tranche_core::name::{HostName, OperationId, PoolName, VmName};
 use tranche_core::spec::PlacementPolicy;
 
 pub use doing::Doing;
@@ -40,7 +40,7 @@ Exit codes:
   3  it was refused; the message has a code and a hint
   4  it was accepted and is not done yet: it waits for something, or took longer than --timeout
   5  the daemon cannot be reached
-  6  looked and found something: doctor, why-not, diff
+  6  looked and found something: doctor, why-not, diff, catalogue check
 
 Examples:
   tranche gpu list
@@ -88,6 +88,9 @@ pub enum Command {
     /// Partitions: which are free, and which VM has which
     #[command(subcommand)]
     Partition(PartitionCommand),
+    /// What is known of GPU models beforehand, and where each figure comes from
+    #[command(subcommand)]
+    Catalogue(CatalogueCommand),
     /// Virtual machines and the GPU that each asks for
     #[command(subcommand)]
     Vm(VmCommand),
@@ -200,7 +203,9 @@ pub enum GpuCommand {
     /// Prepare a GPU to be given whole to one VM
     ///
     /// Every function of its IOMMU group goes along. A GPU is partitioned or passed through, never both.
-    #[command(after_long_help = "Examples:\n  tranche gpu passthrough node1/0000:41:00.0 --dry-run")]
+    #[command(
+        after_long_help = "Examples:\n  tranche gpu passthrough node1/0000:41:00.0 --dry-run\n  tranche gpu passthrough 41:00.0 --pool render"
+    )]
     Passthrough {
         /// The GPU
         #[arg(help = GPU_HELP)]
@@ -208,6 +213,9 @@ pub enum GpuCommand {
         /// Take it even if the firmware's console is on it: the host's screen goes dark
         #[arg(long)]
         allow_console: bool,
+        /// The pool that it belongs to: VMs ask for GPUs of a pool with --gpu whole@NAME
+        #[arg(long, value_name = "NAME")]
+        pool: Option<PoolName>,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -240,6 +248,25 @@ pub enum PartitionCommand {
         #[arg(long)]
         gpu: Option<GpuArg>,
     },
+}
+
+/// The catalogue.
+#[derive(Debug, Subcommand)]
+pub enum CatalogueCommand {
+    /// List the models
+    List,
+    /// Show what is known of a model, with the source of each figure and how far it can be trusted
+    #[command(
+        after_long_help = "Examples:\n  tranche catalogue show 'NVIDIA A2'\n  tranche catalogue show 'arc pro'"
+    )]
+    Show {
+        /// The model, or a part of its name
+        model: String,
+    },
+    /// Compare the catalogue with what the GPUs here show
+    ///
+    /// Exits with 0 if they agree and with 6 if not. Where they differ, what the GPUs show is used.
+    Check,
 }
 
 /// Operations.

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod catalogue;
 mod change;
 mod declare;
 mod gpu;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
             partitions.retain(|partition| gpu.as_ref().is_none_or(|gpu| gpu::is_of(partition, gpu)));
             daemon.show(partitions.as_slice())
         }
+        Command::Catalogue(command) => catalogue::run(command, &daemon),
         Command::Vm(command) => vm::run(command, &daemon),
         Command::Operation(command) => daemon.operation(command),
         Command::Findings => daemon.show(client.get::<Vec<Finding>>("/findings")?.as_slice()),

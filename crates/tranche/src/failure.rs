@@ -43,6 +43,8 @@ pub(crate) enum Failure {
     AmbiguousGpu { gpu: String, candidates: Vec<String> },
     #[error("There is no GPU {gpu}.")]
     UnknownGpu { gpu: String },
+    #[error("The catalogue has no model {model}.")]
+    UnknownModel { model: String },
     #[error("There is more than one host.")]
     HostNeeded { hosts: Vec<String> },
     #[error("The file {path} cannot be read.", path = path.display())]
@@ -62,9 +64,10 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
-            Self::Client(ClientError::Refused(_)) | Self::Declaration(_) | Self::UnknownGpu { .. } => {
-                Exit::Refused
-            }
+            Self::Client(ClientError::Refused(_))
+            | Self::Declaration(_)
+            | Self::UnknownGpu { .. }
+            | Self::UnknownModel { .. } => Exit::Refused,
             Self::Operation(operation) if !operation.state.is_over() => Exit::Waiting,
             Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } => Exit::Usage,
             _ => Exit::Failed,
@@ -77,6 +80,7 @@ impl Failure {
             Self::Client(ClientError::Refused(problem)) => Some(problem.code),
             Self::Declaration(_) => Some(Code::InvalidRequest),
             Self::UnknownGpu { .. } => Some(Code::GpuNotFound),
+            Self::UnknownModel { .. } => Some(Code::ModelNotFound),
             _ => None,
         }
     }
@@ -97,6 +101,7 @@ impl Failure {
             }
             Self::AmbiguousGpu { .. } => "Write host/address.".to_owned(),
             Self::UnknownGpu { .. } => "List them with: tranche gpu list".to_owned(),
+            Self::UnknownModel { .. } => "List them with: tranche catalogue list".to_owned(),
             Self::HostNeeded { hosts } => format!("Name one of: {}.", hosts.join(", ")),
             Self::TooLong { max_bytes, .. } => format!("It may be {max_bytes} bytes long at most."),
             Self::Program { program, .. } => {

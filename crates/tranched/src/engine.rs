@@ -35,6 +35,7 @@ use tranche_core::step::{Attempts, Step, StepSubject};
 use tranche_core::steps;
 use tranche_core::why;
 use tranche_host::Host;
+use tranche_host::catalogue::Catalogue;
 use tranche_store::{Loaded, Repository, RepositoryError, Saved, Shared, State};
 use uuid::Uuid;
 
@@ -165,6 +166,11 @@ impl Engine {
     /// The host that this engine serves.
     pub fn host_name(&self) -> &HostName {
         &self.name
+    }
+
+    /// What the host knows of GPUs before it looks at one.
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.host.catalogue()
     }
 
     /// What is known now. Cheap.

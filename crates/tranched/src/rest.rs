@@ -4,6 +4,7 @@
 //! a wish can come true is decided by [`tranche_core::change`] alone, so that every door refuses the same. Whatever
 //! goes wrong is answered as problem+json, also what HTTP itself refuses.
 
+mod catalogue;
 mod events;
 mod gpus;
 mod guard;
@@ -76,13 +77,15 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
     of_the_host().merge(of_the_daemon())
 }
 
-/// What the daemon answers about itself, at any moment.
+/// What the daemon answers about itself and of what it knows beforehand, at any moment.
 fn of_the_daemon() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(events::stream))
         .routes(routes!(meta::openapi))
         .routes(routes!(meta::health))
         .routes(routes!(meta::metrics))
+        .routes(routes!(catalogue::list))
+        .routes(routes!(catalogue::show))
 }
 
 /// What rests on how the host is, and is answered only after it has been looked at.
@@ -94,6 +97,7 @@ fn of_the_host() -> OpenApiRouter<App> {
         .routes(routes!(gpus::show))
         .routes(routes!(gpus::set_mode))
         .routes(routes!(gpus::partitions))
+        .routes(routes!(catalogue::check))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::show, vms::delete))
         .routes(routes!(vms::adopt))

@@ -79,6 +79,7 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
 
 #[cfg(feature = "libvirt")]
 fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyhow::Result<Arc<dyn Host>> {
+    use tranche_host::nvml::NvidiaMonitor;
     use tranche_host::tree::DirTree;
     use tranche_host::vm::libvirt::{self, Libvirt};
 
@@ -99,8 +100,11 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
         tracing::warn!(%error, "no kernel device events; the slow tick finds changes later");
     }
     let host =
-        LinuxHost::new(name.clone(), Arc::new(tree), Limits::default(), catalogue, Box::new(hypervisor));
-    Ok(Arc::new(host.with_notes(notes)))
+        LinuxHost::new(name.clone(), Arc::new(tree), Limits::default(), catalogue, Box::new(hypervisor))
+            .with_notes(notes);
+    // A vendor's library speaks of this machine, and of no other tree.
+    let own = config.root == "/";
+    Ok(Arc::new(if own { host.with_monitor(Arc::new(NvidiaMonitor)) } else { host }))
 }
 
 #[cfg(not(feature = "libvirt"))]

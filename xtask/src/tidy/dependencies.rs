@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "camino",
             "fuser",
             "libc",
+            "nvml-wrapper",
             "roxmltree",
             "rustix",
             "serde",

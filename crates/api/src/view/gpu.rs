@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{
-    AerCounters, Backend, Gpu, GroupMember, Health, HealthState, HostInventory, Iommu, Offer,
+    AerCounters, Backend, Gpu, GroupMember, Health, HealthState, HostInventory, Iommu, Offer, Telemetry,
 };
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciIds, Slot, SlotKey, VmName};
 use tranche_core::placement;
@@ -65,6 +65,8 @@ pub struct GpuView {
     pub aer: Option<AerCounters>,
     /// How it fares; none while it is not there.
     pub health: Option<Health>,
+    /// What its driver measures, where a library of its vendor tells: serial number, firmware, ECC, load, memory.
+    pub telemetry: Option<Telemetry>,
     /// What was found about it and its partitions.
     pub findings: Vec<Finding>,
 }
@@ -183,6 +185,7 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
         reset_methods: seen.map(|gpu| gpu.reset_methods.clone()).unwrap_or_default(),
         aer: seen.and_then(|gpu| gpu.aer),
         health: seen.map(|gpu| gpu.health.clone()),
+        telemetry: seen.and_then(|gpu| gpu.telemetry.clone()),
         findings: sources.about_gpu(key),
     })
 }

@@ -139,7 +139,7 @@ fn decided_view(
         profile: offer
             .map(|offer| offer.profile.clone())
             .or_else(|| seen.and_then(|seen| seen.profile.clone())),
-        vram_mib: offer.and_then(|offer| offer.vram_mib),
+        vram_mib: seen.and_then(|seen| seen.vram_mib).or_else(|| offer.and_then(|offer| offer.vram_mib)),
         state,
         vm,
         emulated: gpu.is_some_and(|gpu| gpu.emulated),
@@ -174,7 +174,7 @@ fn foreign_view(key: &GpuKey, gpu: &Gpu, partition: &ObservedPartition) -> Parti
         index: partition.index,
         device: Some(device_text(&partition.device)),
         profile: partition.profile.clone(),
-        vram_mib: None,
+        vram_mib: partition.vram_mib,
         state: PartitionState::Foreign,
         vm: None,
         emulated: gpu.emulated,

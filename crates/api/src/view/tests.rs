@@ -51,6 +51,7 @@ fn partition(index: u16) -> ObservedPartition {
         profile: None,
         mmio_mib: 0,
         open_by: Vec::new(),
+        vram_mib: None,
         answers: true,
     }
 }
@@ -72,6 +73,7 @@ fn observed_gpu() -> Gpu {
         boot_vga: false,
         aer: None,
         health: Health::default(),
+        telemetry: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 16, vfs: 4, autoprobe: false }),

@@ -7,6 +7,7 @@
 use serde::Deserialize;
 
 use super::GpuMode;
+use crate::name::PoolName;
 
 /// A mode as written.
 #[derive(Deserialize)]
@@ -16,6 +17,7 @@ pub(super) struct Mode {
     count: Option<u16>,
     series: Option<String>,
     allow_console: Option<bool>,
+    pool: Option<PoolName>,
 }
 
 #[derive(Deserialize)]
@@ -30,21 +32,22 @@ impl TryFrom<Mode> for GpuMode {
     type Error = String;
 
     fn try_from(written: Mode) -> Result<Self, String> {
-        let Mode { mode, count, series, allow_console } = written;
+        let Mode { mode, count, series, allow_console, pool } = written;
+        let passthrough = [("allow_console", allow_console.is_some()), ("pool", pool.is_some())];
         match mode {
             ModeName::Host => {
                 refuse("mode host", &[("count", count.is_some()), ("series", series.is_some())])?;
-                refuse("mode host", &[("allow_console", allow_console.is_some())])?;
+                refuse("mode host", &passthrough)?;
                 Ok(Self::Host)
             }
             ModeName::Partitioned => {
-                refuse("mode partitioned", &[("allow_console", allow_console.is_some())])?;
+                refuse("mode partitioned", &passthrough)?;
                 let count = count.ok_or("mode partitioned needs the field count")?;
                 Ok(Self::Partitioned { count, series })
             }
             ModeName::Passthrough => {
                 refuse("mode passthrough", &[("count", count.is_some()), ("series", series.is_some())])?;
-                Ok(Self::Passthrough { allow_console: allow_console.unwrap_or(false) })
+                Ok(Self::Passthrough { allow_console: allow_console.unwrap_or(false), pool })
             }
         }
     }
@@ -58,6 +61,7 @@ pub(super) struct Request {
     vram_mib: Option<u64>,
     profile: Option<String>,
     gpus: Option<u8>,
+    pool: Option<PoolName>,
 }
 
 #[derive(Deserialize)]
@@ -72,21 +76,22 @@ impl TryFrom<Request> for super::Request {
     type Error = String;
 
     fn try_from(written: Request) -> Result<Self, String> {
-        let Request { kind, vram_mib, profile, gpus } = written;
+        let Request { kind, vram_mib, profile, gpus, pool } = written;
+        let whole = [("gpus", gpus.is_some()), ("pool", pool.is_some())];
         let size = [("vram_mib", vram_mib.is_some()), ("profile", profile.is_some())];
         match kind {
             RequestName::None => {
                 refuse("kind none", &size)?;
-                refuse("kind none", &[("gpus", gpus.is_some())])?;
+                refuse("kind none", &whole)?;
                 Ok(Self::None)
             }
             RequestName::Partition => {
-                refuse("kind partition", &[("gpus", gpus.is_some())])?;
+                refuse("kind partition", &whole)?;
                 Ok(Self::Partition { vram_mib, profile })
             }
             RequestName::Whole => {
                 refuse("kind whole", &size)?;
-                Ok(Self::Whole { gpus: gpus.ok_or("kind whole needs the field gpus")? })
+                Ok(Self::Whole { gpus: gpus.ok_or("kind whole needs the field gpus")?, pool })
             }
         }
     }
@@ -109,6 +114,8 @@ mod tests {
             (r#"{"mode":"host","count":4}"#, "count"),
             (r#"{"mode":"passthrough","count":4}"#, "count"),
             (r#"{"mode":"partitioned","count":4,"allow_console":true}"#, "allow_console"),
+            (r#"{"mode":"partitioned","count":4,"pool":"render"}"#, "pool"),
+            (r#"{"mode":"passthrough","pool":"no pool"}"#, "no pool"),
             (r#"{"mode":"partitioned"}"#, "count"),
             (r#"{"mode":"partitioned","count":4,"colour":1}"#, "colour"),
         ] {
@@ -119,6 +126,7 @@ mod tests {
             (r#"{"kind":"none","gpus":2}"#, "gpus"),
             (r#"{"kind":"whole"}"#, "gpus"),
             (r#"{"kind":"partition","gpus":1}"#, "gpus"),
+            (r#"{"kind":"partition","pool":"render"}"#, "pool"),
         ] {
             let error = serde_json::from_str::<Request>(text).unwrap_err().to_string();
             assert!(error.contains(field), "{text}: {error}");
@@ -131,13 +139,17 @@ mod tests {
             GpuMode::Host,
             GpuMode::Partitioned { count: 4, series: Some("Q".to_owned()) },
             GpuMode::Partitioned { count: 4, series: None },
-            GpuMode::Passthrough { allow_console: true },
+            GpuMode::Passthrough { allow_console: true, pool: None },
+            GpuMode::Passthrough { allow_console: false, pool: Some("render".parse().unwrap()) },
         ];
         for mode in modes {
             let text = serde_json::to_string(&mode).unwrap();
             assert_eq!(serde_json::from_str::<GpuMode>(&text).unwrap(), mode);
         }
-        for request in [Request::None, Request::ANY_PARTITION, Request::Whole { gpus: 2 }] {
+        let of_pool = Request::Whole { gpus: 2, pool: Some("render".parse().unwrap()) };
+        for request in
+            [Request::None, Request::ANY_PARTITION, Request::Whole { gpus: 2, pool: None }, of_pool]
+        {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
         }

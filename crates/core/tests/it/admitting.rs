@@ -4,7 +4,7 @@ use tranche_core::change::{Change, NewVm};
 use tranche_core::declare::{self, Declaration, DeclaredGpu, DeclaredVm};
 use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::Code;
-use tranche_core::inventory::{Hypervisor, Iommu};
+use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
 use tranche_core::name::{GpuKey, VmName};
 use tranche_core::spec::{GpuMode, Request, VmHardware, VolumeRef};
 use tranche_core::why::why_not;
@@ -64,7 +64,26 @@ fn the_console_is_not_taken_without_a_word() {
     let mut world = World::with_gpus(1);
     world.gpu(1).boot_vga = true;
     world.refuses(&set(1, PASSTHROUGH), Code::ConsoleGpu);
-    world.set_mode(1, GpuMode::Passthrough { allow_console: true });
+    world.set_mode(1, GpuMode::Passthrough { allow_console: true, pool: None });
+}
+
+#[test]
+fn a_card_of_the_host_in_the_group_is_not_taken_along() {
+    let member = |address: &str, driver: Option<&str>| GroupMember {
+        address: address.parse().unwrap(),
+        class: 0x04_0300,
+        driver: driver.map(str::to_owned),
+    };
+    let mut world = World::with_gpus(1);
+    let group = |world: &mut World, other| {
+        let members =
+            vec![member("0000:01:00.0", Some("model")), member("0000:01:00.1", Some("sound")), other];
+        world.gpu(1).iommu_group = Some(IommuGroup { id: 5, members });
+    };
+    group(&mut world, member("0000:03:00.0", Some("nvme")));
+    world.refuses(&set(1, PASSTHROUGH), Code::GroupShared);
+    group(&mut world, member("0000:03:00.0", None));
+    world.accepts(&set(1, PASSTHROUGH));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! than those that were meant.
 
 use tranche_core::change::Change;
-use tranche_core::finding::Code;
+use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::{
     Backend, Health, HealthState, Holder, ObservedPartition, OffReason, PartitionDevice,
 };
@@ -156,6 +156,38 @@ fn functions_that_stay_are_bound_and_never_switched() {
     world.stop("a");
     world.set_mode(1, GpuMode::Host);
     assert!(!world.plan.gpus.contains_key(&gpu(1)) && world.gpu(1).partitions.len() == 8);
+}
+
+#[test]
+fn fewer_functions_than_the_device_could_have_are_served_where_the_driver_fixes_their_number() {
+    let mut world = World::with_gpus(1);
+    world.enable_vfs(&gpu(1).address, 4);
+    world.gpu(1).backend = Some(Backend::FixedVf);
+    world.gpu(1).offers.retain(|offer| offer.count == 4);
+    world.set_mode(1, partitioned(4));
+    world.create("a", ANY);
+    world.start("a");
+    assert!(world.runs("a"));
+}
+
+#[test]
+fn a_refusal_brings_along_what_the_host_says_of_how_the_count_is_changed() {
+    let mut world = World::with_gpus(1);
+    world.enable_vfs(&gpu(1).address, 4);
+    world.gpu(1).backend = Some(Backend::FixedVf);
+    world.gpu(1).offers.retain(|offer| offer.count == 4);
+    let note = Finding {
+        code: Code::CountFixed,
+        severity: Severity::Info,
+        subject: Subject::Gpu(gpu(1)),
+        message: "Its driver was told 4.".to_owned(),
+        hint: "Load it again.".to_owned(),
+    };
+    world.seen().notes.push(note.clone());
+    for mode in [partitioned(8), PASSTHROUGH] {
+        let refusal = world.submit(&Change::SetGpuMode { gpu: gpu(1), mode }).expect_err("it is refused");
+        assert!(refusal.contains(&note), "{refusal:?}");
+    }
 }
 
 #[test]

@@ -273,8 +273,8 @@ fn a_whole_gpu_is_taken_given_to_one_vm_and_given_back() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, PASSTHROUGH);
     assert_eq!(world.gpu(1).driver.as_deref(), Some("vfio-pci"));
-    world.create("a", Request::Whole { gpus: 1 });
-    world.create("b", Request::Whole { gpus: 1 });
+    world.create("a", Request::Whole { gpus: 1, pool: None });
+    world.create("b", Request::Whole { gpus: 1, pool: None });
     world.start("a");
     world.start("b");
     assert!(world.runs("a") && !world.runs("b") && world.has_finding(Code::NoFreeGpu));
@@ -291,12 +291,48 @@ fn a_whole_gpu_is_taken_given_to_one_vm_and_given_back() {
 fn a_vm_may_have_several_whole_gpus_or_none_of_them() {
     let mut world = World::with_gpus(3);
     world.set_mode(1, PASSTHROUGH);
-    world.create("a", Request::Whole { gpus: 2 });
+    world.create("a", Request::Whole { gpus: 2, pool: None });
     world.start("a");
     assert!(!world.runs("a") && world.plan.bookings.is_empty(), "nothing is half booked");
     world.set_mode(3, PASSTHROUGH);
     assert!(world.runs("a"));
     assert_eq!(world.plan.held_by(&vm("a")).count(), 2);
+}
+
+#[test]
+fn a_vm_that_asks_for_a_pool_gets_its_gpus_alone_and_one_that_asks_for_none_gets_any() {
+    let pool = |name: &str| Some(name.parse().unwrap());
+    let whole = |pool| Request::Whole { gpus: 1, pool };
+    let mut world = World::with_gpus(3);
+    world.set_mode(1, PASSTHROUGH);
+    world.set_mode(2, GpuMode::Passthrough { allow_console: false, pool: pool("train") });
+    world.create("a", whole(pool("render")));
+    world.start("a");
+    assert!(!world.runs("a") && world.has_finding(Code::NoFreeGpu), "neither the other pool nor none");
+    world.set_mode(3, GpuMode::Passthrough { allow_console: false, pool: pool("render") });
+    assert_eq!(world.slot_of("a").as_deref(), Some("node1/0000:03:00.0/whole"));
+    for name in ["b", "c"] {
+        world.create(name, whole(None));
+        world.start(name);
+        assert!(world.runs(name));
+    }
+}
+
+#[test]
+fn a_gpu_changes_its_pool_only_while_nobody_has_it_and_then_serves_that_pool() {
+    let pooled =
+        |name: &str| GpuMode::Passthrough { allow_console: false, pool: Some(name.parse().unwrap()) };
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, pooled("train"));
+    world.create("a", Request::Whole { gpus: 1, pool: Some("train".parse().unwrap()) });
+    world.start("a");
+    world.refuses(&Change::SetGpuMode { gpu: gpu(1), mode: pooled("render") }, Code::PartitionsInUse);
+    world.stop("a");
+    world.set_mode(1, pooled("render"));
+    world.start("a");
+    assert!(!world.runs("a"));
+    world.set_mode(1, pooled("train"));
+    assert!(world.runs("a"));
 }
 
 #[test]

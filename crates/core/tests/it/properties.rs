@@ -34,13 +34,18 @@ enum Happening {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let mode = prop_oneof![Just(GpuMode::Host), Just(PASSTHROUGH), (0u16..9).prop_map(partitioned)];
+    let pool = || prop::option::of(Just("render".parse().unwrap()));
+    let mode = prop_oneof![
+        Just(GpuMode::Host),
+        pool().prop_map(|pool| GpuMode::Passthrough { allow_console: false, pool }),
+        (0u16..9).prop_map(partitioned)
+    ];
     let request = || {
         prop_oneof![
             1 => Just(Request::None),
             3 => Just(Request::ANY_PARTITION),
             1 => Just(Request::Partition { vram_mib: Some(4_096), profile: None }),
-            1 => (1u8..3).prop_map(|gpus| Request::Whole { gpus }),
+            1 => (1u8..3, pool()).prop_map(|(gpus, pool)| Request::Whole { gpus, pool }),
         ]
     };
     let reason = prop_oneof![Just(OffReason::Shutdown), Just(OffReason::Crashed), Just(OffReason::Destroyed)];

@@ -51,7 +51,7 @@ pub(crate) fn partitioned(count: u16) -> GpuMode {
     GpuMode::Partitioned { count, series: None }
 }
 
-pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false };
+pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false, pool: None };
 
 pub(crate) fn hardware() -> VmHardware {
     VmHardware {
@@ -332,6 +332,7 @@ impl World {
                 profile: None,
                 mmio_mib: 0,
                 open_by: Vec::new(),
+                vram_mib: None,
                 answers: true,
             })
             .collect();
@@ -372,6 +373,7 @@ impl World {
             profile: Some(profile),
             mmio_mib: 0,
             open_by: Vec::new(),
+            vram_mib: None,
             answers: true,
         });
         seen.partitions.sort_by_key(|partition| partition.index);
@@ -440,6 +442,7 @@ fn model_gpu(bus: u8) -> Gpu {
         boot_vga: false,
         aer: None,
         health: Health::default(),
+        telemetry: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 8, vfs: 0, autoprobe: true }),

@@ -124,6 +124,7 @@ struct RawEntry {
     #[serde(default = "one")]
     gpus_per_board: u8,
     vram_mib: Option<RawFigure<u64>>,
+    shared_mib: Option<RawFigure<u64>>,
     total_vfs: Option<RawFigure<u16>>,
     mmio64_gib: Option<RawFigure<u32>>,
     default_series: Option<String>,
@@ -182,6 +183,7 @@ impl Context<'_> {
             interface: raw.interface,
             gpus_per_board: raw.gpus_per_board,
             vram_mib: self.figure(raw.vram_mib)?,
+            shared_mib: self.figure(raw.shared_mib)?,
             total_vfs: self.figure(raw.total_vfs)?,
             mmio64_gib: self.figure(raw.mmio64_gib)?,
             default_series: raw.default_series,

@@ -10,8 +10,10 @@ use tranche_core::inventory::{DeviceSource, Holder};
 use tranche_core::name::{GpuAddress, PciAddress};
 use uuid::Uuid;
 
+use super::gim;
 use super::nvidia::files::{self as nvidia, VgpuFile};
 use super::state::{Function, Role, State};
+use super::xe::{self, XeFile};
 
 /// What is at a path.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) enum File {
     CreateMdev(GpuAddress, String),
     /// A mediated device's `remove`.
     RemoveMdev(Uuid),
+    /// A file of Intel's driver xe.
+    Xe(XeFile),
     /// A file of NVIDIA's driver or tool.
     Vgpu(VgpuFile),
 }
@@ -59,6 +63,7 @@ impl File {
             | Self::DriversProbe
             | Self::CreateMdev(..)
             | Self::RemoveMdev(_) => 0o200,
+            Self::Xe(file) => file.mode(),
             Self::Vgpu(file) => file.mode(),
         }
     }
@@ -82,7 +87,8 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 29] = [
+const FUNCTION_ATTRIBUTES: [&str; 34] = [
+    "accelerator_partition_profile",
     "aer_dev_correctable",
     "aer_dev_fatal",
     "aer_dev_nonfatal",
@@ -94,12 +100,16 @@ const FUNCTION_ATTRIBUTES: [&str; 29] = [
     "driver_override",
     "iommu_group",
     "mdev_supported_types",
+    "memory_partition_mode",
+    "modalias",
     "numa_node",
     "nvidia",
     "physfn",
     "power_state",
     "reset_method",
     "resource",
+    "spatial_partition_mode",
+    "sriov_admin",
     "sriov_drivers_autoprobe",
     "sriov_numvfs",
     "sriov_offset",
@@ -116,6 +126,23 @@ const FUNCTION_ATTRIBUTES: [&str; 29] = [
 
 /// Looks a path up. No part of it may be a link; the one who walks follows those.
 pub(super) fn find(state: &State, path: &[&str]) -> Option<Node> {
+    modelled(state, path).or_else(|| added(state, path))
+}
+
+/// The machine's further files and the directories that they are in. They are found by name; a directory that is there
+/// without them does not list them.
+fn added(state: &State, path: &[&str]) -> Option<Node> {
+    let at = path.join("/");
+    if let Some(value) = state.machine.files.get(&at) {
+        return text(value);
+    }
+    let below = state.machine.files.keys().filter_map(|file| file.strip_prefix(&at)?.strip_prefix('/'));
+    let mut children = below.filter_map(|rest| rest.split('/').next().map(str::to_owned)).peekable();
+    children.peek()?;
+    names(children)
+}
+
+fn modelled(state: &State, path: &[&str]) -> Option<Node> {
     match path {
         [] => {
             let usr = nvidia::usr(state, &[]).map(|_| "usr");
@@ -298,6 +325,7 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
                         _ => None,
                     }
                 }
+                ["sriov_admin", rest @ ..] => xe::admin(state, address, rest),
                 ["nvidia", rest @ ..] => nvidia::function(state, address, rest),
                 [attribute] if FUNCTION_ATTRIBUTES.contains(attribute) || attribute.starts_with("virtfn") => {
                     function_entry(state, address, function, attribute)
@@ -310,6 +338,7 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
 
 fn function_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {
     if let Role::Physical { .. } = function.role
+        && name != "sriov_admin"
         && (name.starts_with("sriov_") || name.starts_with("virtfn") || name.starts_with("aer_"))
     {
         return physical_entry(state, address, function, name);
@@ -336,6 +365,9 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
             let alive = || state.signs.config(address, ids, function.class, is_virtual);
             file(File::Bytes(if lost { vec![0xff; 64] } else { alive() }))
         }
+        "modalias" => text(modalias(function)),
+        "sriov_admin" => xe::admin(state, address, &[]),
+        name if gim::ATTRIBUTES.contains(&name) => text(state.gim_attribute(address, name)?),
         "driver_override" => file(File::Override(address)),
         "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
         "iommu_group" => link(format!("../../../kernel/iommu_groups/{}", function.group?)),
@@ -349,6 +381,14 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
         "mdev_supported_types" => mdev_parent(state, &GpuAddress::Pci(address), &[name]),
         _ => None,
     }
+}
+
+fn modalias(function: &Function) -> String {
+    let (ids, [_, class, subclass, interface]) = (function.ids, function.class.to_be_bytes());
+    format!(
+        "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}bc{class:02X}sc{subclass:02X}i{interface:02X}",
+        ids.vendor, ids.device, ids.subvendor, ids.subdevice
+    )
 }
 
 fn physical_entry(state: &State, address: PciAddress, function: &Function, name: &str) -> Option<Node> {

@@ -47,6 +47,10 @@ impl Host for FakeHost {
         self.host.observe(now)
     }
 
+    fn catalogue(&self) -> Arc<Catalogue> {
+        self.host.catalogue()
+    }
+
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
         self.host.apply(step, now)
     }

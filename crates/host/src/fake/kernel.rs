@@ -129,6 +129,11 @@ impl FakeKernel {
         self.lock().state.faults.off_the_bus.insert(function);
     }
 
+    /// A variant of vfio-pci is loaded.
+    pub fn load_vfio_variant(&self, driver: &str) {
+        self.with(|state| state.machine.vfio_variants.push(driver.to_owned()));
+    }
+
     /// The function has a serial number in its configuration space.
     pub fn give_serial(&self, function: PciAddress, serial: u64) {
         self.lock().state.signs.serials.insert(function, serial);
@@ -212,6 +217,7 @@ impl FakeKernel {
                 let function = inner.state.functions.get(address).ok_or(Errno::NODEV)?;
                 Ok(format!("{}\n", function.driver_override.as_deref().unwrap_or("(null)")).into_bytes())
             }
+            File::Xe(file) => self.lock().state.read_xe(*file).map(String::into_bytes),
             File::Vgpu(file) => Ok(self.read_vgpu_file(file)),
             File::Bind(_)
             | File::Unbind(_)
@@ -233,6 +239,7 @@ impl FakeKernel {
             File::Vgpu(file) => self.write_vgpu_file(file, value),
             File::Autoprobe(pf) => self.lock().state.set_autoprobe(*pf, value),
             File::Override(address) => self.lock().state.set_override(*address, value),
+            File::Xe(file) => self.lock().state.write_xe(*file, value),
             File::DriversProbe => self.lock().state.drivers_probe(value),
             File::Bind(driver) => self.lock().state.bind(driver, value),
             File::Unbind(driver) => self.unbind(driver, value),

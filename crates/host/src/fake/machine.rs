@@ -1,9 +1,13 @@
 //! What a fake machine is built of. It survives a reboot; the kernel's state does not.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use tranche_core::name::{DeviceName, PciAddress, PciIds};
 
+use super::gim::GimModel;
 use super::nvidia::{self, VgpuFramework, VgpuModel};
+use super::xe::{XeAdmin, XeModel};
 use crate::catalogue::{Catalogue, Entry, MatchKey};
 
 /// A machine.
@@ -26,10 +30,18 @@ pub struct Machine {
     pub vfio_nodes: bool,
     /// Drivers beside vfio-pci, in the order in which they are asked.
     pub drivers: Vec<DriverModel>,
+    /// Variants of vfio-pci that are loaded; which devices they are for is told by `modules.alias`.
+    pub vfio_variants: Vec<String>,
     /// Physical functions.
     pub functions: Vec<FunctionModel>,
     /// Parents of mediated devices that are no PCI devices.
     pub mdev_parents: Vec<MdevParentModel>,
+    /// GPUs of Intel's driver xe, for what goes beyond plain SR-IOV.
+    pub xe: Vec<XeModel>,
+    /// GPUs of AMD's driver gim.
+    pub gim: Vec<GimModel>,
+    /// Further files by path, which read as they stand here.
+    pub files: BTreeMap<String, String>,
     /// What NVIDIA's driver makes of physical functions.
     pub vgpus: Vec<VgpuModel>,
 }
@@ -129,6 +141,10 @@ impl Default for Machine {
             drivers: Vec::new(),
             functions: Vec::new(),
             mdev_parents: Vec::new(),
+            vfio_variants: Vec::new(),
+            xe: Vec::new(),
+            gim: Vec::new(),
+            files: BTreeMap::new(),
             vgpus: Vec::new(),
         }
     }
@@ -136,15 +152,17 @@ impl Default for Machine {
 
 impl Machine {
     /// The names of [`preset`](Self::preset).
-    pub const PRESETS: [&str; 3] = ["gpus", "big", "nvidia"];
+    pub const PRESETS: [&str; 5] = ["gpus", "big", "nvidia", "arc", "instinct"];
 
-    /// The machines that have a name: `gpus` (two with 8 virtual functions each), `big` (eight with 16 each) and `nvidia`
-    /// (an A16, which is four GPUs, and an L40S). They need no catalogue of their own to be taken for GPUs, as
-    /// [`Machine::lab`] does.
+    /// The machines that have a name: `gpus` (two with 8 virtual functions each), `big` (eight with 16 each), `nvidia`
+    /// (an A16, which is four GPUs, and an L40S), `arc` (an Intel Arc Pro B50) and `instinct` (an AMD MI300X in 8
+    /// parts). They need no catalogue of their own to be taken for GPUs, as [`Machine::lab`] does.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "gpus" => Some(Self::gpus(2, 8)),
             "big" => Some(Self::gpus(8, 16)),
+            "arc" => Some(Self::arc()),
+            "instinct" => Some(Self::instinct(8)),
             "nvidia" => Some(Self::nvidia(&["NVIDIA A16", "NVIDIA L40S"])),
             _ => None,
         }
@@ -211,6 +229,65 @@ impl Machine {
             functions: (0..count).map(gpu).collect(),
             ..Self::default()
         }
+    }
+
+    /// An Intel Arc Pro B50 with the driver xe of a kernel that takes quotas, and its variant of vfio-pci.
+    pub fn arc() -> Self {
+        let address = PciAddress { domain: 0, bus: 3, device: 0, function: 0 };
+        let kernel = "7.2.0-fake-amd64".to_owned();
+        let aliases = "alias vfio_pci:v00008086d0000E212sv*sd*bc*sc*i* xe_vfio_pci\n\
+                       alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci";
+        let ids = PciIds { vendor: 0x8086, device: 0xe212, subvendor: 0x8086, subdevice: 0x1114 };
+        Self {
+            files: [(format!("lib/modules/{kernel}/modules.alias"), aliases.to_owned())].into(),
+            kernel,
+            drivers: vec![driver("xe", &["8086:e212"], true)],
+            vfio_variants: vec!["xe-vfio-pci".to_owned()],
+            functions: vec![vendor_function(address, ids, 0x03_0000, (12, 1, 1), 0xe212)],
+            xe: vec![XeModel { gpu: address, shared_mib: 16_128, admin: XeAdmin::WithQuotas }],
+            ..Self::default()
+        }
+    }
+
+    /// An AMD Instinct MI300X whose driver was told to make so many virtual functions, at most 8.
+    pub fn instinct(vf_num: u16) -> Self {
+        let address = PciAddress { domain: 0, bus: 5, device: 0, function: 0 };
+        let ids = PciIds { vendor: 0x1002, device: 0x74a1, subvendor: 0x1002, subdevice: 0x74a1 };
+        let modes = [("accelerator_partition_profile", "CPX"), ("memory_partition_mode", "NPS4")];
+        let modes = modes.map(|(attribute, mode)| (attribute.to_owned(), mode.to_owned()));
+        Self {
+            drivers: vec![driver("gim", &["1002:74a1"], false)],
+            functions: vec![vendor_function(address, ids, 0x12_0000, (8, 16, 1), 0x74b5)],
+            gim: vec![GimModel { gpu: address, vf_num: vf_num.min(8), modes: modes.into() }],
+            ..Self::default()
+        }
+    }
+}
+
+/// A GPU with as many virtual functions, at such an offset and stride.
+fn vendor_function(
+    address: PciAddress,
+    ids: PciIds,
+    class: u32,
+    (total_vfs, offset, stride): (u16, u16, u16),
+    vf_device: u16,
+) -> FunctionModel {
+    FunctionModel {
+        address,
+        ids,
+        class,
+        group: None,
+        numa_node: Some(0),
+        boot_vga: false,
+        bars_mib: vec![16, 16 * 1024],
+        sriov: Some(SriovModel {
+            total_vfs,
+            offset,
+            stride,
+            vf_device,
+            vf_bars_mib: vec![16, 1024],
+            shares_group: false,
+        }),
     }
 }
 

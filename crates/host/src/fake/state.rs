@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::machine::{FunctionModel, Machine, MdevTypeModel, SriovModel};
 use super::nvidia::{VgpuFaults, Vgpus};
 use super::signs::Signs;
+use super::xe::{Provisioning, XeFaults};
 
 /// The first IOMMU group that is not one of the machine's own.
 const FIRST_FREE_GROUP: u32 = 1_000;
@@ -29,6 +30,8 @@ pub(super) struct Faults {
     pub(super) grabs: BTreeMap<PciAddress, String>,
     /// Functions that no longer answer.
     pub(super) off_the_bus: BTreeSet<PciAddress>,
+    /// What goes wrong with Intel's driver xe.
+    pub(super) xe: XeFaults,
     /// What goes wrong with NVIDIA's driver.
     pub(super) vgpu: VgpuFaults,
     /// Processes that are not listed.
@@ -85,6 +88,7 @@ pub(super) struct State {
     pub(super) functions: BTreeMap<PciAddress, Function>,
     pub(super) mdevs: BTreeMap<Uuid, Mdev>,
     pub(super) opens: Vec<(DeviceSource, Holder)>,
+    pub(super) xe: Provisioning,
     pub(super) vgpus: Vgpus,
     pub(super) faults: Faults,
     pub(super) signs: Signs,
@@ -98,6 +102,7 @@ impl State {
             functions: BTreeMap::new(),
             mdevs: BTreeMap::new(),
             opens: Vec::new(),
+            xe: Provisioning::default(),
             vgpus: Vgpus::default(),
             faults,
             signs: Signs::default(),
@@ -116,6 +121,7 @@ impl State {
         for address in addresses {
             state.probe(address);
         }
+        state.load_gim();
         state
     }
 
@@ -178,6 +184,7 @@ impl State {
         for vf in made {
             self.probe(vf);
         }
+        self.provision_xe(pf, count);
     }
 
     pub(super) fn set_autoprobe(&mut self, pf: PciAddress, text: &str) -> Result<(), Errno> {
@@ -247,9 +254,14 @@ impl State {
         }
     }
 
-    /// All drivers, vfio-pci last: it matches nothing by itself.
+    /// All drivers, vfio-pci and its variants last: they match nothing by themselves.
     pub(super) fn drivers(&self) -> impl Iterator<Item = &str> {
-        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain([VFIO_DRIVER])
+        let variants = self.machine.vfio_variants.iter().map(String::as_str);
+        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain(variants).chain([VFIO_DRIVER])
+    }
+
+    fn is_vfio(&self, driver: &str) -> bool {
+        driver == VFIO_DRIVER || self.machine.vfio_variants.iter().any(|variant| variant == driver)
     }
 
     fn probe(&mut self, address: PciAddress) {
@@ -274,7 +286,7 @@ impl State {
         {
             return Err(Errno::NODEV);
         }
-        let by_vfio = driver == VFIO_DRIVER;
+        let by_vfio = self.is_vfio(driver);
         // NVIDIA's virtual functions stay with its driver, which in its turn takes none without an IOMMU.
         let is_vgpu = self.is_vgpu_function(address);
         if (by_vfio && is_vgpu) || ((by_vfio || is_vgpu) && function.group.is_none()) {

@@ -50,6 +50,7 @@ pub(super) fn observe(tree: &dyn Tree, key: &GpuKey, gpu: &mut Gpu, holders: &Ho
                 open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
                 iommu_group,
                 profile: profile_of(tree, uuid),
+                vram_mib: None,
                 answers: vf.answers,
                 mmio_mib: vf.mmio_mib,
             }

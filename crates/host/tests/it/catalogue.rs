@@ -2,11 +2,14 @@
 
 use camino::Utf8Path;
 use expect_test::expect;
-use tranche_core::finding::Code;
+use tranche_core::finding::{Code, Severity};
 use tranche_core::name::PciIds;
 use tranche_host::catalogue::{Catalogue, Confidence, Interface};
 
+use tranche_host::fake::Machine;
+
 use crate::captured::Captured;
+use crate::machine::{host, inventory};
 
 fn ids(text: &str) -> PciIds {
     text.parse().expect("PCI ids")
@@ -18,6 +21,7 @@ fn the_eight_gpus_are_known_with_their_counts() {
     let lines: Vec<String> = catalogue
         .entries()
         .iter()
+        .filter(|entry| entry.interface == Interface::NvidiaVgpu)
         .map(|entry| {
             let counts: Vec<String> = entry
                 .counts(Some("Q"))
@@ -44,6 +48,10 @@ fn the_eight_gpus_are_known_with_their_counts() {
 #[test]
 fn no_profile_contradicts_the_gpu_that_it_is_of() {
     for entry in Catalogue::builtin().entries() {
+        if entry.interface != Interface::NvidiaVgpu {
+            assert_eq!(entry.profiles, [], "{}", entry.model);
+            continue;
+        }
         let vram = entry.vram_mib.as_ref().unwrap().value;
         let mut type_ids: Vec<_> = entry.profiles.iter().filter_map(|profile| profile.type_id).collect();
         let count = type_ids.len();
@@ -63,7 +71,6 @@ fn no_profile_contradicts_the_gpu_that_it_is_of() {
             );
             assert!(!profile.source.what.is_empty());
         }
-        assert_eq!(entry.interface, Interface::NvidiaVgpu);
         assert!(!entry.emulated);
     }
 }
@@ -88,6 +95,75 @@ fn the_a2_and_the_a16_are_told_apart_by_their_subsystem_alone() {
     assert_eq!(model("10de:25b6:10de:14a9"), Some("NVIDIA A16"));
     assert_eq!(model("10de:25b6:10de:0000"), None);
     assert_eq!(model("10de:26b9:10de:1851"), Some("NVIDIA L40S"));
+}
+
+#[test]
+fn models_of_other_vendors_are_known_with_what_is_known_of_them() {
+    let catalogue = Catalogue::builtin();
+    let lines: Vec<String> = catalogue
+        .entries()
+        .iter()
+        .filter(|entry| entry.interface != Interface::NvidiaVgpu)
+        .map(|entry| {
+            let shared = entry
+                .shared_mib
+                .as_ref()
+                .map_or(String::new(), |figure| format!(", shares {}", figure.value));
+            let vfs = entry.total_vfs.as_ref().map_or(String::new(), |figure| {
+                format!(", {} VFs ({:?})", figure.value, figure.source.confidence)
+            });
+            let vram = entry.vram_mib.as_ref().map_or(0, |figure| figure.value);
+            format!("{} {:?} {vram}{shared}{vfs}\n", entry.model, entry.interface)
+        })
+        .collect();
+    expect![[r#"
+        AMD Instinct MI210 ModuleParameter 65536, 1 VFs (Doc)
+        AMD Instinct MI300X ModuleParameter 196608, 8 VFs (Doc)
+        AMD Instinct MI325X ModuleParameter 262144, 1 VFs (Doc)
+        AMD Instinct MI350X ModuleParameter 294912, 8 VFs (Doc)
+        AMD Radeon PRO V620 ModuleParameter 32768
+        AMD Radeon PRO V710 ModuleParameter 28672, 12 VFs (Doc)
+        Intel Arc A770 Whole 16384
+        Intel Arc B580 Whole 12288, 0 VFs (Hw)
+        Intel Arc Pro B50 PlainVf 16384, shares 16128
+        Intel Arc Pro B60 PlainVf 24576, shares 24192
+        Intel Arc Pro B65 PlainVf 32768, shares 31744
+        Intel Arc Pro B70 PlainVf 32768, shares 28392
+        Intel Data Center GPU Flex 140 PlainVf 6144, 31 VFs (Inferred)
+        Intel Data Center GPU Flex 170 PlainVf 16384, 31 VFs (Inferred)
+        NVIDIA GeForce RTX 3090 Whole 24576
+        NVIDIA GeForce RTX 4090 Whole 24576
+        NVIDIA GeForce RTX 5090 Whole 32768
+    "#]]
+    .assert_eq(&lines.concat());
+}
+
+#[test]
+fn what_can_be_shared_is_no_more_than_there_is() {
+    for entry in Catalogue::builtin().entries() {
+        if let Some(shared) = &entry.shared_mib {
+            assert!(shared.value <= entry.vram_mib.as_ref().unwrap().value, "{}", entry.model);
+            assert_eq!(shared.source.confidence, Confidence::Data, "{}", entry.model);
+        }
+    }
+}
+
+#[test]
+fn the_catalogue_is_compared_with_what_a_host_shows() {
+    let catalogue = Catalogue::builtin();
+    let check = |machine| catalogue.check(&inventory(&host(machine)));
+    assert_eq!(check(Machine::arc()), []);
+    assert_eq!(check(Machine::instinct(8)), []);
+    let mut other = Machine::instinct(8);
+    other.functions[0].sriov.as_mut().unwrap().total_vfs = 16;
+    let findings = check(other);
+    assert_eq!((findings.len(), findings[0].severity), (1, Severity::Warning), "{findings:?}");
+    assert!(findings[0].message.contains("has 16 virtual functions and not 8"), "{}", findings[0]);
+    assert!(findings[0].message.contains("confidence Doc"), "{}", findings[0]);
+    let mut unknown = Machine::arc();
+    unknown.functions[0].ids.device = 0xe2ff;
+    let findings = check(unknown);
+    assert_eq!((findings.len(), findings[0].severity), (1, Severity::Info), "{findings:?}");
 }
 
 const ENTRY: &str = "\
@@ -140,7 +216,7 @@ fn a_file_that_is_wrong_is_named_with_its_line_and_left_out_whole() {
             message.contains("bad.toml") && message.contains(&format!("line {line}")),
             "{case}: {message}"
         );
-        assert_eq!(catalogue.entries().len(), 8, "{case}");
+        assert_eq!(catalogue.entries().len(), Catalogue::builtin().entries().len(), "{case}");
     }
 }
 
@@ -153,5 +229,6 @@ fn a_huge_file_is_refused_and_a_missing_directory_is_empty() {
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().contains("larger than 1 MiB"), "{}", errors[0]);
     let (catalogue, errors) = Catalogue::open(Utf8Path::new("/nonexistent/catalogue.d"));
-    assert!(errors.is_empty() && catalogue.entries().len() == 8);
+    assert!(errors.is_empty());
+    assert_eq!(catalogue.entries().len(), Catalogue::builtin().entries().len());
 }

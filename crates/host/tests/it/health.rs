@@ -1,12 +1,22 @@
 //! How GPUs fare and which ones they are, as the whole host reports it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tranche_core::finding::Code;
-use tranche_core::inventory::{DeviceSource, Health, HealthState};
-use tranche_host::fake::{DeviceUse, FakeHost, Machine};
-use tranche_host::inspect;
+use tranche_core::inventory::{DeviceSource, Ecc, Health, HealthState, Telemetry};
+use tranche_core::name::{PciAddress, Timestamp};
+use tranche_host::fake::{DeviceUse, FakeHost, FakeKernel, Machine};
+use tranche_host::linux::LinuxHost;
+use tranche_host::monitor::{Monitor, Reading};
+use tranche_host::vm::fake::FakeHypervisor;
+use tranche_host::{Host as _, inspect};
 
 use crate::captured::{Captured, a2_host, function};
-use crate::machine::{IGB, at, bind, done, enable, gpu, host, inventory, lab, pci, qemu};
+use crate::machine::{
+    IGB, PATIENT, at, bind, done, enable, gpu, host, inventory, lab, lab_catalogue, pci, qemu,
+};
 
 const GPU: &str = "0000:10:00.0";
 const OTHER: &str = "0000:14:00.0";
@@ -151,4 +161,67 @@ fn numbers_that_are_no_numbers_are_not_taken() {
         host.kernel.give_serial(pci(GPU), serial);
         assert_eq!(gpu(&host, GPU).unique_id, None);
     }
+}
+
+/// A vendor's library that says what it is told to say, and counts how often it is asked.
+#[derive(Debug)]
+struct FakeLibrary {
+    driver: &'static str,
+    answer: Result<Reading, String>,
+    asked: AtomicUsize,
+}
+
+impl Monitor for FakeLibrary {
+    fn driver(&self) -> &str {
+        self.driver
+    }
+
+    fn look(&self) -> Result<BTreeMap<PciAddress, Reading>, String> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(BTreeMap::from([(pci(GPU), self.answer.clone()?)]))
+    }
+}
+
+fn with_library(driver: &'static str, answer: Result<Reading, String>) -> (LinuxHost, Arc<FakeLibrary>) {
+    let library = Arc::new(FakeLibrary { driver, answer, asked: AtomicUsize::new(0) });
+    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(2, 4)));
+    let vms = Box::new(FakeHypervisor::new(kernel.clone()));
+    let host = LinuxHost::new("node1".parse().unwrap(), kernel, PATIENT, lab_catalogue(), vms);
+    (host.with_monitor(library.clone()), library)
+}
+
+#[test]
+fn what_a_vendors_library_tells_is_taken_over_for_the_gpu_it_speaks_of() {
+    let telemetry = Telemetry {
+        serial: Some("1321020".to_owned()),
+        utilization_percent: Some(42),
+        ecc: Some(Ecc { enabled: true, corrected: 1, uncorrected: 2 }),
+        ..Telemetry::default()
+    };
+    let signs = vec![(HealthState::Sick, "worn memory".to_owned())];
+    let unique_id = Some("GPU-1".to_owned());
+    let (host, _) = with_library("xe", Ok(Reading { unique_id, telemetry: telemetry.clone(), signs }));
+    let seen = gpu(&host, GPU);
+    assert_eq!((seen.telemetry, seen.unique_id.as_deref()), (Some(telemetry), Some("GPU-1")));
+    assert_eq!((seen.health.state, seen.health.reasons), (HealthState::Sick, vec!["worn memory".to_owned()]));
+    assert_eq!((gpu(&host, OTHER).telemetry, gpu(&host, OTHER).health), (None, Health::default()));
+}
+
+#[test]
+fn a_library_is_asked_seldom_and_only_while_its_driver_has_a_gpu() {
+    let (host, library) = with_library("xe", Ok(Reading::default()));
+    for at in [0, 1_000, 29_999, 30_000, 31_000] {
+        host.observe(Timestamp(at));
+    }
+    assert_eq!(library.asked.load(Ordering::SeqCst), 2);
+    let (host, library) = with_library("another", Ok(Reading::default()));
+    assert_eq!(gpu(&host, GPU).telemetry, None);
+    assert_eq!(library.asked.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_library_that_fails_takes_nothing_from_what_is_known_otherwise() {
+    let (host, _) = with_library("xe", Err("Insufficient Permissions".to_owned()));
+    let seen = inventory(&host);
+    assert_eq!((seen.gpus.len(), seen.notes), (2, Vec::new()));
 }

@@ -76,10 +76,10 @@ fn an_unknown_display_device_with_sriov_offers_every_count_up_to_its_total() {
     let more = "sriov_totalvfs = 7\nsriov_numvfs = 0\nsriov_drivers_autoprobe = 1\ndriver -> ../../../bus/pci/drivers/xe\n\
                 boot_vga = 1\nnuma_node = -1\n";
     let captured =
-        Captured::new(&function("0000:03:00.0", ["8086", "e212", "8086", "1114"], "030000", 1, more));
+        Captured::new(&function("0000:03:00.0", ["8086", "e2ff", "8086", "1114"], "030000", 1, more));
     let seen = inspect(captured.root(), None);
     let gpu = &seen.gpus[&at("0000:03:00.0")];
-    assert_eq!((gpu.model.as_str(), gpu.valid_counts()), ("8086:e212", (1..=7).collect()));
+    assert_eq!((gpu.model.as_str(), gpu.valid_counts()), ("8086:e2ff", (1..=7).collect()));
     assert_eq!((gpu.boot_vga, gpu.numa_node, gpu.vram_mib), (true, None, None));
     assert_eq!(gpu.offer(4, None).unwrap().profile, "1/4");
 }
@@ -91,7 +91,7 @@ fn a_gpu_whose_driver_never_takes_sriov_numvfs_offers_nothing_and_says_so() {
         Captured::new(&function("0000:03:00.0", ["1002", "74a1", "1002", "0001"], "038000", 1, more));
     let seen = inspect(captured.root(), None);
     assert!(seen.gpus[&at("0000:03:00.0")].valid_counts().is_empty());
-    assert_eq!(seen.notes[0].code, Code::NotPartitionable);
+    assert_eq!(seen.notes[0].code, Code::CountFixed);
 }
 
 #[test]

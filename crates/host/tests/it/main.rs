@@ -3,11 +3,14 @@
 mod captured;
 mod catalogue;
 mod conformance;
+mod gim;
 mod hangs;
 mod health;
 mod inspect;
+mod life;
 mod machine;
 mod nvidia;
 mod simulated;
 mod steps;
 mod trees;
+mod xe;

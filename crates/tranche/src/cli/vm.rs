@@ -100,7 +100,7 @@ Examples:
   tranche vm create desk-01 --vcpus 4 --memory 8GiB --disk default/desk-01.qcow2 \\
       --network default --guest-os ubuntu22.04 --gpu any
   tranche vm create cad-01 --vcpus 8 --memory 32GiB --disk ssd/cad-01 --gpu 4GiB --reserved
-  tranche vm create train-01 --vcpus 16 --memory 64GiB --disk ssd/train-01 --gpu whole:2";
+  tranche vm create train-01 --vcpus 16 --memory 64GiB --disk ssd/train-01 --gpu whole:2@render";
 
 const ATTACH_EXAMPLES: &str = "\
 Examples:
@@ -109,7 +109,7 @@ Examples:
   tranche vm attach desk-01 --gpu profile:4Q --restart";
 
 const GPU_HELP: &str = "What it asks for: none, any (a partition of any size), a size of video memory such as 4GiB, \
-                        profile:NAME, whole, or whole:COUNT";
+                        profile:NAME, whole, whole:COUNT, or whole:COUNT@POOL";
 
 /// A VM to make.
 #[derive(Debug, Args)]

@@ -17,8 +17,8 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
         GpuCommand::Partition { gpu, count, series, doing } => {
             set_mode(&gpu, &GpuMode::Partitioned { count, series }, doing, daemon)
         }
-        GpuCommand::Passthrough { gpu, allow_console, doing } => {
-            set_mode(&gpu, &GpuMode::Passthrough { allow_console }, doing, daemon)
+        GpuCommand::Passthrough { gpu, allow_console, pool, doing } => {
+            set_mode(&gpu, &GpuMode::Passthrough { allow_console, pool }, doing, daemon)
         }
         GpuCommand::Release { gpu, doing } => set_mode(&gpu, &GpuMode::Host, doing, daemon),
     }

@@ -84,8 +84,11 @@ pub(super) fn request(request: &Request) -> String {
         Request::Partition { vram_mib: Some(mib), profile: Some(profile) } => {
             format!("profile:{profile}, {}", size(*mib))
         }
-        Request::Whole { gpus: 1 } => "whole".to_owned(),
-        Request::Whole { gpus } => format!("whole:{gpus}"),
+        Request::Whole { gpus, pool } => {
+            let count = if *gpus == 1 { String::new() } else { format!(":{gpus}") };
+            let pool = pool.as_ref().map(|pool| format!("@{pool}")).unwrap_or_default();
+            format!("whole{count}{pool}")
+        }
     }
 }
 
@@ -97,7 +100,8 @@ pub(super) fn mode(mode: &GpuMode) -> String {
         GpuMode::Partitioned { count, series: Some(series) } => {
             format!("{count} partitions of series {series}")
         }
-        GpuMode::Passthrough { .. } => "passthrough".to_owned(),
+        GpuMode::Passthrough { pool: None, .. } => "passthrough".to_owned(),
+        GpuMode::Passthrough { pool: Some(pool), .. } => format!("passthrough, pool {pool}"),
     }
 }
 

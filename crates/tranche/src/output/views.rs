@@ -1,5 +1,6 @@
 //! How each answer looks to people.
 
+mod catalogue;
 mod gpu;
 mod plan;
 
@@ -13,6 +14,7 @@ use tranche_core::spec::{PlacementPolicy, Policy};
 use super::table::{rows, sheet};
 use super::text;
 
+pub(crate) use catalogue::CatalogueSheets;
 pub(crate) use gpu::{GpuSheet, HostSheet};
 
 /// Something that people can look at.

@@ -75,6 +75,7 @@ pub(crate) fn a2() -> GpuView {
         reset_methods: vec!["flr".to_owned(), "bus".to_owned()],
         aer: None,
         health: None,
+        telemetry: None,
         findings: Vec::new(),
     }
 }

@@ -36,7 +36,7 @@ fn a_wrong_command_line_is_explained() {
     "#]]
     .assert_eq(&run_bare(&["vm", "start", "a", "--dry-run", "--no-wait"]));
     expect![[r#"
-        ! error: invalid value 'some' for '--gpu <REQUEST>': write none, any, a size such as 4GiB, profile:NAME, whole, or whole:COUNT
+        ! error: invalid value 'some' for '--gpu <REQUEST>': write none, any, a size such as 4GiB, profile:NAME, whole, whole:COUNT, or whole:COUNT@POOL
         ! 
         ! For more information, try '--help'.
         exit 2

@@ -144,6 +144,13 @@ macro_rules! from_one_text {
 
 from_one_text!(HostName, VmName, OperationId);
 
+/// Any text: what it names is looked up, and either is there or is not.
+impl FromTexts for String {
+    fn from_texts(texts: &[&str]) -> Result<Self, NameError> {
+        Ok(nth(texts, 0).to_owned())
+    }
+}
+
 impl FromTexts for GpuKey {
     fn from_texts(texts: &[&str]) -> Result<Self, NameError> {
         Ok(Self { host: nth(texts, 0).parse()?, address: nth(texts, 1).parse()? })

@@ -293,6 +293,39 @@ fn a_virtual_function_that_disappears_under_its_vm_is_named() {
 }
 
 #[test]
+fn a_partition_that_died_in_its_vm_goes_to_nobody_until_it_answers_again() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.kernel().drop_off_the_bus(PciAddress { function: 4, ..pf(0) });
+    desk.order(stop("a"));
+    for name in ["b", "c"] {
+        desk.order(create(name));
+        desk.order(start(name));
+    }
+    let view = desk.engine.view();
+    let held: Vec<String> = view.plan.bookings.keys().map(|slot| slot.slot.to_string()).collect();
+    assert!(desk.runs("b") && !desk.runs("c") && held == ["1"], "{held:?} {:#?}", view.findings);
+    desk.machine.kernel().repair();
+    desk.settle();
+    assert!(desk.runs("c"));
+}
+
+#[test]
+fn a_gpu_that_fell_off_the_bus_takes_no_vm_and_says_so() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.machine.kernel().drop_off_the_bus(pf(0));
+    desk.order(start("a"));
+    assert!(!desk.runs("a") && desk.finding(Code::GpuSick).is_some());
+    desk.machine.kernel().repair();
+    desk.settle();
+    assert!(desk.runs("a") && desk.finding(Code::GpuSick).is_none());
+}
+
+#[test]
 fn while_libvirt_is_away_nothing_is_released_and_the_daemon_goes_on() {
     let mut desk = Desk::new();
     desk.order(split(0, 2));

@@ -245,7 +245,7 @@ fn boot(life: &mut Life) -> Outcome {
 
 fn refuse(life: &mut Life) -> Outcome {
     let before = life.gpu()?.partitions;
-    for mode in [GpuMode::Host, GpuMode::Passthrough { allow_console: true }] {
+    for mode in [GpuMode::Host, GpuMode::Passthrough { allow_console: true, pool: None }] {
         let change = Change::SetGpuMode { gpu: life.key(), mode };
         let refusal = life.engine.submit(&change, false, life.now).err().ok_or("it was accepted")?;
         let codes: Vec<Code> = refusal.into_findings().into_iter().map(|finding| finding.code).collect();
@@ -281,7 +281,7 @@ fn release(life: &mut Life) -> Outcome {
 }
 
 fn change_mode(life: &mut Life) -> Outcome {
-    let mode = GpuMode::Passthrough { allow_console: false };
+    let mode = GpuMode::Passthrough { allow_console: false, pool: None };
     if !life.kind.whole {
         let change = Change::SetGpuMode { gpu: life.key(), mode };
         let refusal = life.engine.submit(&change, false, life.now).err().ok_or("it was accepted")?;

@@ -99,7 +99,9 @@ async fn on_every_fake_machine_the_last_gpu_is_split_and_serves_a_vm() {
         let gpus = served.get("/v1/gpus").await.json();
         let Some(gpu) = gpus.as_array().unwrap().last() else { continue };
         let path = format!("/v1/gpus/node1/{}", gpu["address"].as_str().unwrap());
-        let offer = gpu["valid_counts"].as_array().unwrap().get(2).expect("a third way to split it");
+        let offers = gpu["valid_counts"].as_array().unwrap();
+        // Where the driver has fixed the count there is one way only.
+        let offer = offers.get(2).or(offers.last()).expect("a way to split it");
         let count = u16::try_from(offer["count"].as_u64().unwrap()).unwrap();
         succeeded(ended(&served, &served.put(&format!("{path}/mode"), &split(count)).await).await);
         succeeded(ended(&served, &served.post("/v1/vms", &new_vm("a")).await).await);
@@ -107,12 +109,14 @@ async fn on_every_fake_machine_the_last_gpu_is_split_and_serves_a_vm() {
         let gpu = served.get(&path).await.json();
         let shown = (&gpu["status"], &gpu["total"], &gpu["free"]);
         assert_eq!(shown, (&json!("partitioned"), &json!(count), &json!(count - 1)), "{preset}: {gpu}");
-        assert_eq!(served.get("/v1/doctor").await.json()["findings"], json!([]), "{preset}");
+        let mut found = served.get("/v1/doctor").await.json()["findings"].take();
+        found.as_array_mut().unwrap().retain(|finding| finding["code"] != "count_fixed");
+        assert_eq!(found, json!([]), "{preset}");
         backends.push(gpu["backend"].clone());
         served.stop().await.unwrap();
     }
     backends.dedup();
-    assert_eq!(backends, [json!("sriov-vfio"), json!("typed-vf")]);
+    assert_eq!(backends, ["sriov-vfio", "typed-vf", "sriov-vfio", "fixed-vf"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,7 +138,7 @@ fn life(mut world: World, table: &[(u16, &str)], total_vfs: usize) {
 
     world.set_mode(GPU, PASSTHROUGH);
     assert_eq!(world.gpu(GPU).driver.as_deref(), Some(VFIO_DRIVER));
-    world.create("whole", Request::Whole { gpus: 1 });
+    world.create("whole", Request::Whole { gpus: 1, pool: None });
     world.start("whole");
     world.stop("whole");
     world.set_mode(GPU, GpuMode::Host);

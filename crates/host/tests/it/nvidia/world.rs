@@ -285,7 +285,7 @@ pub(crate) fn partitioned(count: u16, series: Option<&str>) -> GpuMode {
     GpuMode::Partitioned { count, series: series.map(str::to_owned) }
 }
 
-pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false };
+pub(crate) const PASSTHROUGH: GpuMode = GpuMode::Passthrough { allow_console: false, pool: None };
 
 /// The virtual function that is the partition with an index.
 #[track_caller]

@@ -1,0 +1,34 @@
+//! What a GPU's driver tells of itself through its vendor's library: numbers, measurements, and signs of wear.
+//!
+//! A library keeps devices open while it is in use, and a GPU that is open cannot be reconfigured. So a monitor opens what
+//! it needs for one look and closes it before it answers, and it is asked seldom. It may hang, as drivers of broken GPUs
+//! do; whoever asks does that with a limit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tranche_core::inventory::{HealthState, Telemetry};
+use tranche_core::name::PciAddress;
+
+/// A vendor's library.
+pub trait Monitor: Send + Sync + fmt::Debug {
+    /// The driver that it talks to: it is asked only while a GPU is bound to that.
+    fn driver(&self) -> &str;
+
+    /// Looks at all GPUs of the driver. A library that is not installed sees none.
+    ///
+    /// # Errors
+    /// What the library says, in words.
+    fn look(&self) -> Result<BTreeMap<PciAddress, Reading>, String>;
+}
+
+/// What a look at one GPU brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// The number that tells it from others, as the driver says it elsewhere too.
+    pub unique_id: Option<String>,
+    /// Measurements.
+    pub telemetry: Telemetry,
+    /// What speaks against it.
+    pub signs: Vec<(HealthState, String)>,
+}

@@ -1,0 +1,155 @@
+//! NVIDIA's management library. It is loaded when it is needed, and its absence is no fault.
+//!
+//! Deliberately absent: events (they need a thread that keeps the GPUs open; the kernel's log has the same), and
+//! everything that changes a GPU.
+
+use std::collections::BTreeMap;
+
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::{Device, Nvml};
+use tranche_core::inventory::{Ecc, HealthState, Telemetry};
+use tranche_core::name::PciAddress;
+
+use crate::identity;
+use crate::monitor::{Monitor, Reading};
+use crate::vgpu::DRIVER;
+
+/// The library's name. The one without a version belongs to development packages.
+const LIBRARY: &str = "libnvidia-ml.so.1";
+/// Rows that wait for a reset to be remapped, and rows that could not be (nvml.h, `NVML_FI_DEV_REMAPPED_PENDING` and
+/// `…_FAILURE`).
+const REMAP_PENDING: FieldId = FieldId(144);
+const REMAP_FAILURE: FieldId = FieldId(145);
+/// The longest serial number or firmware version that is taken, in bytes.
+const TEXT_LEN_MAX: usize = 64;
+
+/// NVIDIA's library.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NvidiaMonitor;
+
+impl Monitor for NvidiaMonitor {
+    fn driver(&self) -> &str {
+        DRIVER
+    }
+
+    fn look(&self) -> Result<BTreeMap<PciAddress, Reading>, String> {
+        let library = match Nvml::builder().lib_path(LIBRARY.as_ref()).init() {
+            Ok(library) => library,
+            Err(NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded) => {
+                return Ok(BTreeMap::new());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let count = library.device_count().map_err(|error| error.to_string())?;
+        // A GPU that is lost fails alone.
+        let readings = (0..count).filter_map(|index| read(&library.device_by_index(index).ok()?)).collect();
+        library.shutdown().map_err(|error| error.to_string())?;
+        Ok(readings)
+    }
+}
+
+fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
+    let address = device.pci_info().ok()?.bus_id.parse().ok()?;
+    let ecc = ecc(device);
+    let raised = |field| {
+        device.field_values_for(&[field]).ok().is_some_and(|values| {
+            values.into_iter().flatten().filter_map(|sample| sample.value.ok()).any(is_set)
+        })
+    };
+    let facts = Wear {
+        pending: raised(REMAP_PENDING),
+        failed: raised(REMAP_FAILURE),
+        uncorrected: ecc.as_ref().map_or(0, |ecc| ecc.uncorrected),
+    };
+    let memory = device.memory_info().ok();
+    let load = device.utilization_rates().ok();
+    let telemetry = Telemetry {
+        serial: device.serial().ok().filter(|text| is_text(text)),
+        firmware: device.vbios_version().ok().filter(|text| is_text(text)),
+        ecc,
+        utilization_percent: load.and_then(|load| u8::try_from(load.gpu).ok()),
+        memory_used_mib: memory.as_ref().map(|memory| memory.used >> 20),
+        memory_total_mib: memory.as_ref().map(|memory| memory.total >> 20),
+    };
+    let unique_id = device.uuid().ok().filter(|uuid| identity::is_plausible(uuid));
+    Some((address, Reading { unique_id, telemetry, signs: facts.signs() }))
+}
+
+/// Errors since the driver was loaded.
+fn ecc(device: &Device<'_>) -> Option<Ecc> {
+    let enabled = device.is_ecc_enabled().ok()?.currently_enabled;
+    let total = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).unwrap_or(0);
+    Some(Ecc {
+        enabled,
+        corrected: if enabled { total(MemoryError::Corrected) } else { 0 },
+        uncorrected: if enabled { total(MemoryError::Uncorrected) } else { 0 },
+    })
+}
+
+fn is_set(value: SampleValue) -> bool {
+    match value {
+        SampleValue::U32(value) => value != 0,
+        SampleValue::U64(value) => value != 0,
+        SampleValue::I64(value) => value != 0,
+        SampleValue::F64(_) => false,
+    }
+}
+
+fn is_text(text: &str) -> bool {
+    (1..=TEXT_LEN_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// What wears a GPU's memory out.
+struct Wear {
+    pending: bool,
+    failed: bool,
+    uncorrected: u64,
+}
+
+impl Wear {
+    fn signs(&self) -> Vec<(HealthState, String)> {
+        let mut signs = Vec::new();
+        if self.pending {
+            signs.push((HealthState::NeedsReset, "a memory row waits to be remapped".to_owned()));
+        }
+        if self.failed {
+            signs.push((HealthState::Sick, "a memory row could not be remapped".to_owned()));
+        }
+        if self.uncorrected > 0 {
+            let times = self.uncorrected;
+            let reason =
+                format!("{times} memory errors that could not be corrected since its driver was loaded");
+            signs.push((HealthState::Sick, reason));
+        }
+        signs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_the_library_has_no_gpus_of_it_and_that_is_no_error() {
+        if std::path::Path::new("/dev/nvidiactl").exists() {
+            println!("skipped: this machine has NVIDIA's driver");
+            return;
+        }
+        assert_eq!(NvidiaMonitor.look(), Ok(BTreeMap::new()));
+    }
+
+    #[test]
+    fn worn_memory_speaks_against_a_gpu() {
+        let states = |pending, failed, uncorrected| {
+            let signs = Wear { pending, failed, uncorrected }.signs();
+            signs.into_iter().map(|(state, _)| state).max().unwrap_or_default()
+        };
+        assert_eq!(states(false, false, 0), HealthState::Good);
+        assert_eq!(states(false, true, 0), HealthState::Sick);
+        assert_eq!(states(false, false, 1), HealthState::Sick);
+        assert_eq!(states(true, true, 1), HealthState::NeedsReset);
+    }
+}
