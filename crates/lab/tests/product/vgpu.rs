@@ -59,8 +59,9 @@ fn what_a_host_with_typed_functions_goes_through() {
     assert_eq!(run(&node, &format!("cat {FOLDER}/{GPU}/sriov_numvfs")), "0");
     assert_eq!(driver_of(&node, GPU), "nvidia");
 
-    progress
-        .say("a function's state travels whole with the VM that has it, and is refused when it was spoilt");
+    progress.say(
+        "a function's state travels whole with the VM that has it, and is not taken over when it was spoilt",
+    );
     travels_with_its_state(&node);
     node.end().expect("an end");
 }
@@ -142,7 +143,10 @@ fn travels_with_its_state(node: &Node) {
         printf '\\377\\377' | dd of=state bs=1 seek=$((at + 4000)) conv=notrunc status=none";
     run(node, &format!("{FILES} && {spoil} && {{ virsh restore state --xml there.xml || true; }}"));
     wait_until(node, &format!("dmesg | grep -q 'nvidia {there}: refuses a state that changed on its way'"));
-    wait_until(node, "! virsh list --name --state-running | grep -qx traveller");
+    // QEMU learns of it as it resumes the VM, too late to refuse: it resets the function, and the VM goes on.
+    let log = "/var/log/libvirt/qemu/traveller.log";
+    wait_until(node, &format!("grep -q '{there}: Failed setting device state to RUNNING' {log}"));
+    run(node, "virsh destroy traveller");
 }
 
 /// A VM of nobody's, with one function of the GPU.
