@@ -10,6 +10,7 @@ mod inspect;
 mod life;
 mod machine;
 mod nvidia;
+mod nvidia_machine;
 mod simulated;
 mod steps;
 mod trees;

@@ -13,7 +13,7 @@ use tranche_core::change::{Change, NewVm};
 use tranche_core::check;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{HostInventory, ObservedPartition};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmName};
 use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
 use tranche_core::step::Step;
@@ -109,8 +109,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Self {
-        let machine = FakeMachine::new(name(), Machine::gpus(2, 4));
+    fn new(machine: Machine) -> Self {
+        let machine = FakeMachine::new(name(), machine);
         Self { store: Arc::new(MemoryStore::default()), machine, now: Timestamp(0) }
     }
 
@@ -159,8 +159,16 @@ fn vm(name: &str) -> VmName {
 }
 
 fn gpu(index: u8) -> GpuKey {
-    let address: GpuAddress = format!("0000:{:02x}:00.0", 0x10 + index * 4).parse().unwrap();
-    GpuKey { host: name(), address }
+    gpu_at(&format!("0000:{:02x}:00.0", 0x10 + index * 4))
+}
+
+fn gpu_at(address: &str) -> GpuKey {
+    GpuKey { host: name(), address: address.parse::<GpuAddress>().unwrap() }
+}
+
+/// Two GPUs of four plain virtual functions each.
+fn two_gpus() -> Machine {
+    Machine::gpus(2, 4)
 }
 
 fn split(index: u8, count: u16) -> Scene {
@@ -268,7 +276,8 @@ fn ending(stage: &mut Stage) -> String {
         lines.push(format!("booked {slot} {}", booking.vm));
     }
     for (address, gpu) in &seen.gpus {
-        let partitions = gpu.partitions.iter().map(|p| p.driver.clone().unwrap_or_default());
+        let partition = |p: &ObservedPartition| format!("{:?}/{:?}", p.driver, p.profile);
+        let partitions = gpu.partitions.iter().map(partition);
         lines.push(format!("gpu {address} {:?} {}", gpu.driver, partitions.collect::<Vec<_>>().join(" ")));
     }
     for domain in seen.domains().into_iter().flat_map(|domains| domains.values()) {
@@ -284,14 +293,14 @@ fn ending(stage: &mut Stage) -> String {
 
 /// Tells a story undisturbed, then once for each place to die.
 #[track_caller]
-fn walk(story: &[Scene], places_min: usize) {
-    let mut stage = Stage::new();
+fn walk(machine: &Machine, story: &[Scene], places_min: usize) {
+    let mut stage = Stage::new(machine.clone());
     let places = tell(story, None, &mut stage);
     let expected = ending(&mut stage);
     assert!(places >= places_min, "only {places} places to die: is the story told at all?");
     for at in 0..places {
         for after in [false, true] {
-            let mut stage = Stage::new();
+            let mut stage = Stage::new(machine.clone());
             tell(story, Some(Death { at, after }), &mut stage);
             assert_eq!(ending(&mut stage), expected, "killed at {at} of {places}, after its effect: {after}");
         }
@@ -312,7 +321,7 @@ fn vms_that_start_crash_stop_and_wait_end_the_same_wherever_the_daemon_is_killed
         stop("b"),
         Scene::Ask(Change::RestartVm { name: vm("a"), force: false }),
     ];
-    walk(&story, 20);
+    walk(&two_gpus(), &story, 20);
 }
 
 #[test]
@@ -326,13 +335,14 @@ fn detaching_deleting_and_a_power_cut_end_the_same_wherever_the_daemon_is_killed
         delete("b"),
         Scene::PowerCut,
     ];
-    walk(&story, 15);
+    walk(&two_gpus(), &story, 15);
 }
 
 #[test]
 fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death() {
     let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu(1), mode });
     walk(
+        &two_gpus(),
         &[
             split(1, 2),
             split(1, 4),
@@ -353,11 +363,40 @@ fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death()
     );
 }
 
+/// Splits a GPU, loses power under a VM, and releases it.
+fn life_of(address: &str, count: u16) -> [Scene; 6] {
+    let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu_at(address), mode });
+    [
+        mode(GpuMode::Partitioned { count, series: None }),
+        create("a", ANY),
+        start("a"),
+        Scene::PowerCut,
+        delete("a"),
+        mode(GpuMode::Host),
+    ]
+}
+
+#[test]
+fn functions_that_take_types_survive_every_death() {
+    walk(&Machine::nvidia(&["NVIDIA A2"]), &life_of("0000:41:00.0", 2), 12);
+}
+
+#[test]
+fn mediated_devices_on_functions_survive_every_death() {
+    walk(&Machine::nvidia(&["NVIDIA A2"]).with_mediated_vgpus(), &life_of("0000:41:00.0", 2), 12);
+}
+
+#[test]
+fn functions_with_quotas_and_functions_that_stay_survive_every_death() {
+    walk(&Machine::arc(), &life_of("0000:03:00.0", 2), 12);
+    walk(&Machine::instinct(2), &life_of("0000:05:00.0", 2), 10);
+}
+
 #[test]
 fn the_walk_notices_when_bookings_are_lost() {
     // The planted bug: a store that forgets who holds what while VMs run.
     let story = [split(0, 2), create("a", ANY), start("a")];
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(two_gpus());
     tell(&story, None, &mut stage);
     let sound = ending(&mut stage);
     let bookings = stage.store.range(&"plan/booking/".parse().unwrap()).unwrap();
