@@ -3,7 +3,7 @@
 //! An inventory is evidence, never a wish. What could not be read is absent or named in `notes`; it is never guessed.
 //! In particular [`Hypervisor::Down`] says "unknown", which is not the same as "no domain runs here".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -195,11 +195,18 @@ impl Gpu {
 
     /// The valid counts, ascending, each once.
     pub fn valid_counts(&self) -> Vec<u16> {
-        let mut counts: Vec<u16> = self.offers.iter().map(|offer| offer.count).collect();
-        counts.sort_unstable();
-        counts.dedup();
-        counts
+        counts_of(self.offers.iter())
     }
+
+    /// The valid counts of one series, ascending, each once.
+    pub fn valid_counts_of(&self, series: &str) -> Vec<u16> {
+        counts_of(self.offers.iter().filter(|offer| offer.series.as_deref() == Some(series)))
+    }
+}
+
+fn counts_of<'a>(offers: impl Iterator<Item = &'a Offer>) -> Vec<u16> {
+    let counts: BTreeSet<u16> = offers.map(|offer| offer.count).collect();
+    counts.into_iter().collect()
 }
 
 /// How a GPU makes partitions.

@@ -32,6 +32,7 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
                 found.extend(host_says(why.code, key, observed));
                 found.push(why);
             } else if gpu.offer(*count, series.as_deref()).is_none() {
+                let valid = series.as_deref().map_or(valid, |series| gpu.valid_counts_of(series));
                 found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
                 found.extend(host_says(Code::CountFixed, key, observed));
             }

@@ -48,12 +48,14 @@ pub fn driver_missing(gpu: &GpuKey) -> Finding {
 
 /// A count that the driver does not offer.
 pub fn invalid_partition_count(gpu: &GpuKey, count: u16, series: Option<&str>, valid: &[u16]) -> Finding {
-    let series = series.map(|name| format!(" of series {name}")).unwrap_or_default();
-    let message = format!("GPU {gpu} cannot be split into {count} partitions{series}.");
-    let hint = if valid.is_empty() {
-        "Its driver offers no counts at present; 'tranche gpu show' tells why.".to_owned()
-    } else {
-        format!("Its driver offers: {}.", list(valid))
+    let of_series = series.map(|name| format!(" of series {name}")).unwrap_or_default();
+    let message = format!("GPU {gpu} cannot be split into {count} partitions{of_series}.");
+    let hint = match (valid, series) {
+        ([], Some(series)) => {
+            format!("Its driver offers no series {series}; 'tranche gpu show' lists what it offers.")
+        }
+        ([], None) => "Its driver offers no counts at present; 'tranche gpu show' tells why.".to_owned(),
+        (valid, _) => format!("Its driver offers{of_series}: {}.", list(valid)),
     };
     error(Code::InvalidPartitionCount, gpu_subject(gpu), message, hint)
 }

@@ -277,3 +277,17 @@ fn a_replaced_card_serves_once_its_mode_was_set_again() {
     world.start("a");
     assert!(world.slot_of("a").is_some() && world.plan.vms.contains_key(&vm("a")));
 }
+
+#[test]
+fn a_count_of_another_series_is_refused_with_those_of_the_series_that_was_named() {
+    let mut world = World::with_gpus(1);
+    for offer in &mut world.gpu(1).offers {
+        offer.series = Some(if offer.count < 4 { "A" } else { "B" }.to_owned());
+    }
+    let mut hint = |series: &str| {
+        let mode = GpuMode::Partitioned { count: 3, series: Some(series.to_owned()) };
+        world.submit(&Change::SetGpuMode { gpu: gpu(1), mode }).unwrap_err().remove(0).hint
+    };
+    assert_eq!(hint("B"), "Its driver offers of series B: 4, 8.");
+    assert_eq!(hint("C"), "Its driver offers no series C; 'tranche gpu show' lists what it offers.");
+}
