@@ -308,11 +308,9 @@ impl Node {
         let pid_path = options.file("qemu.pid");
         let qemu = &mut self.qemu;
         wait_until("the end of QEMU", QEMU_LIMIT, &options.file("qemu.log"), || {
-            if let Some(child) = qemu {
-                // Reaps it; that it is gone is read from the process table below.
-                let _ = child.try_wait();
-            }
-            Ok(!runs(&pid_path))
+            // Its keeper must have ended too: when our end of the pipe closes before, it takes the disk along.
+            let ended = qemu.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            Ok(ended && !runs(&pid_path))
         })?;
         self.qemu = None;
         Ok(())
