@@ -45,10 +45,9 @@ pub(crate) fn on_both_faces(machine: &Machine, story: impl Fn(&mut Life)) {
     #[cfg(feature = "fuse")]
     {
         let kernel = Arc::new(FakeKernel::boot(machine.clone()));
-        if let Some(mounted) = crate::trees::mount(&kernel) {
-            let tree: Arc<dyn Tree> = Arc::<tranche_host::tree::DirTree>::clone(&mounted.tree);
-            story(&mut Life::begin(kernel, tree, Box::new(mounted)));
-        }
+        let mounted = crate::trees::mount(&kernel);
+        let tree: Arc<dyn Tree> = Arc::<tranche_host::tree::DirTree>::clone(&mounted.tree);
+        story(&mut Life::begin(kernel, tree, Box::new(mounted)));
     }
 }
 
