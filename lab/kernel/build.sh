@@ -30,7 +30,7 @@ pack_initrd() {
   release=$1 init=$2 output=$3
   shift 3
   tree=$(mktemp -d)
-  mkdir -p "$tree/bin" "$tree/dev" "$tree/proc" "$tree/sys" "$tree/root" "$tree/modules"
+  mkdir -p "$tree/bin" "$tree/dev" "$tree/proc" "$tree/sys" "$tree/sysroot" "$tree/modules"
   cp /usr/bin/busybox "$tree/bin/busybox"
   ln -s busybox "$tree/bin/sh"
   install -m 755 "$init" "$tree/init"

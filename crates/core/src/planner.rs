@@ -84,6 +84,10 @@ impl Planner<'_> {
                 self.findings.push(say::libvirt_down(host, reason));
             }
             self.findings.extend(observed.notes.iter().cloned());
+            for gpu in observed.gpus.values().filter(|gpu| gpu.health.state != HealthState::Good) {
+                let key = GpuKey { host: host.clone(), address: gpu.address.clone() };
+                self.findings.push(say::gpu_sick(&key, &gpu.health));
+            }
         }
     }
 
@@ -136,7 +140,7 @@ impl Planner<'_> {
             return true;
         }
         let gpu = self.inventory.get(&slot.gpu.host).and_then(|seen| seen.gpus.get(&slot.gpu.address));
-        // A VM that rests does not go back to a GPU that failed under it, if another one has room.
+        // A VM that rests does not go back to a GPU that failed under it.
         let there = gpu.is_some_and(|gpu| gpu.health.state == HealthState::Good);
         let complete = self.held_by(&booking.vm).len() == spec.request.slots();
         if !there || !complete || !self.still_fits(slot, spec) {
@@ -193,9 +197,6 @@ impl Planner<'_> {
         }
         if !self.is_the_one(key, wish, gpu, observed) {
             return;
-        }
-        if gpu.health.state != HealthState::Good {
-            self.findings.push(say::gpu_sick(key, &gpu.health));
         }
         let meant = self.plan.gpus.get(key).is_none_or(|planned| planned.identity.may_be(&gpu.identity()));
         if *self.plan.mode(key) != wish.mode || !meant {

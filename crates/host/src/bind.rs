@@ -24,7 +24,7 @@ pub(crate) fn to(calls: &GpuCalls<'_>, address: PciAddress, driver: &str) -> Res
     if bound.as_deref() == Some(driver) {
         return Ok(());
     }
-    // A function without a driver is open to nobody, and to find out who has what open is the longest part of this.
+    // A function without a driver is open to nobody.
     if bound.is_some() {
         refuse_if_open(calls, address)?;
     }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Gpu, HealthState, HostInventory};
+use tranche_core::inventory::HostInventory;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
 use tranche_core::step::Step;
 
@@ -88,10 +87,6 @@ impl Host for LinuxHost {
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
-        let sick = |gpu: &&Gpu| gpu.health.state != HealthState::Good;
-        notes.extend(
-            gpus.values().filter(sick).map(|gpu| say::gpu_sick(&self.key(&gpu.address), &gpu.health)),
-        );
         notes.extend(system::notes(tree, &self.name));
         notes.extend(self.notes.iter().cloned());
         let hypervisor = self.hypervisor.observe();

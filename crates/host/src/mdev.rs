@@ -53,25 +53,39 @@ pub(crate) fn observe(tree: &dyn Tree, gpu: &GpuKey, entry: Option<&Entry>, hold
         (0..PARTITIONS_PER_GPU_MAX).map(|index| (mdev_uuid(gpu, index), index)).collect();
     let devices = types.iter().flat_map(|kind| kind.devices.iter().map(move |uuid| (kind, *uuid)));
     let mut partitions: Vec<ObservedPartition> = devices
-        .map(|(kind, uuid)| {
-            let dir = format!("{MDEV_DEVICES}/{uuid}");
-            let iommu_group = function::iommu_group(tree, &dir);
-            ObservedPartition {
-                index: ours.get(&uuid).copied(),
-                device: PartitionDevice::Mdev { uuid },
-                driver: function::driver(tree, &dir),
-                open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
-                iommu_group,
-                profile: Some(kind.name.clone()),
-                vram_mib: None,
-                answers: true,
-                mmio_mib: 0,
-            }
-        })
+        .map(|(kind, uuid)| device(tree, uuid, ours.get(&uuid).copied(), Some(kind.name.clone()), holders))
         .collect();
+    sort(&mut partitions);
+    Observed { offers, partitions }
+}
+
+/// Looks at a device. It has no memory windows and no configuration space of its own to be asked.
+pub(crate) fn device(
+    tree: &dyn Tree,
+    uuid: Uuid,
+    index: Option<u16>,
+    profile: Option<String>,
+    holders: &Holders,
+) -> ObservedPartition {
+    let dir = format!("{MDEV_DEVICES}/{uuid}");
+    let iommu_group = function::iommu_group(tree, &dir);
+    ObservedPartition {
+        index,
+        device: PartitionDevice::Mdev { uuid },
+        driver: function::driver(tree, &dir),
+        open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
+        iommu_group,
+        profile,
+        vram_mib: None,
+        answers: true,
+        mmio_mib: 0,
+    }
+}
+
+/// Ours by index, then those of others.
+pub(crate) fn sort(partitions: &mut [ObservedPartition]) {
     partitions
         .sort_by_key(|partition| (partition.index.is_none(), partition.index, partition.device.clone()));
-    Observed { offers, partitions }
 }
 
 /// Makes a mediated device, and reads it back.

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tranche_api::view::{self, PartitionState, Sources, VmState};
+use tranche_api::view::{self, GpuView, PartitionState, Sources, VmState};
 use tranche_core::inventory::Telemetry;
 use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::GpuMode;
@@ -97,18 +97,15 @@ fn present<'a>(
         }
         registry.register(name, help, family);
     };
-    gauge("gpus", "GPUs, by host and mode", gpus(sources));
+    let gpus = view::gpus(sources);
+    gauge("gpus", "GPUs, by host and mode", gpu_modes(&gpus));
     gauge("partitions", "Partitions, by host and state", partitions(sources));
     let load = |telemetry: &Telemetry| telemetry.utilization_percent.map(i64::from);
-    gauge("gpu_utilization_percent", "How busy GPUs are, where their driver tells", measured(sources, load));
+    gauge("gpu_utilization_percent", "How busy GPUs are, where their driver tells", measured(&gpus, load));
     let used = |telemetry: &Telemetry| telemetry.memory_used_mib.and_then(bytes);
-    gauge(
-        "gpu_memory_used_bytes",
-        "Memory of GPUs in use, where their driver tells",
-        measured(sources, used),
-    );
+    gauge("gpu_memory_used_bytes", "Memory of GPUs in use, where their driver tells", measured(&gpus, used));
     let size = |telemetry: &Telemetry| telemetry.memory_total_mib.and_then(bytes);
-    gauge("gpu_memory_total_bytes", "Memory of GPUs, where their driver tells", measured(sources, size));
+    gauge("gpu_memory_total_bytes", "Memory of GPUs, where their driver tells", measured(&gpus, size));
     gauge("vms", "VMs, by state", vms(sources));
     gauge("operations", "Operations that are remembered, by state", operation_states(operations));
     gauge("findings", "Findings that stand, by code and severity", findings(sources));
@@ -131,25 +128,24 @@ fn count(
     counts
 }
 
-fn gpus(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
+fn gpu_modes(gpus: &[GpuView]) -> BTreeMap<Labels, i64> {
     let mode = |mode: &GpuMode| match mode {
         GpuMode::Partitioned { .. } => "partitioned",
         GpuMode::Passthrough { .. } => "passthrough",
         GpuMode::Host => "host",
     };
-    let labels = view::gpus(sources)
-        .into_iter()
-        .map(|gpu| vec![("host", gpu.host.to_string()), ("mode", mode(&gpu.mode).to_owned())]);
+    let labels =
+        gpus.iter().map(|gpu| vec![("host", gpu.host.to_string()), ("mode", mode(&gpu.mode).to_owned())]);
     count(labels, BTreeMap::new())
 }
 
 /// What drivers measure, by GPU. GPUs of which nothing is known are left out.
-fn measured(sources: &Sources<'_>, value: impl Fn(&Telemetry) -> Option<i64>) -> BTreeMap<Labels, i64> {
-    let measure = |gpu: view::GpuView| {
+fn measured(gpus: &[GpuView], value: impl Fn(&Telemetry) -> Option<i64>) -> BTreeMap<Labels, i64> {
+    let measure = |gpu: &GpuView| {
         let value = value(gpu.telemetry.as_ref()?)?;
         Some((vec![("host", gpu.host.to_string()), ("gpu", gpu.address.to_string())], value))
     };
-    view::gpus(sources).into_iter().filter_map(measure).collect()
+    gpus.iter().filter_map(measure).collect()
 }
 
 fn bytes(mib: u64) -> Option<i64> {

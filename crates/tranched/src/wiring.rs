@@ -114,8 +114,9 @@ fn real_host(_: &Config, _: &HostName, _: &Bell, _: &Gate) -> anyhow::Result<Arc
 
 /// A fake machine behind the real code of the host.
 fn fake_host(config: &Config, preset: &str, name: &HostName) -> anyhow::Result<Arc<dyn Host>> {
-    let machine = Machine::preset(preset)
-        .with_context(|| format!("there is no fake host {preset:?}; there are gpus and big"))?;
+    let machine = Machine::preset(preset).with_context(|| {
+        format!("there is no fake host {preset:?}; there are: {}", Machine::PRESETS.join(", "))
+    })?;
     let kernel = Arc::new(FakeKernel::boot(machine));
     let hypervisor = Box::new(FakeHypervisor::new(kernel.clone()));
     let (catalogue, notes) = open_catalogue(config);

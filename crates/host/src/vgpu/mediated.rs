@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{BlankVf, Gpu, ObservedPartition, PartitionDevice, mdev_uuid};
+use tranche_core::inventory::{BlankVf, Gpu, ObservedPartition, mdev_uuid};
 use tranche_core::name::{GpuAddress, GpuKey, PciAddress};
 use tranche_core::spec::PARTITIONS_PER_GPU_MAX;
 use uuid::Uuid;
@@ -41,25 +41,13 @@ pub(super) fn observe(tree: &dyn Tree, key: &GpuKey, gpu: &mut Gpu, holders: &Ho
             gpu.blanks.push(BlankVf { index, address, driver: vf.driver.clone() });
         }
         gpu.partitions.extend(made.into_iter().map(|uuid| {
-            let dir = device_dir(uuid);
-            let iommu_group = function::iommu_group(tree, &dir);
-            ObservedPartition {
-                index: ours.get(&uuid).copied(),
-                device: PartitionDevice::Mdev { uuid },
-                driver: function::driver(tree, &dir),
-                open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
-                iommu_group,
-                profile: profile_of(tree, uuid),
-                vram_mib: None,
-                answers: vf.answers,
-                mmio_mib: vf.mmio_mib,
-            }
+            let index = ours.get(&uuid).copied();
+            let device = mdev::device(tree, uuid, index, profile_of(tree, uuid), holders);
+            // The function behind it has both.
+            ObservedPartition { answers: vf.answers, mmio_mib: vf.mmio_mib, ..device }
         }));
     }
-    let order = |partition: &ObservedPartition| {
-        (partition.index.is_none(), partition.index, partition.device.clone())
-    };
-    gpu.partitions.sort_by_key(order);
+    mdev::sort(&mut gpu.partitions);
     // While nothing is made, all functions offer the same.
     let types = first.map(|vf| types_of(tree, vf)).unwrap_or_default();
     profiles(types.iter().filter(|kind| is_available(tree, kind)).map(|kind| kind.name.as_str()))

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use camino::Utf8Path;
-use tranche_core::inventory::{Gpu, HealthState, HostInventory};
+use tranche_core::inventory::{Gpu, HostInventory};
 use tranche_core::name::{GpuAddress, Timestamp};
 use tranche_host::Host;
 use tranche_host::calls::Limits;
@@ -16,7 +16,8 @@ use tranche_host::tree::DirTree;
 use tranche_host::vm::fake::FakeHypervisor;
 
 /// What the tool is asked for, in the order in which it answers.
-const QUERY: &str = "pci.bus_id,uuid,vbios_version,memory.total,ecc.mode.current";
+const QUERY: &str =
+    "pci.bus_id,uuid,vbios_version,memory.total,ecc.mode.current,ecc.errors.uncorrected.volatile.total";
 
 #[test]
 fn what_is_read_of_nvidia_gpus_is_what_nvidia_smi_says() {
@@ -24,21 +25,23 @@ fn what_is_read_of_nvidia_gpus_is_what_nvidia_smi_says() {
     let seen = look();
     for line in said.lines().filter(|line| !line.trim().is_empty()) {
         let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let [bus_id, uuid, firmware, memory_mib, ecc] = fields[..] else { panic!("{line:?}") };
+        let [bus_id, uuid, firmware, memory_mib, ecc, uncorrected] = fields[..] else { panic!("{line:?}") };
         let address = GpuAddress::Pci(bus_id.parse().expect("an address"));
         let gpu = seen.gpus.get(&address).unwrap_or_else(|| panic!("{address} is not seen"));
-        compare(gpu, uuid, firmware, memory_mib, ecc);
+        compare(gpu, [uuid, firmware, memory_mib, ecc, uncorrected]);
     }
 }
 
-fn compare(gpu: &Gpu, uuid: &str, firmware: &str, memory_mib: &str, ecc: &str) {
+fn compare(gpu: &Gpu, [uuid, firmware, memory_mib, ecc, uncorrected]: [&str; 5]) {
     assert_eq!(gpu.ids.vendor, 0x10de);
     assert_eq!(gpu.unique_id.as_deref(), Some(uuid));
     let telemetry = gpu.telemetry.as_ref().expect("the library answers where the tool does");
     assert_eq!(telemetry.firmware.as_deref(), Some(firmware));
     assert_eq!(telemetry.memory_total_mib.map(|mib| mib.to_string()).as_deref(), Some(memory_mib));
     assert_eq!(telemetry.ecc.map(|ecc| ecc.enabled), (ecc != "[N/A]").then_some(ecc == "Enabled"));
-    assert_eq!(gpu.health.state, HealthState::Good, "{:?}", gpu.health);
+    if let Ok(uncorrected) = uncorrected.parse() {
+        assert_eq!(telemetry.ecc.map(|ecc| ecc.uncorrected), Some(uncorrected));
+    }
 }
 
 fn look() -> HostInventory {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use tranche_core::change::NewVm;
 use tranche_core::name::HostName;
+use tranche_core::spec::{Firmware, Request, VmHardware};
 use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
@@ -44,4 +46,18 @@ impl FakeMachine {
     pub(crate) fn hypervisor(&self) -> &FakeHypervisor {
         &self.hypervisor
     }
+}
+
+/// A small VM that asks for so much.
+pub(crate) fn new_vm(request: Request) -> NewVm {
+    let hardware = VmHardware {
+        vcpus: 1,
+        memory_mib: 128,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        firmware: Firmware::Bios,
+        guest_os: None,
+        cloud_init: None,
+    };
+    NewVm { hardware, request, reserved: false, prefer_numa_node: None }
 }

@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tranche_core::change::{Change, NewVm};
+use tranche_core::change::Change;
 use tranche_core::check;
 use tranche_core::finding::{Code, Finding};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, OperationId, PciAddress, Timestamp, VmName};
 use tranche_core::operation::OperationState;
-use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
+use tranche_core::spec::{GpuMode, Request};
 use tranche_host::calls::Limits;
 use tranche_host::fake::Machine;
 use tranche_host::vm::fake::Guest;
 use tranche_store::{MemoryStore, Outcome, Repository, Store, StoreError};
 use tranched::engine::{Engine, PassReport, Submitted};
 
-use crate::fake_machine::FakeMachine;
+use crate::fake_machine::{FakeMachine, new_vm};
 use crate::stores::{Fault, Faulty};
 
 /// A disk that can be full.
@@ -156,17 +156,7 @@ fn release(index: u8) -> Change {
 }
 
 fn create(name: &str) -> Change {
-    let hardware = VmHardware {
-        vcpus: 1,
-        memory_mib: 128,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        firmware: Firmware::Bios,
-        guest_os: None,
-        cloud_init: None,
-    };
-    let new = NewVm { hardware, request: Request::ANY_PARTITION, reserved: false, prefer_numa_node: None };
-    Change::CreateVm { name: vm(name), vm: new }
+    Change::CreateVm { name: vm(name), vm: new_vm(Request::ANY_PARTITION) }
 }
 
 fn start(name: &str) -> Change {

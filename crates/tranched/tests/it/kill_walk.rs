@@ -9,13 +9,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tranche_core::change::{Change, NewVm};
+use tranche_core::change::Change;
 use tranche_core::check;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::{HostInventory, ObservedPartition};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmName};
-use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
+use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use tranche_host::Host;
 use tranche_host::fake::{FakeKernel, Machine};
@@ -23,7 +23,7 @@ use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{MemoryStore, Outcome, Repository, Store, StoreError, Txn};
 use tranched::engine::{Engine, Rejected};
 
-use crate::fake_machine::FakeMachine;
+use crate::fake_machine::{FakeMachine, new_vm};
 use crate::stores::{Fault, Faulty};
 
 /// When to die: at which of all commits and steps, and whether before or after it takes effect.
@@ -176,17 +176,7 @@ fn split(index: u8, count: u16) -> Scene {
 }
 
 fn create(name: &str, request: Request) -> Scene {
-    let hardware = VmHardware {
-        vcpus: 1,
-        memory_mib: 128,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        firmware: Firmware::Bios,
-        guest_os: None,
-        cloud_init: None,
-    };
-    let new = NewVm { hardware, request, reserved: false, prefer_numa_node: None };
-    Scene::Ask(Change::CreateVm { name: vm(name), vm: new })
+    Scene::Ask(Change::CreateVm { name: vm(name), vm: new_vm(request) })
 }
 
 /// A part of a story.

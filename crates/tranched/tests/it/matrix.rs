@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use expect_test::expect_file;
-use tranche_core::change::{Change, NewVm};
+use tranche_core::change::Change;
 use tranche_core::check;
 use tranche_core::finding::{Code, Severity};
 use tranche_core::inventory::{Gpu, HostInventory};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmName};
-use tranche_core::spec::{Firmware, GpuMode, Request, VmHardware};
+use tranche_core::spec::{GpuMode, Request};
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine, Mounted};
@@ -22,6 +22,8 @@ use tranche_host::tree::DirTree;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{MemoryStore, Repository};
 use tranched::engine::{Engine, Submitted};
+
+use crate::fake_machine::new_vm;
 
 /// The catalogue of the lab's stand-ins, which no other place has.
 const LAB_CATALOGUE: &str = include_str!("../../../../lab/catalogue.d/lab.toml");
@@ -163,19 +165,8 @@ impl Life {
     }
 
     fn start(&mut self, name: &str) -> Result<(), String> {
-        let hardware = VmHardware {
-            vcpus: 1,
-            memory_mib: 128,
-            disks: Vec::new(),
-            networks: Vec::new(),
-            firmware: Firmware::Bios,
-            guest_os: None,
-            cloud_init: None,
-        };
-        let new =
-            NewVm { hardware, request: Request::ANY_PARTITION, reserved: false, prefer_numa_node: None };
         if !self.engine.view().spec.vms.contains_key(&vm(name)) {
-            self.order(&Change::CreateVm { name: vm(name), vm: new })?;
+            self.order(&Change::CreateVm { name: vm(name), vm: new_vm(Request::ANY_PARTITION) })?;
         }
         self.order(&Change::StartVm { name: vm(name) })
     }

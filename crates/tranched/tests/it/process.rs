@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use tranche_host::fake::Machine;
 
 use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
@@ -166,7 +167,7 @@ fn a_fake_host_that_there_is_not_is_refused_with_those_that_there_are() {
     let output = Home::new().run(&["--fake-host", "lab"]);
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(words.contains("gpus and big"), "{words}");
+    assert!(Machine::PRESETS.iter().all(|preset| words.contains(preset)), "{words}");
 }
 
 #[test]
