@@ -1,6 +1,7 @@
 //! Waits for an operation: asks how far it is until it is over, and shows it.
 //!
-//! A level is polled, never an edge awaited: an operation that ended before the first question is simply over.
+//! The daemon answers when the operation is over, or after [`LOOK_EVERY`] to show how far it is. A level is asked for,
+//! never an edge awaited: an operation that ended before the first question is simply over.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,8 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Console, Progress};
 
-/// The first pause between two questions; it doubles up to [`PAUSE_LONGEST`].
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
-/// Short enough to cost a `vm start` nothing that its user notices.
-const PAUSE_LONGEST: Duration = Duration::from_millis(100);
+/// How long an answer may wait for the end.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Without --timeout, work is waited for this long.
 const WORK_LONGEST: Duration = Duration::from_secs(600);
 /// Without --timeout, an operation that waits for something else is left to itself after this long.
@@ -33,7 +32,6 @@ pub(crate) fn until_over(
 ) -> Result<Operation, Failure> {
     let begun = Instant::now();
     let mut waiting_since = None;
-    let mut pause = PAUSE_FIRST;
     let mut shown = Shown::default();
     let mut progress = console.progress(&operation.title);
     let mut operation = operation;
@@ -48,12 +46,12 @@ pub(crate) fn until_over(
         };
         let out_of_patience =
             waiting_since.is_some_and(|since| timeout.is_none() && since.elapsed() >= PATIENCE);
-        if out_of_patience || begun.elapsed() >= timeout.unwrap_or(WORK_LONGEST) {
+        let left = timeout.unwrap_or(WORK_LONGEST).saturating_sub(begun.elapsed());
+        if out_of_patience || left.is_zero() {
             break;
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(PAUSE_LONGEST);
-        operation = get(operation.id, client)?;
+        let wait_ms = left.min(LOOK_EVERY).as_millis();
+        operation = client.get(&format!("/operations/{}?wait_ms={wait_ms}", operation.id))?;
     }
     progress.clear();
     if operation.state == OperationState::Succeeded {

@@ -192,6 +192,32 @@ fn what_others_do_is_seen_even_where_libvirt_tells_nobody() {
 }
 
 #[test]
+fn an_answer_serves_again_until_libvirt_tells_of_a_change_or_a_step_was_taken() {
+    let Some(server) = Server::start() else { return };
+    let (hypervisor, woken) = server.hypervisor(Config { answer_age_max_ms: 3_600_000, ..server.config() });
+    let vm = Vm::new("theirs", 7);
+    let connect = server.connect();
+    assert!(domains(&hypervisor).is_empty());
+    let theirs = Domain::define_xml(&connect, &users_domain(&vm, "qemu")).unwrap();
+    wait_until("the event of the definition is there", || woken.load(Ordering::SeqCst) > 0);
+    assert!(!domain(&hypervisor, &vm).autostart);
+
+    // libvirt sends no event about this, so that it shows who was asked.
+    theirs.set_autostart(true).unwrap();
+    assert!(!domain(&hypervisor, &vm).autostart, "the answer of before serves");
+    apply(&hypervisor, &[vm.kill()]);
+    assert!(domain(&hypervisor, &vm).autostart, "after a step libvirt is asked");
+
+    theirs.set_autostart(false).unwrap();
+    assert!(domain(&hypervisor, &vm).autostart, "the answer of before serves");
+    let before = woken.load(Ordering::SeqCst);
+    Domain::define_xml(&connect, &users_domain(&vm, "qemu").replace(">64<", ">96<")).unwrap();
+    wait_until("the event of the new definition is there", || woken.load(Ordering::SeqCst) > before);
+    let seen = domain(&hypervisor, &vm);
+    assert_eq!((seen.memory_mib, seen.autostart), (96, false));
+}
+
+#[test]
 fn a_domain_without_a_definition_is_told_as_such() {
     let Some(server) = Server::start() else { return };
     let (hypervisor, _) = server.hypervisor(server.config());

@@ -9,7 +9,7 @@ use tranche_core::operation::OperationState::{Failed, Running, Succeeded, Supers
 use tranche_core::step::Step;
 
 use crate::daemon::Daemon;
-use crate::fixtures::{ASK_OPERATION, a2, accepted, igb, no_room, operation};
+use crate::fixtures::{AWAIT_OPERATION, a2, accepted, igb, no_room, operation};
 use crate::{check, run};
 
 /// What the daemon is asked when the command is told this, with every change accepted and done at once.
@@ -142,8 +142,8 @@ fn a_change_is_waited_for_and_its_log_is_shown() {
     let title = "start VM desk-01";
     let daemon = Daemon::new()
         .answers("POST /v1/vms/desk-01/start", &accepted(operation(title, Running, &[], &[])))
-        .answers(ASK_OPERATION, &operation(title, Running, &["booked partition 0"], &[]))
-        .answers(ASK_OPERATION, &operation(title, Succeeded, &["booked partition 0", "started"], &[]));
+        .answers(AWAIT_OPERATION, &operation(title, Running, &["booked partition 0"], &[]))
+        .answers(AWAIT_OPERATION, &operation(title, Succeeded, &["booked partition 0", "started"], &[]));
     check(
         &daemon,
         &["vm", "start", "desk-01"],
@@ -188,7 +188,7 @@ fn what_waits_longer_than_allowed_goes_on_by_itself() {
     let waiting = operation("start VM desk-02", Waiting, &[], &[no_room()]);
     let daemon = Daemon::new()
         .answers("POST /v1/vms/desk-02/start", &accepted(waiting.clone()))
-        .answers(ASK_OPERATION, &waiting);
+        .answers(AWAIT_OPERATION, &waiting);
     check(
         &daemon,
         &["vm", "start", "desk-02", "--timeout", "0"],

@@ -8,7 +8,7 @@ use tranche_core::effect::Effect;
 use tranche_core::operation::OperationState::{Running, Succeeded};
 
 use crate::daemon::Daemon;
-use crate::fixtures::{ASK_OPERATION, operation};
+use crate::fixtures::{AWAIT_OPERATION, operation};
 use crate::{check, run};
 
 /// The handbook's own example, so that it cannot be wrong.
@@ -34,7 +34,7 @@ fn the_example_of_the_handbook_is_understood() {
     let running = Applied { operations: vec![operation(title, Running, &[], &[])], findings: Vec::new() };
     let daemon = Daemon::new()
         .answers("POST /v1/apply", &running)
-        .answers(ASK_OPERATION, &operation(title, Succeeded, &[], &[]));
+        .answers(AWAIT_OPERATION, &operation(title, Succeeded, &[], &[]));
     let file = daemon.dir().join("site.yaml");
     fs::write(&file, EXAMPLE).unwrap();
     check(

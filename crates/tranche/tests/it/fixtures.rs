@@ -204,6 +204,10 @@ pub(crate) fn operation(title: &str, state: OperationState, log: &[&str], findin
 /// The request that asks how far the operation of [`operation`] is.
 pub(crate) const ASK_OPERATION: &str = "GET /v1/operations/00000000-0000-0000-0000-000000000007";
 
+/// The same, answered when the operation is over or after half a second.
+pub(crate) const AWAIT_OPERATION: &str =
+    "GET /v1/operations/00000000-0000-0000-0000-000000000007?wait_ms=500";
+
 pub(crate) fn accepted(operation: Operation) -> Accepted {
     Accepted { operation, findings: Vec::new() }
 }

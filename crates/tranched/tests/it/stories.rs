@@ -226,6 +226,17 @@ async fn an_accepted_change_says_where_its_operation_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_waits_for_the_end_of_an_operation_if_asked_to() {
+    let served = Served::start(Machine::gpus(1, 8)).await;
+    let accepted = served.put(&format!("{GPU}/mode"), &split(4)).await;
+    let location = accepted.headers["location"].to_str().unwrap();
+    let awaited = served.get(&format!("{location}?wait_ms=10000")).await.json();
+    assert_eq!(awaited["state"], "succeeded");
+    let unknown = "/v1/operations/00000000-0000-4000-8000-000000000000?wait_ms=10000";
+    assert_eq!(served.get(unknown).await.problem(), (404, "operation_not_found".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_partition_requests_at_once_one_wins_and_the_gpu_is_as_it_says() {
     let served = Served::start(Machine::gpus(1, 8)).await;
     let path = format!("{GPU}/mode");

@@ -20,6 +20,9 @@ const KEEPALIVE_S: i32 = 5;
 /// … and after so many questions without an answer the connection is given up.
 const KEEPALIVE_TRIES: u32 = 3;
 
+/// How many kinds of events are asked for.
+const EVENTS: usize = 3;
+
 /// A connection. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -53,6 +56,11 @@ impl Link {
         self.connect.is_alive().unwrap_or(false)
     }
 
+    /// Whether libvirt tells of every change of a domain, and that the connection ended.
+    pub(super) fn has_events(&self) -> bool {
+        self.registered.len() == EVENTS && self.has_close_callback
+    }
+
     fn register(&mut self, listener: &Listener) {
         // SAFETY: libvirt calls back with the arguments of the kind of event that was registered for, whatever the
         // declared type; its own header casts in the same way (VIR_DOMAIN_EVENT_CALLBACK).
@@ -68,11 +76,12 @@ impl Link {
                 sys::virConnectDomainEventGenericCallback,
             >(Some(on_device))
         };
-        for (event, callback) in [
+        let events: [_; EVENTS] = [
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
             (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, device),
             (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, device),
-        ] {
+        ];
+        for (event, callback) in events {
             let opaque = into_opaque(listener);
             // SAFETY: the connection is open, the callback fits the event, and `opaque` is what `forget` frees, which
             // libvirt calls once when the registration ends.

@@ -51,6 +51,9 @@ pub struct Config {
     /// The longest time for which a domain is not read again without an event about it, in milliseconds: libvirt sends
     /// none for devices that are put into a stored definition (`virsh attach-device --config`).
     pub reading_age_max_ms: u64,
+    /// The longest time for which libvirt is not asked at all while it tells of no change, in milliseconds: it sends no
+    /// event when a domain's autostart is switched. Shorter than the daemon's slow tick, which always asks.
+    pub answer_age_max_ms: u64,
 }
 
 impl Default for Config {
@@ -63,6 +66,7 @@ impl Default for Config {
             observe_limit_ms: 20_000,
             step_limit_ms: 60_000,
             reading_age_max_ms: 60_000,
+            answer_age_max_ms: 2_000,
         }
     }
 }
@@ -141,7 +145,12 @@ impl Hypervisor for Libvirt {
         let StepSubject::Vm(vm) = step.subject() else { return Err(refusal::not_about_a_vm(step)) };
         let (shared, step) = (Arc::clone(&self.shared), step.clone());
         let call = steps::name(&step);
-        let work = move || shared.with_link(|link| shared.apply(link, &step));
+        let work = move || {
+            let result = shared.with_link(|link| shared.apply(link, &step));
+            // Whatever became of it: its effect is looked for in a new answer, event or no event.
+            shared.cache.outdate();
+            result
+        };
         match self.lanes.run(vm.as_str(), call, self.shared.config.step_limit_ms, work) {
             Ok(Ok(result)) => result,
             Ok(Err(lost)) => Err(refusal::down(&vm, &lost)),
@@ -173,8 +182,9 @@ impl Shared {
         *slot = None;
         let (cache, wake) = (Arc::clone(&self.cache), Arc::clone(&self.wake));
         let listener: link::Listener = Arc::new(move |domain| {
-            if let Some(domain) = domain {
-                cache.mark(domain);
+            match domain {
+                Some(domain) => cache.mark(domain),
+                None => cache.clear(),
             }
             wake();
         });

@@ -1,7 +1,10 @@
 //! What libvirt says about all domains.
 //!
-//! Lists are asked for each time: which domains there are, and whether each runs. The rest of a domain rarely changes
-//! and is long, so it is read again only when an event says so, when the domain starts or stops, or after a while.
+//! libvirt tells of every domain that comes, goes, starts, stops or gets a device. So an answer of a moment ago serves
+//! again where no such event and no step of ours came since: splitting a GPU takes several looks within a second, while
+//! libvirtd is busy with the devices that appear. Later the lists are asked for anew: which domains there are, and
+//! whether each runs. The rest of a domain rarely changes and is long, so it is read again only when an event says so,
+//! when the domain starts or stops, or after a while.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,6 +30,10 @@ pub(super) struct Cache {
 struct Known {
     readings: HashMap<Uuid, Reading>,
     changed: HashSet<Uuid>,
+    /// The last whole answer, and when it was asked for.
+    answer: Option<(Instant, inventory::Hypervisor)>,
+    /// Counts what made an answer old.
+    changes: u64,
 }
 
 /// What was read of a domain.
@@ -62,12 +69,40 @@ pub(super) enum ObserveError {
 impl Cache {
     /// This domain has changed, or may have.
     pub(super) fn mark(&self, domain: Uuid) {
-        self.lock().changed.insert(domain);
+        let mut known = self.lock();
+        known.changed.insert(domain);
+        known.outdate();
+    }
+
+    /// Some domain has changed, or may have.
+    pub(super) fn outdate(&self) {
+        self.lock().outdate();
     }
 
     /// Anything may have changed.
     pub(super) fn clear(&self) {
-        *self.lock() = Known::default();
+        let mut known = self.lock();
+        known.outdate();
+        *known = Known { changes: known.changes, ..Known::default() };
+    }
+
+    /// The last answer, if it is still good.
+    fn answer(&self, age_max: Duration) -> Option<inventory::Hypervisor> {
+        let known = self.lock();
+        let (_, answer) = known.answer.as_ref().filter(|(asked_at, _)| asked_at.elapsed() < age_max)?;
+        Some(answer.clone())
+    }
+
+    /// Keeps an answer, unless something changed since it was asked for.
+    fn keep(&self, changes_before: u64, asked_at: Instant, answer: &inventory::Hypervisor) {
+        let mut known = self.lock();
+        if known.changes == changes_before {
+            known.answer = Some((asked_at, answer.clone()));
+        }
+    }
+
+    fn changes(&self) -> u64 {
+        self.lock().changes
     }
 
     /// What is known of a domain, read now if need be.
@@ -99,9 +134,28 @@ impl Cache {
     }
 }
 
+impl Known {
+    fn outdate(&mut self) {
+        self.answer = None;
+        self.changes += 1;
+    }
+}
+
 impl Shared {
     /// Every domain, with the versions of libvirt and QEMU.
     pub(super) fn observe(&self, link: &Link) -> Result<inventory::Hypervisor, ObserveError> {
+        let (changes, asked_at) = (self.cache.changes(), Instant::now());
+        // Without events nobody would tell that an answer is old.
+        let age_max_ms = if link.has_events() { self.config.answer_age_max_ms } else { 0 };
+        if let Some(answer) = self.cache.answer(Duration::from_millis(age_max_ms)) {
+            return Ok(answer);
+        }
+        let answer = self.ask(link)?;
+        self.cache.keep(changes, asked_at, &answer);
+        Ok(answer)
+    }
+
+    fn ask(&self, link: &Link) -> Result<inventory::Hypervisor, ObserveError> {
         let connect = link.connect();
         let uuids = |flags| -> Result<HashSet<Uuid>, Error> {
             connect.list_all_domains(flags)?.iter().map(Domain::get_uuid).collect()
