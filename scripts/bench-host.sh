@@ -6,6 +6,9 @@ device=/sys/bus/pci/devices/$pf
 
 now_ms() { date +%s%3N; }
 
+# What udev and libvirt still do about devices that came or went is in nobody's time.
+quiet() { udevadm settle; sleep 5; }
+
 # The stop of the demo's VMs is not measured.
 for vm in vm1 vm2 vm3; do tranche -q vm stop --force "$vm"; done
 virsh dumpxml --inactive vm1 >/tmp/vm1.xml
@@ -15,6 +18,7 @@ while [ "$round" -lt "$rounds" ]; do
   round=$((round + 1))
 
   tranche -q gpu release "$pf"
+  quiet
   began=$(now_ms)
   echo 0 >"$device/sriov_drivers_autoprobe"
   echo 4 >"$device/sriov_numvfs"
@@ -25,7 +29,7 @@ while [ "$round" -lt "$rounds" ]; do
   raw_ms=$(($(now_ms) - began))
   echo 0 >"$device/sriov_numvfs"
   echo 1 >"$device/sriov_drivers_autoprobe"
-  sleep 2
+  quiet
 
   began=$(now_ms)
   tranche -q gpu partition "$pf" 4
@@ -42,7 +46,7 @@ while [ "$round" -lt "$rounds" ]; do
   virsh -q create /tmp/raw.xml
   raw_ms=$(($(now_ms) - began))
   virsh -q destroy raw
-  sleep 2
+  quiet
 
   began=$(now_ms)
   tranche -q vm start vm1

@@ -92,7 +92,8 @@ fn candidates(tree: &dyn Tree, catalogue: &Catalogue) -> BTreeSet<GpuAddress> {
     let is_gpu = |address: &PciAddress| {
         let display = function::class(tree, *address).is_some_and(|class| class >> 16 == PCI_CLASS_DISPLAY);
         let named = || {
-            function::ids(tree, *address).is_some_and(|ids| catalogue.names_device(ids.vendor, ids.device))
+            function::vendor_and_device(tree, *address)
+                .is_some_and(|(vendor, device)| catalogue.names_device(vendor, device))
         };
         (display || named()) && !function::is_virtual(tree, *address)
     };

@@ -22,7 +22,7 @@ use tranche_core::name::{GpuAddress, HostName, PciAddress, Timestamp};
 
 use crate::calls::Calls;
 use crate::discover::function;
-use crate::kernel_log::{Faults, KERNEL_LOG, Reader};
+use crate::kernel_log::{Faults, Reader};
 use crate::monitor::{Monitor, Reading};
 use crate::report;
 use crate::tree::Tree;
@@ -85,7 +85,7 @@ impl Watch {
         if memory.boot_id != boot_id {
             *memory = Memory { boot_id: boot_id.to_owned(), ..Memory::default() };
         }
-        let note = memory.read_log(calls, host, now, gpus);
+        let note = memory.read_log(calls, host, gpus);
         for (address, gpu) in &mut *gpus {
             memory.count_errors(address, gpu);
             let faults = address.pci().map(|pci| memory.faults.of(pci)).unwrap_or_default();
@@ -153,35 +153,27 @@ impl Memory {
         &mut self,
         calls: &Calls,
         host: &HostName,
-        now: Timestamp,
         gpus: &BTreeMap<GpuAddress, Gpu>,
     ) -> Option<Finding> {
         if gpus.is_empty() {
             return None;
         }
-        let log = self.log.take();
-        let read = calls.look(None, now, &format!("/{KERNEL_LOG}"), move |tree| {
-            let mut log = match log {
-                Some(log) => log,
-                None => Reader::open(tree)?,
-            };
-            Ok::<_, io::Error>((log.new_lines()?, log))
-        });
-        match read {
-            Ok(Ok((lines, log))) => {
+        // On this thread: reading the log never waits, and a thread for it would, among all the others, at each look.
+        let read = self.log.take().map_or_else(|| Reader::open(calls.tree()), Ok);
+        match read.and_then(|mut log| Ok((log.new_lines()?, log))) {
+            Ok((lines, log)) => {
                 lines.iter().for_each(|line| self.faults.read(line));
                 self.log = Some(log);
                 None
             }
             // A captured tree has no log, and that says nothing.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
-            Ok(Err(error)) => Some(unreadable(host, &error.to_string())),
-            Err(error) => Some(unreadable(host, &report::call_sentence(&error))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(unreadable(host, &error)),
         }
     }
 }
 
-fn unreadable(host: &HostName, why: &str) -> Finding {
+fn unreadable(host: &HostName, why: &io::Error) -> Finding {
     let message = format!(
         "The kernel's log of host {host} cannot be read, so faults that drivers report there are missed: {why}."
     );

@@ -20,7 +20,7 @@ use tranche_core::name::PciAddress;
 use crate::tree::{Log, Tree};
 
 /// Where the kernel gives its log to readers (kernel: Documentation/ABI/testing/dev-kmsg).
-pub(crate) const KERNEL_LOG: &str = "dev/kmsg";
+const KERNEL_LOG: &str = "dev/kmsg";
 /// The most bytes that one look reads; the rest waits for the next one. Large logs have 1 MiB.
 const LOOK_LEN_MAX: usize = 4 * 1024 * 1024;
 /// The longest line that is kept together, in bytes.

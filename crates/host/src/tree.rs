@@ -129,10 +129,10 @@ impl DirTree {
         Ok(fs::openat2(&self.root, path.as_std_path(), flags, Mode::empty(), resolve)?)
     }
 
-    fn entries(&self, path: &str) -> io::Result<(OwnedFd, Vec<String>)> {
-        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    fn entries(&self, path: &str) -> io::Result<(fs::Dir, Vec<String>)> {
+        let mut dir = fs::Dir::new(self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
         let mut names = Vec::new();
-        for entry in fs::Dir::read_from(&fd)?.take(DIRECTORY_ENTRIES_MAX) {
+        for entry in dir.by_ref().take(DIRECTORY_ENTRIES_MAX) {
             let entry = entry?;
             match entry.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
@@ -140,7 +140,7 @@ impl DirTree {
             }
         }
         names.sort_unstable();
-        Ok((fd, names))
+        Ok((dir, names))
     }
 }
 
@@ -182,8 +182,9 @@ impl Tree for DirTree {
     }
 
     fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>> {
-        let (fd, names) = self.entries(path)?;
-        let read = |name: &String| target(fs::readlinkat(&fd, name.as_str(), Vec::with_capacity(256))).ok();
+        let (dir, names) = self.entries(path)?;
+        let fd = dir.fd()?;
+        let read = |name: &String| target(fs::readlinkat(fd, name.as_str(), Vec::with_capacity(256))).ok();
         Ok(names.iter().filter_map(read).collect())
     }
 

@@ -68,7 +68,7 @@ impl Looper {
             let restored = report.restored || started.elapsed() > RESTORE_TIME;
             stage.send_if_modified(|stage| advance(stage, restored));
             let settling = *stage.borrow() == Stage::Restored;
-            let pause = if settling { REST } else { pause(&report, self.tick, clock::now().0) };
+            let pause = if settling { Duration::ZERO } else { pause(&report, self.tick, clock::now().0) };
             if self.bell.wait(pause) == Wake::Over {
                 return;
             }
@@ -90,7 +90,7 @@ fn advance(stage: &mut Stage, restored: bool) -> bool {
 /// How long to wait for the bell after a pass.
 fn pause(report: &PassReport, tick: Duration, now_ms: u64) -> Duration {
     if report.is_busy() {
-        return REST;
+        return Duration::ZERO;
     }
     let until_due = report.next_due.map(|due| Duration::from_millis(due.0.saturating_sub(now_ms)));
     until_due.map_or(tick, |until_due| until_due.clamp(REST, tick))
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_loop_looks_again_at_once_after_a_step_and_else_when_something_is_due() {
-        assert_eq!(pause(&report(1, None), TICK, 0), REST);
+        assert_eq!(pause(&report(1, None), TICK, 0), Duration::ZERO);
         assert_eq!(pause(&report(0, None), TICK, 0), TICK);
         assert_eq!(pause(&report(0, Some(5_000)), TICK, 1_000), Duration::from_secs(4));
         assert_eq!(pause(&report(0, Some(60_000)), TICK, 1_000), TICK);

@@ -29,14 +29,24 @@ pub(crate) fn class(tree: &dyn Tree, address: PciAddress) -> Option<u32> {
 
 /// The ids. The subsystem's are zero where they cannot be read.
 pub(crate) fn ids(tree: &dyn Tree, address: PciAddress) -> Option<PciIds> {
+    let (vendor, device) = vendor_and_device(tree, address)?;
     let dir = dir(address);
-    let id = |name: &str| u16::try_from(parse::hex(&tree.text(&format!("{dir}/{name}")).ok()?)?).ok();
     Some(PciIds {
-        vendor: id("vendor")?,
-        device: id("device")?,
-        subvendor: id("subsystem_vendor").unwrap_or(0),
-        subdevice: id("subsystem_device").unwrap_or(0),
+        vendor,
+        device,
+        subvendor: id(tree, &dir, "subsystem_vendor").unwrap_or(0),
+        subdevice: id(tree, &dir, "subsystem_device").unwrap_or(0),
     })
+}
+
+/// The first two of the ids: enough to tell a GPU, and asked of every function of the host.
+pub(crate) fn vendor_and_device(tree: &dyn Tree, address: PciAddress) -> Option<(u16, u16)> {
+    let dir = dir(address);
+    Some((id(tree, &dir, "vendor")?, id(tree, &dir, "device")?))
+}
+
+fn id(tree: &dyn Tree, device_dir: &str, name: &str) -> Option<u16> {
+    u16::try_from(parse::hex(&tree.text(&format!("{device_dir}/{name}")).ok()?)?).ok()
 }
 
 /// The driver bound to a device directory.

@@ -13,6 +13,7 @@ mod observe;
 mod steps;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use tranche_core::finding::{Code, Finding};
@@ -116,6 +117,10 @@ impl Libvirt {
 
 impl Hypervisor for Libvirt {
     fn observe(&self) -> inventory::Hypervisor {
+        let age_max = Duration::from_millis(self.shared.config.answer_age_max_ms);
+        if let Some(answer) = self.shared.cache.answer(age_max) {
+            return answer;
+        }
         let shared = Arc::clone(&self.shared);
         let work = move || shared.with_link(|link| shared.observe(link));
         let answer = self.lanes.run("", "observe", self.shared.config.observe_limit_ms, work);

@@ -87,7 +87,7 @@ impl Cache {
     }
 
     /// The last answer, if it is still good.
-    fn answer(&self, age_max: Duration) -> Option<inventory::Hypervisor> {
+    pub(super) fn answer(&self, age_max: Duration) -> Option<inventory::Hypervisor> {
         let known = self.lock();
         let (_, answer) = known.answer.as_ref().filter(|(asked_at, _)| asked_at.elapsed() < age_max)?;
         Some(answer.clone())
@@ -145,13 +145,11 @@ impl Shared {
     /// Every domain, with the versions of libvirt and QEMU.
     pub(super) fn observe(&self, link: &Link) -> Result<inventory::Hypervisor, ObserveError> {
         let (changes, asked_at) = (self.cache.changes(), Instant::now());
-        // Without events nobody would tell that an answer is old.
-        let age_max_ms = if link.has_events() { self.config.answer_age_max_ms } else { 0 };
-        if let Some(answer) = self.cache.answer(Duration::from_millis(age_max_ms)) {
-            return Ok(answer);
-        }
         let answer = self.ask(link)?;
-        self.cache.keep(changes, asked_at, &answer);
+        // Without events nobody would tell that it is old.
+        if link.has_events() {
+            self.cache.keep(changes, asked_at, &answer);
+        }
         Ok(answer)
     }
 
