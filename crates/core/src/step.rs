@@ -178,6 +178,27 @@ impl Step {
             | Self::UndefineVm { vm, .. } => StepSubject::Vm(vm.clone()),
         }
     }
+
+    /// The one GPU that a step changes, where nothing but this GPU can look different afterwards.
+    pub fn changes_only(&self) -> Option<&GpuAddress> {
+        match self {
+            Self::EnableVfs { gpu, .. }
+            | Self::DisableVfs { gpu, .. }
+            | Self::BindPartition { gpu, .. }
+            | Self::SetProfile { gpu, .. }
+            | Self::CreateMdev { gpu, .. }
+            | Self::RemoveMdev { gpu, .. } => Some(gpu),
+            // A group may hold functions of another GPU; a VM has devices of several.
+            Self::TakeGpu { .. }
+            | Self::ReturnGpu { .. }
+            | Self::DefineVm { .. }
+            | Self::PutDevices { .. }
+            | Self::StartVm { .. }
+            | Self::ShutDownVm { .. }
+            | Self::KillVm { .. }
+            | Self::UndefineVm { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Step {

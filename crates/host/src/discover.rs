@@ -24,36 +24,60 @@ use crate::variant::Variants;
 use crate::vgpu::TypeNames;
 use crate::{gim, health, i915, identity, mdev, report, sriov, vgpu, xe};
 
-/// The GPUs of the host, and what was amiss while looking at them. A GPU that hangs costs its limit once.
-pub(crate) fn gpus(
+/// What a host knows of GPUs before it looks at one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Knowledge {
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) variants: Arc<Variants>,
+    pub(crate) type_names: Arc<TypeNames>,
+}
+
+/// Where the GPUs are and who has which device open: what takes a look at every function and every process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Survey {
+    pub(crate) gpus: BTreeSet<GpuAddress>,
+    holders: Arc<Holders>,
+}
+
+/// Looks for GPUs and for who uses them.
+///
+/// # Errors
+/// The bus itself hangs.
+pub(crate) fn survey(
     calls: &Calls,
     catalogue: &Arc<Catalogue>,
-    (variants, names): (&Arc<Variants>, &Arc<TypeNames>),
+    host: &HostName,
+    now: Timestamp,
+) -> Result<Survey, Box<Finding>> {
+    let entries = Arc::clone(catalogue);
+    let what = format!("/{}, /{} and /proc", function::PCI_DEVICES, mdev::MDEV_PARENTS);
+    let found = calls.look(None, now, &what, move |tree| Survey {
+        gpus: candidates(tree, &entries),
+        holders: Arc::new(Holders::scan(tree)),
+    });
+    found.map_err(|error| {
+        let hint = "Look into the kernel log for what holds the PCI bus; restart the host if it stays so.";
+        Box::new(report::host_note(host, Code::CallStuck, report::call_sentence(&error), hint))
+    })
+}
+
+/// Looks at the GPUs of a survey, and tells what was amiss. One that hangs costs its limit once.
+pub(crate) fn gpus(
+    calls: &Calls,
+    knowledge: &Knowledge,
+    survey: &Survey,
     host: &HostName,
     now: Timestamp,
 ) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
     let (mut gpus, mut notes) = (BTreeMap::new(), Vec::new());
-    let entries = Arc::clone(catalogue);
-    let what = format!("/{}, /{} and /proc", function::PCI_DEVICES, mdev::MDEV_PARENTS);
-    let found = calls.look(None, now, &what, move |tree| (candidates(tree, &entries), Holders::scan(tree)));
-    let (candidates, holders) = match found {
-        Ok((candidates, holders)) => (candidates, Arc::new(holders)),
-        Err(error) => {
-            let hint =
-                "Look into the kernel log for what holds the PCI bus; restart the host if it stays so.";
-            notes.push(report::host_note(host, Code::CallStuck, report::call_sentence(&error), hint));
-            return (gpus, notes);
-        }
-    };
-    for address in candidates {
+    for address in &survey.gpus {
         let key = GpuKey { host: host.clone(), address: address.clone() };
-        let (known, holders, looked) = (Arc::clone(catalogue), Arc::clone(&holders), key.clone());
-        let (variants, names) = (Arc::clone(variants), Arc::clone(names));
+        let (known, holders, looked) = (knowledge.clone(), Arc::clone(&survey.holders), key.clone());
         let what = format!("the attributes of {address}");
-        let seen = calls.look(Some(&address), now, &what, move |tree| {
-            let (mut gpu, mut notes) = look_at(tree, &looked, &known, &holders, &names)?;
+        let seen = calls.look(Some(address), now, &what, move |tree| {
+            let (mut gpu, mut notes) = look_at(tree, &looked, &known, &holders)?;
             if matches!(gpu.backend, Some(Backend::SriovVfio | Backend::FixedVf)) {
-                notes.extend(variants.choose(tree, &looked, &mut gpu));
+                notes.extend(known.variants.choose(tree, &looked, &mut gpu));
             }
             Some((gpu, notes))
         });
@@ -62,17 +86,16 @@ pub(crate) fn gpus(
                 notes.extend(found);
                 count_enabled(calls, &key, &mut gpu, now);
                 if gpu.driver.as_deref() == Some(xe::DRIVER) {
-                    let shared = catalogue.find(&gpu.ids).and_then(Entry::shared_vram_mib);
+                    let shared = knowledge.catalogue.find(&gpu.ids).and_then(Entry::shared_vram_mib);
                     notes.extend(xe::observe(&calls.on(&key, now), &mut gpu, shared));
                 }
-                gpus.insert(address, gpu);
+                gpus.insert(address.clone(), gpu);
             }
             // It disappeared since it was listed.
             Ok(None) => {}
             Err(error) => notes.push(*report::call_failed(&key, &error)),
         }
     }
-    identity::forget_shared(&mut gpus);
     (gpus, notes)
 }
 
@@ -108,14 +131,14 @@ fn candidates(tree: &dyn Tree, catalogue: &Catalogue) -> BTreeSet<GpuAddress> {
 fn look_at(
     tree: &dyn Tree,
     key: &GpuKey,
-    catalogue: &Catalogue,
+    knowledge: &Knowledge,
     holders: &Holders,
-    names: &TypeNames,
 ) -> Option<(Gpu, Vec<Finding>)> {
     match &key.address {
-        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, catalogue, holders, names),
+        GpuAddress::Pci(address) => pci_gpu(tree, key, *address, knowledge, holders),
         GpuAddress::Virtual(name) => {
-            Some((virtual_gpu(tree, key, catalogue.find_virtual(name)?, holders), Vec::new()))
+            let entry = knowledge.catalogue.find_virtual(name)?;
+            Some((virtual_gpu(tree, key, entry, holders), Vec::new()))
         }
     }
 }
@@ -124,13 +147,12 @@ fn pci_gpu(
     tree: &dyn Tree,
     key: &GpuKey,
     address: PciAddress,
-    catalogue: &Catalogue,
+    knowledge: &Knowledge,
     holders: &Holders,
-    names: &TypeNames,
 ) -> Option<(Gpu, Vec<Finding>)> {
     let dir = function::dir(address);
     let ids = function::ids(tree, address)?;
-    let entry = catalogue.find(&ids);
+    let entry = knowledge.catalogue.find(&ids);
     let text = |name: &str| tree.text(&format!("{dir}/{name}")).unwrap_or_default();
     let iommu_group = function::iommu_group(tree, &dir);
     let partitions = sriov::partitions(tree, &dir, holders);
@@ -161,7 +183,7 @@ fn pci_gpu(
         partitions,
     };
     gpu.health = health::on_the_bus(tree, &dir, &gpu);
-    let notes = partitioning(tree, key, &mut gpu, entry, holders, names);
+    let notes = partitioning(tree, key, &mut gpu, entry, holders, &knowledge.type_names);
     Some((gpu, notes))
 }
 

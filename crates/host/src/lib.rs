@@ -31,11 +31,12 @@ mod xe;
 
 pub use inspect::{catalogue_note, inspect};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory::HostInventory;
-use tranche_core::name::Timestamp;
+use tranche_core::name::{GpuAddress, Timestamp};
 use tranche_core::step::Step;
 
 use crate::catalogue::Catalogue;
@@ -46,6 +47,17 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     ///
     /// Never blocks for longer than the limits on single kernel calls.
     fn observe(&self, now: Timestamp) -> HostInventory;
+
+    /// Looks again at these GPUs, and at VMs; everything else is as in `last`, the look before. For the moment after steps
+    /// that changed nothing else. A host that has no shorter way looks at everything.
+    fn observe_again(
+        &self,
+        _gpus: &BTreeSet<GpuAddress>,
+        _last: &HostInventory,
+        now: Timestamp,
+    ) -> HostInventory {
+        self.observe(now)
+    }
 
     /// What it knows of GPUs before it looks at one. A host that is not asked this knows nothing.
     fn catalogue(&self) -> Arc<Catalogue> {

@@ -1,6 +1,7 @@
 //! A Linux host: real, captured or fake, according to its tree and its hypervisor.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::HostInventory;
@@ -9,23 +10,21 @@ use tranche_core::step::Step;
 
 use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
-use crate::discover::{self, function, system};
+use crate::discover::{self, Knowledge, Survey, function, system};
 use crate::health::Watch;
 use crate::monitor::Monitor;
 use crate::tree::Tree;
-use crate::variant::Variants;
-use crate::vgpu::TypeNames;
 use crate::vm::Hypervisor;
-use crate::{Host, bind, mdev, passthrough, report, sriov, vgpu, xe};
+use crate::{Host, bind, identity, mdev, passthrough, report, sriov, vgpu, xe};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
 #[derive(Debug)]
 pub struct LinuxHost {
     name: HostName,
     calls: Calls,
-    catalogue: Arc<Catalogue>,
-    variants: Arc<Variants>,
-    type_names: Arc<TypeNames>,
+    knowledge: Knowledge,
+    /// The last one, for looks at some GPUs again.
+    survey: Mutex<Survey>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
     notes: Vec<Finding>,
@@ -43,9 +42,8 @@ impl LinuxHost {
         Self {
             name,
             calls: Calls::new(tree, limits),
-            catalogue,
-            variants: Arc::default(),
-            type_names: Arc::default(),
+            knowledge: Knowledge { catalogue, ..Knowledge::default() },
+            survey: Mutex::default(),
             hypervisor,
             watch: Watch::default(),
             notes: Vec::new(),
@@ -75,6 +73,17 @@ impl LinuxHost {
         act(&self.calls.on(&self.key(gpu), now))
     }
 
+    fn survey(&self, now: Timestamp) -> Result<Survey, Box<Finding>> {
+        let survey = discover::survey(&self.calls, &self.knowledge.catalogue, &self.name, now)?;
+        self.lock_survey().clone_from(&survey);
+        Ok(survey)
+    }
+
+    /// A survey is replaced whole, so a panic elsewhere does not spoil it.
+    fn lock_survey(&self) -> MutexGuard<'_, Survey> {
+        self.survey.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn key(&self, gpu: &GpuAddress) -> GpuKey {
         GpuKey { host: self.name.clone(), address: gpu.clone() }
     }
@@ -82,8 +91,11 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (mut gpus, mut notes) =
-            discover::gpus(&self.calls, &self.catalogue, (&self.variants, &self.type_names), &self.name, now);
+        let (mut gpus, mut notes) = match self.survey(now) {
+            Ok(survey) => discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now),
+            Err(note) => (BTreeMap::new(), vec![*note]),
+        };
+        identity::forget_shared(&mut gpus);
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
@@ -108,8 +120,37 @@ impl Host for LinuxHost {
         }
     }
 
+    fn observe_again(
+        &self,
+        gpus: &BTreeSet<GpuAddress>,
+        last: &HostInventory,
+        now: Timestamp,
+    ) -> HostInventory {
+        let mut survey = self.lock_survey().clone();
+        survey.gpus.retain(|address| gpus.contains(address));
+        let (mut seen, notes) = discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now);
+        // What it says of the host itself is told by the next look at everything.
+        self.watch.look(&self.calls, (&self.name, &last.boot_id), now, &mut seen);
+        let mut inventory = last.clone();
+        inventory.gpus.retain(|address, _| !gpus.contains(address));
+        for (address, mut gpu) in seen {
+            // Which card it is was compared with all the others', and it is the same still.
+            if let Some(before) = last.gpus.get(&address) {
+                gpu.unique_id.clone_from(&before.unique_id);
+            }
+            inventory.gpus.insert(address, gpu);
+        }
+        let concerned = |note: &Finding| note.subject.gpu().is_some_and(|key| gpus.contains(&key.address));
+        inventory.notes.retain(|note| !concerned(note));
+        inventory.notes.extend(notes);
+        inventory.hypervisor = self.hypervisor.observe();
+        inventory.stuck = self.calls.stuck();
+        inventory.observed_at = now;
+        inventory
+    }
+
     fn catalogue(&self) -> Arc<Catalogue> {
-        Arc::clone(&self.catalogue)
+        Arc::clone(&self.knowledge.catalogue)
     }
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
@@ -121,7 +162,7 @@ impl Host for LinuxHost {
                 }
                 let by_xe = is_bound(calls, pf, xe::DRIVER);
                 let ids = function::ids(calls.tree(), pf).filter(|_| by_xe);
-                let shared_mib = ids.and_then(|ids| self.catalogue.find(&ids)?.shared_vram_mib());
+                let shared_mib = ids.and_then(|ids| self.knowledge.catalogue.find(&ids)?.shared_vram_mib());
                 sriov::enable(calls, pf, *count, || xe::provision(calls, pf, *count, shared_mib))
             }),
             Step::DisableVfs { gpu, autoprobe } => self.on(gpu, now, |calls| {
@@ -134,7 +175,7 @@ impl Host for LinuxHost {
             }),
             Step::SetProfile { gpu, index, vf, profile } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
-                vgpu::typed::set(calls, &self.type_names, *vf, profile.as_deref())
+                vgpu::typed::set(calls, &self.knowledge.type_names, *vf, profile.as_deref())
             }),
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;

@@ -16,7 +16,7 @@
 mod act;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +27,7 @@ use tranche_core::declare::{self, Declaration};
 use tranche_core::effect::{self, Effect};
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{HostInventory, Inventory};
-use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
+use tranche_core::name::{GpuAddress, HostName, OperationId, Timestamp, VmId, VmName};
 use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
 use tranche_core::plan::Plan;
 use tranche_core::planner::{self, Planned};
@@ -41,6 +41,9 @@ use uuid::Uuid;
 
 use self::act::{Outcome, act};
 pub use self::view::View;
+
+/// The longest time for which only what was changed is looked at, in milliseconds. Splitting a GPU takes two such looks.
+const SURVEY_EVERY_MS: u64 = 5_000;
 
 /// Carries things between core, host and store.
 #[derive(Debug)]
@@ -60,6 +63,10 @@ struct Inner {
     /// Set when a commit failed half-way: what is stored is known only by reading again.
     reload: bool,
     inventory: Shared<Inventory>,
+    /// The GPUs that the last pass changed, if it changed nothing else.
+    touched: BTreeSet<GpuAddress>,
+    /// When everything was looked at.
+    surveyed_at: Timestamp,
     attempts: Attempts,
     failures: BTreeMap<StepSubject, (Step, StepFailure)>,
     /// What happened since the last commit, for the logs of operations.
@@ -279,10 +286,26 @@ impl Engine {
 
     /// One turn: observe, plan, commit, act. Called by one thread only; takes as long as its longest step.
     pub fn pass(&self, now: Timestamp) -> PassReport {
-        let seen = self.host.observe(now);
+        let seen = self.look(now);
         let (due, next_due) = self.decide(seen, now);
         let outcomes = act(&*self.host, due, self.workers, now);
         self.remember(&outcomes, next_due, now)
+    }
+
+    /// Looks at the host: after steps that changed some GPUs only, at these; never for long without looking at everything.
+    fn look(&self, now: Timestamp) -> HostInventory {
+        let (touched, last) = {
+            let mut inner = self.lock();
+            let touched = mem::take(&mut inner.touched);
+            let fresh = now.ms_since(inner.surveyed_at) < SURVEY_EVERY_MS;
+            (touched, inner.inventory.get(&self.name).filter(|_| fresh).cloned())
+        };
+        if let Some(last) = last.filter(|_| !touched.is_empty()) {
+            return self.host.observe_again(&touched, &last, now);
+        }
+        let seen = self.host.observe(now);
+        self.lock().surveyed_at = now;
+        seen
     }
 
     /// Plans with what was seen, stores the plan, and tells which steps may be carried out now.
@@ -347,6 +370,11 @@ impl Engine {
                 inner.failures.remove(&step.subject());
             }
         }
+        let changed: Option<BTreeSet<GpuAddress>> = outcomes
+            .iter()
+            .map(|outcome| outcome.step.changes_only().filter(|_| outcome.result.is_ok()).cloned())
+            .collect();
+        inner.touched = changed.unwrap_or_default();
         let steps_failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
         let stored = &inner.loaded.state;
         let restored = inner.inventory.get(&self.name).is_some_and(|seen| {

@@ -1,10 +1,11 @@
 //! A whole host without hardware: the real code over the fake kernel and the fake hypervisor.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{self, HostInventory};
-use tranche_core::name::{HostName, Timestamp};
+use tranche_core::name::{GpuAddress, HostName, Timestamp};
 use tranche_core::step::Step;
 
 use super::FakeKernel;
@@ -45,6 +46,15 @@ impl FakeHost {
 impl Host for FakeHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
         self.host.observe(now)
+    }
+
+    fn observe_again(
+        &self,
+        gpus: &BTreeSet<GpuAddress>,
+        last: &HostInventory,
+        now: Timestamp,
+    ) -> HostInventory {
+        self.host.observe_again(gpus, last, now)
     }
 
     fn catalogue(&self) -> Arc<Catalogue> {

@@ -6,6 +6,7 @@
 //! store and machine then hold, the story goes on where its teller was not answered, and all must end as if nothing had
 //! happened.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -86,6 +87,18 @@ struct MortalHost {
 impl Host for MortalHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
         self.host.observe(now)
+    }
+
+    fn observe_again(
+        &self,
+        gpus: &BTreeSet<GpuAddress>,
+        last: &HostInventory,
+        now: Timestamp,
+    ) -> HostInventory {
+        // Between any two steps of any story: what the shorter look leaves out has not changed.
+        let (again, everything) = (self.host.observe_again(gpus, last, now), self.host.observe(now));
+        assert_eq!(again, everything);
+        everything
     }
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
