@@ -2,6 +2,7 @@
 
 mod admitting;
 mod devices;
+mod mode_changes;
 mod planning;
 mod properties;
 mod world;
