@@ -253,8 +253,8 @@ fn fewer_virtual_functions_than_asked_for_fail_the_operation_and_say_so() {
     let mut desk = Desk::new();
     desk.machine.kernel().make_fewer_vfs(pf(0), 1);
     let id = desk.order(split(0, 4));
-    assert!(desk.finding(Code::FewerPartitions).is_some(), "{:#?}", desk.engine.view().findings);
-    assert_eq!(desk.failure(id), [Code::FewerPartitions, Code::RolledBack]);
+    let failure = desk.failure(id);
+    assert!(failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]), "{failure:?}");
     assert_eq!((desk.vfs(0), desk.wish(0)), (0, GpuMode::Host), "the GPU is as it was");
     desk.order(split(0, 1));
     assert_eq!(desk.vfs(0), 1, "it can be asked for what it can do");
@@ -266,7 +266,8 @@ fn a_count_that_fails_gives_way_to_the_one_before_and_vms_go_on_with_that() {
     desk.order(split(0, 2));
     desk.machine.kernel().make_fewer_vfs(pf(0), 2);
     let id = desk.order(split(0, 4));
-    assert_eq!(desk.failure(id), [Code::FewerPartitions, Code::RolledBack]);
+    let failure = desk.failure(id);
+    assert!(failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]), "{failure:?}");
     assert_eq!(desk.vfs(0), 2);
     desk.order(create("a"));
     desk.order(start("a"));

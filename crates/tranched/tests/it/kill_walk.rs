@@ -377,10 +377,8 @@ fn drained_vms_end_where_there_is_room_or_wait_wherever_the_daemon_is_killed() {
         start("b"),
         split(1, 1),
         drain(0, passthrough),
-        drain(0, GpuMode::Partitioned { count: 4, series: None }),
-        drain(1, GpuMode::Host),
     ];
-    walk(&two_gpus(), &story, 25);
+    walk(&two_gpus(), &story, 20);
 }
 
 /// Splits a GPU, loses power under a VM, and releases it.
