@@ -3,5 +3,6 @@
 mod admitting;
 mod devices;
 mod planning;
+mod pools;
 mod properties;
 mod world;
