@@ -4,5 +4,6 @@ mod admitting;
 mod devices;
 mod mode_changes;
 mod planning;
+mod pools;
 mod properties;
 mod world;

@@ -254,7 +254,10 @@ fn fewer_virtual_functions_than_asked_for_fail_the_operation_and_say_so() {
     desk.machine.kernel().make_fewer_vfs(pf(0), 1);
     let id = desk.order(split(0, 4));
     let failure = desk.failure(id);
-    assert!(failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]), "{failure:?}");
+    assert!(
+        failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]),
+        "{failure:?}"
+    );
     assert_eq!((desk.vfs(0), desk.wish(0)), (0, GpuMode::Host), "the GPU is as it was");
     desk.order(split(0, 1));
     assert_eq!(desk.vfs(0), 1, "it can be asked for what it can do");
@@ -267,7 +270,10 @@ fn a_count_that_fails_gives_way_to_the_one_before_and_vms_go_on_with_that() {
     desk.machine.kernel().make_fewer_vfs(pf(0), 2);
     let id = desk.order(split(0, 4));
     let failure = desk.failure(id);
-    assert!(failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]), "{failure:?}");
+    assert!(
+        failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]),
+        "{failure:?}"
+    );
     assert_eq!(desk.vfs(0), 2);
     desk.order(create("a"));
     desk.order(start("a"));
