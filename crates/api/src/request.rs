@@ -1,6 +1,6 @@
 //! Request bodies that are no noun of the core already. Unknown fields are refused: a typing error is never a default.
 //!
-//! The mode of a GPU is asked for with a [`tranche_core::spec::GpuMode`], the policies with a
+//! The mode of a GPU is asked for with a [`tranche_core::spec::AskedMode`], the policies with a
 //! [`tranche_core::spec::Policy`].
 
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,8 @@
 //! one door refuses, every door refuses. Admitting looks at the present state so that a wish that cannot come true is
 //! refused at once and with a hint; the planner checks again with every new inventory.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostics as say;
@@ -29,6 +31,13 @@ pub const RESOURCE_NAME_LEN_MAX: usize = 255;
 pub enum Change {
     /// Use a GPU in a mode; `host` releases it.
     SetGpuMode {
+        /// The GPU.
+        gpu: GpuKey,
+        /// The mode.
+        mode: GpuMode,
+    },
+    /// The same, after the VMs that hold the GPU have been shut down; they start again where there is room.
+    DrainGpu {
         /// The GPU.
         gpu: GpuKey,
         /// The mode.
@@ -153,7 +162,8 @@ pub type Refusal = Vec<Finding>;
 /// The findings that stand against it.
 pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
     match change {
-        Change::SetGpuMode { gpu, mode } => set_gpu_mode(gpu, mode, state),
+        Change::SetGpuMode { gpu, mode } => set_gpu_mode(gpu, mode, false, state),
+        Change::DrainGpu { gpu, mode } => set_gpu_mode(gpu, mode, true, state),
         Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
         Change::AdoptVm { name, request, reserved } => adopt_vm(name, request, *reserved, state, now),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
@@ -176,7 +186,7 @@ pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> 
     }
 }
 
-fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitted, Refusal> {
+fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> Result<Admitted, Refusal> {
     let observed = host_of(key, state)?;
     let mut spec = state.spec.clone();
     let title = match mode {
@@ -184,9 +194,10 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
         GpuMode::Partitioned { count, .. } => format!("split GPU {key} into {count} partitions"),
         GpuMode::Passthrough { .. } => format!("make GPU {key} ready for passthrough"),
     };
-    let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone() };
-    let admitted =
-        |spec, findings| Admitted { spec, goal, title, subject: Subject::Gpu(key.clone()), findings };
+    let admitted = |spec, before: Option<GpuSpec>, findings| {
+        let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone(), before: before.map(Box::new) };
+        Admitted { spec, goal, title, subject: Subject::Gpu(key.clone()), findings }
+    };
     let Some(gpu) = observed.gpus.get(&key.address) else {
         // A GPU that is gone can still be released, so that nothing waits for it any longer.
         let booked =
@@ -194,7 +205,7 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
         return match spec.gpus.get_mut(key) {
             Some(wish) if *mode == GpuMode::Host && booked.is_empty() => {
                 wish.mode = GpuMode::Host;
-                Ok(admitted(spec, Vec::new()))
+                Ok(admitted(spec, None, Vec::new()))
             }
             Some(_) if *mode == GpuMode::Host => Err(vec![say::partitions_in_use(key, &booked)]),
             _ => Err(vec![say::gpu_not_found(key)]),
@@ -203,20 +214,18 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
     let unchanged =
         spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity.may_be(&gpu.identity()));
     if unchanged {
-        return Ok(admitted(spec, Vec::new()));
+        return Ok(admitted(spec, None, Vec::new()));
     }
     let mut refusal = mode_obstacles(key, mode, gpu, observed);
-    let users = users_of(key, gpu, observed, state.plan);
-    match (state.plan.mode(key), mode) {
-        (GpuMode::Partitioned { .. }, GpuMode::Passthrough { .. }) => {
-            refusal.push(say::mode_conflict(key, "partitioned", "passed through"));
-        }
-        (GpuMode::Passthrough { .. }, GpuMode::Partitioned { .. }) => {
-            refusal.push(say::mode_conflict(key, "passed through", "partitioned"));
-        }
-        _ => {}
-    }
+    let mut users = users_of(key, gpu, observed, state.plan);
     let settled = state.plan.mode(key) == mode;
+    let mut findings = Vec::new();
+    if drain && !settled {
+        findings.extend(recall_vms(key, &mut spec, state));
+        let ours: BTreeSet<String> =
+            state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect();
+        users.retain(|user| !ours.contains(user));
+    }
     if !users.is_empty() && !settled {
         refusal.push(say::partitions_in_use(key, &users));
     }
@@ -227,9 +236,30 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
         return Err(refusal);
     }
     let resets = !gpu.reset_methods.is_empty() || !matches!(mode, GpuMode::Passthrough { .. });
-    let findings = if resets { Vec::new() } else { vec![say::no_reset(key)] };
-    spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.identity() });
-    Ok(admitted(spec, findings))
+    if !resets {
+        findings.push(say::no_reset(key));
+    }
+    let wish = GpuSpec { mode: mode.clone(), identity: gpu.identity() };
+    // A GPU of which nobody has spoken is the host's.
+    let untouched = GpuSpec { mode: GpuMode::Host, ..wish.clone() };
+    let before = spec.gpus.insert(key.clone(), wish).unwrap_or(untouched);
+    Ok(admitted(spec, Some(before), findings))
+}
+
+/// Has the VMs that hold a GPU shut down, and started again once the GPU is free of them. Returns what happens to each.
+///
+/// It is a restart like any other; what keeps a VM from going back to the GPU is that the GPU is about to change.
+fn recall_vms(key: &GpuKey, spec: &mut Spec, state: State<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (_, booking) in state.plan.bookings_on(key) {
+        let Some(vm) = spec.vms.get_mut(&booking.vm).filter(|vm| vm.id == booking.vm_id) else { continue };
+        findings.push(say::vm_drained(&booking.vm, key, vm.run.is_up()));
+        if vm.run.is_up() {
+            vm.run = Run::Running;
+            vm.serial += 1;
+        }
+    }
+    findings
 }
 
 fn create_vm(

@@ -50,12 +50,12 @@ pub fn check_world(inventory: &Inventory) -> Vec<Finding> {
     violations
 }
 
-/// A change of plan must keep this: the mode of a GPU changes only while nothing of it was booked, and no booking goes
-/// from one VM to another in one pass.
+/// A change of plan must keep this: no booking outlives the mode of its GPU. (It may end and another one begin in the same
+/// pass, for what was read back as free.)
 pub fn check_transition(before: &Plan, after: &Plan) -> Vec<Finding> {
     let mut violations = Vec::new();
     for (slot, booking) in &before.bookings {
-        if before.mode(&slot.gpu) != after.mode(&slot.gpu) && after.bookings.contains_key(slot) {
+        if before.mode(&slot.gpu) != after.mode(&slot.gpu) && after.bookings.get(slot) == Some(booking) {
             let message =
                 format!("The mode of GPU {} changes while {slot} is booked by VM {}.", slot.gpu, booking.vm);
             violations.push(invariant(Subject::Gpu(slot.gpu.clone()), message));

@@ -1,12 +1,13 @@
 //! What a change would do, before it is done: the answer to `--dry-run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
 use crate::finding::{Finding, Severity};
-use crate::name::{HostName, Timestamp, VmName};
+use crate::inventory::{DomainState, Hypervisor, Inventory, OffReason};
+use crate::name::{GpuKey, HostName, Slot, Timestamp, VmName};
 use crate::plan::{Plan, VmGoal};
 use crate::planner;
 use crate::spec::Spec;
@@ -36,8 +37,10 @@ pub enum VmEffect {
     Stops,
     /// It would be shut down, or turned off if that is asked for, and started again.
     Restarts,
-    /// It would wait for room.
+    /// It would be off and wait for room.
     Waits,
+    /// It is off, and would lose what is reserved for it.
+    LosesReservation,
     /// It would be forgotten.
     Goes,
 }
@@ -58,12 +61,10 @@ pub struct HostStep {
 pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
     let before = planner::plan(state.spec, state.inventory, state.plan, now);
     let planned = planner::plan(after, state.inventory, state.plan, now);
-    let due_before = due(state.spec, &before.plan, state);
-    let steps =
-        due(after, &planned.plan, state).into_iter().filter(|step| !due_before.contains(step)).collect();
-    let findings =
-        planned.findings.iter().filter(|finding| !before.findings.contains(finding)).cloned().collect();
-    let vms = planned
+    let due_before = due(state.spec, &before.plan, state.inventory);
+    let mut steps: Vec<HostStep> = due(after, &planned.plan, state.inventory);
+    steps.retain(|step| !due_before.contains(step));
+    let mut vms: BTreeMap<VmName, VmEffect> = planned
         .plan
         .vms
         .iter()
@@ -72,12 +73,81 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
             Some((name.clone(), effect_on(name, vm.goal, &planned.findings, state, after)?))
         })
         .collect();
+    let mut findings = planned.findings.clone();
+    if let Some(left) = Left::by_drained(after, &planned.plan, state) {
+        let then = planner::plan(after, &left.inventory, &planned.plan, now);
+        steps.extend(
+            due(after, &then.plan, &left.inventory).into_iter().filter(|step| !due_before.contains(step)),
+        );
+        vms.extend(left.vms.into_iter().map(|name| {
+            let effect = effect_of_drain(&name, after, &then.plan);
+            (name, effect)
+        }));
+        findings.extend(then.findings);
+    }
+    findings.retain(|finding| !before.findings.contains(finding));
+    findings.sort();
+    findings.dedup();
     Effect { vms, steps, findings }
 }
 
-fn due(spec: &Spec, plan: &Plan, state: State<'_>) -> Vec<HostStep> {
+/// What hosts would show once the VMs that must leave a GPU had left it.
+struct Left {
+    inventory: Inventory,
+    vms: BTreeSet<VmName>,
+}
+
+impl Left {
+    fn by_drained(after: &Spec, plan: &Plan, state: State<'_>) -> Option<Self> {
+        let changes = |gpu: &GpuKey| {
+            let wish = after.gpus.get(gpu).filter(|wish| state.spec.gpus.get(gpu) != Some(wish));
+            wish.is_some_and(|wish| wish.mode != *state.plan.mode(gpu))
+        };
+        let leaving = state.plan.bookings.iter().filter(|(slot, _)| changes(&slot.gpu));
+        let vms: BTreeSet<VmName> = leaving.map(|(_, booking)| booking.vm.clone()).collect();
+        let all = vms.iter().all(|vm| plan.vms.get(vm).is_none_or(|planned| planned.goal != VmGoal::Run));
+        if vms.is_empty() || !all {
+            return None;
+        }
+        let mut inventory = state.inventory.clone();
+        for (slot, _) in state.plan.bookings.iter().filter(|(_, booking)| vms.contains(&booking.vm)) {
+            let gpu = inventory.get_mut(&slot.gpu.host).and_then(|seen| seen.gpus.get_mut(&slot.gpu.address));
+            let Some(gpu) = gpu else { continue };
+            match slot.slot {
+                Slot::Whole => gpu.open_by.clear(),
+                Slot::Partition(index) => {
+                    let of_slot =
+                        gpu.partitions.iter_mut().filter(|partition| partition.index == Some(index));
+                    of_slot.for_each(|partition| partition.open_by.clear());
+                }
+            }
+        }
+        for observed in inventory.values_mut() {
+            let Hypervisor::Up { domains, .. } = &mut observed.hypervisor else { continue };
+            for domain in
+                domains.values_mut().filter(|domain| vms.iter().any(|vm| vm.as_str() == domain.name))
+            {
+                domain.state = DomainState::Off { reason: OffReason::Shutdown };
+                domain.live_devices.clear();
+                domain.defined_devices.retain(|device| !device.ours);
+            }
+        }
+        Some(Self { inventory, vms })
+    }
+}
+
+fn effect_of_drain(name: &VmName, after: &Spec, plan: &Plan) -> VmEffect {
+    let shall_run = after.vms.get(name).is_some_and(|vm| vm.run.is_up());
+    match plan.vms.get(name).map(|planned| planned.goal) {
+        Some(VmGoal::Run) => VmEffect::Restarts,
+        _ if shall_run => VmEffect::Waits,
+        _ => VmEffect::LosesReservation,
+    }
+}
+
+fn due(spec: &Spec, plan: &Plan, inventory: &Inventory) -> Vec<HostStep> {
     let mut due = Vec::new();
-    for (host, observed) in state.inventory {
+    for (host, observed) in inventory {
         due.extend(steps(spec, plan, observed).into_iter().map(|step| {
             let text = step.to_string();
             HostStep { host: host.clone(), step, text }

@@ -25,7 +25,12 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
     match mode {
         GpuMode::Partitioned { count, series } => {
             let valid = gpu.valid_counts();
-            if gpu.address.pci().is_some() && gpu.driver.is_none() {
+            if is_passed_through(gpu) && valid.is_empty() {
+                // Its own driver tells what it offers when it has the GPU back; this is asked again then.
+                if gpu.sriov.as_ref().is_none_or(|sriov| sriov.total_vfs == 0) {
+                    found.push(say::mode_conflict(key, "passed through", "partitioned"));
+                }
+            } else if gpu.address.pci().is_some() && gpu.driver.is_none() {
                 found.push(say::driver_missing(key));
             } else if gpu.backend.is_none() || valid.is_empty() {
                 let why = say::why_not_partitionable(key, gpu);
@@ -101,6 +106,11 @@ pub(crate) fn is_clean(gpu: &Gpu) -> bool {
     let no_partitions = gpu.partitions.iter().all(|partition| partition.index.is_none());
     let stay = gpu.backend == Some(Backend::FixedVf);
     (stay || (no_partitions && gpu.blanks.is_empty())) && gpu.driver.as_deref() != Some(VFIO_DRIVER)
+}
+
+/// Whether a GPU is on the driver that hands it to a VM whole.
+pub(crate) fn is_passed_through(gpu: &Gpu) -> bool {
+    gpu.driver.as_deref() == Some(VFIO_DRIVER)
 }
 
 /// The drivers that the functions of a GPU's group have, as far as they are the host's own.

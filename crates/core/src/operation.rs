@@ -6,10 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
+use crate::diagnostics as say;
 use crate::finding::{Class, Finding, Severity, Subject};
 use crate::name::{GpuKey, OperationId, Timestamp, VmName};
 use crate::placement;
-use crate::spec::{GpuMode, Run};
+use crate::spec::{GpuMode, GpuSpec, Run};
 use crate::step::VFIO_DRIVER;
 
 /// The most lines in an operation's log; the oldest go first.
@@ -66,7 +67,8 @@ pub enum OperationState {
     Waiting,
     /// Its goal was reached.
     Succeeded,
-    /// It ended without reaching its goal; its findings say why. What was asked for stays asked for.
+    /// It ended without reaching its goal; its findings say why. What was asked for stays asked for, except that a GPU
+    /// whose mode could not be changed goes back to the mode that it had.
     Failed,
     /// A later wish made it pointless.
     Superseded,
@@ -90,6 +92,9 @@ pub enum Goal {
         gpu: GpuKey,
         /// The mode.
         mode: GpuMode,
+        /// The wish that comes back if this one fails for good. None where it changed nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Box<GpuSpec>>,
     },
     /// The VM runs as of a command to start.
     VmRuns {
@@ -133,15 +138,39 @@ pub struct Verdict {
     pub progress_percent: u8,
     /// Why it waits or failed.
     pub findings: Vec<Finding>,
+    /// The wish for a GPU that takes the place of the one that failed.
+    pub put_back: Option<(GpuKey, GpuSpec)>,
 }
 
 impl Verdict {
     fn new(state: OperationState, progress_percent: u8) -> Self {
-        Self { state, progress_percent, findings: Vec::new() }
+        Self { state, progress_percent, findings: Vec::new(), put_back: None }
+    }
+}
+
+impl Goal {
+    /// Makes a change of mode that is asked for while another one is under way go back, should it fail, to where that
+    /// one would have gone back to: what was never reached is nothing to go back to.
+    #[must_use]
+    pub fn behind<'a>(mut self, operations: impl IntoIterator<Item = &'a Operation>) -> Self {
+        let Self::GpuMode { gpu, mode, before: before @ Some(_) } = &mut self else { return self };
+        let under_way = operations.into_iter().filter(|operation| !operation.state.is_over());
+        let earlier = under_way.filter_map(|operation| match &operation.goal {
+            Self::GpuMode { gpu: other, before, .. } if other == gpu => before.as_ref(),
+            _ => None,
+        });
+        if let Some(settled) = earlier.last() {
+            *before = Some(settled.clone());
+        }
+        before.take_if(|before| before.mode == *mode);
+        self
     }
 }
 
 /// Compares an operation's goal with what is. `findings` are the planner's, `failures` the last steps' that failed.
+///
+/// A change of mode that failed for good is rolled back: once, because the operation is then over, and only while its
+/// wish still stands, because a later one supersedes it.
 pub fn judge(
     operation: &Operation,
     state: State<'_>,
@@ -178,14 +207,20 @@ pub fn judge(
         against.into_iter().cloned().chain(failed.into_iter().map(|f| f.finding.clone())).collect();
     verdict.findings.sort();
     verdict.findings.dedup();
-    verdict.findings.truncate(OPERATION_FINDINGS_MAX);
+    verdict.findings.truncate(OPERATION_FINDINGS_MAX - 1);
+    if let (OperationState::Failed, Goal::GpuMode { gpu, mode, before: Some(before) }) =
+        (verdict.state, &operation.goal)
+    {
+        verdict.findings.push(say::rolled_back(gpu, mode, &before.mode));
+        verdict.put_back = Some((gpu.clone(), (**before).clone()));
+    }
     verdict
 }
 
 fn progress(goal: &Goal, state: State<'_>) -> Verdict {
     match goal {
         Goal::Recorded => Verdict::new(OperationState::Succeeded, 100),
-        Goal::GpuMode { gpu, mode } => gpu_progress(gpu, mode, state),
+        Goal::GpuMode { gpu, mode, .. } => gpu_progress(gpu, mode, state),
         Goal::VmRuns { vm, serial } => match state.spec.vms.get(vm) {
             Some(spec) if spec.run.is_up() && spec.serial == *serial => {
                 let settled = state.plan.vms.get(vm).and_then(|planned| planned.settled.as_ref());

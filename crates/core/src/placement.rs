@@ -143,7 +143,14 @@ impl<'a> Board<'a> {
                     self.gpus.iter().filter_map(|gpu| gpu.planned.offer.clone()).collect();
                 say::size_mismatch(name, &wanted.join(", "), &present)
             }
-            request => say::no_room(name, request, total - free, total),
+            request => {
+                let mut by_host: BTreeMap<&HostName, usize> = BTreeMap::new();
+                for gpu in self.fitting(request).filter(|gpu| !gpu.free.is_empty()) {
+                    *by_host.entry(&gpu.key.host).or_default() += 1;
+                }
+                let most = by_host.into_values().max().unwrap_or(0);
+                say::no_room(name, request, (total - free, total), most)
+            }
         }
     }
 }

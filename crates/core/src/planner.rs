@@ -12,6 +12,8 @@
 //! It is a pure function, and it never gives up: what cannot be done now yields a finding and is tried again with the
 //! next inventory. It never looks at how the last plan came about.
 
+mod bookings;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
@@ -20,7 +22,7 @@ use crate::identity::GpuIdentity;
 use crate::inventory::{
     Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition, OffReason,
 };
-use crate::mode::{host_drivers, is_clean, mode_obstacles, users_of};
+use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Board, Uses, UsesByHost};
 use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
@@ -91,79 +93,6 @@ impl Planner<'_> {
         }
     }
 
-    // Bookings end first, so that what they held is free in the same pass.
-
-    fn release_bookings(&mut self) {
-        self.index_bookings();
-        let mut releasable = Vec::new();
-        for (slot, booking) in &self.plan.bookings {
-            if self.may_release(slot, booking) {
-                releasable.push(slot.clone());
-            }
-        }
-        for slot in &releasable {
-            self.plan.bookings.remove(slot);
-        }
-        if !releasable.is_empty() {
-            self.index_bookings();
-        }
-    }
-
-    fn index_bookings(&mut self) {
-        self.held.clear();
-        for (slot, booking) in &self.plan.bookings {
-            self.held.entry(booking.vm.clone()).or_default().push(slot.clone());
-        }
-    }
-
-    fn held_by(&self, vm: &VmName) -> &[SlotKey] {
-        self.held.get(vm).map_or(&[], Vec::as_slice)
-    }
-
-    /// A booking ends when its VM has no more use for it *and* the hardware is read back as free.
-    fn may_release(&self, slot: &SlotKey, booking: &Booking) -> bool {
-        let Some(observed) = self.inventory.get(&slot.gpu.host) else { return false };
-        let Some(domains) = observed.domains() else { return false };
-        if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
-            return false;
-        }
-        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
-        self.uses.get(&slot.gpu.host).is_some_and(|uses| !uses.is_used(slot.slot, gpu))
-    }
-
-    fn is_wanted(&self, slot: &SlotKey, booking: &Booking, domain: Option<&Domain>) -> bool {
-        let Some(spec) = self.spec.vms.get(&booking.vm).filter(|spec| spec.id == booking.vm_id) else {
-            return false;
-        };
-        let rests = domain.is_none_or(|domain| !domain.state.is_active());
-        if !rests {
-            return true;
-        }
-        let gpu = self.inventory.get(&slot.gpu.host).and_then(|seen| seen.gpus.get(&slot.gpu.address));
-        // A VM that rests does not go back to a GPU that failed under it.
-        let there = gpu.is_some_and(|gpu| gpu.health.state == HealthState::Good);
-        let complete = self.held_by(&booking.vm).len() == spec.request.slots();
-        if !there || !complete || !self.still_fits(slot, spec) {
-            return false;
-        }
-        match spec.run {
-            Run::Running | Run::Reset => spec.reserved || !self.rests_on_purpose(&booking.vm, spec, domain),
-            Run::Stopped | Run::Killed => spec.reserved,
-            Run::Deleted => false,
-        }
-    }
-
-    /// Whether a slot still serves the request of the VM that holds it.
-    fn still_fits(&self, slot: &SlotKey, spec: &VmSpec) -> bool {
-        let fits = matches!(
-            (&spec.request, slot.slot),
-            (Request::Whole { .. }, Slot::Whole) | (Request::Partition { .. }, Slot::Partition(_))
-        );
-        let planned = self.plan.gpus.get(&slot.gpu).filter(|_| fits);
-        planned
-            .is_some_and(|planned| placement::request_obstacle(&slot.gpu, planned, &spec.request).is_none())
-    }
-
     // GPUs.
 
     fn decide_gpus(&mut self) {
@@ -199,13 +128,22 @@ impl Planner<'_> {
             return;
         }
         let meant = self.plan.gpus.get(key).is_none_or(|planned| planned.identity.may_be(&gpu.identity()));
-        if *self.plan.mode(key) != wish.mode || !meant {
+        if self.is_changing(key) || !meant || self.offer_is_open(key, gpu) {
             self.change_mode(key, wish, gpu, observed);
         }
         if wish.mode == GpuMode::Host && *self.plan.mode(key) == GpuMode::Host && is_clean(gpu) {
             self.plan.gpus.remove(key);
         }
         self.report_gpu(key, gpu, observed);
+    }
+
+    /// Whether a GPU is to be split, came back from passthrough for it, and now tells what its driver offers.
+    fn offer_is_open(&self, key: &GpuKey, gpu: &Gpu) -> bool {
+        let planned = self.plan.gpus.get(key);
+        let open = planned.is_some_and(|planned| {
+            matches!(planned.mode, GpuMode::Partitioned { .. }) && planned.offer.is_none()
+        });
+        open && !is_passed_through(gpu)
     }
 
     /// Whether the GPU at an address is the one that was meant; else the finding says what became of that one. The
@@ -239,7 +177,9 @@ impl Planner<'_> {
     fn change_mode(&mut self, key: &GpuKey, wish: &GpuSpec, gpu: &Gpu, observed: &HostInventory) {
         let mut refusals = mode_obstacles(key, &wish.mode, gpu, observed);
         let users = users_of(key, gpu, observed, &self.plan);
-        if !users.is_empty() {
+        if self.is_being_left(key) {
+            refusals.push(say::mode_changing(key, &wish.mode, &users));
+        } else if !users.is_empty() {
             refusals.push(say::partitions_in_use(key, &users));
         }
         if !refusals.is_empty() {
@@ -247,6 +187,8 @@ impl Planner<'_> {
             return;
         }
         let offer = match &wish.mode {
+            // What its own driver offers is known once that has it back.
+            GpuMode::Partitioned { .. } if is_passed_through(gpu) => None,
             GpuMode::Partitioned { count, series } => gpu.offer(*count, series.as_deref()).cloned(),
             GpuMode::Host | GpuMode::Passthrough { .. } => None,
         };
@@ -333,7 +275,8 @@ impl Planner<'_> {
     // VMs, oldest first: who asked first is served first.
 
     fn decide_vms(&mut self) {
-        let gpus = self.plan.gpus.clone();
+        let mut gpus = self.plan.gpus.clone();
+        gpus.retain(|key, _| !self.is_changing(key));
         let mut board = Board::new(self.inventory, &gpus, &self.plan, &self.uses);
         let mut by_age: Vec<(&VmName, &VmSpec)> = self.spec.vms.iter().collect();
         by_age.sort_by_key(|(name, spec)| (spec.created_at, *name));
@@ -368,6 +311,7 @@ impl Planner<'_> {
     fn home_of(&mut self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
         let holding = self.held_by(name).first().map(|slot| &slot.gpu.host);
         let planned = self.plan.vms.get(name).map(|planned| &planned.host);
+        let planned = planned.filter(|host| !self.may_leave(name, spec, host));
         let known = holding.or(planned).cloned();
         let defined = || {
             let mut hosts = self.inventory.iter();
@@ -383,6 +327,13 @@ impl Planner<'_> {
             return None;
         }
         Some(home)
+    }
+
+    /// Whether a VM that waits for room was never made on its host, so that any other serves it as well.
+    fn may_leave(&self, name: &VmName, spec: &VmSpec, host: &HostName) -> bool {
+        let domains = self.inventory.get(host).and_then(HostInventory::domains);
+        let undefined = domains.is_some_and(|domains| !domains.contains_key(name.as_str()));
+        undefined && spec.run.is_up() && matches!(spec.source, VmSource::Made(_)) && spec.request.slots() > 0
     }
 
     /// The last command that took effect, as far as plan and domain tell.
@@ -465,49 +416,6 @@ impl Planner<'_> {
             matches!(domain.state, DomainState::Off { reason: OffReason::Shutdown | OffReason::Destroyed })
         });
         on_purpose && same_boot && settled.running && settled.serial == spec.serial
-    }
-
-    /// Sees to it that a VM holds what it asks for. Returns whether it does, and can start when all is ready.
-    fn book(
-        &mut self,
-        name: &VmName,
-        spec: &VmSpec,
-        observed: &HostInventory,
-        board: &mut Board<'_>,
-    ) -> bool {
-        let mut held = self.held_by(name).to_vec();
-        let outdated =
-            held.len() != spec.request.slots() || held.iter().any(|slot| !self.still_fits(slot, spec));
-        if !held.is_empty() && outdated {
-            return false;
-        }
-        let obstacles: Vec<Finding> = held
-            .iter()
-            .flat_map(|slot| placement::obstacles(slot, &spec.request, observed, &self.plan))
-            .collect();
-        if !obstacles.is_empty() {
-            self.findings.extend(obstacles);
-            return false;
-        }
-        if held.is_empty() {
-            match board.take((name, spec), Some(&observed.host), self.spec.policy.placement) {
-                Ok(slots) => held = slots,
-                Err(finding) => {
-                    self.findings.push(*finding);
-                    return false;
-                }
-            }
-            for slot in &held {
-                let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
-                self.plan.bookings.insert(slot.clone(), booking);
-            }
-        }
-        for slot in &held {
-            let unready = placement::unready(slot, &self.plan, observed);
-            self.findings.extend(unready.map(|why| say::partition_unready(slot, name, &why)));
-        }
-        self.held.insert(name.clone(), held);
-        true
     }
 
     /// Deleted VMs of which neither domain nor booking nor device is left.

@@ -4,6 +4,7 @@
 //! then on. Nothing here says where anything runs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,31 @@ pub enum GpuMode {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pool: Option<PoolName>,
     },
+}
+
+/// A mode as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(try_from = "strict::Mode")]
+pub struct AskedMode {
+    /// The mode.
+    #[serde(flatten)]
+    pub mode: GpuMode,
+    /// Shut the VMs that hold the GPU down first; they start again where there is room. Else the change is refused while
+    /// there are any.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
+}
+
+/// What a GPU is, for people: `split into 4 partitions`.
+impl fmt::Display for GpuMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host's"),
+            Self::Partitioned { count, .. } => write!(f, "split into {count} partitions"),
+            Self::Passthrough { .. } => f.write_str("passed through"),
+        }
+    }
 }
 
 /// A VM, as wished for.

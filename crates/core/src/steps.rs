@@ -10,7 +10,7 @@ use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, ObservedPartition, PartitionDevice,
     mdev_uuid,
 };
-use crate::mode::users_of;
+use crate::mode::{is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
 use crate::placement;
 use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
@@ -57,7 +57,7 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
     match &planned.mode {
         GpuMode::Partitioned { count, .. } => {
             if is_passed_through(gpu) {
-                return if in_use() { Vec::new() } else { vec![give_back(planned, gpu)] };
+                return if in_use() { Vec::new() } else { return_and_split(planned, gpu, *count) };
             }
             match gpu.backend {
                 Some(Backend::SriovVfio) => vf_steps(planned, gpu, *count, in_use),
@@ -72,8 +72,11 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
             }
         }
         GpuMode::Passthrough { .. } => {
-            let undone = unmake_partitions(planned, gpu, in_use);
-            if undone.is_empty() && !has_partitions(gpu) { take(gpu, in_use) } else { undone }
+            let mut due = unmake_partitions(planned, gpu, in_use);
+            if !due.is_empty() || !has_partitions(gpu) {
+                due.extend(take(gpu, in_use));
+            }
+            due
         }
         GpuMode::Host => {
             let undone = unmake_partitions(planned, gpu, in_use);
@@ -230,6 +233,15 @@ fn take(gpu: &Gpu, in_use: impl Fn() -> bool) -> Vec<Step> {
     vec![Step::TakeGpu { gpu: gpu.address.clone(), functions }]
 }
 
+/// A GPU leaves passthrough to be split. Where its driver is needed to tell how, the rest follows with the next look.
+fn return_and_split(planned: &GpuPlan, gpu: &Gpu, count: u16) -> Vec<Step> {
+    let mut due = vec![give_back(planned, gpu)];
+    if gpu.backend == Some(Backend::SriovVfio) {
+        due.push(Step::EnableVfs { gpu: gpu.address.clone(), count });
+    }
+    due
+}
+
 fn give_back(planned: &GpuPlan, gpu: &Gpu) -> Step {
     let drivers = functions_of(gpu)
         .into_iter()
@@ -246,10 +258,6 @@ fn functions_of(gpu: &Gpu) -> Vec<PciAddress> {
     functions.sort();
     functions.dedup();
     functions
-}
-
-fn is_passed_through(gpu: &Gpu) -> bool {
-    gpu.driver.as_deref() == Some(VFIO_DRIVER)
 }
 
 /// Whether anything has the GPU or a partition of it open, or might: a domain that runs with it counts.

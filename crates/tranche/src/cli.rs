@@ -185,7 +185,7 @@ pub enum GpuCommand {
     /// Split a GPU into a number of equal partitions
     ///
     /// The count must be one that the GPU's driver offers (`tranche gpu show`). It changes only while no VM holds or
-    /// uses a partition of the GPU.
+    /// uses a partition of the GPU. If it fails for good, the GPU goes back to what it was.
     #[command(after_long_help = PARTITION_EXAMPLES)]
     Partition {
         /// The GPU
@@ -196,13 +196,17 @@ pub enum GpuCommand {
         /// The profile series, where the vendor has several; the driver's default if left out
         #[arg(long)]
         series: Option<String>,
+        /// Shut down the VMs that hold the GPU first; they start again where there is room
+        #[arg(long)]
+        drain: bool,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
     },
     /// Prepare a GPU to be given whole to one VM
     ///
-    /// Every function of its IOMMU group goes along. A GPU is partitioned or passed through, never both.
+    /// Every function of its IOMMU group goes along. A GPU is partitioned or passed through, never both; one that is split
+    /// loses its partitions first.
     #[command(
         after_long_help = "Examples:\n  tranche gpu passthrough node1/0000:41:00.0 --dry-run\n  tranche gpu passthrough 41:00.0 --pool render"
     )]
@@ -216,6 +220,9 @@ pub enum GpuCommand {
         /// The pool that it belongs to: VMs ask for GPUs of a pool with --gpu whole@NAME
         #[arg(long, value_name = "NAME")]
         pool: Option<PoolName>,
+        /// Shut down the VMs that hold the GPU first; they start again where there is room
+        #[arg(long)]
+        drain: bool,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -225,6 +232,9 @@ pub enum GpuCommand {
         /// The GPU
         #[arg(help = GPU_HELP)]
         gpu: GpuArg,
+        /// Shut down the VMs that hold the GPU first; they start again where there is room
+        #[arg(long)]
+        drain: bool,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -237,7 +247,8 @@ const PARTITION_EXAMPLES: &str = "\
 Examples:
   tranche gpu show 01:00.0                  which counts are valid?
   tranche gpu partition 01:00.0 4 --dry-run what would happen to which VM?
-  tranche gpu partition 01:00.0 4";
+  tranche gpu partition 01:00.0 4
+  tranche gpu partition 01:00.0 8 --drain   shut its VMs down first, start them again after";
 
 /// Partitions.
 #[derive(Debug, Subcommand)]

@@ -211,8 +211,8 @@ impl Engine {
             return Ok(Submitted::Preview { title: admitted.title, effect });
         }
         let findings = admitted.findings.clone();
-        let operation = new_operation(&admitted, now);
         let mut next = inner.loaded.state.clone();
+        let operation = new_operation(&admitted, &next, now);
         next.spec = admitted.spec.into();
         next.operations.insert(operation.id, operation.clone());
         self.commit(&mut inner, next)?;
@@ -238,7 +238,7 @@ impl Engine {
             let so_far = change::State { spec: &next.spec, plan: &next.plan, inventory: &inner.inventory };
             match change::admit(change, so_far, VmId(Uuid::new_v4()), now) {
                 Ok(admitted) => {
-                    operations.push(new_operation(&admitted, now));
+                    operations.push(new_operation(&admitted, &next, now));
                     findings.extend(admitted.findings);
                     next.spec = admitted.spec.into();
                 }
@@ -332,12 +332,14 @@ impl Engine {
         if sound && !gone.is_empty() {
             next.spec.vms.retain(|name, _| !gone.contains(name));
         }
-        let due = steps::steps(&next.spec, &next.plan, &inner.inventory[&self.name]);
+        let mut due = steps::steps(&next.spec, &next.plan, &inner.inventory[&self.name]);
         inner.failures.retain(|_, (step, _)| due.contains(step));
         inner.attempts.keep_only(&due);
         findings.extend(inner.failures.values().map(|(_, failure)| failure.finding.clone()));
         let news = mem::take(&mut inner.news);
-        judge_operations(&mut next, &inner, &findings, &news, now);
+        let put_back = judge_operations(&mut next, &inner, &findings, &news, now);
+        // These steps serve a wish that stands no longer; the next pass, at once, plans with the one that does.
+        due.retain(|step| !put_back.contains(&step.subject()));
         let stored = self.commit(&mut inner, next).is_ok();
         findings.extend(inner.store_finding.clone());
         findings.sort();
@@ -350,7 +352,8 @@ impl Engine {
         let (ready, waiting): (Vec<Step>, Vec<Step>) =
             due.into_iter().partition(|step| inner.attempts.allows(step, now));
         let ready = without_blocked(ready, &waiting);
-        (ready, inner.attempts.next_due(&waiting))
+        let next_due = if put_back.is_empty() { inner.attempts.next_due(&waiting) } else { Some(now) };
+        (ready, next_due)
     }
 
     fn remember(&self, outcomes: &[Outcome], next_due: Option<Timestamp>, now: Timestamp) -> PassReport {
@@ -476,12 +479,12 @@ fn with_host(inventory: &Inventory, seen: HostInventory) -> Inventory {
     inventory
 }
 
-fn new_operation(admitted: &Admitted, now: Timestamp) -> Operation {
+fn new_operation(admitted: &Admitted, so_far: &State, now: Timestamp) -> Operation {
     Operation {
         id: OperationId(Uuid::new_v4()),
         title: admitted.title.clone(),
         subject: admitted.subject.clone(),
-        goal: admitted.goal.clone(),
+        goal: admitted.goal.clone().behind(so_far.operations.values()),
         created_at: now,
         updated_at: now,
         state: OperationState::Running,
@@ -491,22 +494,24 @@ fn new_operation(admitted: &Admitted, now: Timestamp) -> Operation {
     }
 }
 
-/// Brings every operation that is not over up to what is known now.
+/// Brings every operation that is not over up to what is known now. Returns the GPUs that go back to an earlier wish.
 fn judge_operations(
     next: &mut State,
     inner: &Inner,
     findings: &[Finding],
     news: &[(StepSubject, LogLine)],
     now: Timestamp,
-) {
+) -> BTreeSet<StepSubject> {
     let failures: Vec<StepFailure> = inner.failures.values().map(|(_, failure)| failure.clone()).collect();
     if next.operations.values().all(|operation| operation.state.is_over()) {
-        return;
+        return BTreeSet::new();
     }
+    let mut put_back = BTreeMap::new();
     let mut operations = next.operations.clone();
     let known = change::State { spec: &next.spec, plan: &next.plan, inventory: &inner.inventory };
     for operation in operations.values_mut().filter(|operation| !operation.state.is_over()) {
         let verdict = operation::judge(operation, known, findings, &failures);
+        put_back.extend(verdict.put_back);
         let concerned = subjects(operation, &next.plan);
         operation.log.extend(
             news.iter().filter(|(subject, _)| concerned.contains(subject)).map(|(_, line)| line.clone()),
@@ -525,6 +530,11 @@ fn judge_operations(
         operation.log.drain(..surplus);
     }
     next.operations = operations;
+    let gpus = put_back.keys().map(|gpu| StepSubject::Gpu(gpu.address.clone())).collect();
+    if !put_back.is_empty() {
+        next.spec.gpus.extend(put_back);
+    }
+    gpus
 }
 
 /// The subjects of steps that an operation depends on.

@@ -1,10 +1,11 @@
 //! How findings about GPUs and their partitions are worded.
 
-use super::{error, gpu_subject, list, vm_subject, warning};
+use super::{error, gpu_subject, info, list, vm_subject, warning};
 use crate::finding::{Code, Finding, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{Health, HealthState};
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, SlotKey, VmName};
+use crate::spec::GpuMode;
 
 /// The host has nothing to partition.
 pub fn no_partitionable_gpu(host: &HostName) -> Finding {
@@ -67,7 +68,62 @@ pub fn partitions_in_use(gpu: &GpuKey, users: &[String]) -> Finding {
         Code::PartitionsInUse,
         gpu_subject(gpu),
         message,
-        "Stop these VMs ('tranche vm stop'), or take their GPU ('tranche vm detach'), then try again.",
+        "Repeat with --drain: its VMs are then shut down first, and start again where there is room. Or stop them yourself ('tranche vm stop').",
+    )
+}
+
+/// The mode changes when its users are gone.
+pub fn mode_changing(gpu: &GpuKey, mode: &GpuMode, users: &[String]) -> Finding {
+    let until =
+        if users.is_empty() { String::new() } else { format!(" as soon as it is free of {}", list(users)) };
+    let message = format!("GPU {gpu} will be {mode}{until}, and takes no VM before that.");
+    warning(
+        Code::ModeChanging,
+        gpu_subject(gpu),
+        message,
+        "It goes on by itself. A guest that does not shut down is restarted elsewhere by force: 'tranche vm restart VM --force'.",
+    )
+}
+
+/// A VM has to leave its GPU.
+pub fn vm_drained(vm: &VmName, gpu: &GpuKey, runs: bool) -> Finding {
+    let (message, hint) = if runs {
+        (
+            format!("VM {vm} is shut down, because GPU {gpu} changes its mode."),
+            "It starts again where there is room, and waits where there is none.",
+        )
+    } else {
+        (
+            format!("VM {vm} is off, and what is reserved for it on GPU {gpu} goes with the change of mode."),
+            "At its next start it is placed anew.",
+        )
+    };
+    info(Code::VmDrained, vm_subject(vm), message, hint)
+}
+
+/// What is reserved does not serve.
+pub fn reservation_failed(slot: &SlotKey, vm: &VmName) -> Finding {
+    let message = format!("VM {vm} waits: {slot}, which is reserved for it, has failed.");
+    warning(
+        Code::ReservationFailed,
+        vm_subject(vm),
+        message,
+        format!(
+            "It starts when that serves again. To have it placed elsewhere, give the reservation up: 'tranche vm detach {vm}', \
+             then 'tranche vm attach {vm}'."
+        ),
+    )
+}
+
+/// The mode could not be changed.
+pub fn rolled_back(gpu: &GpuKey, failed: &GpuMode, back_to: &GpuMode) -> Finding {
+    let message = format!("GPU {gpu} could not be {failed}, and goes back to being {back_to}.");
+    warning(
+        Code::RolledBack,
+        gpu_subject(gpu),
+        message,
+        "The other findings say what failed. Put that right, then ask again; 'tranche findings' tells if the way back \
+         fails, too.",
     )
 }
 

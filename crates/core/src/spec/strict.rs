@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use super::GpuMode;
+use super::{AskedMode, GpuMode};
 use crate::name::PoolName;
 
 /// A mode as written.
@@ -18,6 +18,7 @@ pub(super) struct Mode {
     series: Option<String>,
     allow_console: Option<bool>,
     pool: Option<PoolName>,
+    drain: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -28,11 +29,21 @@ enum ModeName {
     Passthrough,
 }
 
+impl TryFrom<Mode> for AskedMode {
+    type Error = String;
+
+    fn try_from(mut written: Mode) -> Result<Self, String> {
+        let drain = written.drain.take().unwrap_or(false);
+        Ok(Self { mode: written.try_into()?, drain })
+    }
+}
+
 impl TryFrom<Mode> for GpuMode {
     type Error = String;
 
     fn try_from(written: Mode) -> Result<Self, String> {
-        let Mode { mode, count, series, allow_console, pool } = written;
+        let Mode { mode, count, series, allow_console, pool, drain } = written;
+        refuse("a mode", &[("drain", drain.is_some())])?;
         let passthrough = [("allow_console", allow_console.is_some()), ("pool", pool.is_some())];
         match mode {
             ModeName::Host => {
@@ -106,7 +117,7 @@ fn refuse(of: &str, fields: &[(&str, bool)]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{GpuMode, Request};
+    use super::super::{AskedMode, GpuMode, Request};
 
     #[test]
     fn a_field_of_another_variant_is_refused_and_named() {
@@ -131,6 +142,19 @@ mod tests {
             let error = serde_json::from_str::<Request>(text).unwrap_err().to_string();
             assert!(error.contains(field), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_mode_is_asked_for_with_drain_and_kept_without() {
+        let text = r#"{"mode":"partitioned","count":4,"drain":true}"#;
+        let asked: AskedMode = serde_json::from_str(text).unwrap();
+        assert_eq!((&asked.mode, asked.drain), (&GpuMode::Partitioned { count: 4, series: None }, true));
+        assert_eq!(serde_json::to_string(&asked).unwrap(), text);
+        assert!(serde_json::from_str::<AskedMode>(r#"{"mode":"host"}"#).is_ok_and(|asked| !asked.drain));
+        for wrong in [text, r#"{"mode":"host","drain":true}"#] {
+            assert!(serde_json::from_str::<GpuMode>(wrong).unwrap_err().to_string().contains("drain"));
+        }
+        assert!(serde_json::from_str::<AskedMode>(r#"{"mode":"host","drian":true}"#).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tranche_core::finding::Code;
 use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
 use tranche_core::name::{GpuKey, VmName};
 use tranche_core::spec::{GpuMode, Request, VmHardware, VolumeRef};
+use tranche_core::step::Step;
 use tranche_core::why::why_not;
 
 use crate::world::{PASSTHROUGH, World, gpu, hardware, host, partitioned, vm};
@@ -31,12 +32,44 @@ fn a_count_that_the_driver_does_not_offer_is_refused_with_those_that_it_does() {
 }
 
 #[test]
-fn partitioned_and_passthrough_exclude_each_other_until_released() {
+fn partitioned_and_passthrough_follow_each_other_directly_and_never_overlap() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, partitioned(2));
-    world.refuses(&set(1, PASSTHROUGH), Code::ModeConflict);
-    world.set_mode(1, GpuMode::Host);
+    world.accepts(&set(1, PASSTHROUGH));
+    let due = world.pass();
+    assert!(matches!(due[..], [Step::DisableVfs { .. }, Step::TakeGpu { .. }]), "{due:?}");
+    world.settle();
+    assert!(world.gpu(1).driver.as_deref() == Some("vfio-pci") && world.gpu(1).partitions.is_empty());
+    world.accepts(&set(1, partitioned(4)));
+    let due = world.pass();
+    assert!(matches!(due[..], [Step::ReturnGpu { .. }, Step::EnableVfs { count: 4, .. }]), "{due:?}");
+    world.settle();
+    assert!(world.gpu(1).driver.as_deref() == Some("model") && world.gpu(1).partitions.len() == 4);
+    world.create("a", Request::ANY_PARTITION);
+    world.start("a");
+    assert!(world.runs("a"));
+    world.refuses(&set(1, PASSTHROUGH), Code::PartitionsInUse);
+}
+
+#[test]
+fn what_only_the_gpus_own_driver_tells_is_asked_when_passthrough_has_given_it_back() {
+    let mut world = World::with_gpus(1);
+    world.make_typed(1);
     world.set_mode(1, PASSTHROUGH);
+    let offers = std::mem::take(&mut world.gpu(1).offers);
+    world.gpu(1).backend = None;
+    world.accepts(&set(1, partitioned(4)));
+    let due = world.pass();
+    assert!(matches!(due[..], [Step::ReturnGpu { .. }]), "{due:?}");
+    world.carry_out(&due[0]);
+    world.gpu(1).offers = offers;
+    world.make_typed(1);
+    world.settle();
+    assert_eq!(world.gpu(1).partitions.len(), 4);
+    world.gpu(1).offers.clear();
+    world.gpu(1).backend = None;
+    world.gpu(1).sriov = None;
+    world.gpu(1).driver = Some("vfio-pci".to_owned());
     world.refuses(&set(1, partitioned(2)), Code::ModeConflict);
 }
 

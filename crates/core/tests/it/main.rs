@@ -2,6 +2,8 @@
 
 mod admitting;
 mod devices;
+mod mode_changes;
 mod planning;
+mod pools;
 mod properties;
 mod world;

@@ -2,7 +2,7 @@
 
 use tranche_api::view::{GpuView, PartitionView};
 use tranche_core::name::GpuKey;
-use tranche_core::spec::GpuMode;
+use tranche_core::spec::{AskedMode, GpuMode};
 
 use super::{Daemon, change};
 use crate::argument::GpuArg;
@@ -14,13 +14,18 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
     match command {
         GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
-        GpuCommand::Partition { gpu, count, series, doing } => {
-            set_mode(&gpu, &GpuMode::Partitioned { count, series }, doing, daemon)
+        GpuCommand::Partition { gpu, count, series, drain, doing } => {
+            set_mode(&gpu, AskedMode { mode: GpuMode::Partitioned { count, series }, drain }, doing, daemon)
         }
-        GpuCommand::Passthrough { gpu, allow_console, pool, doing } => {
-            set_mode(&gpu, &GpuMode::Passthrough { allow_console, pool }, doing, daemon)
+        GpuCommand::Passthrough { gpu, allow_console, pool, drain, doing } => set_mode(
+            &gpu,
+            AskedMode { mode: GpuMode::Passthrough { allow_console, pool }, drain },
+            doing,
+            daemon,
+        ),
+        GpuCommand::Release { gpu, drain, doing } => {
+            set_mode(&gpu, AskedMode { mode: GpuMode::Host, drain }, doing, daemon)
         }
-        GpuCommand::Release { gpu, doing } => set_mode(&gpu, &GpuMode::Host, doing, daemon),
     }
 }
 
@@ -54,9 +59,9 @@ fn show(key: &GpuKey, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     daemon.show(&GpuSheet { gpu, partitions })
 }
 
-fn set_mode(arg: &GpuArg, mode: &GpuMode, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+fn set_mode(arg: &GpuArg, mode: AskedMode, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     let key = find(arg, daemon)?;
-    change::put(&format!("{}/mode", path(&key)), mode, doing, daemon)
+    change::put(&format!("{}/mode", path(&key)), &mode, doing, daemon)
 }
 
 fn path(key: &GpuKey) -> String {

@@ -8,7 +8,7 @@ use tranche_api::view::{self, GpuView, PartitionView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
 use tranche_core::name::{GpuAddress, GpuKey, HostName};
-use tranche_core::spec::GpuMode;
+use tranche_core::spec::AskedMode;
 
 use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
 use super::{App, Refusal, sources};
@@ -51,16 +51,17 @@ pub(super) async fn show(
     path = "/v1/gpus/{host}/{address}/mode", operation_id = "set_gpu_mode",
     tag = "gpus",
     params(("host" = HostName, Path), ("address" = GpuAddress, Path), ChangeQuery),
-    request_body = GpuMode,
+    request_body = AskedMode,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn set_mode(
     State(app): State<App>,
     InPath(gpu): InPath<GpuKey>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(mode): InBody<GpuMode>,
+    InBody(AskedMode { mode, drain }): InBody<AskedMode>,
 ) -> Result<Response, Refusal> {
-    app.change(Change::SetGpuMode { gpu, mode }, query.dry_run).await
+    let change = if drain { Change::DrainGpu { gpu, mode } } else { Change::SetGpuMode { gpu, mode } };
+    app.change(change, query.dry_run).await
 }
 
 /// Every partition.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tranche_core::change::Change;
 use tranche_core::check;
+use tranche_core::declare::{Declaration, DeclaredGpu};
 use tranche_core::finding::{Code, Finding};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, OperationId, PciAddress, Timestamp, VmName};
 use tranche_core::operation::OperationState;
@@ -113,6 +114,20 @@ impl Desk {
         found
     }
 
+    /// The codes with which an operation failed, each once.
+    #[track_caller]
+    fn failure(&self, id: OperationId) -> Vec<Code> {
+        assert_eq!(self.outcome(id), OperationState::Failed);
+        let view = self.engine.view();
+        let mut codes: Vec<Code> = view.operations[&id].findings.iter().map(|finding| finding.code).collect();
+        codes.dedup();
+        codes
+    }
+
+    fn wish(&self, index: u8) -> GpuMode {
+        self.engine.view().spec.gpus[&gpu(index)].mode.clone()
+    }
+
     fn outcome(&self, id: OperationId) -> OperationState {
         self.engine.view().operations[&id].state
     }
@@ -147,8 +162,12 @@ fn gpu(index: u8) -> GpuKey {
     GpuKey { host: host(), address: GpuAddress::Pci(pf(index)) }
 }
 
+fn partitioned(count: u16) -> GpuMode {
+    GpuMode::Partitioned { count, series: None }
+}
+
 fn split(index: u8, count: u16) -> Change {
-    Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Partitioned { count, series: None } }
+    Change::SetGpuMode { gpu: gpu(index), mode: partitioned(count) }
 }
 
 fn release(index: u8) -> Change {
@@ -234,19 +253,98 @@ fn fewer_virtual_functions_than_asked_for_fail_the_operation_and_say_so() {
     let mut desk = Desk::new();
     desk.machine.kernel().make_fewer_vfs(pf(0), 1);
     let id = desk.order(split(0, 4));
-    assert!(desk.finding(Code::FewerPartitions).is_some(), "{:#?}", desk.engine.view().findings);
-    assert_eq!(desk.outcome(id), OperationState::Failed);
+    let failure = desk.failure(id);
+    assert!(
+        failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]),
+        "{failure:?}"
+    );
+    assert_eq!((desk.vfs(0), desk.wish(0)), (0, GpuMode::Host), "the GPU is as it was");
+    desk.order(split(0, 1));
+    assert_eq!(desk.vfs(0), 1, "it can be asked for what it can do");
+}
+
+#[test]
+fn a_count_that_fails_gives_way_to_the_one_before_and_vms_go_on_with_that() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.machine.kernel().make_fewer_vfs(pf(0), 2);
+    let id = desk.order(split(0, 4));
+    let failure = desk.failure(id);
+    assert!(
+        failure.contains(&Code::FewerPartitions) && failure.ends_with(&[Code::RolledBack]),
+        "{failure:?}"
+    );
+    assert_eq!(desk.vfs(0), 2);
+    desk.order(create("a"));
+    desk.order(start("a"));
+    assert!(desk.runs("a") && desk.engine.view().findings.is_empty(), "{:#?}", desk.engine.view().findings);
+}
+
+#[test]
+fn a_way_back_that_fails_is_told_and_is_not_undone_in_its_turn() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
+    let id = desk.order(split(0, 4));
+    for _ in 0..10 {
+        desk.pass();
+        assert_eq!((desk.outcome(id), desk.wish(0)), (OperationState::Failed, partitioned(2)));
+    }
+    assert!(desk.finding(Code::KernelRefused).is_some(), "the way back fails, too");
+    assert_eq!(desk.engine.view().operations.len(), 2, "nobody asked for anything more");
     desk.machine.kernel().repair();
     desk.settle();
-    assert_eq!(desk.vfs(0), 4, "what was asked for stays asked for");
+    assert_eq!((desk.vfs(0), desk.finding(Code::KernelRefused)), (2, None));
+}
+
+#[test]
+fn what_a_repair_fails_at_stays_asked_for() {
+    let mut desk = Desk::new();
+    let id = desk.order(split(0, 2));
+    desk.machine.kernel().reboot();
+    desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
+    desk.settle();
+    assert_eq!((desk.outcome(id), desk.wish(0)), (OperationState::Succeeded, partitioned(2)));
+    desk.machine.kernel().repair();
+    desk.settle();
+    assert_eq!(desk.vfs(0), 2);
+}
+
+#[test]
+fn of_a_declaration_only_the_gpu_that_failed_goes_back() {
+    let mut desk = Desk::new();
+    desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
+    let gpus =
+        [0, 1].map(|index| DeclaredGpu { host: None, address: gpu(index).address, mode: partitioned(2) });
+    let declared = Declaration { gpus: gpus.into(), ..Declaration::default() };
+    desk.engine.apply(&declared, false, desk.now).expect("it is accepted");
+    desk.settle();
+    assert_eq!((desk.wish(0), desk.wish(1)), (GpuMode::Host, partitioned(2)));
+    assert_eq!((desk.vfs(0), desk.vfs(1)), (0, 2));
+}
+
+#[test]
+fn a_deaf_guest_holds_a_drain_up_until_it_is_restarted_by_force() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.hypervisor().set_guest(&vm("a"), Guest::Deaf);
+    assert_eq!(desk.refusal(&split(0, 4)), [Code::PartitionsInUse]);
+    let id = desk.order(Change::DrainGpu { gpu: gpu(0), mode: partitioned(4) });
+    assert!(desk.runs("a") && desk.finding(Code::ModeChanging).is_some());
+    assert_eq!((desk.outcome(id), desk.vfs(0)), (OperationState::Running, 2));
+    desk.order(Change::RestartVm { name: vm("a"), force: true });
+    assert!(desk.runs("a") && desk.finding(Code::ModeChanging).is_none());
+    assert_eq!((desk.outcome(id), desk.vfs(0)), (OperationState::Succeeded, 4));
 }
 
 #[test]
 fn what_the_kernel_refuses_is_named_with_its_errno() {
     let mut desk = Desk::new();
     desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
-    desk.order(split(0, 4));
-    let findings = desk.engine.view().findings.clone();
+    let id = desk.order(split(0, 4));
+    let findings = desk.engine.view().operations[&id].findings.clone();
     assert!(findings.iter().any(|finding| finding.message.contains("ENOMEM")), "{findings:#?}");
 }
 
@@ -260,12 +358,12 @@ fn a_driver_that_grabs_a_virtual_function_is_named() {
     let mut desk = Desk::new();
     let vf = PciAddress { function: 4, ..pf(0) };
     desk.machine.kernel().grab(vf, "xe");
-    desk.order(split(0, 2));
-    let wrong = desk.finding(Code::WrongDriver).expect("the wrong driver is reported");
+    let id = desk.order(split(0, 2));
+    let failed = desk.engine.view().operations[&id].clone();
+    let wrong = failed.findings.iter().find(|finding| finding.code == Code::WrongDriver);
+    let wrong = wrong.expect("the wrong driver is reported");
     assert!(wrong.message.contains("xe") && wrong.message.contains(&vf.to_string()), "{wrong}");
-    desk.machine.kernel().repair();
-    desk.settle();
-    assert!(desk.finding(Code::WrongDriver).is_none());
+    assert_eq!((failed.state, desk.vfs(0)), (OperationState::Failed, 0));
 }
 
 #[test]
@@ -413,10 +511,10 @@ fn virtual_functions_that_share_their_group_are_given_to_nobody() {
     let mut machine = Machine::gpus(1, 4);
     machine.functions[0].sriov.as_mut().unwrap().shares_group = true;
     let mut desk = Desk::on(machine);
-    desk.order(split(0, 2));
+    let id = desk.order(split(0, 2));
     desk.order(create("a"));
     desk.order(start("a"));
-    assert!(!desk.runs("a") && desk.finding(Code::GroupShared).is_some());
+    assert!(!desk.runs("a") && desk.failure(id).contains(&Code::GroupShared));
 }
 
 #[test]

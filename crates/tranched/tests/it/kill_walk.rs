@@ -15,7 +15,7 @@ use tranche_core::check;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::{HostInventory, ObservedPartition};
-use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmName};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmName};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use tranche_host::Host;
@@ -199,6 +199,8 @@ enum Scene {
     Ask(Change),
     /// The machine loses its power.
     PowerCut,
+    /// The kernel makes no more virtual functions than so many.
+    FewerVfs(PciAddress, u16),
     /// A guest crashes.
     Crash(&'static str),
 }
@@ -233,6 +235,7 @@ fn tell(story: &[Scene], death: Option<Death>, stage: &mut Stage) -> usize {
                 stage.hypervisor().lose_power();
                 stage.kernel().reboot();
             }
+            Scene::FewerVfs(pf, vfs_max) => stage.kernel().make_fewer_vfs(*pf, *vfs_max),
             Scene::Crash(name) => stage.hypervisor().crash(&vm(name)),
         }
         stage.settle(&engine, &fate_now);
@@ -354,6 +357,8 @@ fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death()
             create("whole", Request::Whole { gpus: 1, pool: None }),
             start("whole"),
             stop("whole"),
+            split(1, 2),
+            mode(GpuMode::Passthrough { allow_console: false, pool: None }),
             mode(GpuMode::Host),
             split(1, 1),
             Scene::Ask(Change::AttachGpu {
@@ -364,6 +369,29 @@ fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death()
         ],
         15,
     );
+}
+
+#[test]
+fn a_change_of_mode_that_is_rolled_back_ends_the_same_wherever_the_daemon_is_killed() {
+    let pf = gpu(0).address.pci().unwrap();
+    let story = [split(0, 2), Scene::FewerVfs(pf, 2), split(0, 4), create("a", ANY), start("a"), stop("a")];
+    walk(&two_gpus(), &story, 15);
+}
+
+#[test]
+fn drained_vms_end_where_there_is_room_or_wait_wherever_the_daemon_is_killed() {
+    let drain = |index, mode| Scene::Ask(Change::DrainGpu { gpu: gpu(index), mode });
+    let passthrough = GpuMode::Passthrough { allow_console: false, pool: None };
+    let story = [
+        split(0, 2),
+        create("a", ANY),
+        create("b", ANY),
+        start("a"),
+        start("b"),
+        split(1, 1),
+        drain(0, passthrough),
+    ];
+    walk(&two_gpus(), &story, 20);
 }
 
 /// Splits a GPU, loses power under a VM, and releases it.

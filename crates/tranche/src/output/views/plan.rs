@@ -36,7 +36,8 @@ fn in_words(effect: VmEffect) -> &'static str {
         VmEffect::Starts => "starts",
         VmEffect::Stops => "shuts down",
         VmEffect::Restarts => "shuts down and starts again",
-        VmEffect::Waits => "waits for room",
+        VmEffect::Waits => "is off and waits for room",
+        VmEffect::LosesReservation => "loses what is reserved for it",
         VmEffect::Goes => "is forgotten",
     }
 }

@@ -1,0 +1,166 @@
+//! Bookings: how long a VM keeps what it holds, and when it gets something.
+//!
+//! A GPU that is to change its mode takes nobody, and VMs that are off give up what they hold of it. So a change waits for
+//! running VMs alone, and what a change that failed had booked stands in nobody's way back.
+
+use super::Planner;
+use crate::diagnostics as say;
+use crate::finding::Finding;
+use crate::inventory::{Domain, HealthState, HostInventory};
+use crate::name::{GpuKey, Slot, SlotKey, VmName};
+use crate::placement::{self, Board};
+use crate::plan::Booking;
+use crate::spec::{Request, Run, VmSpec};
+
+impl Planner<'_> {
+    /// Bookings end first, so that what they held is free in the same pass.
+    pub(super) fn release_bookings(&mut self) {
+        self.index_bookings();
+        let mut releasable = Vec::new();
+        for (slot, booking) in &self.plan.bookings {
+            if self.may_release(slot, booking) {
+                releasable.push(slot.clone());
+            }
+        }
+        for slot in &releasable {
+            self.plan.bookings.remove(slot);
+        }
+        if !releasable.is_empty() {
+            self.index_bookings();
+        }
+    }
+
+    fn index_bookings(&mut self) {
+        self.held.clear();
+        for (slot, booking) in &self.plan.bookings {
+            self.held.entry(booking.vm.clone()).or_default().push(slot.clone());
+        }
+    }
+
+    pub(super) fn held_by(&self, vm: &VmName) -> &[SlotKey] {
+        self.held.get(vm).map_or(&[], Vec::as_slice)
+    }
+
+    /// A booking ends when its VM has no more use for it *and* the hardware is read back as free.
+    fn may_release(&self, slot: &SlotKey, booking: &Booking) -> bool {
+        let Some(observed) = self.inventory.get(&slot.gpu.host) else { return false };
+        let Some(domains) = observed.domains() else { return false };
+        if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
+            return false;
+        }
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        self.uses.get(&slot.gpu.host).is_some_and(|uses| !uses.is_used(slot.slot, gpu))
+    }
+
+    fn is_wanted(&self, slot: &SlotKey, booking: &Booking, domain: Option<&Domain>) -> bool {
+        let Some(spec) = self.spec.vms.get(&booking.vm).filter(|spec| spec.id == booking.vm_id) else {
+            return false;
+        };
+        let rests = domain.is_none_or(|domain| !domain.state.is_active());
+        if !rests {
+            return true;
+        }
+        let observed = self.inventory.get(&slot.gpu.host);
+        let there = observed.is_some_and(|observed| observed.gpus.contains_key(&slot.gpu.address));
+        // A VM that rests does not go back to what failed under it, unless that is reserved for it.
+        let serves = spec.reserved || observed.is_some_and(|observed| !self.has_failed(slot, observed));
+        let complete = self.held_by(&booking.vm).len() == spec.request.slots();
+        if !there || !serves || !complete || !self.still_fits(slot, spec) {
+            return false;
+        }
+        match spec.run {
+            Run::Running | Run::Reset => spec.reserved || !self.rests_on_purpose(&booking.vm, spec, domain),
+            Run::Stopped | Run::Killed => spec.reserved,
+            Run::Deleted => false,
+        }
+    }
+
+    /// Whether a GPU failed, or a partition of it did.
+    fn has_failed(&self, slot: &SlotKey, observed: &HostInventory) -> bool {
+        let seen = observed.gpus.get(&slot.gpu.address).zip(self.plan.gpus.get(&slot.gpu));
+        seen.is_some_and(|(gpu, planned)| {
+            gpu.health.state != HealthState::Good || placement::is_lost(slot.slot, planned, gpu)
+        })
+    }
+
+    /// Whether a GPU is to change its mode and has not done so yet.
+    pub(super) fn is_changing(&self, gpu: &GpuKey) -> bool {
+        self.spec.gpus.get(gpu).is_some_and(|wish| wish.mode != *self.plan.mode(gpu))
+    }
+
+    /// Whether all that keeps a GPU from changing its mode are VMs that are off, or on their way there.
+    pub(super) fn is_being_left(&self, gpu: &GpuKey) -> bool {
+        let mut holders = self.plan.bookings_on(gpu).map(|(_, booking)| booking).peekable();
+        holders.peek().is_some() && holders.all(|booking| self.is_leaving(booking))
+    }
+
+    fn is_leaving(&self, booking: &Booking) -> bool {
+        let Some(spec) = self.spec.vms.get(&booking.vm).filter(|spec| spec.id == booking.vm_id) else {
+            return true;
+        };
+        let domain = self.inventory.values().find_map(|observed| observed.domain(&booking.vm));
+        let active = domain.is_some_and(|domain| domain.state.is_active());
+        let settled = self.plan.vms.get(&booking.vm).and_then(|planned| planned.settled.as_ref());
+        let recalled = settled.is_some_and(|settled| settled.running && settled.serial < spec.serial);
+        !active || !spec.run.is_up() || recalled
+    }
+
+    /// Whether a slot still serves the request of the VM that holds it.
+    fn still_fits(&self, slot: &SlotKey, spec: &VmSpec) -> bool {
+        let fits = matches!(
+            (&spec.request, slot.slot),
+            (Request::Whole { .. }, Slot::Whole) | (Request::Partition { .. }, Slot::Partition(_))
+        );
+        let planned = self.plan.gpus.get(&slot.gpu).filter(|_| fits && !self.is_changing(&slot.gpu));
+        planned
+            .is_some_and(|planned| placement::request_obstacle(&slot.gpu, planned, &spec.request).is_none())
+    }
+
+    /// Sees to it that a VM holds what it asks for. Returns whether it does, and can start when all is ready.
+    pub(super) fn book(
+        &mut self,
+        name: &VmName,
+        spec: &VmSpec,
+        observed: &HostInventory,
+        board: &mut Board<'_>,
+    ) -> bool {
+        let mut held = self.held_by(name).to_vec();
+        let outdated =
+            held.len() != spec.request.slots() || held.iter().any(|slot| !self.still_fits(slot, spec));
+        let failed = held.iter().find(|slot| self.has_failed(slot, observed));
+        if !held.is_empty() && (outdated || (failed.is_some() && !spec.reserved)) {
+            return false;
+        }
+        if let Some(slot) = failed {
+            self.findings.push(say::reservation_failed(slot, name));
+            return false;
+        }
+        let obstacles: Vec<Finding> = held
+            .iter()
+            .flat_map(|slot| placement::obstacles(slot, &spec.request, observed, &self.plan))
+            .collect();
+        if !obstacles.is_empty() {
+            self.findings.extend(obstacles);
+            return false;
+        }
+        if held.is_empty() {
+            match board.take((name, spec), Some(&observed.host), self.spec.policy.placement) {
+                Ok(slots) => held = slots,
+                Err(finding) => {
+                    self.findings.push(*finding);
+                    return false;
+                }
+            }
+            for slot in &held {
+                let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
+                self.plan.bookings.insert(slot.clone(), booking);
+            }
+        }
+        for slot in &held {
+            let unready = placement::unready(slot, &self.plan, observed);
+            self.findings.extend(unready.map(|why| say::partition_unready(slot, name, &why)));
+        }
+        self.held.insert(name.clone(), held);
+        true
+    }
+}
