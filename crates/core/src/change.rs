@@ -182,6 +182,7 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
     let title = match mode {
         GpuMode::Host => format!("release GPU {key}"),
         GpuMode::Partitioned { count, .. } => format!("split GPU {key} into {count} partitions"),
+        GpuMode::Mixed { sizes } => format!("split GPU {key} into {}", sizes.join(", ")),
         GpuMode::Passthrough { .. } => format!("make GPU {key} ready for passthrough"),
     };
     let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone() };
@@ -208,10 +209,10 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Result<Admitt
     let mut refusal = mode_obstacles(key, mode, gpu, observed);
     let users = users_of(key, gpu, observed, state.plan);
     match (state.plan.mode(key), mode) {
-        (GpuMode::Partitioned { .. }, GpuMode::Passthrough { .. }) => {
+        (GpuMode::Partitioned { .. } | GpuMode::Mixed { .. }, GpuMode::Passthrough { .. }) => {
             refusal.push(say::mode_conflict(key, "partitioned", "passed through"));
         }
-        (GpuMode::Passthrough { .. }, GpuMode::Partitioned { .. }) => {
+        (GpuMode::Passthrough { .. }, GpuMode::Partitioned { .. } | GpuMode::Mixed { .. }) => {
             refusal.push(say::mode_conflict(key, "passed through", "partitioned"));
         }
         _ => {}

@@ -192,10 +192,14 @@ pub enum GpuCommand {
         #[arg(help = GPU_HELP)]
         gpu: GpuArg,
         /// How many partitions
-        count: u16,
+        #[arg(required_unless_present = "sizes")]
+        count: Option<u16>,
         /// The profile series, where the vendor has several; the driver's default if left out
         #[arg(long)]
         series: Option<String>,
+        /// The profile of each partition instead of a count: 8Q,4Q,4Q. Where the driver can have them beside each other
+        #[arg(long, value_delimiter = ',', conflicts_with_all = ["count", "series"])]
+        sizes: Vec<String>,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -237,7 +241,8 @@ const PARTITION_EXAMPLES: &str = "\
 Examples:
   tranche gpu show 01:00.0                  which counts are valid?
   tranche gpu partition 01:00.0 4 --dry-run what would happen to which VM?
-  tranche gpu partition 01:00.0 4";
+  tranche gpu partition 01:00.0 4
+  tranche gpu partition 01:00.0 --sizes 8Q,4Q,4Q";
 
 /// Partitions.
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 mod admitting;
 mod devices;
+mod mixed;
 mod planning;
 mod properties;
 mod world;

@@ -14,8 +14,12 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
     match command {
         GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
-        GpuCommand::Partition { gpu, count, series, doing } => {
-            set_mode(&gpu, &GpuMode::Partitioned { count, series }, doing, daemon)
+        GpuCommand::Partition { gpu, count, series, sizes, doing } => {
+            let mode = match count {
+                Some(count) => GpuMode::Partitioned { count, series },
+                None => GpuMode::Mixed { sizes },
+            };
+            set_mode(&gpu, &mode, doing, daemon)
         }
         GpuCommand::Passthrough { gpu, allow_console, pool, doing } => {
             set_mode(&gpu, &GpuMode::Passthrough { allow_console, pool }, doing, daemon)
