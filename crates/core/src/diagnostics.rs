@@ -194,8 +194,8 @@ pub fn vm_has_no_gpu(vm: &VmName) -> Finding {
     )
 }
 
-/// Nothing is free.
-pub fn no_room(vm: &VmName, request: &Request, in_use: usize, total: usize) -> Finding {
+/// Nothing is free, or not enough of it on one host: `most` is what the host that has most could give.
+pub fn no_room(vm: &VmName, request: &Request, (in_use, total): (usize, usize), most: usize) -> Finding {
     let (code, what, hint) = match request {
         Request::Whole { pool: Some(pool), .. } => (
             Code::NoFreeGpu,
@@ -213,7 +213,13 @@ pub fn no_room(vm: &VmName, request: &Request, in_use: usize, total: usize) -> F
             "It starts by itself when one is free. 'tranche partition list' shows who holds them; 'tranche gpu partition' makes more.",
         ),
     };
-    let message = format!("VM {vm} waits: of {total} {what}, {in_use} are in use.");
+    let message = match request.slots() {
+        0 | 1 => format!("VM {vm} waits: of {total} {what}, {in_use} are in use."),
+        wanted => format!(
+            "VM {vm} waits: it asks for {wanted} {what} on one host, and no host has more than {most} free \
+             ({total} in all, {in_use} in use)."
+        ),
+    };
     warning(code, vm_subject(vm), message, hint)
 }
 

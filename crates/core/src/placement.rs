@@ -141,7 +141,14 @@ impl<'a> Board<'a> {
                     self.gpus.iter().flat_map(|gpu| gpu.planned.distinct_sizes()).cloned().collect();
                 say::size_mismatch(name, &wanted.join(", "), &present)
             }
-            request => say::no_room(name, request, total - free, total),
+            request => {
+                let mut by_host: BTreeMap<&HostName, usize> = BTreeMap::new();
+                for gpu in self.fitting(request).filter(|gpu| !gpu.free.is_empty()) {
+                    *by_host.entry(&gpu.key.host).or_default() += 1;
+                }
+                let most = by_host.into_values().max().unwrap_or(0);
+                say::no_room(name, request, (total - free, total), most)
+            }
         }
     }
 }

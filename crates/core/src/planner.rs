@@ -381,6 +381,7 @@ impl Planner<'_> {
     fn home_of(&mut self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
         let holding = self.held_by(name).first().map(|slot| &slot.gpu.host);
         let planned = self.plan.vms.get(name).map(|planned| &planned.host);
+        let planned = planned.filter(|host| !self.may_leave(name, spec, host));
         let known = holding.or(planned).cloned();
         let defined = || {
             let mut hosts = self.inventory.iter();
@@ -396,6 +397,13 @@ impl Planner<'_> {
             return None;
         }
         Some(home)
+    }
+
+    /// Whether a VM that waits for room was never made on its host, so that any other serves it as well.
+    fn may_leave(&self, name: &VmName, spec: &VmSpec, host: &HostName) -> bool {
+        let domains = self.inventory.get(host).and_then(HostInventory::domains);
+        let undefined = domains.is_some_and(|domains| !domains.contains_key(name.as_str()));
+        undefined && spec.run.is_up() && matches!(spec.source, VmSource::Made(_)) && spec.request.slots() > 0
     }
 
     /// The last command that took effect, as far as plan and domain tell.

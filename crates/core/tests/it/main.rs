@@ -4,5 +4,6 @@ mod admitting;
 mod devices;
 mod mixed;
 mod planning;
+mod pools;
 mod properties;
 mod world;
