@@ -143,7 +143,8 @@ impl<'a> Board<'a> {
             }
             request => {
                 let mut by_host: BTreeMap<&HostName, usize> = BTreeMap::new();
-                for gpu in self.fitting(request).filter(|gpu| !gpu.free.is_empty()) {
+                let has_room = |gpu: &&BoardGpu<'_>| gpu.fitting(&gpu.free, request).next().is_some();
+                for gpu in self.gpus.iter().filter(has_room) {
                     *by_host.entry(&gpu.key.host).or_default() += 1;
                 }
                 let most = by_host.into_values().max().unwrap_or(0);
