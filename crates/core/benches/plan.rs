@@ -62,6 +62,8 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
                 offer,
                 identity: gpu.identity(),
                 host_drivers: BTreeMap::new(),
+                sizes: Vec::new(),
+                was_mixed: false,
                 autoprobe_was_off: false,
             },
         );
@@ -148,6 +150,7 @@ fn gpu(bus: u8) -> Gpu {
             vram_mib: Some(1_024),
         }],
         partitions: partitions.collect(),
+        mixed: Vec::new(),
         blanks: Vec::new(),
         open_by: Vec::new(),
     }

@@ -192,6 +192,7 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> 
     let title = match mode {
         GpuMode::Host => format!("release GPU {key}"),
         GpuMode::Partitioned { count, .. } => format!("split GPU {key} into {count} partitions"),
+        GpuMode::Mixed { sizes } => format!("split GPU {key} into {}", sizes.join(", ")),
         GpuMode::Passthrough { .. } => format!("make GPU {key} ready for passthrough"),
     };
     let admitted = |spec, before: Option<GpuSpec>, findings| {

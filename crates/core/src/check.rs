@@ -74,7 +74,7 @@ fn each_slot_is_of_the_mode(plan: &Plan, violations: &mut Vec<Finding>) {
     for (slot, booking) in &plan.bookings {
         let mode = plan.mode(&slot.gpu);
         let of_mode = match (mode, slot.slot) {
-            (GpuMode::Partitioned { count, .. }, Slot::Partition(index)) => index < *count,
+            (mode, Slot::Partition(index)) => mode.partitions().is_some_and(|count| index < count),
             (GpuMode::Passthrough { .. }, Slot::Whole) => true,
             _ => false,
         };

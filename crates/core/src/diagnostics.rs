@@ -376,8 +376,9 @@ pub fn why_not_partitionable(key: &GpuKey, gpu: &Gpu) -> Finding {
 }
 
 /// The GPU's partitions are of another size than asked for.
-pub fn not_of_size(gpu: &GpuKey, offer: Option<&Offer>) -> Finding {
-    let has = offer.map_or_else(|| "no known size".to_owned(), describe_size);
+pub fn not_of_size(gpu: &GpuKey, sizes: &[&Offer]) -> Finding {
+    let sizes: Vec<String> = sizes.iter().map(|offer| describe_size(offer)).collect();
+    let has = if sizes.is_empty() { "no known size".to_owned() } else { list(&sizes) };
     let message = format!("The partitions of GPU {gpu} are of {has}.");
     error(
         Code::SizeMismatch,

@@ -174,6 +174,7 @@ codes! {
     DriverMissing "driver_missing" Conflict "No driver is bound to the GPU, and partitioning is the driver's work.",
     DriverWithoutSriov "driver_without_sriov" Conflict "The GPU's driver does not switch virtual functions through sysfs.",
     InvalidPartitionCount "invalid_partition_count" Invalid "The partition count is none of those that the driver offers.",
+    InvalidPartitionSizes "invalid_partition_sizes" Invalid "The GPU cannot be split into partitions of these sizes.",
     CountFixed "count_fixed" Conflict "The partition count was set when the GPU's driver was loaded, and changes only with another load.",
     PartitionsInUse "partitions_in_use" Conflict "Partitions of the GPU are booked or open, so its mode cannot change.",
     ModeChanging "mode_changing" Unavailable "A GPU is about to change its mode; it takes no VM, and those that hold it are being turned off.",

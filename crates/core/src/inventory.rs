@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::finding::Finding;
 use crate::identity::GpuIdentity;
+use crate::mixed::MixedSize;
 use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
 use crate::step::VFIO_DRIVER;
 
@@ -160,6 +161,9 @@ pub struct Gpu {
     pub sriov: Option<Sriov>,
     /// The partitionings that the driver offers: the valid counts.
     pub offers: Vec<Offer>,
+    /// The profiles that it can have beside each other; empty where all its partitions are equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixed: Vec<MixedSize>,
     /// The partitions that exist now.
     pub partitions: Vec<ObservedPartition>,
     /// Virtual functions that are no partitions, because they carry no type. Only with

@@ -16,6 +16,7 @@ pub mod finding;
 pub mod guest;
 pub mod identity;
 pub mod inventory;
+pub mod mixed;
 pub mod mode;
 pub mod name;
 pub mod operation;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostics as say;
 use crate::finding::{Code, Finding, Subject};
 use crate::inventory::{Backend, Gpu, GroupMember, HostInventory, Iommu};
+use crate::mixed;
 use crate::name::{GpuKey, PciAddress, Slot};
 use crate::placement::Uses;
 use crate::plan::Plan;
@@ -40,6 +41,16 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
                 let valid = series.as_deref().map_or(valid, |series| gpu.valid_counts_of(series));
                 found.push(say::invalid_partition_count(key, *count, series.as_deref(), &valid));
                 found.extend(host_says(Code::CountFixed, key, observed));
+            }
+        }
+        GpuMode::Mixed { sizes } => {
+            if is_passed_through(gpu) {
+                // Only its own driver knows which sizes it can have beside each other.
+                found.push(say::mode_conflict(key, "passed through", "split into several sizes"));
+            } else if gpu.address.pci().is_some() && gpu.driver.is_none() {
+                found.push(say::driver_missing(key));
+            } else if let Err(misfit) = mixed::lay_out(gpu, sizes) {
+                found.push(say::invalid_partition_sizes(key, &misfit, &gpu.mixed));
             }
         }
         GpuMode::Passthrough { allow_console, .. } => {

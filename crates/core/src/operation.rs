@@ -285,14 +285,19 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
     };
     let (done, total) = match mode {
         GpuMode::Host => (usize::from(!state.plan.gpus.contains_key(key)), 1),
-        GpuMode::Partitioned { count, .. } => {
+        GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
+            let count = mode.partitions().unwrap_or_default();
+            let planned = state.plan.gpus.get(key);
             let ready = gpu.partitions.iter().filter(|partition| {
                 let bound = partition.driver.as_ref() == Some(&gpu.partition_driver);
-                partition.index.is_some() && (bound || partition.vf().is_none())
+                let size = partition.index.and_then(|index| planned?.size_of(index));
+                let of_size = matches!(mode, GpuMode::Partitioned { .. })
+                    || size.is_some_and(|size| partition.profile.as_ref() == Some(&size.profile));
+                partition.index.is_some() && (bound || partition.vf().is_none()) && of_size
             });
             let exact = gpu.partitions.iter().filter(|partition| partition.index.is_some()).count()
-                <= usize::from(*count);
-            (if exact { ready.count() } else { 0 }, usize::from(*count))
+                <= usize::from(count);
+            (if exact { ready.count() } else { 0 }, usize::from(count))
         }
         GpuMode::Passthrough { .. } => (usize::from(gpu.driver.as_deref() == Some(VFIO_DRIVER)), 1),
     };

@@ -29,7 +29,7 @@ struct BoardGpu<'a> {
     numa_node: Option<u16>,
     planned: &'a GpuPlan,
     /// Slots that serve somebody, taken or not.
-    usable: usize,
+    usable: BTreeSet<Slot>,
     free: BTreeSet<Slot>,
 }
 
@@ -38,6 +38,8 @@ struct BoardGpu<'a> {
 struct Score {
     /// Whether the GPU is off the NUMA node that the VM prefers.
     far: bool,
+    /// How many smaller sizes on the GPU would serve too, and are all taken.
+    excess: usize,
     /// Free slots on the GPU (pack), or the most possible less those (spread).
     crowding: usize,
 }
@@ -56,7 +58,7 @@ impl<'a> Board<'a> {
             if !gpu_obstacles(key, planned, gpu, observed).is_empty() {
                 return None;
             }
-            let usable: Vec<Slot> = slots_of(&planned.mode)
+            let usable: BTreeSet<Slot> = slots_of(&planned.mode)
                 .into_iter()
                 .filter(|slot| group_obstacle(&SlotKey { gpu: key.clone(), slot: *slot }, gpu).is_none())
                 .filter(|slot| !is_lost(*slot, planned, gpu))
@@ -64,7 +66,7 @@ impl<'a> Board<'a> {
             let booked: BTreeSet<Slot> = plan.bookings_on(key).map(|(slot, _)| slot.slot).collect();
             let used = |slot: &Slot| uses.get(&key.host).is_some_and(|uses| uses.is_used(*slot, gpu));
             let free = usable.iter().filter(|slot| !booked.contains(slot) && !used(slot)).copied().collect();
-            Some(BoardGpu { key: key.clone(), numa_node: gpu.numa_node, planned, usable: usable.len(), free })
+            Some(BoardGpu { key: key.clone(), numa_node: gpu.numa_node, planned, usable, free })
         };
         Self { gpus: gpus.iter().filter_map(on_board).collect() }
     }
@@ -102,15 +104,15 @@ impl<'a> Board<'a> {
     ) -> Result<Vec<SlotKey>, Box<Finding>> {
         let needed = spec.request.slots();
         let mut by_host: BTreeMap<&HostName, Vec<(Score, SlotKey)>> = BTreeMap::new();
-        for gpu in self.fitting(&spec.request) {
-            let Some(first) = gpu.free.first() else { continue };
+        for gpu in &self.gpus {
+            let Some((slot, excess)) = gpu.smallest(&spec.request) else { continue };
             let far = spec.prefer_numa_node.is_some_and(|node| gpu.numa_node != Some(node));
             let crowding = match policy {
                 PlacementPolicy::Pack => gpu.free.len(),
                 PlacementPolicy::Spread => usize::MAX - gpu.free.len(),
             };
-            let slot = SlotKey { gpu: gpu.key.clone(), slot: *first };
-            by_host.entry(&gpu.key.host).or_default().push((Score { far, crowding }, slot));
+            let slot = SlotKey { gpu: gpu.key.clone(), slot };
+            by_host.entry(&gpu.key.host).or_default().push((Score { far, excess, crowding }, slot));
         }
         by_host.retain(|host, slots| slots.len() >= needed && only_host.is_none_or(|only| only == *host));
         let best = by_host.into_values().filter_map(|mut slots| {
@@ -125,14 +127,10 @@ impl<'a> Board<'a> {
         }
     }
 
-    fn fitting<'b>(&'b self, request: &'b Request) -> impl Iterator<Item = &'b BoardGpu<'a>> {
-        self.gpus.iter().filter(move |gpu| request_obstacle(&gpu.key, gpu.planned, request).is_none())
-    }
-
     /// The finding for a request that has no room: no such size, or all taken.
     fn no_room(&self, name: &VmName, request: &Request) -> Finding {
-        let total: usize = self.fitting(request).map(|gpu| gpu.usable).sum();
-        let free: usize = self.fitting(request).map(|gpu| gpu.free.len()).sum();
+        let total: usize = self.gpus.iter().map(|gpu| gpu.fitting(&gpu.usable, request).count()).sum();
+        let free: usize = self.gpus.iter().map(|gpu| gpu.fitting(&gpu.free, request).count()).sum();
         match request {
             Request::Partition { vram_mib, profile }
                 if total == 0 && (vram_mib.is_some() || profile.is_some()) =>
@@ -140,18 +138,51 @@ impl<'a> Board<'a> {
                 let mut wanted: Vec<String> = profile.iter().cloned().collect();
                 wanted.extend(vram_mib.map(|mib| format!("{mib} MiB")));
                 let present: Vec<Offer> =
-                    self.gpus.iter().filter_map(|gpu| gpu.planned.offer.clone()).collect();
+                    self.gpus.iter().flat_map(|gpu| gpu.planned.distinct_sizes()).cloned().collect();
                 say::size_mismatch(name, &wanted.join(", "), &present)
             }
             request => {
                 let mut by_host: BTreeMap<&HostName, usize> = BTreeMap::new();
-                for gpu in self.fitting(request).filter(|gpu| !gpu.free.is_empty()) {
+                let has_room = |gpu: &&BoardGpu<'_>| gpu.fitting(&gpu.free, request).next().is_some();
+                for gpu in self.gpus.iter().filter(has_room) {
                     *by_host.entry(&gpu.key.host).or_default() += 1;
                 }
                 let most = by_host.into_values().max().unwrap_or(0);
                 say::no_room(name, request, (total - free, total), most)
             }
         }
+    }
+}
+
+impl BoardGpu<'_> {
+    fn fitting<'b>(
+        &'b self,
+        slots: &'b BTreeSet<Slot>,
+        request: &'b Request,
+    ) -> impl Iterator<Item = Slot> + 'b {
+        let fits = |slot: &Slot| request_obstacle(&self.key, *slot, self.planned, request).is_none();
+        // Equal partitions serve alike: the first speaks for all.
+        let is_mixed = matches!(self.planned.mode, GpuMode::Mixed { .. });
+        let all_alike = (!is_mixed).then(|| slots.first().is_some_and(fits));
+        slots.iter().copied().filter(move |slot| all_alike.unwrap_or_else(|| fits(slot)))
+    }
+
+    /// The smallest free slot that serves a request, and how many sizes below it would, were they not taken.
+    fn smallest(&self, request: &Request) -> Option<(Slot, usize)> {
+        let size = |slot: &Slot| match slot {
+            Slot::Partition(index) => self.planned.size_of(*index).and_then(|size| size.vram_mib),
+            Slot::Whole => None,
+        };
+        if !matches!(self.planned.mode, GpuMode::Mixed { .. }) {
+            return Some((self.fitting(&self.free, request).next()?, 0));
+        }
+        let slot = self.fitting(&self.free, request).min_by_key(|slot| (size(slot), *slot))?;
+        let smaller: BTreeSet<Option<u64>> = self
+            .fitting(&self.usable, request)
+            .map(|slot| size(&slot))
+            .filter(|s| *s < size(&slot))
+            .collect();
+        Some((slot, smaller.len()))
     }
 }
 
@@ -211,7 +242,9 @@ pub fn decided_slots(gpu: &GpuKey, plan: &Plan) -> Vec<Slot> {
 fn slots_of(mode: &GpuMode) -> Vec<Slot> {
     match mode {
         GpuMode::Host => Vec::new(),
-        GpuMode::Partitioned { count, .. } => (0..*count).map(Slot::Partition).collect(),
+        GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
+            (0..mode.partitions().unwrap_or_default()).map(Slot::Partition).collect()
+        }
         GpuMode::Passthrough { .. } => vec![Slot::Whole],
     }
 }
@@ -241,7 +274,7 @@ pub fn obstacles(slot: &SlotKey, request: &Request, observed: &HostInventory, pl
         return vec![say::mode_conflict(key, "in mode host", "given to a VM")];
     };
     let mut found = gpu_obstacles(key, planned, gpu, observed);
-    found.extend(request_obstacle(key, planned, request));
+    found.extend(request_obstacle(key, slot.slot, planned, request));
     found.extend(group_obstacle(slot, gpu));
     found
 }
@@ -260,15 +293,19 @@ fn gpu_obstacles(key: &GpuKey, planned: &GpuPlan, gpu: &Gpu, observed: &HostInve
     found
 }
 
-/// Why a GPU, as it was decided to be used, does not serve a request.
-pub(crate) fn request_obstacle(key: &GpuKey, planned: &GpuPlan, request: &Request) -> Option<Finding> {
+/// Why a slot, as its GPU was decided to be used, does not serve a request.
+pub(crate) fn request_obstacle(
+    key: &GpuKey,
+    slot: Slot,
+    planned: &GpuPlan,
+    request: &Request,
+) -> Option<Finding> {
     match (request, &planned.mode) {
         (_, GpuMode::Host) => Some(say::mode_conflict(key, "in mode host", "given to a VM")),
-        (Request::Partition { .. }, GpuMode::Partitioned { .. }) => {
-            let fits = planned.offer.as_ref().is_some_and(|offer| size_fits(request, offer));
-            (!fits).then(|| say::not_of_size(key, planned.offer.as_ref()))
+        (Request::Partition { .. }, GpuMode::Partitioned { .. } | GpuMode::Mixed { .. }) => {
+            (!slot_fits(request, slot, planned)).then(|| say::not_of_size(key, &planned.distinct_sizes()))
         }
-        (Request::Whole { .. }, GpuMode::Partitioned { .. }) => {
+        (Request::Whole { .. }, GpuMode::Partitioned { .. } | GpuMode::Mixed { .. }) => {
             Some(say::mode_conflict(key, "partitioned", "passed through"))
         }
         (Request::Partition { .. }, GpuMode::Passthrough { .. }) => {
@@ -293,6 +330,19 @@ pub fn group_obstacle(slot: &SlotKey, gpu: &Gpu) -> Option<Finding> {
     (!others.is_empty()).then(|| say::group_shared(Subject::Partition(slot.clone()), group.id, &others))
 }
 
+/// Whether a partition is of a size that serves a request. Where sizes differ, more memory than was asked for serves too.
+fn slot_fits(request: &Request, slot: Slot, planned: &GpuPlan) -> bool {
+    let Slot::Partition(index) = slot else { return false };
+    let Some(size) = planned.size_of(index) else { return false };
+    match (request, &planned.mode) {
+        (Request::Partition { vram_mib: Some(wanted), profile }, GpuMode::Mixed { .. }) => {
+            let of_profile = Request::Partition { vram_mib: None, profile: profile.clone() };
+            size.vram_mib.is_some_and(|has| has >= *wanted) && size_fits(&of_profile, size)
+        }
+        _ => size_fits(request, size),
+    }
+}
+
 /// Whether an offer's partitions are of the size that is asked for.
 pub fn size_fits(request: &Request, offer: &Offer) -> bool {
     match request {
@@ -306,14 +356,11 @@ pub fn size_fits(request: &Request, offer: &Offer) -> bool {
 
 /// Whether a partition is gone although its GPU counts it (it was unplugged), or does not answer any more.
 pub fn is_lost(slot: Slot, planned: &GpuPlan, gpu: &Gpu) -> bool {
-    let (Slot::Partition(index), GpuMode::Partitioned { count, .. }) = (slot, &planned.mode) else {
-        return false;
-    };
+    let (Slot::Partition(index), Some(count)) = (slot, planned.mode.partitions()) else { return false };
     // The index of a mediated device is no function's.
     let numbered = !matches!(gpu.backend, Some(Backend::Mdev | Backend::VfMdev));
     let is_blank = gpu.blanks.iter().any(|blank| blank.index == index);
-    let all_there =
-        numbered && gpu.sriov.as_ref().is_some_and(|sriov| Some(sriov.vfs) == gpu.vfs_for(*count));
+    let all_there = numbered && gpu.sriov.as_ref().is_some_and(|sriov| Some(sriov.vfs) == gpu.vfs_for(count));
     match partition(gpu, index) {
         Some(partition) => !partition.answers,
         None => all_there && !is_blank,
@@ -342,13 +389,10 @@ pub fn unready(slot: &SlotKey, plan: &Plan, observed: &HostInventory) -> Option<
 }
 
 fn unready_partition(slot: &SlotKey, index: u16, gpu: &Gpu, plan: &Plan) -> Option<String> {
-    let remade = match plan.mode(&slot.gpu) {
-        GpuMode::Partitioned { count, .. } => {
-            gpu.vfs_for(*count).is_some_and(|vfs| gpu.sriov.as_ref().map(|sriov| sriov.vfs) != Some(vfs))
-        }
-        GpuMode::Host | GpuMode::Passthrough { .. } => true,
-    };
-    let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.offer.as_ref());
+    let remade = plan.mode(&slot.gpu).partitions().is_none_or(|count| {
+        gpu.vfs_for(count).is_some_and(|vfs| gpu.sriov.as_ref().map(|sriov| sriov.vfs) != Some(vfs))
+    });
+    let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.size_of(index));
     let Some(partition) = partition(gpu, index) else { return Some("it does not exist yet".to_owned()) };
     let of_type = partition.profile.as_ref() == offer.map(|offer| &offer.profile);
     let driver = &gpu.partition_driver;

@@ -51,6 +51,12 @@ pub struct GpuPlan {
     pub mode: GpuMode,
     /// The offer that the count was taken from; only in mode `partitioned`.
     pub offer: Option<Offer>,
+    /// The size of each partition, by index; only in mode `mixed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<Offer>,
+    /// Whether the GPU was in mode `mixed` before, so that its driver has to be told that sizes are equal again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_mixed: bool,
     /// What the GPU was when this was decided.
     pub identity: GpuIdentity,
     /// The drivers that the functions of its IOMMU group had before passthrough took them, to be given back.
@@ -59,6 +65,23 @@ pub struct GpuPlan {
     /// (`sriov_drivers_autoprobe`). It then stays off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub autoprobe_was_off: bool,
+}
+
+impl GpuPlan {
+    /// The size of the partition with an index.
+    pub fn size_of(&self, index: u16) -> Option<&Offer> {
+        match &self.mode {
+            GpuMode::Mixed { .. } => self.sizes.get(usize::from(index)),
+            GpuMode::Host | GpuMode::Partitioned { .. } | GpuMode::Passthrough { .. } => self.offer.as_ref(),
+        }
+    }
+
+    /// The sizes of its partitions, in order, equal ones once.
+    pub fn distinct_sizes(&self) -> Vec<&Offer> {
+        let mut sizes: Vec<&Offer> = self.offer.iter().chain(&self.sizes).collect();
+        sizes.dedup();
+        sizes
+    }
 }
 
 /// The durable record that a slot serves a VM: made before anything is touched, removed when read back as free.

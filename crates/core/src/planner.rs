@@ -22,6 +22,7 @@ use crate::identity::GpuIdentity;
 use crate::inventory::{
     Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition, OffReason,
 };
+use crate::mixed;
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Board, Uses, UsesByHost};
@@ -190,7 +191,11 @@ impl Planner<'_> {
             // What its own driver offers is known once that has it back.
             GpuMode::Partitioned { .. } if is_passed_through(gpu) => None,
             GpuMode::Partitioned { count, series } => gpu.offer(*count, series.as_deref()).cloned(),
-            GpuMode::Host | GpuMode::Passthrough { .. } => None,
+            GpuMode::Host | GpuMode::Mixed { .. } | GpuMode::Passthrough { .. } => None,
+        };
+        let sizes = match &wish.mode {
+            GpuMode::Mixed { sizes } => mixed::lay_out(gpu, sizes).unwrap_or_default(),
+            _ => Vec::new(),
         };
         let before = self.plan.gpus.get(key).filter(|planned| planned.identity.may_be(&gpu.identity()));
         let recorded = before.map(|planned| planned.host_drivers.clone()).unwrap_or_default();
@@ -198,7 +203,12 @@ impl Planner<'_> {
         let is_off = gpu.sriov.as_ref().is_some_and(|sriov| !sriov.autoprobe);
         let autoprobe_was_off = before.map_or(is_off, |planned| planned.autoprobe_was_off);
         let mode = wish.mode.clone();
-        let planned = GpuPlan { mode, offer, identity: gpu.identity(), host_drivers, autoprobe_was_off };
+        let was_mixed = before.is_some_and(|planned| {
+            matches!(mode, GpuMode::Partitioned { .. })
+                && (planned.was_mixed || matches!(planned.mode, GpuMode::Mixed { .. }))
+        });
+        let identity = gpu.identity();
+        let planned = GpuPlan { mode, offer, sizes, was_mixed, identity, host_drivers, autoprobe_was_off };
         self.plan.gpus.insert(key.clone(), planned);
     }
 
@@ -206,19 +216,21 @@ impl Planner<'_> {
     fn report_gpu(&mut self, key: &GpuKey, gpu: &Gpu, observed: &HostInventory) {
         let Some(planned) = self.plan.gpus.get(key) else { return };
         match &planned.mode {
-            GpuMode::Partitioned { count, .. } => {
-                let profile = planned.offer.as_ref().map(|offer| &offer.profile);
+            GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
+                let count = planned.mode.partitions().unwrap_or_default();
                 let fits = |partition: &&ObservedPartition| {
-                    let alike = partition.profile.is_none() || partition.profile.as_ref() == profile;
-                    partition.index.is_some_and(|index| index < *count) && alike
+                    let decided = partition.index.and_then(|index| planned.size_of(index));
+                    let alike = partition.profile.is_none()
+                        || partition.profile.as_ref() == decided.map(|size| &size.profile);
+                    partition.index.is_some_and(|index| index < count) && alike
                 };
                 let ours = gpu.partitions.iter().filter(|partition| partition.index.is_some());
                 let (have, fitting) = (ours.clone().count(), ours.filter(fits).count());
-                if have != 0 && (have, fitting) != (usize::from(*count), usize::from(*count)) {
+                if have != 0 && (have, fitting) != (usize::from(count), usize::from(count)) {
                     let is = format!("{have} partitions, {fitting} of which are as decided,");
                     self.findings.push(say::drift(key, &is, &count.to_string()));
                 }
-                self.report_partitions(key, gpu, *count, observed);
+                self.report_partitions(key, gpu, count, observed);
             }
             GpuMode::Passthrough { .. } if gpu.reset_methods.is_empty() => {
                 self.findings.push(say::no_reset(key));

@@ -66,6 +66,11 @@ pub enum GpuMode {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         series: Option<String>,
     },
+    /// Split into partitions of several sizes.
+    Mixed {
+        /// The profile of each partition, in any order: the largest becomes partition 0.
+        sizes: Vec<String>,
+    },
     /// Given whole to one VM (what Hyper-V calls DDA).
     Passthrough {
         /// Take the GPU even if the firmware's console is on it.
@@ -97,7 +102,19 @@ impl fmt::Display for GpuMode {
         match self {
             Self::Host => f.write_str("the host's"),
             Self::Partitioned { count, .. } => write!(f, "split into {count} partitions"),
+            Self::Mixed { sizes } => write!(f, "split into {}", sizes.join(", ")),
             Self::Passthrough { .. } => f.write_str("passed through"),
+        }
+    }
+}
+
+impl GpuMode {
+    /// How many partitions the GPU has in this mode; none in a mode without partitions.
+    pub fn partitions(&self) -> Option<u16> {
+        match self {
+            Self::Partitioned { count, .. } => Some(*count),
+            Self::Mixed { sizes } => Some(u16::try_from(sizes.len()).unwrap_or(u16::MAX)),
+            Self::Host | Self::Passthrough { .. } => None,
         }
     }
 }

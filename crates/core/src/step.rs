@@ -59,6 +59,14 @@ pub enum Step {
         /// The profile; none takes it away. Only ever taken while the VF is not open.
         profile: Option<String>,
     },
+    /// Switch whether the partitions of a GPU may be of several sizes, and read it back. Only ever due while no virtual
+    /// function has a type.
+    SetMixedSizes {
+        /// The GPU.
+        gpu: GpuAddress,
+        /// Whether they may.
+        on: bool,
+    },
     /// Make a mediated device.
     CreateMdev {
         /// The parent.
@@ -166,6 +174,7 @@ impl Step {
             | Self::DisableVfs { gpu, .. }
             | Self::BindPartition { gpu, .. }
             | Self::SetProfile { gpu, .. }
+            | Self::SetMixedSizes { gpu, .. }
             | Self::CreateMdev { gpu, .. }
             | Self::RemoveMdev { gpu, .. }
             | Self::TakeGpu { gpu, .. }
@@ -185,6 +194,7 @@ impl Step {
             Self::EnableVfs { gpu, .. }
             | Self::DisableVfs { gpu, .. }
             | Self::BindPartition { gpu, .. }
+            | Self::SetMixedSizes { gpu, .. }
             | Self::SetProfile { gpu, .. }
             | Self::CreateMdev { gpu, .. }
             | Self::RemoveMdev { gpu, .. } => Some(gpu),
@@ -215,6 +225,10 @@ impl fmt::Display for Step {
             Self::SetProfile { gpu, index, vf, profile: None } => {
                 write!(f, "take the type from partition {index} of GPU {gpu} ({vf})")
             }
+            Self::SetMixedSizes { gpu, on: true } => {
+                write!(f, "allow partitions of several sizes on GPU {gpu}")
+            }
+            Self::SetMixedSizes { gpu, on: false } => write!(f, "make GPU {gpu} take equal partitions only"),
             Self::CreateMdev { gpu, index, uuid, profile } => {
                 write!(f, "create partition {index} of GPU {gpu} as mediated device {uuid} of type {profile}")
             }

@@ -42,6 +42,7 @@ fn remakes(step: &Step) -> Option<GpuAddress> {
         Step::EnableVfs { gpu, .. }
         | Step::DisableVfs { gpu, .. }
         | Step::RemoveMdev { gpu, .. }
+        | Step::SetMixedSizes { gpu, .. }
         | Step::TakeGpu { gpu, .. }
         | Step::ReturnGpu { gpu, .. } => Some(gpu.clone()),
         _ => None,
@@ -55,18 +56,19 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
     }
     let in_use = || is_open(key, gpu, observed, plan);
     match &planned.mode {
-        GpuMode::Partitioned { count, .. } => {
+        GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
+            let count = planned.mode.partitions().unwrap_or_default();
             if is_passed_through(gpu) {
-                return if in_use() { Vec::new() } else { return_and_split(planned, gpu, *count) };
+                return if in_use() { Vec::new() } else { return_and_split(planned, gpu, count) };
             }
             match gpu.backend {
-                Some(Backend::SriovVfio) => vf_steps(planned, gpu, *count, in_use),
-                Some(Backend::TypedVf) => typed_steps(planned, gpu, *count, in_use),
-                Some(Backend::FixedVf) => bind_steps(gpu, *count),
-                Some(Backend::Mdev) => mdev_steps(key, planned, gpu, *count),
+                Some(Backend::SriovVfio) => vf_steps(planned, gpu, count, in_use),
+                Some(Backend::TypedVf) => typed_steps(planned, gpu, count, in_use),
+                Some(Backend::FixedVf) => bind_steps(gpu, count),
+                Some(Backend::Mdev) => mdev_steps(key, planned, gpu, count),
                 Some(Backend::VfMdev) => {
-                    let vfs = gpu.vfs_for(*count).and_then(|total| enabling(planned, gpu, total, in_use));
-                    vfs.unwrap_or_else(|| mdev_steps(key, planned, gpu, *count))
+                    let vfs = gpu.vfs_for(count).and_then(|total| enabling(planned, gpu, total, in_use));
+                    vfs.unwrap_or_else(|| mdev_steps(key, planned, gpu, count))
                 }
                 None => Vec::new(),
             }
@@ -107,36 +109,44 @@ fn enabling(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool)
     })
 }
 
-/// Virtual functions that all exist, the first of them with the type that was decided.
+/// Virtual functions that all exist, the first of them with the types that were decided.
 fn typed_steps(planned: &GpuPlan, gpu: &Gpu, count: u16, in_use: impl Fn() -> bool) -> Vec<Step> {
-    let (Some(offer), Some(total)) = (&planned.offer, gpu.vfs_for(count)) else { return Vec::new() };
-    if let Some(steps) = enabling(planned, gpu, total, in_use) {
+    let (Some(_), Some(total)) = (planned.size_of(0), gpu.vfs_for(count)) else { return Vec::new() };
+    if let Some(steps) = enabling(planned, gpu, total, &in_use) {
         return steps;
     }
     let mut due = bind_steps(gpu, count);
     // Which type it is cannot always be told. If there are as many as were decided, it is the one that was.
     let as_decided = gpu.partitions.len() == usize::from(count);
     let is_misfit = |partition: &ObservedPartition| {
-        partition.index.is_none_or(|index| index >= count)
-            || partition.profile.as_ref().map_or(!as_decided, |profile| *profile != offer.profile)
+        let decided = partition.index.filter(|index| *index < count).and_then(|index| planned.size_of(index));
+        decided.is_none_or(|size| {
+            partition.profile.as_ref().map_or(!as_decided, |profile| *profile != size.profile)
+        })
     };
-    let misfits: Vec<_> = gpu.partitions.iter().filter(|partition| is_misfit(partition)).collect();
+    // Sizes that differ have each their place: if one is wrong or missing, all are made anew, the largest first.
+    let is_mixed = matches!(planned.mode, GpuMode::Mixed { .. });
+    let switched = is_mixed || planned.was_mixed;
+    let anew = switched && (!as_decided || gpu.partitions.iter().any(is_misfit)) && !in_use();
+    let misfits: Vec<_> = gpu.partitions.iter().filter(|partition| anew || is_misfit(partition)).collect();
     due.extend(
         misfits.iter().filter(|partition| partition.open_by.is_empty()).filter_map(|p| untype(gpu, p)),
     );
     if misfits.iter().any(|partition| !partition.open_by.is_empty()) {
         return due;
     }
+    // The driver takes this switch only while no function has a type, and forgets it with the functions.
+    if switched && misfits.len() == gpu.partitions.len() {
+        due.push(Step::SetMixedSizes { gpu: gpu.address.clone(), on: is_mixed });
+    }
     let missing: BTreeMap<u16, PciAddress> = misfits
         .iter()
         .filter_map(|partition| Some((partition.index?, partition.vf()?)))
         .chain(gpu.blanks.iter().map(|blank| (blank.index, blank.address)))
         .collect();
-    due.extend(missing.range(..count).map(|(index, vf)| Step::SetProfile {
-        gpu: gpu.address.clone(),
-        index: *index,
-        vf: *vf,
-        profile: Some(offer.profile.clone()),
+    due.extend(missing.range(..count).filter_map(|(index, vf)| {
+        let profile = Some(planned.size_of(*index)?.profile.clone());
+        Some(Step::SetProfile { gpu: gpu.address.clone(), index: *index, vf: *vf, profile })
     }));
     due
 }

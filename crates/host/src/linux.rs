@@ -177,6 +177,9 @@ impl Host for LinuxHost {
                 same_function(calls, *index, *vf)?;
                 vgpu::typed::set(calls, &self.knowledge.type_names, *vf, profile.as_deref())
             }),
+            Step::SetMixedSizes { gpu, on } => {
+                self.on(gpu, now, |calls| vgpu::mixed::switch(calls, pci(calls)?, *on))
+            }
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
                 bind::to(calls, *vf, driver)

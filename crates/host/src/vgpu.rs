@@ -18,6 +18,7 @@
 //! Facts: NVIDIA vGPU Software User Guide, "Creating an NVIDIA vGPU on a Linux with KVM Hypervisor".
 
 pub(crate) mod mediated;
+pub(crate) mod mixed;
 pub(crate) mod typed;
 mod types;
 
@@ -71,6 +72,9 @@ pub(crate) fn observe(
     let (offered, missing): (Vec<Offer>, Vec<Offer>) =
         claimed.into_iter().partition(|offer| !told || listed.contains(&offer.profile));
     gpu.offers = offered;
+    if backend == Backend::TypedVf {
+        gpu.mixed = entry.map(|entry| mixed::sizes(entry, told.then_some(&listed))).unwrap_or_default();
+    }
     let missing: Vec<&str> = missing.iter().map(|offer| offer.profile.as_str()).collect();
     if missing.is_empty() { Vec::new() } else { vec![not_offered(key, &missing)] }
 }

@@ -182,7 +182,7 @@ pub enum GpuCommand {
         #[arg(help = GPU_HELP)]
         gpu: GpuArg,
     },
-    /// Split a GPU into a number of equal partitions
+    /// Split a GPU into partitions
     ///
     /// The count must be one that the GPU's driver offers (`tranche gpu show`). It changes only while no VM holds or
     /// uses a partition of the GPU. If it fails for good, the GPU goes back to what it was.
@@ -192,10 +192,14 @@ pub enum GpuCommand {
         #[arg(help = GPU_HELP)]
         gpu: GpuArg,
         /// How many partitions
-        count: u16,
+        #[arg(required_unless_present = "sizes")]
+        count: Option<u16>,
         /// The profile series, where the vendor has several; the driver's default if left out
         #[arg(long)]
         series: Option<String>,
+        /// The profile of each partition instead of a count: 8Q,4Q,4Q. Where the driver can have them beside each other
+        #[arg(long, value_delimiter = ',', conflicts_with_all = ["count", "series"])]
+        sizes: Vec<String>,
         /// Shut down the VMs that hold the GPU first; they start again where there is room
         #[arg(long)]
         drain: bool,
@@ -248,6 +252,7 @@ Examples:
   tranche gpu show 01:00.0                  which counts are valid?
   tranche gpu partition 01:00.0 4 --dry-run what would happen to which VM?
   tranche gpu partition 01:00.0 4
+  tranche gpu partition 01:00.0 --sizes 8Q,4Q,4Q
   tranche gpu partition 01:00.0 8 --drain   shut its VMs down first, start them again after";
 
 /// Partitions.

@@ -131,6 +131,7 @@ fn count(
 fn gpu_modes(gpus: &[GpuView]) -> BTreeMap<Labels, i64> {
     let mode = |mode: &GpuMode| match mode {
         GpuMode::Partitioned { .. } => "partitioned",
+        GpuMode::Mixed { .. } => "mixed",
         GpuMode::Passthrough { .. } => "passthrough",
         GpuMode::Host => "host",
     };

@@ -7,6 +7,7 @@ use tranche_core::finding::Finding;
 use tranche_core::inventory::{
     AerCounters, Backend, Gpu, GroupMember, Health, HealthState, HostInventory, Iommu, Offer, Telemetry,
 };
+use tranche_core::mixed::MixedSize;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciIds, Slot, SlotKey, VmName};
 use tranche_core::placement;
 use tranche_core::spec::GpuMode;
@@ -39,6 +40,9 @@ pub struct GpuView {
     pub count: Option<u16>,
     /// The partitionings that its driver offers.
     pub valid_counts: Vec<Offer>,
+    /// The profiles that it can have beside each other; empty where all its partitions are equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixed: Vec<MixedSize>,
     /// What a VM could get now: free partitions, or 1 for a whole GPU in passthrough.
     pub free: usize,
     /// What VMs could get at most in this mode.
@@ -163,13 +167,11 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
         unique_id: identity.unique_id,
         emulated: seen.is_some_and(|gpu| gpu.emulated),
         status: status(sources, key, &mode, &partitions),
-        count: match mode {
-            GpuMode::Partitioned { count, .. } => Some(count),
-            GpuMode::Host | GpuMode::Passthrough { .. } => None,
-        },
+        count: mode.partitions(),
         mode,
         asked_mode: asked.map(|asked| asked.mode.clone()).unwrap_or_default(),
         valid_counts: seen.map(|gpu| gpu.offers.clone()).unwrap_or_default(),
+        mixed: seen.map(|gpu| gpu.mixed.clone()).unwrap_or_default(),
         free,
         total,
         vms: sources.plan.bookings_on(key).map(|(_, booking)| booking.vm.clone()).collect(),
@@ -200,9 +202,9 @@ fn capacity(
 ) -> (usize, usize) {
     match mode {
         GpuMode::Host => (0, 0),
-        GpuMode::Partitioned { count, .. } => {
+        GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
             let free = partitions.iter().filter(|partition| partition.state == PartitionState::Free).count();
-            (free, usize::from(*count))
+            (free, usize::from(mode.partitions().unwrap_or_default()))
         }
         GpuMode::Passthrough { .. } => {
             let free = seen.is_some() && !whole_is_booked(sources, key) && !is_changing(sources, key, &[]);
@@ -228,7 +230,7 @@ fn status(sources: &Sources<'_>, key: &GpuKey, mode: &GpuMode, partitions: &[Par
     }
     match mode {
         GpuMode::Host => idle_status(host, gpu),
-        GpuMode::Partitioned { .. } => GpuStatus::Partitioned,
+        GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => GpuStatus::Partitioned,
         GpuMode::Passthrough { .. } if whole_is_booked(sources, key) => GpuStatus::PassedThrough,
         GpuMode::Passthrough { .. } => GpuStatus::ReadyForPassthrough,
     }
@@ -257,7 +259,7 @@ fn is_changing(sources: &Sources<'_>, key: &GpuKey, partitions: &[PartitionView]
     asked != decided
         || match decided {
             GpuMode::Host => false,
-            GpuMode::Partitioned { .. } => {
+            GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
                 partitions.iter().any(|partition| partition.state == PartitionState::Unready)
             }
             GpuMode::Passthrough { .. } => sources.host(&key.host).is_some_and(unbound),

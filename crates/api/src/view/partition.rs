@@ -123,7 +123,7 @@ fn decided_view(
     let Slot::Partition(index) = slot else { return None };
     let slot_key = SlotKey { gpu: key.clone(), slot };
     let seen = gpu.and_then(|gpu| placement::partition(gpu, index));
-    let offer = plan.gpus.get(key).and_then(|planned| planned.offer.as_ref());
+    let offer = plan.gpus.get(key).and_then(|planned| planned.size_of(index));
     let vm = plan.bookings.get(&slot_key).map(|booking| booking.vm.clone());
     let state = match (host, &vm) {
         (None, None) => PartitionState::Unready,

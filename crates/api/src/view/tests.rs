@@ -79,6 +79,7 @@ fn observed_gpu() -> Gpu {
         sriov: Some(Sriov { total_vfs: 16, vfs: 4, autoprobe: false }),
         offers: vec![offer(2), offer(4)],
         partitions: (0..4).map(partition).collect(),
+        mixed: Vec::new(),
         blanks: Vec::new(),
         open_by: Vec::new(),
     }
@@ -124,6 +125,8 @@ impl Situation {
             offer: Some(offer(4)),
             identity: gpu.identity(),
             host_drivers: Default::default(),
+            sizes: Vec::new(),
+            was_mixed: false,
             autoprobe_was_off: false,
         };
         plan.gpus.insert(key(), planned);

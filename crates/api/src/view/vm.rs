@@ -145,7 +145,10 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
     let holds: Vec<SlotKey> = sources.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
     let first = holds.first();
     let gpu = first.and_then(|slot| observed_gpu(sources, &slot.gpu));
-    let offer = first.and_then(|slot| sources.plan.gpus.get(&slot.gpu)?.offer.as_ref());
+    let offer = first.and_then(|slot| match slot.slot {
+        Slot::Partition(index) => sources.plan.gpus.get(&slot.gpu)?.size_of(index),
+        Slot::Whole => None,
+    });
     let findings = sources.about_vm(name);
     let hardware = match &spec.source {
         VmSource::Made(hardware) => Some(hardware),

@@ -4,6 +4,7 @@ use super::{error, gpu_subject, info, list, vm_subject, warning};
 use crate::finding::{Code, Finding, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{Health, HealthState};
+use crate::mixed::{Misfit, MixedSize};
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, SlotKey, VmName};
 use crate::spec::GpuMode;
 
@@ -59,6 +60,28 @@ pub fn invalid_partition_count(gpu: &GpuKey, count: u16, series: Option<&str>, v
         (valid, _) => format!("Its driver offers{of_series}: {}.", list(valid)),
     };
     error(Code::InvalidPartitionCount, gpu_subject(gpu), message, hint)
+}
+
+/// A list of sizes that the GPU cannot have beside each other.
+pub fn invalid_partition_sizes(gpu: &GpuKey, misfit: &Misfit, sizes: &[MixedSize]) -> Finding {
+    let message = match misfit {
+        Misfit::Empty => format!("GPU {gpu} cannot be split into no partitions."),
+        Misfit::Unknown(profile) if sizes.is_empty() => {
+            format!("GPU {gpu} cannot be split into partitions of several sizes, so no {profile}.")
+        }
+        Misfit::Unknown(profile) => format!("GPU {gpu} has no profile {profile}."),
+        Misfit::NoPlace(profile) => {
+            format!("GPU {gpu} has no place for so many partitions, among them one of {profile}.")
+        }
+    };
+    let most: Vec<String> =
+        sizes.iter().map(|size| format!("{} (at most {})", size.profile, size.starts_mib.len())).collect();
+    let hint = if most.is_empty() {
+        "Its partitions are all equal: 'tranche gpu partition GPU COUNT'.".to_owned()
+    } else {
+        format!("Beside each other it can have, as far as its memory goes: {}.", list(&most))
+    };
+    error(Code::InvalidPartitionSizes, gpu_subject(gpu), message, hint)
 }
 
 /// The mode cannot change now.

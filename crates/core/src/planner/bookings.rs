@@ -112,8 +112,9 @@ impl Planner<'_> {
             (Request::Whole { .. }, Slot::Whole) | (Request::Partition { .. }, Slot::Partition(_))
         );
         let planned = self.plan.gpus.get(&slot.gpu).filter(|_| fits && !self.is_changing(&slot.gpu));
-        planned
-            .is_some_and(|planned| placement::request_obstacle(&slot.gpu, planned, &spec.request).is_none())
+        planned.is_some_and(|planned| {
+            placement::request_obstacle(&slot.gpu, slot.slot, planned, &spec.request).is_none()
+        })
     }
 
     /// Sees to it that a VM holds what it asks for. Returns whether it does, and can start when all is ready.

@@ -16,6 +16,7 @@ pub(super) struct Mode {
     mode: ModeName,
     count: Option<u16>,
     series: Option<String>,
+    sizes: Option<Vec<String>>,
     allow_console: Option<bool>,
     pool: Option<PoolName>,
     drain: Option<bool>,
@@ -26,6 +27,7 @@ pub(super) struct Mode {
 enum ModeName {
     Host,
     Partitioned,
+    Mixed,
     Passthrough,
 }
 
@@ -42,12 +44,16 @@ impl TryFrom<Mode> for GpuMode {
     type Error = String;
 
     fn try_from(written: Mode) -> Result<Self, String> {
-        let Mode { mode, count, series, allow_console, pool, drain } = written;
+        let Mode { mode, count, series, sizes, allow_console, pool, drain } = written;
         refuse("a mode", &[("drain", drain.is_some())])?;
+        let split = [("count", count.is_some()), ("series", series.is_some())];
+        if !matches!(mode, ModeName::Mixed) {
+            refuse("this mode", &[("sizes", sizes.is_some())])?;
+        }
         let passthrough = [("allow_console", allow_console.is_some()), ("pool", pool.is_some())];
         match mode {
             ModeName::Host => {
-                refuse("mode host", &[("count", count.is_some()), ("series", series.is_some())])?;
+                refuse("mode host", &split)?;
                 refuse("mode host", &passthrough)?;
                 Ok(Self::Host)
             }
@@ -56,8 +62,13 @@ impl TryFrom<Mode> for GpuMode {
                 let count = count.ok_or("mode partitioned needs the field count")?;
                 Ok(Self::Partitioned { count, series })
             }
+            ModeName::Mixed => {
+                refuse("mode mixed", &split)?;
+                refuse("mode mixed", &passthrough)?;
+                Ok(Self::Mixed { sizes: sizes.ok_or("mode mixed needs the field sizes")? })
+            }
             ModeName::Passthrough => {
-                refuse("mode passthrough", &[("count", count.is_some()), ("series", series.is_some())])?;
+                refuse("mode passthrough", &split)?;
                 Ok(Self::Passthrough { allow_console: allow_console.unwrap_or(false), pool })
             }
         }
@@ -128,6 +139,10 @@ mod tests {
             (r#"{"mode":"partitioned","count":4,"pool":"render"}"#, "pool"),
             (r#"{"mode":"passthrough","pool":"no pool"}"#, "no pool"),
             (r#"{"mode":"partitioned"}"#, "count"),
+            (r#"{"mode":"partitioned","count":4,"sizes":["4Q"]}"#, "sizes"),
+            (r#"{"mode":"host","sizes":[]}"#, "sizes"),
+            (r#"{"mode":"mixed"}"#, "sizes"),
+            (r#"{"mode":"mixed","sizes":["8Q"],"count":4}"#, "count"),
             (r#"{"mode":"partitioned","count":4,"colour":1}"#, "colour"),
         ] {
             let error = serde_json::from_str::<GpuMode>(text).unwrap_err().to_string();
@@ -163,6 +178,7 @@ mod tests {
             GpuMode::Host,
             GpuMode::Partitioned { count: 4, series: Some("Q".to_owned()) },
             GpuMode::Partitioned { count: 4, series: None },
+            GpuMode::Mixed { sizes: vec!["8Q".to_owned(), "4Q".to_owned()] },
             GpuMode::Passthrough { allow_console: true, pool: None },
             GpuMode::Passthrough { allow_console: false, pool: Some("render".parse().unwrap()) },
         ];

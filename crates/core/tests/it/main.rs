@@ -2,6 +2,7 @@
 
 mod admitting;
 mod devices;
+mod mixed;
 mod mode_changes;
 mod planning;
 mod pools;

@@ -1,11 +1,12 @@
 //! A model of hosts that carries out steps at once and faithfully, and complains when a step would hurt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::change::{Change, NewVm, Refusal, State, admit};
 use tranche_core::check;
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::*;
+use tranche_core::mixed::{self, MixedSize};
 use tranche_core::name::*;
 use tranche_core::plan::Plan;
 use tranche_core::planner::{self, Planned};
@@ -22,6 +23,8 @@ pub(crate) struct World {
     pub(crate) inventory: Inventory,
     pub(crate) findings: Vec<Finding>,
     pub(crate) now: Timestamp,
+    /// GPUs whose partitions may be of several sizes.
+    mixed: BTreeSet<GpuAddress>,
     next_id: u128,
 }
 
@@ -41,7 +44,7 @@ fn pf(bus: u8) -> PciAddress {
     PciAddress { domain: 0, bus, device: 0, function: 0 }
 }
 
-fn vf(bus: u8, index: u16) -> PciAddress {
+pub(crate) fn vf(bus: u8, index: u16) -> PciAddress {
     let rid = 0x80 + index;
     let device = u8::try_from(rid >> 3 & 0x1f).unwrap();
     PciAddress { domain: 0, bus: bus + 0x10, device, function: u8::try_from(rid & 7).unwrap() }
@@ -95,6 +98,7 @@ impl World {
             inventory: BTreeMap::from([(host(), seen)]),
             findings: Vec::new(),
             now: Timestamp(1),
+            mixed: BTreeSet::new(),
             next_id: 1,
         }
     }
@@ -243,6 +247,15 @@ impl World {
             Step::SetProfile { gpu, index, vf, profile } => {
                 self.set_profile(gpu, *index, *vf, profile.clone());
             }
+            Step::SetMixedSizes { gpu, on } => {
+                assert_eq!(self.partitions(gpu), &[], "sizes are switched while a function has a type");
+                assert!(!self.gpu_at(gpu).blanks.is_empty(), "sizes are switched before there are functions");
+                if *on {
+                    self.mixed.insert(gpu.clone());
+                } else {
+                    self.mixed.remove(gpu);
+                }
+            }
             Step::TakeGpu { gpu, .. } => self.bind_gpu(gpu, Some(VFIO_DRIVER.to_owned())),
             Step::ReturnGpu { gpu, functions } => {
                 assert!(self.gpu_at(gpu).open_by.is_empty(), "a GPU in use is given back");
@@ -345,8 +358,23 @@ impl World {
         seen.partition_driver = "model".to_owned();
     }
 
+    /// The same, and they may be of several sizes: each at every multiple of its size.
+    pub(crate) fn make_mixed(&mut self, bus: u8) {
+        self.make_typed(bus);
+        let seen = self.gpu(bus);
+        let size = |offer: &Offer| MixedSize {
+            profile: offer.profile.clone(),
+            series: None,
+            vram_mib: offer.vram_mib,
+            size_mib: 16_384 / u64::from(offer.count),
+            starts_mib: (0..offer.count).map(|at| u64::from(at) * 16_384 / u64::from(offer.count)).collect(),
+        };
+        seen.mixed = seen.offers.iter().map(size).collect();
+    }
+
     /// A type goes on a VF that has none, is of the size of the others, and has room; it leaves one that is not open.
     fn set_profile(&mut self, gpu: &GpuAddress, index: u16, vf: PciAddress, profile: Option<String>) {
+        let is_mixed = self.mixed.contains(gpu);
         let seen = self.gpu_at(gpu);
         let driver = seen.driver.clone();
         let Some(profile) = profile else {
@@ -360,10 +388,17 @@ impl World {
         let blank = seen.blanks.remove(at.expect("a type is given to a VF that has one: EINVAL"));
         assert_eq!(blank.address, vf);
         assert_eq!(blank.driver, driver, "the VF is not on the GPU's own driver");
-        let max = seen.offers.iter().find(|offer| offer.profile == profile).expect("an offered type").count;
-        assert!(seen.partitions.len() < usize::from(max), "there is no room for another {profile}");
-        let alike = seen.partitions.iter().all(|other| other.profile.as_ref() == Some(&profile));
-        assert!(alike, "partitions of several sizes: EINVAL");
+        if is_mixed {
+            let made = seen.partitions.iter().filter_map(|other| other.profile.clone());
+            let with_it: Vec<String> = made.chain([profile.clone()]).collect();
+            mixed::place(&seen.mixed, &with_it).expect("there is a place for it");
+        } else {
+            let max =
+                seen.offers.iter().find(|offer| offer.profile == profile).expect("an offered type").count;
+            assert!(seen.partitions.len() < usize::from(max), "there is no room for another {profile}");
+            let alike = seen.partitions.iter().all(|other| other.profile.as_ref() == Some(&profile));
+            assert!(alike, "partitions of several sizes: EINVAL");
+        }
         let member = GroupMember { address: vf, class: 0x03_0200, driver: blank.driver.clone() };
         seen.partitions.push(ObservedPartition {
             index: Some(index),
@@ -384,6 +419,7 @@ impl World {
     }
 
     fn drop_vfs(&mut self, gpu: &GpuAddress) {
+        self.mixed.remove(gpu);
         let seen = self.gpu_at(gpu);
         seen.sriov.as_mut().unwrap().vfs = 0;
         seen.partitions.clear();
@@ -456,6 +492,7 @@ fn model_gpu(bus: u8) -> Gpu {
             })
             .collect(),
         partitions: Vec::new(),
+        mixed: Vec::new(),
         blanks: Vec::new(),
         open_by: Vec::new(),
     }

@@ -390,6 +390,7 @@ impl Tree for FakeKernel {
     fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran> {
         match tool {
             nvidia::tool::PATH if self.exists(tool) => Ok(self.run_sriov_manage(arguments)?),
+            nvidia::smi::PATH if self.exists(tool) => Ok(self.run_smi(arguments)),
             _ => Err(Errno::NOENT.into()),
         }
     }

@@ -8,6 +8,7 @@
 //! formats as seen on hosts with A2 and L40S.
 
 pub(super) mod files;
+pub(super) mod smi;
 pub(super) mod tool;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +103,10 @@ pub(super) struct Vgpus {
     /// Types that virtual functions carry.
     types: BTreeMap<PciAddress, u32>,
     params: BTreeMap<PciAddress, String>,
+    /// GPUs whose types may be of several sizes.
+    pub(super) mixed: BTreeSet<PciAddress>,
+    /// Where in its GPU's memory each type of such a GPU begins, and how long it is, in MiB.
+    places: BTreeMap<PciAddress, (u64, u64)>,
     /// The driver's own device nodes, and who has them open.
     pub(super) nodes: Vec<(String, Holder)>,
     /// How the tool ended when it last ran for a GPU.
@@ -113,6 +118,8 @@ pub(super) struct Vgpus {
 pub(super) struct VgpuFaults {
     /// GPUs whose lists of types are empty.
     pub(super) without_types: BTreeSet<PciAddress>,
+    /// GPUs that take equal types only.
+    pub(super) without_mixed: BTreeSet<PciAddress>,
     /// When the first function is given a type, the second one gets this type just before.
     pub(super) races: BTreeMap<PciAddress, (PciAddress, u32)>,
 }
@@ -179,6 +186,11 @@ impl State {
         if on_functions.contains_key(&vf) || made.len() >= VGPUS_PER_GPU_MAX || is_refused {
             return Room::None;
         }
+        if self.vgpus.mixed.contains(&model.gpu) {
+            let taken = vfs.values().filter_map(|vf| self.vgpus.places.get(vf)).copied().collect();
+            let total_mib = model.types.iter().map(|kind| kind.mib).max().unwrap_or(0);
+            return Room::Mixed { total_mib, taken, made };
+        }
         let size = |id: &u32| model.types.iter().find(|kind| kind.id == *id).map_or(0, |kind| kind.mib);
         made.first().map_or(Room::All, |first| Room::OfSize { mib: size(first), made: made.len() })
     }
@@ -204,8 +216,11 @@ impl State {
     }
 
     fn give_type(&mut self, vf: PciAddress, id: u32) -> Result<(), Errno> {
-        if !self.creatable_types(vf).iter().any(|kind| kind.id == id) {
-            return Err(Errno::INVAL);
+        let model = self.vgpu_model_of(vf).ok_or(Errno::NODEV)?;
+        let room = self.room(model, vf);
+        let kind = model.types.iter().find(|kind| kind.id == id && room.is_for(kind)).ok_or(Errno::INVAL)?;
+        if let Some(place) = room.place(kind) {
+            self.vgpus.places.insert(vf, place);
         }
         let node = self.take_vfio();
         self.vgpus.types.insert(vf, id);
@@ -216,6 +231,7 @@ impl State {
     }
 
     fn forget_type(&mut self, vf: PciAddress) {
+        self.vgpus.places.remove(&vf);
         self.vgpus.types.remove(&vf);
         self.vgpus.params.remove(&vf);
         if let Some(function) = self.functions.get_mut(&vf) {
@@ -225,6 +241,7 @@ impl State {
 
     /// A virtual function is about to lose its driver or to go altogether.
     pub(super) fn forget_vgpus_on(&mut self, vf: PciAddress) {
+        self.vgpus.places.remove(&vf);
         self.vgpus.types.remove(&vf);
         self.vgpus.params.remove(&vf);
         self.mdevs.retain(|_, mdev| mdev.parent != GpuAddress::Pci(vf));
@@ -279,7 +296,16 @@ impl State {
 enum Room {
     None,
     All,
-    OfSize { mib: u64, made: usize },
+    OfSize {
+        mib: u64,
+        made: usize,
+    },
+    /// What is between the types that there are.
+    Mixed {
+        total_mib: u64,
+        taken: Vec<(u64, u64)>,
+        made: Vec<u32>,
+    },
 }
 
 impl Room {
@@ -288,7 +314,20 @@ impl Room {
             Self::None => false,
             Self::All => true,
             Self::OfSize { mib, made } => kind.mib == *mib && *made < usize::from(kind.max),
+            Self::Mixed { made, .. } => {
+                let alike = made.iter().filter(|id| **id == kind.id).count();
+                alike < usize::from(kind.max) && self.place(kind).is_some()
+            }
         }
+    }
+
+    /// The first place for a type, where types have places of their own.
+    fn place(&self, kind: &VgpuTypeModel) -> Option<(u64, u64)> {
+        let Self::Mixed { total_mib, taken, .. } = self else { return None };
+        let is_free =
+            |start: &u64| taken.iter().all(|(at, mib)| start + kind.mib <= *at || at + mib <= *start);
+        let start = crate::vgpu::mixed::starts(*total_mib, kind.mib).into_iter().find(is_free)?;
+        Some((start, kind.mib))
     }
 }
 

@@ -153,6 +153,7 @@ impl State {
 
     /// What the driver does: all virtual functions off, or so many on. Fewer than asked for is no error.
     pub(super) fn switch(&mut self, pf: PciAddress, count: u16) {
+        self.vgpus.mixed.remove(&pf);
         for vf in self.virtual_functions(pf) {
             self.forget_vgpus_on(vf);
             self.functions.remove(&vf);

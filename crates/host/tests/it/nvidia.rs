@@ -2,4 +2,5 @@
 
 mod hazards;
 mod life;
+mod mixed;
 mod world;

@@ -79,6 +79,8 @@ fn add_vm(state: &mut State, index: usize) {
         offer: Some(offer),
         identity,
         host_drivers: BTreeMap::new(),
+        sizes: Vec::new(),
+        was_mixed: false,
         autoprobe_was_off: false,
     };
     state.plan.gpus.insert(gpu(index), planned);

@@ -14,8 +14,12 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
     match command {
         GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
-        GpuCommand::Partition { gpu, count, series, drain, doing } => {
-            set_mode(&gpu, AskedMode { mode: GpuMode::Partitioned { count, series }, drain }, doing, daemon)
+        GpuCommand::Partition { gpu, count, series, sizes, drain, doing } => {
+            let mode = match count {
+                Some(count) => GpuMode::Partitioned { count, series },
+                None => GpuMode::Mixed { sizes },
+            };
+            set_mode(&gpu, AskedMode { mode, drain }, doing, daemon)
         }
         GpuCommand::Passthrough { gpu, allow_console, pool, drain, doing } => set_mode(
             &gpu,

@@ -100,6 +100,7 @@ pub(super) fn mode(mode: &GpuMode) -> String {
         GpuMode::Partitioned { count, series: Some(series) } => {
             format!("{count} partitions of series {series}")
         }
+        GpuMode::Mixed { sizes } => format!("partitions of {}", sizes.join(", ")),
         GpuMode::Passthrough { pool: None, .. } => "passthrough".to_owned(),
         GpuMode::Passthrough { pool: Some(pool), .. } => format!("passthrough, pool {pool}"),
     }

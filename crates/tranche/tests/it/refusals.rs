@@ -14,10 +14,10 @@ fn a_refusal_has_a_code_and_a_hint() {
         &daemon,
         &["gpu", "partition", "node1/0000:01:00.0", "2"],
         expect![[r#"
-        ! error: GPU node1/0000:01:00.0 is in use by VM desk-01, so its mode stays as it is. [partitions_in_use]
-        !   hint: Stop these VMs ('tranche vm stop'), or take their GPU ('tranche vm detach'), then try again.
-        exit 3
-    "#]],
+            ! error: GPU node1/0000:01:00.0 is in use by VM desk-01, so its mode stays as it is. [partitions_in_use]
+            !   hint: Repeat with --drain: its VMs are then shut down first, and start again where there is room. Or stop them yourself ('tranche vm stop').
+            exit 3
+        "#]],
     );
 }
 
@@ -28,9 +28,9 @@ fn a_refusal_is_json_for_programs() {
         &daemon,
         &["gpu", "partition", "node1/0000:01:00.0", "2", "-o", "json"],
         expect![[r#"
-        ! {"message":"GPU node1/0000:01:00.0 is in use by VM desk-01, so its mode stays as it is.","code":"partitions_in_use","hint":"Stop these VMs ('tranche vm stop'), or take their GPU ('tranche vm detach'), then try again.","findings":[],"exit_code":3}
-        exit 3
-    "#]],
+            ! {"message":"GPU node1/0000:01:00.0 is in use by VM desk-01, so its mode stays as it is.","code":"partitions_in_use","hint":"Repeat with --drain: its VMs are then shut down first, and start again where there is room. Or stop them yourself ('tranche vm stop').","findings":[],"exit_code":3}
+            exit 3
+        "#]],
     );
 }
 

@@ -20,7 +20,7 @@ fn a_wrong_command_line_is_explained() {
         exit 2
     "#]].assert_eq(&run_bare(&["gpu", "partition", "somewhere over the rainbow", "4"]));
     expect![[r#"
-        ! error: invalid value 'four' for '<COUNT>': invalid digit found in string
+        ! error: invalid value 'four' for '[COUNT]': invalid digit found in string
         ! 
         ! For more information, try '--help'.
         exit 2

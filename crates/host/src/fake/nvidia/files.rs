@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::FakeKernel;
 use super::super::files::{self, Listing, Node};
 use super::super::state::State;
-use super::{VgpuFramework, tool};
+use super::{VgpuFramework, smi, tool};
 
 /// A file of theirs.
 #[derive(Debug)]
@@ -20,7 +20,9 @@ pub(in crate::fake) enum VgpuFile {
     Params(PciAddress),
     /// The tool, as a script that runs the stand-in below.
     Tool,
-    /// What the script writes its switch to, and reads the outcome from.
+    /// The other tool, as a script that does the same.
+    Smi,
+    /// What the scripts write their switches to, and read the outcome from.
     Control(PciAddress),
 }
 
@@ -28,7 +30,7 @@ impl VgpuFile {
     pub(in crate::fake) fn mode(&self) -> u16 {
         match self {
             Self::Type(_) | Self::Params(_) | Self::Control(_) => 0o644,
-            Self::Tool => 0o555,
+            Self::Tool | Self::Smi => 0o555,
         }
     }
 }
@@ -39,6 +41,7 @@ impl FakeKernel {
             VgpuFile::Type(vf) => self.with(|state| format!("{}\n", state.current_type(*vf))),
             VgpuFile::Params(vf) => self.with(|state| state.vgpu_params(*vf)),
             VgpuFile::Tool => tool::SCRIPT.to_owned(),
+            VgpuFile::Smi => smi::SCRIPT.to_owned(),
             VgpuFile::Control(pf) => self.with(|state| tool::outcome(state, *pf)),
         };
         text.into_bytes()
@@ -48,7 +51,11 @@ impl FakeKernel {
         match file {
             VgpuFile::Type(vf) => self.with(|state| state.store_type(*vf, value)),
             VgpuFile::Params(vf) => self.with(|state| state.store_params(*vf, value)),
-            VgpuFile::Tool => Err(Errno::ACCESS),
+            VgpuFile::Tool | VgpuFile::Smi => Err(Errno::ACCESS),
+            VgpuFile::Control(pf) if smi::is_switch(value) => {
+                self.smi(value, *pf);
+                Ok(())
+            }
             VgpuFile::Control(pf) => self.sriov_manage(value, *pf).map(|_| ()),
         }
     }
@@ -78,7 +85,9 @@ pub(in crate::fake) fn usr(state: &State, path: &[&str]) -> Option<Node> {
         return None;
     }
     match path {
-        [] => names(["lib".to_owned()]),
+        [] => names(["bin".to_owned(), "lib".to_owned()]),
+        ["bin"] => names(["nvidia-smi".to_owned()]),
+        ["bin", "nvidia-smi"] => Some(Node::File(files::File::Vgpu(VgpuFile::Smi))),
         ["lib"] => names(["nvidia".to_owned()]),
         ["lib", "nvidia"] => names(["sriov-manage".to_owned(), "sriov-manage.d".to_owned()]),
         ["lib", "nvidia", "sriov-manage"] => Some(Node::File(files::File::Vgpu(VgpuFile::Tool))),

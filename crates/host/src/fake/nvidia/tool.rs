@@ -104,7 +104,7 @@ impl FakeKernel {
     }
 }
 
-fn failed(said: String) -> Ran {
+pub(super) fn failed(said: String) -> Ran {
     Ran { success: false, said }
 }
 

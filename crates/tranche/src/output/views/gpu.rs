@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tranche_api::view::{GpuView, PartitionView};
 use tranche_core::inventory::{Backend, Health, HealthState, HostInventory, Offer};
+use tranche_core::mixed::MixedSize;
 use tranche_core::name::GpuAddress;
 
 use super::Show;
@@ -79,6 +80,10 @@ impl Show for GpuSheet {
             text.push('\n');
             text.push_str(&offers(&self.gpu.valid_counts));
         }
+        if !self.gpu.mixed.is_empty() {
+            text.push('\n');
+            text.push_str(&sizes(&self.gpu.mixed));
+        }
         if !self.partitions.is_empty() {
             text.push('\n');
             text.push_str(&self.partitions.as_slice().as_text());
@@ -145,6 +150,18 @@ fn offers(offers: &[Offer]) -> String {
         ]
     };
     rows(&["VALID COUNT", "PROFILE", "SERIES", "MEMORY OF EACH"], offers.iter().map(row).collect(), "")
+}
+
+fn sizes(sizes: &[MixedSize]) -> String {
+    let row = |size: &MixedSize| {
+        vec![
+            size.profile.clone(),
+            size.series.clone().unwrap_or_default(),
+            size.vram_mib.map(text::size).unwrap_or_default(),
+            size.starts_mib.len().to_string(),
+        ]
+    };
+    rows(&["MIXED SIZE", "SERIES", "MEMORY", "AT MOST"], sizes.iter().map(row).collect(), "")
 }
 
 fn backend(backend: Backend) -> &'static str {
