@@ -127,6 +127,7 @@ fn gpu(bus: u8) -> Gpu {
         address: GpuAddress::Pci(address),
         ids: PciIds { vendor: 0x1af4, device: 0xaa, subvendor: 0x1af4, subdevice: 1 },
         unique_id: None,
+        board: None,
         class: 0x03_0200,
         model: "Model GPU".to_owned(),
         emulated: true,

@@ -228,6 +228,7 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> 
         users.retain(|user| !ours.contains(user));
     }
     if !users.is_empty() && !settled {
+        refusal.extend(mode_conflict(key, state.plan.mode(key), mode));
         refusal.push(say::partitions_in_use(key, &users));
     }
     for call in observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address)) {
@@ -245,6 +246,16 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> 
     let untouched = GpuSpec { mode: GpuMode::Host, ..wish.clone() };
     let before = spec.gpus.insert(key.clone(), wish).unwrap_or(untouched);
     Ok(admitted(spec, Some(before), findings))
+}
+
+/// In parts or whole, never both: while a GPU serves VMs one way, it cannot serve any the other way.
+fn mode_conflict(key: &GpuKey, has: &GpuMode, wanted: &GpuMode) -> Option<Finding> {
+    let (split, whole) = ("partitioned", "passed through");
+    match (has.partitions(), wanted.partitions(), has, wanted) {
+        (Some(_), _, _, GpuMode::Passthrough { .. }) => Some(say::mode_conflict(key, split, whole)),
+        (_, Some(_), GpuMode::Passthrough { .. }, _) => Some(say::mode_conflict(key, whole, split)),
+        _ => None,
+    }
 }
 
 /// Has the VMs that hold a GPU shut down, and started again once the GPU is free of them. Returns what happens to each.

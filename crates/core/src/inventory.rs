@@ -124,6 +124,9 @@ pub struct Gpu {
     /// Which one it is: the vendor's UUID or a serial number, where something tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_id: Option<String>,
+    /// The board that it shares with other GPUs: the same text for each of them, where something tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub board: Option<String>,
     /// The PCI class code, 24 bits; 0 for a virtual parent.
     pub class: u32,
     /// The name that the catalogue gives it, or its ids.

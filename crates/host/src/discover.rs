@@ -22,7 +22,7 @@ use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::tree::Tree;
 use crate::variant::Variants;
 use crate::vgpu::TypeNames;
-use crate::{gim, health, i915, identity, mdev, report, sriov, vgpu, xe};
+use crate::{board, gim, health, i915, identity, mdev, report, sriov, vgpu, xe};
 
 /// What a host knows of GPUs before it looks at one.
 #[derive(Debug, Clone, Default)]
@@ -174,6 +174,7 @@ fn pci_gpu(
         aer: function::aer(tree, &dir),
         backend: None,
         unique_id: identity::unique_id(tree, &dir, address),
+        board: board::by_switch(tree, &dir, entry),
         health: Health::default(),
         telemetry: None,
         partition_driver: VFIO_DRIVER.to_owned(),
@@ -259,6 +260,7 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         boot_vga: false,
         aer: None,
         unique_id: None,
+        board: None,
         health: Health::default(),
         telemetry: None,
         backend: Some(Backend::Mdev),

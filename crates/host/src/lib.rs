@@ -14,6 +14,7 @@ pub mod tree;
 pub mod vm;
 
 mod bind;
+mod board;
 mod discover;
 mod gim;
 mod health;

@@ -15,7 +15,7 @@ use crate::health::Watch;
 use crate::monitor::Monitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
-use crate::{Host, bind, identity, mdev, passthrough, report, sriov, vgpu, xe};
+use crate::{Host, bind, board, identity, mdev, passthrough, report, sriov, vgpu, xe};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
 #[derive(Debug)]
@@ -99,6 +99,7 @@ impl Host for LinuxHost {
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
+        board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));
         notes.extend(self.notes.iter().cloned());
         let hypervisor = self.hypervisor.observe();

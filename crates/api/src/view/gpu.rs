@@ -28,6 +28,9 @@ pub struct GpuView {
     pub ids: PciIds,
     /// The vendor's UUID or a serial number, where something tells.
     pub unique_id: Option<String>,
+    /// The board that it shares with other GPUs: the same text for each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub board: Option<String>,
     /// A stand-in of the virtual lab.
     pub emulated: bool,
     /// What it was decided to be used for.
@@ -165,6 +168,7 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
         model: seen.map_or_else(|| ids.to_string(), |gpu| gpu.model.clone()),
         ids,
         unique_id: identity.unique_id,
+        board: seen.and_then(|gpu| gpu.board.clone()),
         emulated: seen.is_some_and(|gpu| gpu.emulated),
         status: status(sources, key, &mode, &partitions),
         count: mode.partitions(),

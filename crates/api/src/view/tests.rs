@@ -61,6 +61,7 @@ fn observed_gpu() -> Gpu {
         address: key().address,
         ids: PciIds { vendor: 0x10de, device: 0x25b6, subvendor: 0x10de, subdevice: 0x157e },
         unique_id: None,
+        board: None,
         class: 0x03_0200,
         model: "A2".to_owned(),
         emulated: false,

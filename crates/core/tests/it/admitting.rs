@@ -48,6 +48,7 @@ fn partitioned_and_passthrough_follow_each_other_directly_and_never_overlap() {
     world.create("a", Request::ANY_PARTITION);
     world.start("a");
     assert!(world.runs("a"));
+    world.refuses(&set(1, PASSTHROUGH), Code::ModeConflict);
     world.refuses(&set(1, PASSTHROUGH), Code::PartitionsInUse);
 }
 

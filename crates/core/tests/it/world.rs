@@ -466,6 +466,7 @@ fn model_gpu(bus: u8) -> Gpu {
         address: GpuAddress::Pci(pf(bus)),
         ids: "1af4:00aa:1af4:0001".parse().unwrap(),
         unique_id: None,
+        board: None,
         class: 0x03_0200,
         model: "Model GPU".to_owned(),
         emulated: true,

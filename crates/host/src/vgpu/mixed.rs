@@ -78,7 +78,7 @@ pub(crate) fn sizes(entry: &Entry, listed: Option<&BTreeSet<String>>) -> Vec<Mix
 /// Memory is halved until another half would be too small; each part takes one, at its outer end.
 pub(crate) fn starts(total_mib: u64, size_mib: u64) -> Vec<u64> {
     let mut parts = 1;
-    while size_mib > 0 && total_mib % (parts * 2) == 0 && total_mib / (parts * 2) >= size_mib {
+    while size_mib > 0 && total_mib.is_multiple_of(parts * 2) && total_mib / (parts * 2) >= size_mib {
         parts *= 2;
     }
     let part_mib = total_mib / parts;

@@ -1,5 +1,6 @@
 //! The host room's tests: everything runs over the fake kernel or over a captured tree.
 
+mod board;
 mod captured;
 mod catalogue;
 mod conformance;

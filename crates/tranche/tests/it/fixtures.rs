@@ -51,6 +51,7 @@ pub(crate) fn a2() -> GpuView {
         model: "NVIDIA A2".to_owned(),
         ids: "10de:25b6:10de:157e".parse().unwrap(),
         unique_id: None,
+        board: Some("PCI-0000:3b:00.0".to_owned()),
         emulated: false,
         mode: GpuMode::Host,
         asked_mode: GpuMode::Host,

@@ -61,6 +61,7 @@ fn a_gpu_is_shown_with_its_partitions_and_what_is_wrong_with_it() {
             Model          Intel 82576 (stand-in)
             Emulated       yes: a stand-in of the virtual lab
             PCI ids        8086:10c9:8086:a01f
+            Board          PCI-0000:3b:00.0
             Status         partitioned
             Mode           4 partitions
             Free           3 of 4

@@ -162,13 +162,22 @@ async fn a_gpu_keeps_its_mode_while_a_vm_holds_a_partition_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_is_partitioned_or_passed_through_and_never_both() {
-    let served = with_vms(2, &[]).await;
-    let whole = json!({"mode": "passthrough"});
-    refused(&served.put(&format!("{GPU}/mode"), &whole).await, 409, "mode_conflict");
-    ended(&served, &served.put(&format!("{GPU}/mode"), &json!({"mode": "host"})).await).await;
-    ended(&served, &served.put(&format!("{GPU}/mode"), &whole).await).await;
+    let served = with_vms(2, &["a"]).await;
+    let (mode, whole) = (format!("{GPU}/mode"), json!({"mode": "passthrough"}));
+    ended(&served, &served.post("/v1/vms/a/start", &json!({})).await).await;
+    refused(&served.put(&mode, &whole).await, 409, "mode_conflict");
+    ended(&served, &served.post("/v1/vms/a/stop", &json!({"force": true})).await).await;
+    ended(&served, &served.put(&mode, &whole).await).await;
     assert_eq!(served.get(GPU).await.json()["status"], "ready_for_passthrough");
-    refused(&served.put(&format!("{GPU}/mode"), &split(2)).await, 409, "mode_conflict");
+
+    let mut desktop = new_vm("b");
+    desktop["request"] = json!({"kind": "whole", "gpus": 1});
+    ended(&served, &served.post("/v1/vms", &desktop).await).await;
+    ended(&served, &served.post("/v1/vms/b/start", &json!({})).await).await;
+    refused(&served.put(&mode, &split(2)).await, 409, "mode_conflict");
+    ended(&served, &served.post("/v1/vms/b/stop", &json!({"force": true})).await).await;
+    ended(&served, &served.put(&mode, &split(2)).await).await;
+    assert_eq!(served.get(GPU).await.json()["mode"]["count"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

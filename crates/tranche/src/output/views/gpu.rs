@@ -112,6 +112,7 @@ fn gpu_fields(gpu: &GpuView) -> String {
         ),
         ("PCI ids", gpu.ids.to_string()),
         ("Id", gpu.unique_id.clone().unwrap_or_default()),
+        ("Board", gpu.board.clone().unwrap_or_default()),
         ("Status", gpu.status.to_string()),
         ("Mode", text::mode(&gpu.mode)),
         ("Asked for", asked),
