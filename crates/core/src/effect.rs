@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
-use crate::finding::{Finding, Severity};
+use crate::finding::{Code, Finding, Severity};
 use crate::inventory::{DomainState, Hypervisor, Inventory, OffReason};
 use crate::name::{GpuKey, HostName, Slot, Timestamp, VmName};
 use crate::plan::{Plan, VmGoal};
@@ -76,16 +76,20 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
     let mut findings = planned.findings.clone();
     if let Some(left) = Left::by_drained(after, &planned.plan, state) {
         let then = planner::plan(after, &left.inventory, &planned.plan, now);
-        steps.extend(
-            due(after, &then.plan, &left.inventory).into_iter().filter(|step| !due_before.contains(step)),
-        );
+        for step in due(after, &then.plan, &left.inventory) {
+            if !due_before.contains(&step) && !steps.contains(&step) {
+                steps.push(step);
+            }
+        }
         vms.extend(left.vms.into_iter().map(|name| {
             let effect = effect_of_drain(&name, after, &then.plan);
             (name, effect)
         }));
         findings.extend(then.findings);
     }
-    findings.retain(|finding| !before.findings.contains(finding));
+    // What the steps put right is not wrong.
+    let passing = |finding: &Finding| matches!(finding.code, Code::Drift | Code::PartitionUnready);
+    findings.retain(|finding| !before.findings.contains(finding) && !passing(finding));
     findings.sort();
     findings.dedup();
     Effect { vms, steps, findings }

@@ -175,7 +175,22 @@ fn without_drain_a_gpu_in_use_keeps_its_mode_and_the_hint_names_the_way() {
     world.create("a", ANY);
     world.start("a");
     let refusal = world.submit(&set(1, PASSTHROUGH)).unwrap_err();
-    assert!(refusal[0].code == Code::PartitionsInUse && refusal[0].hint.contains("--drain"), "{refusal:?}");
+    let in_use = refusal.iter().find(|finding| finding.code == Code::PartitionsInUse);
+    assert!(in_use.is_some_and(|finding| finding.hint.contains("--drain")), "{refusal:?}");
+}
+
+#[test]
+fn a_preview_names_each_step_once_and_nothing_that_the_steps_put_right() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    world.create("a", ANY);
+    world.start("a");
+    let effect = effect(&world, &drain(1, partitioned(4)));
+    for (index, step) in effect.steps.iter().enumerate() {
+        assert!(!effect.steps[..index].contains(step), "{}", step.text);
+    }
+    let codes: Vec<Code> = effect.findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, [Code::ModeChanging]);
 }
 
 #[test]
