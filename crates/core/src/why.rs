@@ -47,6 +47,11 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
         if slots.is_empty() {
             reasons.push(say::mode_conflict(&key, "in mode host", "given to a VM"));
         }
+        let wish = state.spec.gpus.get(&key).map(|wish| &wish.mode);
+        if let Some(mode) = wish.filter(|mode| *mode != state.plan.mode(&key)) {
+            reasons.push(say::mode_changing(&key, mode, &[]));
+            continue;
+        }
         for slot in slots {
             let slot_key = SlotKey { gpu: key.clone(), slot };
             let obstacles = placement::obstacles(&slot_key, &spec.request, observed, state.plan);

@@ -20,8 +20,13 @@ use rustix::io::Errno;
 
 /// The longest text of an attribute, in bytes: sysfs gives a page at most.
 pub const ATTRIBUTE_LEN_MAX: usize = 4096;
+
+/// The most of what a tool says that is kept, in bytes: an order of magnitude above what `nvidia-smi -q` says of one GPU.
+const TOOL_OUTPUT_LEN_MAX: usize = 64 * 1024;
 /// The most entries that are read from one directory.
 pub const DIRECTORY_ENTRIES_MAX: usize = 65_536;
+/// How much of what a tool says last goes into a message, in characters.
+const WORDS_LEN_MAX: usize = 300;
 /// Where tools find what they call.
 const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The longest target of a link, in bytes (PATH_MAX).
@@ -83,6 +88,14 @@ pub struct Ran {
     pub success: bool,
     /// The beginning of what it wrote, errors last.
     pub said: String,
+}
+
+impl Ran {
+    /// The last line of what it said, shortened to a length that a message can bear and without its full stop.
+    pub(crate) fn last_words(&self) -> String {
+        let last = self.said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
+        last.chars().take(WORDS_LEN_MAX).collect::<String>().trim_end_matches('.').to_owned()
+    }
 }
 
 /// Checks that a path stays below the root that it is relative to.
@@ -210,8 +223,9 @@ impl Tree for DirTree {
             .env("PATH", TOOL_PATH)
             .stdin(Stdio::null())
             .output()?;
-        let text =
-            |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(ATTRIBUTE_LEN_MAX)]).into_owned();
+        let text = |bytes: &[u8]| {
+            String::from_utf8_lossy(&bytes[..bytes.len().min(TOOL_OUTPUT_LEN_MAX)]).into_owned()
+        };
         let said = text(&output.stdout) + &text(&output.stderr);
         Ok(Ran { success: output.status.success(), said })
     }

@@ -44,8 +44,6 @@ pub(crate) const DRIVER: &str = "nvidia";
 pub(crate) const TOOL: &str = "usr/lib/nvidia/sriov-manage";
 /// The first kernel on which virtual functions take types by a file of their own.
 const VENDOR_VFIO_SINCE: (u32, u32) = (6, 8);
-/// How much of what the tool says last is shown, in characters.
-const WORDS_LEN_MAX: usize = 300;
 
 /// Tells partitions from virtual functions without a type, and says what the GPU can be split into.
 pub(crate) fn observe(
@@ -166,10 +164,7 @@ fn manage(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, count: u16) -> Res
 
 fn tool_failed(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, ran: &Ran) -> Box<Finding> {
     let gpu = calls.gpu();
-    let last = ran.said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
-    let said: String = last.chars().take(WORDS_LEN_MAX).collect();
-    let message =
-        format!("sriov-manage {switch} on GPU {gpu} failed; it said: {}.", said.trim_end_matches('.'));
+    let message = format!("sriov-manage {switch} on GPU {gpu} failed; it said: {}.", ran.last_words());
     let users: Vec<String> = users(calls.tree(), pf).iter().map(say::describe_holder).collect();
     let hint = if users.is_empty() {
         "It is tried again. 'journalctl -u nvidia-vgpu-mgr' and the kernel log tell more; the IOMMU must be on.".to_owned()

@@ -9,9 +9,10 @@ use tranche_core::name::{OperationId, Timestamp, VmId};
 use tranche_core::operation::{Operation, OperationState, STEP_FAILURES_MAX, StepFailure, Verdict, judge};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
+use tranche_core::why::why_not;
 use uuid::Uuid;
 
-use crate::world::{PASSTHROUGH, World, gpu, partitioned, vm};
+use crate::world::{PASSTHROUGH, World, gpu, host, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 
@@ -210,6 +211,24 @@ fn a_drained_vm_starts_on_another_gpu_at_once_and_the_mode_changes() {
     assert!(world.runs("a") && world.slot_of("a").as_deref() == Some("node1/0000:02:00.0/0"));
     assert_eq!(world.gpu(1).driver.as_deref(), Some("vfio-pci"));
     assert!(world.findings.is_empty(), "{:#?}", world.findings);
+}
+
+#[test]
+fn why_not_names_a_gpu_that_is_about_to_change() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    for name in ["a", "b"] {
+        world.create(name, ANY);
+    }
+    world.start("a");
+    world.accepts(&drain(1, partitioned(4)));
+    let codes = |world: &World| -> Vec<Code> {
+        let found = why_not(&vm("b"), &host(), world.state()).unwrap();
+        found.iter().map(|finding| finding.code).collect()
+    };
+    assert_eq!(codes(&world), [Code::ModeChanging]);
+    world.settle();
+    assert_eq!(codes(&world), []);
 }
 
 #[test]

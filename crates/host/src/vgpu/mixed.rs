@@ -9,7 +9,8 @@
 //!
 //! Facts: NVIDIA vGPU Software User Guide, "Configuring a GPU for Mixed-Size vGPU"; the places as it lists them for the
 //! 16, 12 and 8 GB types of an L40S. The rule for the other sizes is inferred from these, and the driver has the last
-//! word.
+//! word. The switch is for administrators, by which the driver means CAP_SYS_ADMIN (open-gpu-kernel-modules:
+//! kernel-open/common/inc/nv-linux.h, `NV_IS_SUSER`).
 
 use std::collections::BTreeSet;
 
@@ -24,8 +25,6 @@ use crate::tree::Ran;
 
 /// NVIDIA's tool for everything but virtual functions.
 pub(crate) const TOOL: &str = "usr/bin/nvidia-smi";
-/// How much of what the tool says last is shown, in characters.
-const WORDS_LEN_MAX: usize = 300;
 
 /// Switches mixed sizes on or off, and reads that back.
 ///
@@ -96,7 +95,7 @@ struct Told {
 fn query(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<Told, Box<Finding>> {
     let ran = run(calls, &["-q", "-i", &pf.to_string()])?;
     if !ran.success {
-        let message = format!("nvidia-smi -q on GPU {} failed; it said: {}.", calls.gpu(), last_words(&ran));
+        let message = format!("nvidia-smi -q on GPU {} failed; it said: {}.", calls.gpu(), ran.last_words());
         return Err(report::error(calls.gpu(), Code::KernelRefused, message, report::refusal_hint(None)));
     }
     Ok(read(&ran.said))
@@ -151,16 +150,16 @@ fn unsupported(gpu: &GpuKey) -> Box<Finding> {
 
 fn refused(gpu: &GpuKey, on: bool, ran: &Ran) -> Box<Finding> {
     let switch = if on { "on" } else { "off" };
-    let said = last_words(ran);
+    let said = ran.last_words();
     let message =
         format!("Mixed sizes of GPU {gpu} could not be switched {switch}; nvidia-smi said: {said}.");
-    let hint = "It is tried again. No function may have a type meanwhile, and the fixed-share scheduler excludes it.";
+    let hint = if ran.said.to_ascii_lowercase().contains("permission") {
+        "The driver takes it only from processes with CAP_SYS_ADMIN, which the daemon does without: 'systemctl edit tranched', \
+         add the lines [Service] and CapabilityBoundingSet=CAP_SYS_ADMIN, then 'systemctl restart tranched'."
+    } else {
+        "It is tried again. No function may have a type meanwhile, and the fixed-share scheduler excludes it."
+    };
     report::error(gpu, Code::KernelRefused, message, hint)
-}
-
-fn last_words(ran: &Ran) -> String {
-    let last = ran.said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
-    last.chars().take(WORDS_LEN_MAX).collect::<String>().trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
@@ -174,6 +173,14 @@ mod tests {
         assert_eq!(gib(12), [0, 12, 24, 36]);
         assert_eq!(gib(8), [0, 16, 24, 40]);
         assert_eq!(gib(48), [0]);
+    }
+
+    #[test]
+    fn a_daemon_without_the_capability_is_told_how_to_get_it() {
+        let gpu = "node1/0000:41:00.0".parse().unwrap();
+        let hint = |said: &str| refused(&gpu, true, &Ran { success: false, said: said.to_owned() }).hint;
+        assert!(hint("Unable to set: Insufficient Permissions\n").contains("CAP_SYS_ADMIN"));
+        assert!(!hint("Unable to set: In use by another client\n").contains("CAP_SYS_ADMIN"));
     }
 
     #[test]
