@@ -213,6 +213,27 @@ async fn a_declaration_is_shown_then_applied_then_has_nothing_left_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_is_drained_changed_and_its_vms_run_again() {
+    let served = with_vms(2, &["a", "b"]).await;
+    for name in ["a", "b"] {
+        succeeded(ended(&served, &served.post(&format!("/v1/vms/{name}/start"), &json!({})).await).await);
+    }
+    let (mode, drain) = (format!("{GPU}/mode"), json!({"mode": "partitioned", "count": 4, "drain": true}));
+    assert_eq!(served.put(&mode, &split(4)).await.problem(), (409, "partitions_in_use".to_owned()));
+    let preview = served.put(&format!("{mode}?dry_run=true"), &drain).await.json();
+    assert_eq!(preview["effect"]["vms"], json!({"a": "restarts", "b": "restarts"}), "{preview}");
+    succeeded(ended(&served, &served.put(&mode, &drain).await).await);
+    served
+        .until("both run again", |view| {
+            let domains = || view.inventory.values().filter_map(|observed| observed.domains()).flatten();
+            view.plan.bookings.len() == 2
+                && domains().filter(|(_, domain)| domain.state.is_active()).count() == 2
+        })
+        .await;
+    assert_eq!(served.get(GPU).await.json()["mode"]["count"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_change_says_where_its_operation_is() {
     let served = Served::start(Machine::gpus(1, 8)).await;
     let accepted = served.put(&format!("{GPU}/mode"), &split(4)).await;
