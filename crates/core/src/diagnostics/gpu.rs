@@ -153,7 +153,13 @@ pub fn rolled_back(gpu: &GpuKey, failed: &GpuMode, back_to: &GpuMode) -> Finding
 /// Partitioned or passthrough, never both.
 pub fn mode_conflict(gpu: &GpuKey, has: &str, wanted: &str) -> Finding {
     let message = format!("GPU {gpu} is {has} and cannot be {wanted} at the same time.");
-    error(Code::ModeConflict, gpu_subject(gpu), message, "Release it first: 'tranche gpu release'.")
+    error(
+        Code::ModeConflict,
+        gpu_subject(gpu),
+        message,
+        "A GPU is used in one way at a time. 'tranche gpu partition', 'passthrough' and 'release' change it while no VM \
+         uses it, or with --drain.",
+    )
 }
 
 /// The console is on it.
