@@ -104,7 +104,7 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
             .with_notes(notes);
     // A vendor's library speaks of this machine, and of no other tree.
     let own = config.root == "/";
-    Ok(Arc::new(if own { host.with_monitor(Arc::new(NvidiaMonitor)) } else { host }))
+    Ok(Arc::new(if own { host.with_monitor(Arc::new(NvidiaMonitor::default())) } else { host }))
 }
 
 #[cfg(not(feature = "libvirt"))]

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "fuser",
             "libc",
             "nvml-wrapper",
+            "nvml-wrapper-sys",
             "roxmltree",
             "rustix",
             "serde",

@@ -54,7 +54,7 @@ fn look() -> HostInventory {
         catalogue,
         Box::new(FakeHypervisor::new(Arc::new(FakeKernel::boot(Machine::default())))),
     );
-    host.with_monitor(Arc::new(NvidiaMonitor)).observe(Timestamp(1))
+    host.with_monitor(Arc::new(NvidiaMonitor::default())).observe(Timestamp(1))
 }
 
 /// What the tool answers; none, with the reason printed, where there is no such tool or no such GPU.

@@ -1,0 +1,150 @@
+//! NVIDIA's library: what is made of what it says, and that nothing of it stays open.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tranche_core::inventory::{Ecc, HealthState, Telemetry};
+use tranche_core::name::PciAddress;
+use tranche_host::monitor::{Monitor as _, Reading};
+use tranche_host::nvml::NvidiaMonitor;
+
+use crate::library::Library;
+use crate::machine::pci;
+
+const GPU: &str = "0000:41:00.0";
+const OTHER: &str = "0000:42:00.0";
+
+/// What calls answer (nvml.h, `nvmlReturn_t`).
+const UNINITIALIZED: u32 = 1;
+const NOT_SUPPORTED: u32 = 3;
+const NO_PERMISSION: u32 = 4;
+const DRIVER_NOT_LOADED: u32 = 9;
+const FUNCTION_NOT_FOUND: u32 = 13;
+const GPU_IS_LOST: u32 = 15;
+
+/// Every call about a GPU that the library makes possible to fail alone.
+const CALLS: [&str; 9] = [
+    "nvmlDeviceGetHandleByIndex_v2",
+    "nvmlDeviceGetPciInfo_v3",
+    "nvmlDeviceGetUUID",
+    "nvmlDeviceGetSerial",
+    "nvmlDeviceGetVbiosVersion",
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetEccMode",
+    "nvmlDeviceGetFieldValues",
+];
+
+fn l40s(address: &str) -> Value {
+    json!({
+        "bus_id": format!("0000{address}"),
+        "uuid": format!("GPU-{}", &address[5..7]),
+        "serial": "1321020",
+        "vbios": "95.02.66.00.02",
+        "memory_used_mib": 1024,
+        "memory_total_mib": 46_068,
+        "utilization": 42,
+        "ecc": [true, 3, 0],
+        "fields": { "144": 0, "145": 0 },
+    })
+}
+
+fn machine(gpus: &[Value]) -> Value {
+    json!({ "driver_version": "570.133.10", "gpus": gpus })
+}
+
+/// The same GPU, which says something else in one place.
+fn with(mut gpu: Value, key: &str, value: Value) -> Value {
+    gpu[key] = value;
+    gpu
+}
+
+#[track_caller]
+fn look(library: &Library) -> BTreeMap<PciAddress, Reading> {
+    let readings = library.monitor().look().expect("the library answers");
+    assert_eq!(library.sessions().1, 0, "it was left open");
+    readings
+}
+
+#[track_caller]
+fn read(gpu: Value) -> Reading {
+    look(&Library::new(&machine(&[gpu]))).remove(&pci(GPU)).expect("the GPU is read")
+}
+
+#[test]
+fn what_the_library_says_of_a_gpu_is_read() {
+    let telemetry = Telemetry {
+        serial: Some("1321020".to_owned()),
+        firmware: Some("95.02.66.00.02".to_owned()),
+        ecc: Some(Ecc { enabled: true, corrected: 3, uncorrected: 0 }),
+        utilization_percent: Some(42),
+        memory_used_mib: Some(1024),
+        memory_total_mib: Some(46_068),
+    };
+    let unique_id = Some("GPU-41".to_owned());
+    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, ..Reading::default() });
+}
+
+#[test]
+fn a_machine_without_the_library_has_no_gpus_of_it_and_that_is_no_error() {
+    let monitor = NvidiaMonitor { library: "/nowhere/libnvidia-ml.so.1".into() };
+    assert_eq!(monitor.look(), Ok(BTreeMap::new()));
+}
+
+#[test]
+fn a_library_without_its_driver_has_no_gpus_and_any_other_refusal_is_told() {
+    let refusing = |code: u32| {
+        let library = Library::new(&json!({ "errors": { "nvmlInit_v2": code } }));
+        (library.monitor().look(), library.sessions())
+    };
+    assert_eq!(refusing(DRIVER_NOT_LOADED), (Ok(BTreeMap::new()), (0, 0)));
+    let (answer, sessions) = refusing(NO_PERMISSION);
+    assert!(answer.is_err_and(|error| error.contains("permission")));
+    assert_eq!(sessions, (0, 0));
+}
+
+#[test]
+fn no_session_is_left_open_after_a_look_whatever_fails() {
+    for call in CALLS {
+        for code in [UNINITIALIZED, NOT_SUPPORTED, FUNCTION_NOT_FOUND, GPU_IS_LOST] {
+            let gpu = with(l40s(GPU), "errors", json!({ call: code }));
+            let library = Library::new(&machine(&[gpu, l40s(OTHER)]));
+            let readings = look(&library);
+            assert!(readings.contains_key(&pci(OTHER)), "{call} {code}: the other GPU is well");
+            assert_eq!(library.sessions(), (1, 0), "{call} {code}");
+        }
+    }
+    let library = Library::new(&json!({ "errors": { "nvmlDeviceGetCount_v2": GPU_IS_LOST } }));
+    assert!(library.monitor().look().is_err());
+    assert_eq!(library.sessions(), (1, 0));
+}
+
+#[test]
+fn what_an_old_library_does_not_have_is_absent() {
+    let optional = &CALLS[2..];
+    let library = Library::new(&machine(&[l40s(GPU)])).without(optional);
+    assert_eq!(look(&library), BTreeMap::from([(pci(GPU), Reading::default())]));
+    for call in optional {
+        let reading = read(with(l40s(GPU), "errors", json!({ *call: FUNCTION_NOT_FOUND })));
+        assert_ne!(reading, Reading::default(), "{call}: the rest is read");
+    }
+}
+
+#[test]
+fn memory_that_waits_to_be_remapped_or_could_not_be_speaks_against_a_gpu() {
+    let state = |fields: Value| {
+        let signs = read(with(l40s(GPU), "fields", fields)).signs;
+        signs.into_iter().map(|(state, _)| state).max().unwrap_or_default()
+    };
+    assert_eq!(state(json!({ "144": 0, "145": 0 })), HealthState::Good);
+    assert_eq!(state(json!({ "144": 1, "145": 0 })), HealthState::NeedsReset);
+    assert_eq!(state(json!({ "144": 0, "145": 1 })), HealthState::Sick);
+    assert_eq!(state(json!({})), HealthState::Good, "an older GPU counts none of it");
+}
+
+#[test]
+fn numbers_and_versions_that_are_no_text_are_not_taken() {
+    let gpu = with(with(l40s(GPU), "serial", json!("")), "vbios", json!("a b"));
+    let reading = read(with(gpu, "uuid", json!("")));
+    assert_eq!((reading.unique_id, reading.telemetry.serial, reading.telemetry.firmware), (None, None, None));
+}
