@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::inventory::{Domain, HealthState, HostInventory};
 use crate::name::{GpuKey, Slot, SlotKey, VmName};
 use crate::placement::{self, Board};
-use crate::plan::Booking;
+use crate::plan::{Booking, Settled};
 use crate::spec::{Request, Run, VmSpec};
 
 impl Planner<'_> {
@@ -101,8 +101,19 @@ impl Planner<'_> {
         let domain = self.inventory.values().find_map(|observed| observed.domain(&booking.vm));
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let settled = self.plan.vms.get(&booking.vm).and_then(|planned| planned.settled.as_ref());
-        let recalled = settled.is_some_and(|settled| settled.running && settled.serial < spec.serial);
-        !active || !spec.run.is_up() || recalled
+        !active || !spec.run.is_up() || self.is_recalled(&booking.vm, spec, settled)
+    }
+
+    /// Whether a VM that runs, and shall run, does so as of a command before the last one.
+    ///
+    /// That is known of a VM that was seen running. It also holds for one whose start was not seen yet when a drain was
+    /// asked for: that it runs is then what the command before the drain brought about.
+    pub(super) fn is_recalled(&self, name: &VmName, spec: &VmSpec, settled: Option<&Settled>) -> bool {
+        let serial = settled.map_or(0, |settled| settled.serial);
+        if settled.is_some_and(|settled| settled.running) {
+            return serial < spec.serial;
+        }
+        serial + 1 < spec.serial && self.held_by(name).iter().any(|slot| self.is_changing(&slot.gpu))
     }
 
     /// Whether a slot still serves the request of the VM that holds it.

@@ -275,6 +275,28 @@ fn while_a_guest_takes_its_time_the_gpu_takes_nobody_and_its_operation_goes_on()
 }
 
 #[test]
+fn a_drain_at_any_moment_of_a_start_takes_the_vm_along() {
+    for passes in 0..4 {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, partitioned(2));
+        world.create("a", ANY);
+        world.accepts(&Change::StartVm { name: vm("a") });
+        for _ in 0..passes {
+            for step in world.pass() {
+                world.carry_out(&step);
+            }
+        }
+        let operation = ask(&mut world, &drain(1, partitioned(4)), &[]);
+        world.pass();
+        let verdict = judge(&operation, world.state(), &world.findings, &[]);
+        assert_ne!(verdict.state, OperationState::Failed, "after {passes} passes: {verdict:?}");
+        world.settle();
+        assert!(world.runs("a") && world.gpu(1).partitions.len() == 4, "after {passes} passes");
+        assert!(world.findings.is_empty(), "after {passes} passes: {:#?}", world.findings);
+    }
+}
+
+#[test]
 fn strangers_are_not_drained() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, partitioned(2));
