@@ -61,11 +61,10 @@ impl Planner<'_> {
             return true;
         }
         let observed = self.inventory.get(&slot.gpu.host);
-        let there = observed.is_some_and(|observed| observed.gpus.contains_key(&slot.gpu.address));
         // A VM that rests does not go back to what failed under it, unless that is reserved for it.
         let serves = spec.reserved || observed.is_some_and(|observed| !self.has_failed(slot, observed));
         let complete = self.held_by(&booking.vm).len() == spec.request.slots();
-        if !there || !serves || !complete || !self.still_fits(slot, spec) {
+        if !serves || !complete || !self.still_fits(slot, spec) {
             return false;
         }
         match spec.run {
@@ -75,12 +74,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether a GPU failed, or a partition of it did.
+    /// Whether a GPU failed or is gone, or a partition of it did.
     fn has_failed(&self, slot: &SlotKey, observed: &HostInventory) -> bool {
-        let seen = observed.gpus.get(&slot.gpu.address).zip(self.plan.gpus.get(&slot.gpu));
-        seen.is_some_and(|(gpu, planned)| {
-            gpu.health.state != HealthState::Good || placement::is_lost(slot.slot, planned, gpu)
-        })
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let planned = self.plan.gpus.get(&slot.gpu);
+        gpu.health.state != HealthState::Good
+            || planned.is_some_and(|planned| placement::is_lost(slot.slot, planned, gpu))
     }
 
     /// Whether a GPU is to change its mode and has not done so yet.
