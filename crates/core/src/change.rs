@@ -200,17 +200,8 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> 
         Admitted { spec, goal, title, subject: Subject::Gpu(key.clone()), findings }
     };
     let Some(gpu) = observed.gpus.get(&key.address) else {
-        // A GPU that is gone can still be released, so that nothing waits for it any longer.
-        let booked =
-            state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect::<Vec<_>>();
-        return match spec.gpus.get_mut(key) {
-            Some(wish) if *mode == GpuMode::Host && booked.is_empty() => {
-                wish.mode = GpuMode::Host;
-                Ok(admitted(spec, None, Vec::new()))
-            }
-            Some(_) if *mode == GpuMode::Host => Err(vec![say::partitions_in_use(key, &booked)]),
-            _ => Err(vec![say::gpu_not_found(key)]),
-        };
+        let findings = release_gone(key, mode, drain, &mut spec, state)?;
+        return Ok(admitted(spec, None, findings));
     };
     let unchanged =
         spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity.may_be(&gpu.identity()));
@@ -246,6 +237,27 @@ fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> 
     let untouched = GpuSpec { mode: GpuMode::Host, ..wish.clone() };
     let before = spec.gpus.insert(key.clone(), wish).unwrap_or(untouched);
     Ok(admitted(spec, Some(before), findings))
+}
+
+/// A GPU that is gone can still be released, so that nothing waits for it any longer.
+fn release_gone(
+    key: &GpuKey,
+    mode: &GpuMode,
+    drain: bool,
+    spec: &mut Spec,
+    state: State<'_>,
+) -> Result<Vec<Finding>, Refusal> {
+    if *mode != GpuMode::Host || !spec.gpus.contains_key(key) {
+        return Err(vec![say::gpu_not_found(key)]);
+    }
+    let booked: Vec<String> =
+        state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect();
+    if !booked.is_empty() && !drain {
+        return Err(vec![say::partitions_in_use(key, &booked)]);
+    }
+    let findings = recall_vms(key, spec, state);
+    spec.gpus.entry(key.clone()).and_modify(|wish| wish.mode = GpuMode::Host);
+    Ok(findings)
 }
 
 /// In parts or whole, never both: while a GPU serves VMs one way, it cannot serve any the other way.

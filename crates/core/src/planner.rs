@@ -360,10 +360,11 @@ impl Planner<'_> {
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let seen = |serial, running| Some(Settled { serial, running, boot_id: observed.boot_id.clone() });
         match (spec.run.is_up(), active) {
-            (true, true) => match before {
-                Some(before) if before.running && before.serial < spec.serial => Some(before),
-                _ => seen(spec.serial, true),
+            (true, true) if self.is_recalled(name, spec, before.as_ref()) => match before {
+                Some(before) if before.running => Some(before),
+                _ => seen(spec.serial - 1, true),
             },
+            (true, true) => seen(spec.serial, true),
             (true, false) if self.rests_on_purpose(name, spec, domain) => before,
             (true, false) => before.and_then(|before| seen(before.serial, false)),
             (false, true) => before,

@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::inventory::{Domain, HealthState, HostInventory};
 use crate::name::{GpuKey, Slot, SlotKey, VmName};
 use crate::placement::{self, Board};
-use crate::plan::Booking;
+use crate::plan::{Booking, Settled};
 use crate::spec::{Request, Run, VmSpec};
 
 impl Planner<'_> {
@@ -61,11 +61,10 @@ impl Planner<'_> {
             return true;
         }
         let observed = self.inventory.get(&slot.gpu.host);
-        let there = observed.is_some_and(|observed| observed.gpus.contains_key(&slot.gpu.address));
         // A VM that rests does not go back to what failed under it, unless that is reserved for it.
         let serves = spec.reserved || observed.is_some_and(|observed| !self.has_failed(slot, observed));
         let complete = self.held_by(&booking.vm).len() == spec.request.slots();
-        if !there || !serves || !complete || !self.still_fits(slot, spec) {
+        if !serves || !complete || !self.still_fits(slot, spec) {
             return false;
         }
         match spec.run {
@@ -75,12 +74,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether a GPU failed, or a partition of it did.
+    /// Whether a GPU failed or is gone, or a partition of it did.
     fn has_failed(&self, slot: &SlotKey, observed: &HostInventory) -> bool {
-        let seen = observed.gpus.get(&slot.gpu.address).zip(self.plan.gpus.get(&slot.gpu));
-        seen.is_some_and(|(gpu, planned)| {
-            gpu.health.state != HealthState::Good || placement::is_lost(slot.slot, planned, gpu)
-        })
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let planned = self.plan.gpus.get(&slot.gpu);
+        gpu.health.state != HealthState::Good
+            || planned.is_some_and(|planned| placement::is_lost(slot.slot, planned, gpu))
     }
 
     /// Whether a GPU is to change its mode and has not done so yet.
@@ -101,8 +100,19 @@ impl Planner<'_> {
         let domain = self.inventory.values().find_map(|observed| observed.domain(&booking.vm));
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let settled = self.plan.vms.get(&booking.vm).and_then(|planned| planned.settled.as_ref());
-        let recalled = settled.is_some_and(|settled| settled.running && settled.serial < spec.serial);
-        !active || !spec.run.is_up() || recalled
+        !active || !spec.run.is_up() || self.is_recalled(&booking.vm, spec, settled)
+    }
+
+    /// Whether a VM that runs, and shall run, does so as of a command before the last one.
+    ///
+    /// That is known of a VM that was seen running. It also holds for one whose start was not seen yet when a drain was
+    /// asked for: that it runs is then what the command before the drain brought about.
+    pub(super) fn is_recalled(&self, name: &VmName, spec: &VmSpec, settled: Option<&Settled>) -> bool {
+        let serial = settled.map_or(0, |settled| settled.serial);
+        if settled.is_some_and(|settled| settled.running) {
+            return serial < spec.serial;
+        }
+        serial + 1 < spec.serial && self.held_by(name).iter().any(|slot| self.is_changing(&slot.gpu))
     }
 
     /// Whether a slot still serves the request of the VM that holds it.

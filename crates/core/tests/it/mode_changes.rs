@@ -275,6 +275,28 @@ fn while_a_guest_takes_its_time_the_gpu_takes_nobody_and_its_operation_goes_on()
 }
 
 #[test]
+fn a_drain_at_any_moment_of_a_start_takes_the_vm_along() {
+    for passes in 0..4 {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, partitioned(2));
+        world.create("a", ANY);
+        world.accepts(&Change::StartVm { name: vm("a") });
+        for _ in 0..passes {
+            for step in world.pass() {
+                world.carry_out(&step);
+            }
+        }
+        let operation = ask(&mut world, &drain(1, partitioned(4)), &[]);
+        world.pass();
+        let verdict = judge(&operation, world.state(), &world.findings, &[]);
+        assert_ne!(verdict.state, OperationState::Failed, "after {passes} passes: {verdict:?}");
+        world.settle();
+        assert!(world.runs("a") && world.gpu(1).partitions.len() == 4, "after {passes} passes");
+        assert!(world.findings.is_empty(), "after {passes} passes: {:#?}", world.findings);
+    }
+}
+
+#[test]
 fn strangers_are_not_drained() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, partitioned(2));
@@ -322,17 +344,19 @@ fn a_vm_whose_partition_died_under_it_starts_on_another_one() {
 
 #[test]
 fn a_reserved_vm_keeps_what_failed_waits_for_it_and_says_so() {
-    for (sick, runs) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (what, runs) in ["sick", "dead", "gone"].into_iter().flat_map(|what| [(what, true), (what, false)]) {
         let mut world = World::with_gpus(1);
         world.set_mode(1, partitioned(2));
         world.create("a", ANY);
         world.spec.vms.get_mut(&vm("a")).unwrap().reserved = true;
         world.start("a");
         let held = world.slot_of("a");
-        if sick {
-            world.gpu(1).health.state = HealthState::Sick;
-        } else {
-            world.gpu(1).partitions[0].answers = false;
+        let mut healthy = world.gpu(1).clone();
+        healthy.partitions[0].open_by.clear();
+        match what {
+            "sick" => world.gpu(1).health.state = HealthState::Sick,
+            "dead" => world.gpu(1).partitions[0].answers = false,
+            _ => drop(world.seen().gpus.remove(&gpu(1).address)),
         }
         if runs {
             world.end_domain("a", OffReason::Crashed);
@@ -342,9 +366,27 @@ fn a_reserved_vm_keeps_what_failed_waits_for_it_and_says_so() {
             world.stop("a");
         }
         assert!(!world.runs("a") && world.slot_of("a") == held, "{:?}", world.slot_of("a"));
-        world.gpu(1).health.state = HealthState::Good;
-        world.gpu(1).partitions[0].answers = true;
+        world.seen().gpus.insert(gpu(1).address, healthy);
         world.settle();
         assert!(world.runs("a") == runs && world.slot_of("a") == held);
     }
+}
+
+#[test]
+fn a_gpu_that_is_gone_is_released_with_what_is_reserved_of_it_by_a_drain_alone() {
+    let mut world = World::with_gpus(2);
+    world.set_mode(1, partitioned(2));
+    world.create("a", ANY);
+    world.spec.vms.get_mut(&vm("a")).unwrap().reserved = true;
+    world.start("a");
+    world.set_mode(2, partitioned(2));
+    world.seen().gpus.remove(&gpu(1).address);
+    world.end_domain("a", OffReason::Crashed);
+    world.settle();
+    world.refuses(&set(1, GpuMode::Host), Code::PartitionsInUse);
+    world.refuses(&drain(1, partitioned(2)), Code::GpuNotFound);
+    world.accepts(&drain(1, GpuMode::Host));
+    world.settle();
+    assert!(world.runs("a") && world.slot_of("a").as_deref() == Some("node1/0000:02:00.0/0"));
+    assert!(world.findings.is_empty(), "{:#?}", world.findings);
 }

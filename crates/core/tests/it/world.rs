@@ -302,7 +302,10 @@ impl World {
         domain.state = DomainState::Off { reason };
         let devices = std::mem::take(&mut domain.live_devices);
         for device in devices {
-            self.holders(&device.source).retain(|holder| holder.command != format!("qemu-{name}"));
+            // A device may have gone before the domain that had it.
+            if let Some(holders) = self.holders_if_there(&device.source) {
+                holders.retain(|holder| holder.command != format!("qemu-{name}"));
+            }
         }
     }
 
@@ -444,19 +447,23 @@ impl World {
 
     #[track_caller]
     fn holders(&mut self, source: &DeviceSource) -> &mut Vec<Holder> {
+        self.holders_if_there(source).expect("all devices are bound to vfio-pci")
+    }
+
+    fn holders_if_there(&mut self, source: &DeviceSource) -> Option<&mut Vec<Holder>> {
         for seen in self.inventory.get_mut(&host()).unwrap().gpus.values_mut() {
             if seen.address.pci().map(|address| DeviceSource::Pci { address }) == Some(source.clone()) {
                 assert_eq!(seen.driver.as_deref(), Some(VFIO_DRIVER));
-                return &mut seen.open_by;
+                return Some(&mut seen.open_by);
             }
             for partition in &mut seen.partitions {
                 if DeviceSource::from(&partition.device) == *source {
                     assert_eq!(partition.driver.as_ref(), Some(&seen.partition_driver));
-                    return &mut partition.open_by;
+                    return Some(&mut partition.open_by);
                 }
             }
         }
-        panic!("no device {source:?}: Verify all devices are bound to vfio-pci");
+        None
     }
 }
 
