@@ -121,6 +121,7 @@ fn gpu(bus: u8) -> Gpu {
             open_by: Vec::new(),
             vram_mib: None,
             answers: true,
+            telemetry: None,
         }
     });
     Gpu {

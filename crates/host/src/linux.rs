@@ -12,6 +12,7 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, Knowledge, Survey, function, system};
 use crate::health::Watch;
+use crate::library::Library;
 use crate::monitor::Monitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
@@ -27,6 +28,7 @@ pub struct LinuxHost {
     survey: Mutex<Survey>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
+    library: Library,
     notes: Vec<Finding>,
 }
 
@@ -46,6 +48,7 @@ impl LinuxHost {
             survey: Mutex::default(),
             hypervisor,
             watch: Watch::default(),
+            library: Library::default(),
             notes: Vec::new(),
         }
     }
@@ -53,7 +56,7 @@ impl LinuxHost {
     /// The same host, whose GPUs are looked at through a vendor's library too.
     #[must_use]
     pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
-        self.watch = Watch::with(monitor);
+        self.library = Library::of(monitor);
         self
     }
 
@@ -91,18 +94,23 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
+        let tree = self.calls.tree();
+        let boot_id = system::boot_id(tree);
         let (mut gpus, mut notes) = match self.survey(now) {
-            Ok(survey) => discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now),
+            Ok(survey) => {
+                self.library.ask(&self.calls, &boot_id, now, &survey.gpus);
+                discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now)
+            }
             Err(note) => (BTreeMap::new(), vec![*note]),
         };
         identity::forget_shared(&mut gpus);
-        let tree = self.calls.tree();
-        let boot_id = system::boot_id(tree);
-        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
+        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), &mut gpus));
+        self.library.tell(&mut gpus);
         board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));
         notes.extend(self.notes.iter().cloned());
         let hypervisor = self.hypervisor.observe();
+        self.library.tell_of_partitions(&mut gpus, &hypervisor);
         for note in self.hypervisor.notes(&self.name) {
             // Where there is no /dev/kvm, it is no news that no guest runs by it.
             if notes.iter().all(|known| known.code != note.code) {
@@ -131,7 +139,8 @@ impl Host for LinuxHost {
         survey.gpus.retain(|address| gpus.contains(address));
         let (mut seen, notes) = discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now);
         // What it says of the host itself is told by the next look at everything.
-        self.watch.look(&self.calls, (&self.name, &last.boot_id), now, &mut seen);
+        self.watch.look(&self.calls, (&self.name, &last.boot_id), &mut seen);
+        self.library.tell(&mut seen);
         let mut inventory = last.clone();
         inventory.gpus.retain(|address, _| !gpus.contains(address));
         for (address, mut gpu) in seen {
@@ -145,6 +154,7 @@ impl Host for LinuxHost {
         inventory.notes.retain(|note| !concerned(note));
         inventory.notes.extend(notes);
         inventory.hypervisor = self.hypervisor.observe();
+        self.library.tell_of_partitions(&mut inventory.gpus, &inventory.hypervisor);
         inventory.stuck = self.calls.stuck();
         inventory.observed_at = now;
         inventory
@@ -155,6 +165,7 @@ impl Host for LinuxHost {
     }
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
+        let _closed = self.library.closed_for(step, &self.calls, &self.name)?;
         match step {
             Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;

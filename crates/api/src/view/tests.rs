@@ -53,6 +53,7 @@ fn partition(index: u16) -> ObservedPartition {
         open_by: Vec::new(),
         vram_mib: None,
         answers: true,
+        telemetry: None,
     }
 }
 

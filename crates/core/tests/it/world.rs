@@ -350,6 +350,7 @@ impl World {
                 open_by: Vec::new(),
                 vram_mib: None,
                 answers: true,
+                telemetry: None,
             })
             .collect();
     }
@@ -413,6 +414,7 @@ impl World {
             open_by: Vec::new(),
             vram_mib: None,
             answers: true,
+            telemetry: None,
         });
         seen.partitions.sort_by_key(|partition| partition.index);
     }
