@@ -77,7 +77,8 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
                 domains.insert(name.to_string(), domain(&name, id, device));
                 let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(index) };
                 plan.bookings.insert(slot, Booking { vm: name.clone(), vm_id: id, since: Timestamp(0) });
-                let settled = Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned() });
+                let settled =
+                    Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
                 plan.vms.insert(name, VmPlan { host: host(), id, goal: VmGoal::Run, settled });
             }
         }

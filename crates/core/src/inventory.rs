@@ -528,7 +528,11 @@ pub enum OffReason {
     Destroyed,
     /// QEMU or the guest crashed, or the start failed.
     Crashed,
-    /// Never started since libvirt came up, or libvirt does not say.
+    /// Its state was saved, or taken back to that of a snapshot.
+    Saved,
+    /// It was moved to another host.
+    Migrated,
+    /// Not started since libvirt came up, or libvirt does not say.
     Unknown,
 }
 
