@@ -423,6 +423,9 @@ pub struct GroupMember {
     pub class: u32,
     /// The driver bound to it.
     pub driver: Option<String>,
+    /// The only driver that may be bound to it (Linux, `driver_override`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_override: Option<String>,
 }
 
 impl GroupMember {
