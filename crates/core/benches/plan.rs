@@ -77,7 +77,8 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
                 domains.insert(name.to_string(), domain(&name, id, device));
                 let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(index) };
                 plan.bookings.insert(slot, Booking { vm: name.clone(), vm_id: id, since: Timestamp(0) });
-                let settled = Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned() });
+                let settled =
+                    Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
                 plan.vms.insert(name, VmPlan { host: host(), id, goal: VmGoal::Run, settled });
             }
         }
@@ -105,7 +106,12 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
 fn gpu(bus: u8) -> Gpu {
     let address = function(bus, 0, 0);
     let group = |id, address| {
-        let member = GroupMember { address, class: 0x03_0200, driver: Some(VFIO_DRIVER.to_owned()) };
+        let member = GroupMember {
+            address,
+            class: 0x03_0200,
+            driver: Some(VFIO_DRIVER.to_owned()),
+            driver_override: None,
+        };
         Some(IommuGroup { id, members: vec![member] })
     };
     let partitions = (0..PARTITIONS).map(|index| {

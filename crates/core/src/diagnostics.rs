@@ -7,7 +7,7 @@ mod gpu;
 
 pub use self::gpu::*;
 use crate::finding::{Code, Finding, Severity, Subject};
-use crate::inventory::{Gpu, Holder, Offer};
+use crate::inventory::{Gpu, Holder, OffReason, Offer};
 use crate::name::{GpuKey, HostName, NameError, PoolName, SlotKey, VmName};
 use crate::spec::Request;
 
@@ -264,10 +264,25 @@ pub fn guest_unsupported(vm: &VmName, guest_os: &str) -> Finding {
     )
 }
 
-/// The guest turned itself off.
-pub fn guest_powered_off(vm: &VmName) -> Finding {
-    let message = format!("VM {vm} was shut down from within, or by hand, and stays off.");
-    info(Code::GuestPoweredOff, vm_subject(vm), message, format!("'tranche vm start {vm}' starts it again."))
+/// Somebody meant it to be off.
+pub fn guest_rests(vm: &VmName, reason: OffReason) -> Finding {
+    let again = format!("'tranche vm start {vm}' starts it again.");
+    let (what, hint) = match reason {
+        OffReason::Saved => (
+            "was saved, or taken back to a snapshot, by hand",
+            format!(
+                "Restore it where it was saved. Once what was saved is not wanted any more, '{vm}' boots afresh: 'tranche vm start {vm}'."
+            ),
+        ),
+        OffReason::Migrated => (
+            "was moved to another host by hand",
+            format!(
+                "Make sure that it runs nowhere else, because both would write to its disks; then {again}"
+            ),
+        ),
+        _ => ("was shut down from within, or by hand,", again),
+    };
+    info(Code::GuestPoweredOff, vm_subject(vm), format!("VM {vm} {what} and stays off."), hint)
 }
 
 /// Started behind our back.

@@ -360,6 +360,9 @@ pub struct GroupMember {
     pub class: u32,
     /// The driver bound to it.
     pub driver: Option<String>,
+    /// The only driver that may be bound to it (Linux, `driver_override`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_override: Option<String>,
 }
 
 impl GroupMember {
@@ -465,7 +468,11 @@ pub enum OffReason {
     Destroyed,
     /// QEMU or the guest crashed, or the start failed.
     Crashed,
-    /// Never started since libvirt came up, or libvirt does not say.
+    /// Its state was saved, or taken back to that of a snapshot.
+    Saved,
+    /// It was moved to another host.
+    Migrated,
+    /// Not started since libvirt came up, or libvirt does not say.
     Unknown,
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::GpuIdentity;
-use crate::inventory::Offer;
+use crate::inventory::{OffReason, Offer};
 use crate::name::{GpuKey, HostName, SlotKey, Timestamp, VmId, VmName};
 use crate::spec::GpuMode;
 
@@ -141,4 +141,7 @@ pub struct Settled {
     pub running: bool,
     /// The boot of the host that it was seen in.
     pub boot_id: String,
+    /// Why it was off when it was last seen so after that, though it shall run: libvirt forgets it at a restart of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rests: Option<OffReason>,
 }

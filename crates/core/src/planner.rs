@@ -20,7 +20,8 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{
-    Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition, OffReason,
+    Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, Iommu, ObservedPartition,
+    OffReason,
 };
 use crate::mixed;
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
@@ -132,7 +133,8 @@ impl Planner<'_> {
         if self.is_changing(key) || !meant || self.offer_is_open(key, gpu) {
             self.change_mode(key, wish, gpu, observed);
         }
-        if wish.mode == GpuMode::Host && *self.plan.mode(key) == GpuMode::Host && is_clean(gpu) {
+        let clean = |planned: &GpuPlan| planned.mode == GpuMode::Host && is_clean(planned, gpu);
+        if wish.mode == GpuMode::Host && self.plan.gpus.get(key).is_some_and(clean) {
             self.plan.gpus.remove(key);
         }
         self.report_gpu(key, gpu, observed);
@@ -215,6 +217,17 @@ impl Planner<'_> {
     /// What a look at a GPU in use says: drift, wrong drivers, shared groups, strangers.
     fn report_gpu(&mut self, key: &GpuKey, gpu: &Gpu, observed: &HostInventory) {
         let Some(planned) = self.plan.gpus.get(key) else { return };
+        if planned.mode != GpuMode::Host && observed.system.iommu == Iommu::Off && gpu.address.pci().is_some()
+        {
+            self.findings.push(say::iommu_off(&key.host));
+        }
+        let is_split = planned.mode.partitions().is_some();
+        if is_split && gpu.backend.is_none() && !is_passed_through(gpu) {
+            self.findings.push(match gpu.driver {
+                None if gpu.address.pci().is_some() => say::driver_missing(key),
+                _ => say::why_not_partitionable(key, gpu),
+            });
+        }
         match &planned.mode {
             GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
                 let count = planned.mode.partitions().unwrap_or_default();
@@ -358,15 +371,19 @@ impl Planner<'_> {
         before: Option<Settled>,
     ) -> Option<Settled> {
         let active = domain.is_some_and(|domain| domain.state.is_active());
-        let seen = |serial, running| Some(Settled { serial, running, boot_id: observed.boot_id.clone() });
+        let seen = |serial, running| {
+            Some(Settled { serial, running, boot_id: observed.boot_id.clone(), rests: None })
+        };
         match (spec.run.is_up(), active) {
             (true, true) if self.is_recalled(name, spec, before.as_ref()) => match before {
                 Some(before) if before.running => Some(before),
                 _ => seen(spec.serial - 1, true),
             },
             (true, true) => seen(spec.serial, true),
-            (true, false) if self.rests_on_purpose(name, spec, domain) => before,
-            (true, false) => before.and_then(|before| seen(before.serial, false)),
+            (true, false) => match self.rest(name, spec, domain) {
+                Some(reason) => before.map(|before| Settled { rests: Some(reason), ..before }),
+                None => before.and_then(|before| seen(before.serial, false)),
+            },
             (false, true) => before,
             (false, false) => seen(spec.serial, false),
         }
@@ -409,26 +426,33 @@ impl Planner<'_> {
                 }
                 VmGoal::Run
             }
-            Run::Running | Run::Reset if self.rests_on_purpose(name, spec, domain) => {
-                self.findings.push(say::guest_powered_off(name));
-                VmGoal::Stop
-            }
-            Run::Running | Run::Reset if self.book(name, spec, observed, board) => VmGoal::Run,
-            Run::Running | Run::Reset => VmGoal::Stop,
+            Run::Running | Run::Reset => match self.rest(name, spec, domain) {
+                Some(reason) => {
+                    self.findings.push(say::guest_rests(name, reason));
+                    VmGoal::Stop
+                }
+                None if self.book(name, spec, observed, board) => VmGoal::Run,
+                None => VmGoal::Stop,
+            },
         }
     }
 
-    /// Whether a VM that shall run was shut down by its guest or by hand, in this boot, after it was seen running.
-    fn rests_on_purpose(&self, name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> bool {
-        let Some(planned) = self.plan.vms.get(name).filter(|planned| planned.id == spec.id) else {
-            return false;
-        };
-        let Some(settled) = &planned.settled else { return false };
+    /// Why a VM that shall run rests all the same: somebody meant it, after it was seen running.
+    ///
+    /// A guest that shut down stays off in this boot of its host; with the next one it starts. One whose state was saved or
+    /// moved may go on from there, and would then write to the disks that its second self has open.
+    fn rest(&self, name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> Option<OffReason> {
+        let planned = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
+        let settled =
+            planned.settled.as_ref().filter(|settled| settled.running && settled.serial == spec.serial)?;
+        let DomainState::Off { reason } = domain?.state else { return None };
+        let reason = if reason == OffReason::Unknown { settled.rests? } else { reason };
         let same_boot = self.inventory.get(&planned.host).is_some_and(|seen| seen.boot_id == settled.boot_id);
-        let on_purpose = domain.is_some_and(|domain| {
-            matches!(domain.state, DomainState::Off { reason: OffReason::Shutdown | OffReason::Destroyed })
-        });
-        on_purpose && same_boot && settled.running && settled.serial == spec.serial
+        match reason {
+            OffReason::Saved | OffReason::Migrated => Some(reason),
+            OffReason::Shutdown | OffReason::Destroyed => same_boot.then_some(reason),
+            OffReason::Crashed | OffReason::Unknown => None,
+        }
     }
 
     /// Deleted VMs of which neither domain nor booking nor device is left.

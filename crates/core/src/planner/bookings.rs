@@ -68,7 +68,7 @@ impl Planner<'_> {
             return false;
         }
         match spec.run {
-            Run::Running | Run::Reset => spec.reserved || !self.rests_on_purpose(&booking.vm, spec, domain),
+            Run::Running | Run::Reset => spec.reserved || self.rest(&booking.vm, spec, domain).is_none(),
             Run::Stopped | Run::Killed => spec.reserved,
             Run::Deleted => false,
         }

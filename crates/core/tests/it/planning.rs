@@ -200,6 +200,33 @@ fn restart_turns_off_and_on_once() {
 }
 
 #[test]
+fn a_vm_that_rests_goes_on_resting_when_libvirt_forgets_why() {
+    for (reason, until_reboot) in [
+        (OffReason::Shutdown, true),
+        (OffReason::Destroyed, true),
+        (OffReason::Saved, false),
+        (OffReason::Migrated, false),
+    ] {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, partitioned(2));
+        world.create("a", ANY);
+        world.start("a");
+        world.end_domain("a", reason);
+        world.settle();
+        // libvirtd was restarted.
+        world.end_domain("a", OffReason::Unknown);
+        world.settle();
+        assert!(!world.runs("a") && world.has_finding(Code::GuestPoweredOff), "{reason:?}");
+        assert!(world.slot_of("a").is_none());
+        world.reboot();
+        world.settle();
+        assert_eq!(world.runs("a"), until_reboot, "{reason:?}: its state may go on elsewhere");
+        world.start("a");
+        assert!(world.runs("a") && world.findings.is_empty(), "{reason:?}");
+    }
+}
+
+#[test]
 fn a_restart_by_force_pulls_the_plug_once_even_while_the_guest_is_asked_in_vain() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, partitioned(2));

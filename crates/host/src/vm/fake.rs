@@ -150,9 +150,12 @@ impl FakeHypervisor {
         self.lock().down = Some(reason.to_owned());
     }
 
-    /// libvirtd comes back.
+    /// libvirtd comes back, and has forgotten why domains are off.
     pub fn come_up(&self) {
-        self.lock().down = None;
+        let mut model = self.lock();
+        model.down = None;
+        let off = model.domains.values_mut().filter(|domain| domain.run.is_none());
+        off.for_each(|domain| domain.last = OffReason::Unknown);
     }
 
     /// The host loses power: nothing runs any more, and libvirt has forgotten why.

@@ -144,6 +144,10 @@ fn while_libvirt_is_down_nothing_is_known_and_vms_go_on() {
     assert_eq!(devices.open_now(), [mdev(1).source]);
     hypervisor.come_up();
     assert_eq!(domain(&hypervisor, &vm).state, DomainState::Running);
+    apply(&hypervisor, &[vm.kill()]);
+    hypervisor.go_down("connection refused");
+    hypervisor.come_up();
+    assert_eq!(off(&hypervisor, &vm), Some(OffReason::Unknown), "libvirt keeps no reason");
 }
 
 #[test]

@@ -54,7 +54,12 @@ fn a_vm_outlives_libvirtd_and_is_found_again() {
     let Some(mut server) = Server::start() else { return };
     let (hypervisor, woken) = server.hypervisor(server.config());
     let vm = Vm::new("desk", 1);
-    apply(&hypervisor, &[vm.define(diskless()), vm.start()]);
+    let idle = Vm::new("idle", 2);
+    apply(
+        &hypervisor,
+        &[vm.define(diskless()), vm.start(), idle.define(diskless()), idle.start(), idle.kill()],
+    );
+    assert_eq!(domain(&hypervisor, &idle).state, DomainState::Off { reason: OffReason::Destroyed });
     let before = woken.load(Ordering::SeqCst);
     server.kill();
     wait_until("the end of the connection wakes the daemon", || woken.load(Ordering::SeqCst) > before);
@@ -64,6 +69,8 @@ fn a_vm_outlives_libvirtd_and_is_found_again() {
 
     server.restart();
     assert_eq!(domain(&hypervisor, &vm).state, DomainState::Running);
+    let forgotten = DomainState::Off { reason: OffReason::Unknown };
+    assert_eq!(domain(&hypervisor, &idle).state, forgotten, "libvirt keeps no reason");
     let before = woken.load(Ordering::SeqCst);
     // Nobody told Tranche: libvirt's event does.
     rustix::process::kill_process(server.qemu_of(&vm), Signal::KILL).unwrap();

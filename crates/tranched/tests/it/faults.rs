@@ -432,6 +432,21 @@ fn while_libvirt_is_away_nothing_is_released_and_the_daemon_goes_on() {
 }
 
 #[test]
+fn a_guest_that_shut_down_stays_off_when_libvirtd_is_restarted() {
+    let mut desk = Desk::new();
+    desk.order(split(0, 2));
+    desk.order(create("a"));
+    desk.order(start("a"));
+    desk.machine.hypervisor().power_off(&vm("a"));
+    desk.settle();
+    desk.machine.hypervisor().go_down("Connection refused");
+    desk.settle();
+    desk.machine.hypervisor().come_up();
+    desk.settle();
+    assert!(!desk.runs("a") && desk.finding(Code::GuestPoweredOff).is_some());
+}
+
+#[test]
 fn a_start_that_libvirt_refuses_fails_with_its_words_and_is_tried_again() {
     let mut desk = Desk::new();
     desk.order(split(0, 2));

@@ -237,6 +237,8 @@ fn off_reason(reason: i32) -> OffReason {
         Ok(
             sys::VIR_DOMAIN_SHUTOFF_CRASHED | sys::VIR_DOMAIN_SHUTOFF_FAILED | sys::VIR_DOMAIN_SHUTOFF_DAEMON,
         ) => OffReason::Crashed,
+        Ok(sys::VIR_DOMAIN_SHUTOFF_SAVED | sys::VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT) => OffReason::Saved,
+        Ok(sys::VIR_DOMAIN_SHUTOFF_MIGRATED) => OffReason::Migrated,
         _ => OffReason::Unknown,
     }
 }
@@ -259,6 +261,8 @@ mod tests {
         let off = |reason| domain_state(sys::VIR_DOMAIN_SHUTOFF, reason, false);
         assert_eq!(off(1), DomainState::Off { reason: OffReason::Shutdown });
         assert_eq!(off(6), DomainState::Off { reason: OffReason::Crashed });
+        assert_eq!(off(4), DomainState::Off { reason: OffReason::Migrated });
+        assert_eq!([off(5), off(7)], [DomainState::Off { reason: OffReason::Saved }; 2]);
         assert_eq!(off(-1), DomainState::Off { reason: OffReason::Unknown });
     }
 
