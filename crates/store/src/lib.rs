@@ -13,6 +13,7 @@
 mod clock;
 mod engine;
 mod error;
+mod etcd;
 mod history;
 mod key;
 mod memory;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use error::StoreError;
+pub use etcd::{EtcdSettings, EtcdStore, EtcdTls};
 pub use history::{HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX};
 pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, SEGMENT_LEN_MAX, SEGMENTS_MAX};
 pub use memory::MemoryStore;
