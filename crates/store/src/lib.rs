@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is the whole contract: small values under [`Key`]s, read at a revision, changed by compare-and-swap,
 //! watched from a revision, and bound to leases. It is the part of etcd v3 that Tranche needs and no more, so that a
-//! cluster's etcd fits behind it unchanged. [`MemoryStore`] serves tests and simulators, [`SqliteStore`] a single host.
+//! cluster's etcd fits behind it unchanged. [`MemoryStore`] serves tests and simulators, [`SqliteStore`] a single host,
+//! [`EtcdStore`] a cluster.
 //! One contract test suite (`tests/it/contract.rs`) holds every store to the same behaviour.
 //!
 //! [`Repository`] sits on top of any of them and knows what Tranche remembers: it alone says which key holds what.
