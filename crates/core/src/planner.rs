@@ -112,6 +112,10 @@ impl Planner<'_> {
     }
 
     fn decide_absent_gpu(&mut self, key: &GpuKey, wish: &GpuSpec, observed: &HostInventory) {
+        if let Some(stuck) = observed.unseen_because_of(&key.address) {
+            self.findings.push(say::call_stuck(key, &stuck.call));
+            return;
+        }
         let booked = self.plan.bookings_on(key).next().is_some();
         if wish.mode == GpuMode::Host && !booked {
             self.plan.gpus.remove(key);
@@ -132,7 +136,9 @@ impl Planner<'_> {
         if self.is_changing(key) || !meant || self.offer_is_open(key, gpu) {
             self.change_mode(key, wish, gpu, observed);
         }
-        if wish.mode == GpuMode::Host && *self.plan.mode(key) == GpuMode::Host && is_clean(gpu) {
+        let is_host = wish.mode == GpuMode::Host && *self.plan.mode(key) == GpuMode::Host;
+        // While a call hangs, what is seen may be of an earlier look, and what was written may still take effect.
+        if is_host && is_clean(gpu) && !observed.is_stuck(&key.address) {
             self.plan.gpus.remove(key);
         }
         self.report_gpu(key, gpu, observed);

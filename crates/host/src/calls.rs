@@ -66,6 +66,13 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The call.
+    pub fn call(&self) -> &str {
+        match self {
+            Self::Overdue { call, .. } | Self::Behind { call, .. } | Self::Failed { call, .. } => call,
+        }
+    }
+
     /// The kernel's error number, where it answered.
     pub fn errno(&self) -> Option<i32> {
         match self {

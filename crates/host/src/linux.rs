@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{Gpu, HostInventory, StuckCall};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
 use tranche_core::step::Step;
 
 use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
-use crate::discover::{self, Knowledge, Survey, function, system};
+use crate::discover::{self, Knowledge, Seen, Survey, function, system};
 use crate::health::Watch;
 use crate::monitor::Monitor;
 use crate::tree::Tree;
@@ -23,11 +23,20 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     knowledge: Knowledge,
-    /// The last one, for looks at some GPUs again.
-    survey: Mutex<Survey>,
+    last: Mutex<Last>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
     notes: Vec<Finding>,
+}
+
+/// What was seen last, of one boot.
+#[derive(Debug, Default)]
+struct Last {
+    boot_id: String,
+    /// For looks at some GPUs again.
+    survey: Survey,
+    /// For looks that do not come back.
+    gpus: BTreeMap<GpuAddress, Gpu>,
 }
 
 impl LinuxHost {
@@ -43,7 +52,7 @@ impl LinuxHost {
             name,
             calls: Calls::new(tree, limits),
             knowledge: Knowledge { catalogue, ..Knowledge::default() },
-            survey: Mutex::default(),
+            last: Mutex::default(),
             hypervisor,
             watch: Watch::default(),
             notes: Vec::new(),
@@ -73,15 +82,50 @@ impl LinuxHost {
         act(&self.calls.on(&self.key(gpu), now))
     }
 
-    fn survey(&self, now: Timestamp) -> Result<Survey, Box<Finding>> {
-        let survey = discover::survey(&self.calls, &self.knowledge.catalogue, &self.name, now)?;
-        self.lock_survey().clone_from(&survey);
-        Ok(survey)
+    /// Looks for GPUs, and at each of them.
+    fn look_at_all(&self, boot_id: &str, now: Timestamp) -> Seen {
+        let surveyed = discover::survey(&self.calls, &self.knowledge.catalogue, now);
+        let mut last = self.lock_last();
+        if last.boot_id != boot_id {
+            *last = Last { boot_id: boot_id.to_owned(), ..Last::default() };
+        }
+        let seen = match surveyed {
+            Ok(survey) => {
+                last.survey = survey;
+                let from = (&last.survey, &last.gpus);
+                discover::gpus(&self.calls, &self.knowledge, from, &self.name, now)
+            }
+            Err(error) => Seen::nothing(&last.gpus, (&self.name, &error), now),
+        };
+        last.gpus.clone_from(&seen.gpus);
+        seen
     }
 
-    /// A survey is replaced whole, so a panic elsewhere does not spoil it.
-    fn lock_survey(&self) -> MutexGuard<'_, Survey> {
-        self.survey.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks at some GPUs that were found before.
+    fn look_again(&self, gpus: &BTreeSet<GpuAddress>, now: Timestamp) -> Seen {
+        let mut last = self.lock_last();
+        let mut survey = last.survey.clone();
+        survey.gpus.retain(|address| gpus.contains(address));
+        let seen = discover::gpus(&self.calls, &self.knowledge, (&survey, &last.gpus), &self.name, now);
+        last.gpus.retain(|address, _| !gpus.contains(address));
+        last.gpus.extend(seen.gpus.clone());
+        seen
+    }
+
+    /// The calls that have not come back, and the looks that were not made because of them or came back too late.
+    fn stuck(&self, unanswered: Vec<StuckCall>) -> Vec<StuckCall> {
+        let mut stuck = self.calls.stuck();
+        for call in unanswered {
+            if !stuck.iter().any(|known| (&known.gpu, &known.call) == (&call.gpu, &call.call)) {
+                stuck.push(call);
+            }
+        }
+        stuck
+    }
+
+    /// Whatever is remembered is replaced whole, so a panic elsewhere does not spoil it.
+    fn lock_last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key(&self, gpu: &GpuAddress) -> GpuKey {
@@ -91,13 +135,10 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (mut gpus, mut notes) = match self.survey(now) {
-            Ok(survey) => discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now),
-            Err(note) => (BTreeMap::new(), vec![*note]),
-        };
-        identity::forget_shared(&mut gpus);
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
+        let Seen { mut gpus, mut notes, unanswered } = self.look_at_all(&boot_id, now);
+        identity::forget_shared(&mut gpus);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
         board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));
@@ -116,7 +157,7 @@ impl Host for LinuxHost {
             system: system::facts(tree),
             hypervisor,
             gpus,
-            stuck: self.calls.stuck(),
+            stuck: self.stuck(unanswered),
             notes,
         }
     }
@@ -127,9 +168,10 @@ impl Host for LinuxHost {
         last: &HostInventory,
         now: Timestamp,
     ) -> HostInventory {
-        let mut survey = self.lock_survey().clone();
-        survey.gpus.retain(|address| gpus.contains(address));
-        let (mut seen, notes) = discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now);
+        let Seen { gpus: mut seen, notes, mut unanswered } = self.look_again(gpus, now);
+        // What hung at the last look at everything is no better known for having come back since.
+        let elsewhere = |call: &&StuckCall| !call.gpu.as_ref().is_some_and(|address| gpus.contains(address));
+        unanswered.extend(last.stuck.iter().filter(elsewhere).cloned());
         // What it says of the host itself is told by the next look at everything.
         self.watch.look(&self.calls, (&self.name, &last.boot_id), now, &mut seen);
         let mut inventory = last.clone();
@@ -145,7 +187,7 @@ impl Host for LinuxHost {
         inventory.notes.retain(|note| !concerned(note));
         inventory.notes.extend(notes);
         inventory.hypervisor = self.hypervisor.observe();
-        inventory.stuck = self.calls.stuck();
+        inventory.stuck = self.stuck(unanswered);
         inventory.observed_at = now;
         inventory
     }

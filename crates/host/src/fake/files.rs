@@ -47,6 +47,8 @@ pub(super) enum File {
     CreateMdev(GpuAddress, String),
     /// A mediated device's `remove`.
     RemoveMdev(Uuid),
+    /// An attribute of a function that is not read until it is let go.
+    Hanging(PciAddress, String, Box<Self>),
     /// A file of Intel's driver xe.
     Xe(XeFile),
     /// A file of NVIDIA's driver or tool.
@@ -64,6 +66,7 @@ impl File {
             | Self::DriversProbe
             | Self::CreateMdev(..)
             | Self::RemoveMdev(_) => 0o200,
+            Self::Hanging(_, _, file) => file.mode(),
             Self::Xe(file) => file.mode(),
             Self::Vgpu(file) => file.mode(),
         }
@@ -329,11 +332,22 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
                 ["sriov_admin", rest @ ..] => xe::admin(state, address, rest),
                 ["nvidia", rest @ ..] => nvidia::function(state, address, rest),
                 [attribute] if FUNCTION_ATTRIBUTES.contains(attribute) || attribute.starts_with("virtfn") => {
-                    function_entry(state, address, function, attribute)
+                    let node = function_entry(state, address, function, attribute)?;
+                    Some(hanging(state, address, attribute, node))
                 }
                 rest => mdev_parent(state, &GpuAddress::Pci(address), rest),
             }
         }
+    }
+}
+
+/// The same, unless reading it hangs.
+fn hanging(state: &State, address: PciAddress, attribute: &str, node: Node) -> Node {
+    match node {
+        Node::File(file) if state.hanging_reads.contains(&(address, attribute.to_owned())) => {
+            Node::File(File::Hanging(address, attribute.to_owned(), Box::new(file)))
+        }
+        node => node,
     }
 }
 

@@ -92,6 +92,8 @@ pub(super) struct State {
     pub(super) vgpus: Vgpus,
     pub(super) faults: Faults,
     pub(super) signs: Signs,
+    /// Attributes whose reading does not come back.
+    pub(super) hanging_reads: BTreeSet<(PciAddress, String)>,
     next_group: u32,
     next_vfio: u32,
 }
@@ -106,6 +108,7 @@ impl State {
             vgpus: Vgpus::default(),
             faults,
             signs: Signs::default(),
+            hanging_reads: BTreeSet::new(),
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
             boots,
