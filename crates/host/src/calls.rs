@@ -126,6 +126,11 @@ impl Calls {
         &*self.tree
     }
 
+    /// How long calls may take.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Calls about one GPU, made at one moment.
     pub fn on<'a>(&'a self, gpu: &'a GpuKey, now: Timestamp) -> GpuCalls<'a> {
         GpuCalls { calls: self, gpu, now }

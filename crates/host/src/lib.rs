@@ -22,6 +22,7 @@ mod i915;
 mod identity;
 mod inspect;
 mod kernel_log;
+mod library;
 mod mdev;
 mod passthrough;
 mod report;

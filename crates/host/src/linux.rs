@@ -12,6 +12,7 @@ use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
 use crate::discover::{self, Knowledge, Seen, Survey, function, system};
 use crate::health::Watch;
+use crate::library::Library;
 use crate::monitor::Monitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
@@ -26,6 +27,7 @@ pub struct LinuxHost {
     last: Mutex<Last>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
+    library: Library,
     notes: Vec<Finding>,
 }
 
@@ -55,6 +57,7 @@ impl LinuxHost {
             last: Mutex::default(),
             hypervisor,
             watch: Watch::default(),
+            library: Library::default(),
             notes: Vec::new(),
         }
     }
@@ -62,7 +65,7 @@ impl LinuxHost {
     /// The same host, whose GPUs are looked at through a vendor's library too.
     #[must_use]
     pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
-        self.watch = Watch::with(monitor);
+        self.library = Library::of(monitor);
         self
     }
 
@@ -91,6 +94,7 @@ impl LinuxHost {
         }
         let seen = match surveyed {
             Ok(survey) => {
+                self.library.ask(&self.calls, boot_id, now, &survey.gpus);
                 last.survey = survey;
                 let from = (&last.survey, &last.gpus);
                 discover::gpus(&self.calls, &self.knowledge, from, &self.name, now)
@@ -139,11 +143,13 @@ impl Host for LinuxHost {
         let boot_id = system::boot_id(tree);
         let Seen { mut gpus, mut notes, unanswered } = self.look_at_all(&boot_id, now);
         identity::forget_shared(&mut gpus);
-        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
+        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), &mut gpus));
+        self.library.tell(&mut gpus);
         board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));
         notes.extend(self.notes.iter().cloned());
         let hypervisor = self.hypervisor.observe();
+        self.library.tell_of_partitions(&mut gpus, &hypervisor);
         for note in self.hypervisor.notes(&self.name) {
             // Where there is no /dev/kvm, it is no news that no guest runs by it.
             if notes.iter().all(|known| known.code != note.code) {
@@ -173,7 +179,8 @@ impl Host for LinuxHost {
         let elsewhere = |call: &&StuckCall| !call.gpu.as_ref().is_some_and(|address| gpus.contains(address));
         unanswered.extend(last.stuck.iter().filter(elsewhere).cloned());
         // What it says of the host itself is told by the next look at everything.
-        self.watch.look(&self.calls, (&self.name, &last.boot_id), now, &mut seen);
+        self.watch.look(&self.calls, (&self.name, &last.boot_id), &mut seen);
+        self.library.tell(&mut seen);
         let mut inventory = last.clone();
         inventory.gpus.retain(|address, _| !gpus.contains(address));
         for (address, mut gpu) in seen {
@@ -187,6 +194,7 @@ impl Host for LinuxHost {
         inventory.notes.retain(|note| !concerned(note));
         inventory.notes.extend(notes);
         inventory.hypervisor = self.hypervisor.observe();
+        self.library.tell_of_partitions(&mut inventory.gpus, &inventory.hypervisor);
         inventory.stuck = self.stuck(unanswered);
         inventory.observed_at = now;
         inventory
@@ -197,6 +205,7 @@ impl Host for LinuxHost {
     }
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
+        let _closed = self.library.closed_for(step, &self.calls, &self.name)?;
         match step {
             Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;

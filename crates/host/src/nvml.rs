@@ -3,19 +3,23 @@
 //! Deliberately absent: events (they need a thread that keeps the GPUs open; the kernel's log has the same), and
 //! everything that changes a GPU.
 
+mod raw;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
+use nvml_wrapper::enum_wrappers::vgpu::VmId;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::vgpu::VgpuInstance;
 use nvml_wrapper::{Device, Nvml};
-use tranche_core::inventory::{Ecc, HealthState, Telemetry};
+use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
 
 use crate::identity;
-use crate::monitor::{Monitor, Reading};
+use crate::monitor::{Monitor, PartitionReading, Reading, User};
 use crate::vgpu::DRIVER;
 
 /// The library's name. The one without a version belongs to development packages.
@@ -85,7 +89,29 @@ fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
         memory_total_mib: memory.as_ref().map(|memory| memory.total >> 20),
     };
     let unique_id = device.uuid().ok().filter(|uuid| identity::is_plausible(uuid));
-    Some((address, Reading { unique_id, telemetry, signs: facts.signs() }))
+    Some((address, Reading { unique_id, telemetry, signs: facts.signs(), partitions: vgpus(device) }))
+}
+
+/// What is measured of the vGPUs that VMs use. The library does not say which virtual function one is: the PCI address
+/// that it knows of a vGPU is the one in the guest (nvml.h, `nvmlVgpuInstanceGetGpuPciId`).
+fn vgpus(device: &Device<'_>) -> Vec<PartitionReading> {
+    let active = raw::active_vgpus(device);
+    let loads = if active.is_empty() { BTreeMap::new() } else { raw::vgpu_loads(device) };
+    let read = |id| {
+        let vgpu = VgpuInstance::new(id, device);
+        let mdev = vgpu.mdev_uuid().ok().and_then(|uuid| uuid.parse().ok());
+        let vm = || match vgpu.vm_id().ok()? {
+            VmId::Uuid(uuid) => uuid.parse().ok(),
+            VmId::Domain(_) => None,
+        };
+        let user = mdev.map(User::Mdev).or_else(|| vm().map(User::Vm))?;
+        let telemetry = PartitionTelemetry {
+            utilization_percent: loads.get(&id).copied(),
+            memory_used_mib: vgpu.fb_usage().ok().map(|bytes| bytes >> 20),
+        };
+        Some(PartitionReading { user, telemetry })
+    };
+    active.into_iter().filter_map(read).collect()
 }
 
 /// Errors since the driver was loaded.

@@ -75,6 +75,7 @@ pub(crate) fn partitions(tree: &dyn Tree, pf_dir: &str, holders: &Holders) -> Ve
             profile: None,
             vram_mib: None,
             answers: function::answers(tree, &dir),
+            telemetry: None,
             mmio_mib: windows
                 .iter()
                 .filter(|bar| bar.is_64bit)

@@ -107,6 +107,7 @@ fn a_card_of_the_host_in_the_group_is_not_taken_along() {
         address: address.parse().unwrap(),
         class: 0x04_0300,
         driver: driver.map(str::to_owned),
+        driver_override: None,
     };
     let mut world = World::with_gpus(1);
     let group = |world: &mut World, other| {

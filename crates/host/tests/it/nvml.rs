@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tranche_core::inventory::{Ecc, HealthState, Telemetry};
+use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
-use tranche_host::monitor::{Monitor as _, Reading};
+use tranche_host::monitor::{Monitor as _, PartitionReading, Reading, User};
 use tranche_host::nvml::NvidiaMonitor;
+use uuid::Uuid;
 
 use crate::library::Library;
 use crate::machine::pci;
@@ -23,7 +24,7 @@ const FUNCTION_NOT_FOUND: u32 = 13;
 const GPU_IS_LOST: u32 = 15;
 
 /// Every call about a GPU that the library makes possible to fail alone.
-const CALLS: [&str; 9] = [
+const CALLS: [&str; 14] = [
     "nvmlDeviceGetHandleByIndex_v2",
     "nvmlDeviceGetPciInfo_v3",
     "nvmlDeviceGetUUID",
@@ -33,6 +34,11 @@ const CALLS: [&str; 9] = [
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceGetEccMode",
     "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetActiveVgpus",
+    "nvmlDeviceGetVgpuUtilization",
+    "nvmlVgpuInstanceGetVmID",
+    "nvmlVgpuInstanceGetMdevUUID",
+    "nvmlVgpuInstanceGetFbUsage",
 ];
 
 fn l40s(address: &str) -> Value {
@@ -46,6 +52,7 @@ fn l40s(address: &str) -> Value {
         "utilization": 42,
         "ecc": [true, 3, 0],
         "fields": { "144": 0, "145": 0 },
+        "vgpus": [{ "id": 9, "vm_uuid": Uuid::nil(), "memory_used_mib": 512, "utilization": 17 }],
     })
 }
 
@@ -82,7 +89,38 @@ fn what_the_library_says_of_a_gpu_is_read() {
         memory_total_mib: Some(46_068),
     };
     let unique_id = Some("GPU-41".to_owned());
-    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, ..Reading::default() });
+    let partitions = vec![vgpu(Some(17), Some(512))];
+    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, partitions, ..Reading::default() });
+}
+
+/// What is read of the vGPU of such a GPU.
+fn vgpu(utilization_percent: Option<u8>, memory_used_mib: Option<u64>) -> PartitionReading {
+    let telemetry = PartitionTelemetry { utilization_percent, memory_used_mib };
+    PartitionReading { user: User::Vm(Uuid::nil()), telemetry }
+}
+
+#[test]
+fn what_cannot_be_measured_of_a_vgpu_is_absent_and_one_that_cannot_be_told_from_others_is_left_out() {
+    let refusing = |call: &str, code: u32| read(with(l40s(GPU), "errors", json!({ call: code }))).partitions;
+    assert_eq!(refusing("nvmlDeviceGetVgpuUtilization", NOT_SUPPORTED), [vgpu(None, Some(512))]);
+    assert_eq!(refusing("nvmlVgpuInstanceGetFbUsage", GPU_IS_LOST), [vgpu(Some(17), None)]);
+    assert_eq!(refusing("nvmlVgpuInstanceGetVmID", UNINITIALIZED), []);
+    assert_eq!(refusing("nvmlDeviceGetActiveVgpus", NOT_SUPPORTED), []);
+    let busy = |load: Value| {
+        read(with(l40s(GPU), "vgpus", json!([{ "id": 9, "vm_uuid": Uuid::nil(), "utilization": load }])))
+    };
+    assert_eq!(busy(json!(100)).partitions, [vgpu(Some(100), Some(0))]);
+    assert_eq!(busy(json!(101)).partitions, [vgpu(None, Some(0))], "no part of a whole");
+    assert_eq!(busy(json!(u32::MAX)).partitions, [vgpu(None, Some(0))]);
+    assert_eq!(busy(json!(null)).partitions, [vgpu(None, Some(0))], "before the first sample");
+}
+
+#[test]
+fn a_vgpu_that_is_a_mediated_device_is_known_by_that() {
+    let device = Uuid::from_u128(5);
+    let vgpus = json!([{ "id": 9, "vm_uuid": Uuid::nil(), "mdev_uuid": device }]);
+    let users = read(with(l40s(GPU), "vgpus", vgpus)).partitions.into_iter().map(|read| read.user);
+    assert_eq!(users.collect::<Vec<_>>(), [User::Mdev(device)]);
 }
 
 #[test]
