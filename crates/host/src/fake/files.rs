@@ -91,7 +91,7 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 34] = [
+const FUNCTION_ATTRIBUTES: [&str; 36] = [
     "accelerator_partition_profile",
     "aer_dev_correctable",
     "aer_dev_fatal",
@@ -102,6 +102,7 @@ const FUNCTION_ATTRIBUTES: [&str; 34] = [
     "device",
     "driver",
     "driver_override",
+    "drm",
     "iommu_group",
     "mdev_supported_types",
     "memory_partition_mode",
@@ -112,6 +113,7 @@ const FUNCTION_ATTRIBUTES: [&str; 34] = [
     "power_state",
     "reset_method",
     "resource",
+    "sound",
     "spatial_partition_mode",
     "sriov_admin",
     "sriov_drivers_autoprobe",
@@ -330,6 +332,10 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
                     }
                 }
                 ["sriov_admin", rest @ ..] => xe::admin(state, address, rest),
+                [class @ ("drm" | "sound"), name] => {
+                    let known = users::class_devices(function, class);
+                    known.iter().any(|known| known == name).then(|| dir(&[]))?
+                }
                 ["nvidia", rest @ ..] => nvidia::function(state, address, rest),
                 [attribute] if FUNCTION_ATTRIBUTES.contains(attribute) || attribute.starts_with("virtfn") => {
                     let node = function_entry(state, address, function, attribute)?;
@@ -379,6 +385,10 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
             let lost = [address, pf].iter().any(|address| state.faults.off_the_bus.contains(address));
             let alive = || state.signs.config(address, ids, function.class, is_virtual);
             file(File::Bytes(if lost { vec![0xff; 64] } else { alive() }))
+        }
+        "drm" | "sound" => {
+            let devices = users::class_devices(function, name);
+            (!devices.is_empty()).then(|| names(devices))?
         }
         "modalias" => text(modalias(function)),
         "sriov_admin" => xe::admin(state, address, &[]),

@@ -301,8 +301,9 @@ impl FakeKernel {
     fn unbind(&self, driver: &str, value: &str) -> Result<(), Errno> {
         let inner = self.lock();
         let address = inner.state.admit_unbind(driver, value)?;
-        let mut inner =
-            self.wait_while(inner, |inner| inner.state.is_open(&DeviceSource::Pci { address }))?;
+        let mut inner = self.wait_while(inner, |inner| {
+            inner.state.is_open(&DeviceSource::Pci { address }) || inner.state.is_used_on_host(address)
+        })?;
         inner.state.unbind(address);
         Ok(())
     }

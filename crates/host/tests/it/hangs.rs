@@ -9,7 +9,9 @@ use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::fake::{FakeHost, FakeKernel, Machine};
 
-use crate::machine::{IGB, at, disable, done, enable, gpu, inventory, lab_catalogue, pci, refused};
+use crate::machine::{
+    IGB, at, disable, done, enable, gpu, inventory, lab_catalogue, on_both_faces, pci, refused,
+};
 
 /// Short, because these tests wait them out, and long enough for calls that do not hang on a machine that is busy.
 const SHORT: Limits = Limits { read_ms: 2_000, write_ms: 2_000, tool_ms: 2_000 };
@@ -120,25 +122,6 @@ fn a_write_2_that_hangs_is_limited_as_well() {
     }
 }
 
-/// Tells a story over a kernel in memory, and again over one that is mounted.
-fn on_both_faces(story: impl Fn(&FakeKernel, &dyn Host)) {
-    let host = impatient();
-    story(&host.kernel, &host);
-    #[cfg(feature = "fuse")]
-    {
-        use tranche_host::linux::LinuxHost;
-        use tranche_host::vm::fake::FakeHypervisor;
-
-        let kernel = Arc::new(FakeKernel::boot(Machine::lab()));
-        let mounted = crate::trees::mount(&kernel);
-        let vms = Box::new(Arc::new(FakeHypervisor::new(Arc::<FakeKernel>::clone(&kernel))));
-        let tree = Arc::<tranche_host::tree::DirTree>::clone(&mounted.tree);
-        let host = LinuxHost::new("node1".parse().unwrap(), tree, SHORT, lab_catalogue(), vms);
-        story(&kernel, &host);
-        kernel.let_reads_go(pci(IGB));
-    }
-}
-
 fn until_free(host: &dyn Host) {
     while !host.observe(crate::machine::NOW).stuck.is_empty() {
         std::thread::yield_now();
@@ -147,7 +130,7 @@ fn until_free(host: &dyn Host) {
 
 #[test]
 fn a_gpu_whose_look_hangs_is_still_there_as_it_was_seen_last_and_fenced_off() {
-    on_both_faces(|kernel, host| {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
         host.apply(&enable(3), crate::machine::NOW).unwrap();
         let before = host.observe(Timestamp(1));
         kernel.hang_reads(pci(IGB), "config");
@@ -168,7 +151,7 @@ fn a_gpu_whose_look_hangs_is_still_there_as_it_was_seen_last_and_fenced_off() {
 
 #[test]
 fn gpus_that_cannot_even_be_listed_are_all_still_there_and_fenced_off() {
-    on_both_faces(|kernel, host| {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
         let before = host.observe(Timestamp(1));
         kernel.hang_reads(pci(IGB), "class");
         let seen = host.observe(Timestamp(2));
@@ -183,7 +166,7 @@ fn gpus_that_cannot_even_be_listed_are_all_still_there_and_fenced_off() {
 
 #[test]
 fn a_gpu_whose_first_look_hangs_is_marked_as_not_seen() {
-    on_both_faces(|kernel, host| {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
         for attribute in ["config", "class"] {
             kernel.hang_reads(pci(IGB), attribute);
             let seen = host.observe(Timestamp(1));
@@ -200,7 +183,7 @@ fn a_gpu_whose_first_look_hangs_is_marked_as_not_seen() {
 
 #[test]
 fn what_was_seen_in_an_earlier_boot_stands_in_for_nothing() {
-    on_both_faces(|kernel, host| {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
         host.apply(&enable(3), crate::machine::NOW).unwrap();
         host.observe(Timestamp(1));
         kernel.reboot();
@@ -214,7 +197,7 @@ fn what_was_seen_in_an_earlier_boot_stands_in_for_nothing() {
 
 #[test]
 fn a_count_that_does_not_come_back_leaves_the_gpu_and_its_links_to_be_seen() {
-    on_both_faces(|kernel, host| {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
         host.apply(&enable(2), crate::machine::NOW).unwrap();
         kernel.hang_reads(pci(IGB), "sriov_numvfs");
         let seen = host.observe(Timestamp(2));
