@@ -215,7 +215,13 @@ impl Host for LinuxHost {
                 let by_xe = is_bound(calls, pf, xe::DRIVER);
                 let ids = function::ids(calls.tree(), pf).filter(|_| by_xe);
                 let shared_mib = ids.and_then(|ids| self.knowledge.catalogue.find(&ids)?.shared_vram_mib());
-                sriov::enable(calls, pf, *count, || xe::provision(calls, pf, *count, shared_mib))
+                let provision = || xe::provision(calls, pf, *count, shared_mib);
+                let release = || {
+                    if by_xe {
+                        xe::release(calls, pf);
+                    }
+                };
+                sriov::enable(calls, pf, *count, (provision, release))
             }),
             Step::DisableVfs { gpu, autoprobe } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;
