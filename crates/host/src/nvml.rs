@@ -18,9 +18,9 @@ use nvml_wrapper::{Device, Nvml};
 use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
 
-use crate::identity;
 use crate::monitor::{Monitor, PartitionReading, Reading, User};
 use crate::vgpu::DRIVER;
+use crate::{identity, kernel_log};
 
 /// The library's name. The one without a version belongs to development packages.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -28,6 +28,8 @@ const LIBRARY: &str = "libnvidia-ml.so.1";
 /// `…_FAILURE`).
 const REMAP_PENDING: FieldId = FieldId(144);
 const REMAP_FAILURE: FieldId = FieldId(145);
+/// What the driver says that a GPU needs to work again; newer drivers do (nvml.h, `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`).
+const RECOVERY_ACTION: FieldId = FieldId(230);
 /// The longest serial number or firmware version that is taken, in bytes.
 const TEXT_LEN_MAX: usize = 64;
 
@@ -68,15 +70,11 @@ impl Monitor for NvidiaMonitor {
 fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
     let address = device.pci_info().ok()?.bus_id.parse().ok()?;
     let ecc = ecc(device);
-    let raised = |field| {
-        device.field_values_for(&[field]).ok().is_some_and(|values| {
-            values.into_iter().flatten().filter_map(|sample| sample.value.ok()).any(is_set)
-        })
-    };
     let facts = Wear {
-        pending: raised(REMAP_PENDING),
-        failed: raised(REMAP_FAILURE),
+        pending: field(device, REMAP_PENDING) > 0,
+        failed: field(device, REMAP_FAILURE) > 0,
         uncorrected: ecc.as_ref().map_or(0, |ecc| ecc.uncorrected),
+        recovery_action: field(device, RECOVERY_ACTION),
     };
     let memory = device.memory_info().ok();
     let load = device.utilization_rates().ok();
@@ -125,12 +123,18 @@ fn ecc(device: &Device<'_>) -> Option<Ecc> {
     })
 }
 
-fn is_set(value: SampleValue) -> bool {
+/// A field that counts something or names an action; 0 where GPU or library do not know it.
+fn field(device: &Device<'_>, field: FieldId) -> u64 {
+    let values = device.field_values_for(&[field]).unwrap_or_default();
+    values.into_iter().flatten().find_map(|sample| whole(sample.value.ok()?)).unwrap_or(0)
+}
+
+fn whole(value: SampleValue) -> Option<u64> {
     match value {
-        SampleValue::U32(value) => value != 0,
-        SampleValue::U64(value) => value != 0,
-        SampleValue::I64(value) => value != 0,
-        SampleValue::F64(_) => false,
+        SampleValue::U32(value) => Some(value.into()),
+        SampleValue::U64(value) => Some(value),
+        SampleValue::I64(value) => u64::try_from(value).ok(),
+        SampleValue::F64(_) => None,
     }
 }
 
@@ -138,11 +142,12 @@ fn is_text(text: &str) -> bool {
     (1..=TEXT_LEN_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// What wears a GPU's memory out.
+/// What speaks against a GPU.
 struct Wear {
     pending: bool,
     failed: bool,
     uncorrected: u64,
+    recovery_action: u64,
 }
 
 impl Wear {
@@ -160,6 +165,17 @@ impl Wear {
                 format!("{times} memory errors that could not be corrected since its driver was loaded");
             signs.push((HealthState::Sick, reason));
         }
+        if let Some(state) = kernel_log::recovery(self.recovery_action) {
+            let reason = match state {
+                HealthState::NeedsReset => "its driver says that it needs a reset".to_owned(),
+                HealthState::NeedsReboot => "its driver says that the host has to be restarted".to_owned(),
+                _ => format!(
+                    "its driver wants something done for it (recovery action {})",
+                    self.recovery_action
+                ),
+            };
+            signs.push((state, reason));
+        }
         signs
     }
 }
@@ -171,7 +187,7 @@ mod tests {
     #[test]
     fn worn_memory_speaks_against_a_gpu() {
         let states = |pending, failed, uncorrected| {
-            let signs = Wear { pending, failed, uncorrected }.signs();
+            let signs = Wear { pending, failed, uncorrected, recovery_action: 0 }.signs();
             signs.into_iter().map(|(state, _)| state).max().unwrap_or_default()
         };
         assert_eq!(states(false, false, 0), HealthState::Good);

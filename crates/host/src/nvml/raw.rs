@@ -43,13 +43,8 @@ pub(super) fn vgpu_loads(device: &Device<'_>) -> BTreeMap<nvmlVgpuInstance_t, u8
     let Ok(kind) = SampleValueType::try_from(kind) else { return BTreeMap::new() };
     samples.truncate(if answer == SUCCESS { count as usize } else { 0 });
     let load = |sample: nvmlVgpuInstanceUtilizationSample_t| {
-        let percent = match SampleValue::from_tag_and_union(&kind, sample.smUtil) {
-            SampleValue::U32(value) => u8::try_from(value).ok(),
-            SampleValue::U64(value) => u8::try_from(value).ok(),
-            SampleValue::I64(value) => u8::try_from(value).ok(),
-            SampleValue::F64(_) => None,
-        };
-        Some((sample.vgpuInstance, percent.filter(|percent| *percent <= 100)?))
+        let percent = super::whole(SampleValue::from_tag_and_union(&kind, sample.smUtil))?;
+        Some((sample.vgpuInstance, u8::try_from(percent).ok().filter(|percent| *percent <= 100)?))
     };
     samples.into_iter().filter_map(load).collect()
 }

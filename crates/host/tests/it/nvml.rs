@@ -181,6 +181,25 @@ fn memory_that_waits_to_be_remapped_or_could_not_be_speaks_against_a_gpu() {
 }
 
 #[test]
+fn what_the_driver_says_that_a_gpu_needs_is_its_state() {
+    let state = |action: u64| {
+        let signs = read(with(l40s(GPU), "fields", json!({ "230": action }))).signs;
+        signs.into_iter().map(|(state, reason)| (state, reason.contains("driver"))).collect::<Vec<_>>()
+    };
+    assert_eq!(state(0), []);
+    for (action, needed) in [
+        (1, HealthState::NeedsReset),
+        (2, HealthState::NeedsReboot),
+        (3, HealthState::Sick),
+        (4, HealthState::NeedsReset),
+        (99, HealthState::Sick),
+        (u64::MAX, HealthState::Sick),
+    ] {
+        assert_eq!(state(action), [(needed, true)], "{action}");
+    }
+}
+
+#[test]
 fn numbers_and_versions_that_are_no_text_are_not_taken() {
     let gpu = with(with(l40s(GPU), "serial", json!("")), "vbios", json!("a b"));
     let reading = read(with(gpu, "uuid", json!("")));
