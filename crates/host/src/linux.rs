@@ -82,6 +82,11 @@ impl LinuxHost {
         Ok(survey)
     }
 
+    /// What is known of GPUs, with what their drivers have said of them meanwhile.
+    fn knowledge(&self) -> Knowledge {
+        Knowledge { types: self.library.types(), ..self.knowledge.clone() }
+    }
+
     /// A survey is replaced whole, so a panic elsewhere does not spoil it.
     fn lock_survey(&self) -> MutexGuard<'_, Survey> {
         self.survey.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,7 +104,7 @@ impl Host for LinuxHost {
         let (mut gpus, mut notes) = match self.survey(now) {
             Ok(survey) => {
                 self.library.ask(&self.calls, &boot_id, now, &survey.gpus);
-                discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now)
+                discover::gpus(&self.calls, &self.knowledge(), &survey, &self.name, now)
             }
             Err(note) => (BTreeMap::new(), vec![*note]),
         };
@@ -137,7 +142,7 @@ impl Host for LinuxHost {
     ) -> HostInventory {
         let mut survey = self.lock_survey().clone();
         survey.gpus.retain(|address| gpus.contains(address));
-        let (mut seen, notes) = discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now);
+        let (mut seen, notes) = discover::gpus(&self.calls, &self.knowledge(), &survey, &self.name, now);
         // What it says of the host itself is told by the next look at everything.
         self.watch.look(&self.calls, (&self.name, &last.boot_id), &mut seen);
         self.library.tell(&mut seen);

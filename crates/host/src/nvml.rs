@@ -13,13 +13,13 @@ use nvml_wrapper::enum_wrappers::vgpu::VmId;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
-use nvml_wrapper::vgpu::VgpuInstance;
+use nvml_wrapper::vgpu::{VgpuInstance, VgpuType};
 use nvml_wrapper::{Device, Nvml};
 use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
 
-use crate::monitor::{Monitor, PartitionReading, Reading, User};
-use crate::vgpu::DRIVER;
+use crate::monitor::{Monitor, PartitionReading, PartitionType, Reading, User};
+use crate::vgpu::{self, DRIVER};
 use crate::{identity, kernel_log};
 
 /// The library's name. The one without a version belongs to development packages.
@@ -30,6 +30,8 @@ const REMAP_PENDING: FieldId = FieldId(144);
 const REMAP_FAILURE: FieldId = FieldId(145);
 /// What the driver says that a GPU needs to work again; newer drivers do (nvml.h, `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`).
 const RECOVERY_ACTION: FieldId = FieldId(230);
+/// The most types of a GPU that are read; there are about fifty.
+const TYPES_MAX: usize = 256;
 /// The longest serial number or firmware version that is taken, in bytes.
 const TEXT_LEN_MAX: usize = 64;
 
@@ -87,7 +89,16 @@ fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
         memory_total_mib: memory.as_ref().map(|memory| memory.total >> 20),
     };
     let unique_id = device.uuid().ok().filter(|uuid| identity::is_plausible(uuid));
-    Some((address, Reading { unique_id, telemetry, signs: facts.signs(), partitions: vgpus(device) }))
+    Some((
+        address,
+        Reading {
+            unique_id,
+            telemetry,
+            signs: facts.signs(),
+            partitions: vgpus(device),
+            types: types(device),
+        },
+    ))
 }
 
 /// What is measured of the vGPUs that VMs use. The library does not say which virtual function one is: the PCI address
@@ -110,6 +121,30 @@ fn vgpus(device: &Device<'_>) -> Vec<PartitionReading> {
         Some(PartitionReading { user, telemetry })
     };
     active.into_iter().filter_map(read).collect()
+}
+
+/// The types that the GPU can have when it has none. While it can have several sizes beside each other, there can be fewer of
+/// each; nothing is said then.
+fn types(device: &Device<'_>) -> Vec<PartitionType> {
+    if raw::is_mixed(device) {
+        return Vec::new();
+    }
+    let read = |kind: &VgpuType<'_>| {
+        let name = kind.name().ok()?;
+        Some(PartitionType {
+            id: kind.id(),
+            profile: vgpu::profile_name(&name).filter(|_| !is_of_an_instance(&name))?,
+            max: kind.max_instances().ok().and_then(|max| u16::try_from(max).ok()).filter(|max| *max > 0)?,
+            memory_mib: kind.framebuffer_size().ok()? >> 20,
+        })
+    };
+    device.vgpu_supported_types().unwrap_or_default().iter().take(TYPES_MAX).filter_map(read).collect()
+}
+
+/// Whether a type is one of a part of a GPU that was divided before (MIG): `NVIDIA A100-1-5C`.
+fn is_of_an_instance(name: &str) -> bool {
+    let part = name.rsplit('-').nth(1).filter(|part| *part != name);
+    part.is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Errors since the driver was loaded.
@@ -183,6 +218,16 @@ impl Wear {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_of_parts_of_a_gpu_are_told_from_those_of_all_of_it() {
+        for name in ["NVIDIA A100-1-5C", "NVIDIA A100D-2-20C"] {
+            assert!(is_of_an_instance(name), "{name}");
+        }
+        for name in ["NVIDIA L40S-24Q", "GRID RTX6000-4Q", "NVIDIA RTX Pro 6000 Blackwell DC-96Q", "4Q", ""] {
+            assert!(!is_of_an_instance(name), "{name}");
+        }
+    }
 
     #[test]
     fn worn_memory_speaks_against_a_gpu() {
