@@ -55,6 +55,25 @@ fn judged(world: &World, operation: &Operation, failures: u32) -> Verdict {
 }
 
 #[test]
+fn what_is_merely_slow_never_counts_as_failed() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    let operation = ask(&mut world, &set(1, partitioned(4)), &[]);
+    world.pass();
+    let finding = Finding {
+        code: Code::LibvirtSlow,
+        severity: Severity::Warning,
+        subject: Subject::Gpu(gpu(1)),
+        message: "It has not finished.".to_owned(),
+        hint: "Wait.".to_owned(),
+    };
+    let slow = StepFailure { finding, failures: STEP_FAILURES_MAX };
+    let verdict = judge(&operation, world.state(), &world.findings, &[slow]);
+    assert_eq!(verdict.state, OperationState::Running);
+    assert!(verdict.findings.iter().any(|finding| finding.code == Code::LibvirtSlow), "and it is told");
+}
+
+#[test]
 fn a_mode_that_cannot_be_reached_gives_way_to_the_one_before() {
     for before in [GpuMode::Host, partitioned(2), PASSTHROUGH] {
         let mut world = World::with_gpus(1);

@@ -9,7 +9,7 @@ use tranche_core::check;
 use tranche_core::declare::{Declaration, DeclaredGpu};
 use tranche_core::finding::{Code, Finding};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, OperationId, PciAddress, Timestamp, VmName};
-use tranche_core::operation::OperationState;
+use tranche_core::operation::{OperationState, STEP_FAILURES_MAX};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_host::calls::Limits;
 use tranche_host::fake::Machine;
@@ -549,6 +549,28 @@ fn after_a_power_cut_the_first_pass_restores_and_only_then_do_vms_start() {
     assert!(desk.pass().restored);
     desk.settle();
     assert!(desk.runs("a"));
+}
+
+#[test]
+fn a_driver_that_is_late_after_a_reboot_holds_the_start_of_vms_up_and_one_that_refuses_for_good_does_not() {
+    for late in [true, false] {
+        let mut desk = Desk::new();
+        desk.order(split(0, 4));
+        desk.machine.hypervisor().lose_power();
+        desk.machine.kernel().reboot();
+        desk.engine = open(&desk.machine, &desk.store, Limits::default());
+        desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
+        let tries = if late { STEP_FAILURES_MAX - 1 } else { STEP_FAILURES_MAX };
+        let mut failures = 0;
+        while failures < tries {
+            let report = desk.pass();
+            failures += u32::from(report.steps_failed > 0);
+            assert_eq!(report.restored, failures == STEP_FAILURES_MAX, "after {failures} failures");
+        }
+        desk.machine.kernel().repair();
+        desk.settle();
+        assert_eq!(desk.vfs(0), 4, "late or later, they are restored");
+    }
 }
 
 #[test]
