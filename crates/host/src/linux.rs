@@ -14,6 +14,7 @@ use crate::discover::{self, Knowledge, Survey, function, system};
 use crate::health::Watch;
 use crate::library::Library;
 use crate::monitor::Monitor;
+use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, board, identity, mdev, passthrough, report, sriov, vgpu, xe};
@@ -51,6 +52,12 @@ impl LinuxHost {
             library: Library::default(),
             notes: Vec::new(),
         }
+    }
+
+    /// The same host, whose GPUs are looked at through the vendors' libraries that are installed on this machine.
+    #[must_use]
+    pub fn with_installed_libraries(self) -> Self {
+        self.with_monitor(Arc::new(NvidiaMonitor::default()))
     }
 
     /// The same host, whose GPUs are looked at through a vendor's library too.
