@@ -19,6 +19,7 @@ use tranche_core::step::VFIO_DRIVER;
 use self::holders::Holders;
 use crate::calls::{CallError, Calls};
 use crate::catalogue::{Catalogue, Entry, Interface};
+use crate::library::Types;
 use crate::tree::Tree;
 use crate::variant::Variants;
 use crate::vgpu::TypeNames;
@@ -30,6 +31,8 @@ pub(crate) struct Knowledge {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) variants: Arc<Variants>,
     pub(crate) type_names: Arc<TypeNames>,
+    /// What drivers say that GPUs can be split into.
+    pub(crate) types: Arc<Types>,
 }
 
 /// Where the GPUs are and who has which device open: what takes a look at every function and every process.
@@ -209,7 +212,7 @@ fn pci_gpu(
         partitions,
     };
     gpu.health = health::on_the_bus(tree, &dir, &gpu);
-    let notes = partitioning(tree, key, &mut gpu, entry, holders, &knowledge.type_names);
+    let notes = partitioning(tree, key, &mut gpu, entry, (holders, knowledge));
     Some((gpu, notes))
 }
 
@@ -220,14 +223,19 @@ fn partitioning(
     key: &GpuKey,
     gpu: &mut Gpu,
     entry: Option<&Entry>,
-    holders: &Holders,
-    names: &TypeNames,
+    (holders, knowledge): (&Holders, &Knowledge),
 ) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
     let (driver, dir) = (gpu.driver.clone(), gpu.address.pci().map(function::dir).unwrap_or_default());
     let driver = driver.as_deref();
-    let shown = if is_parent && total_vfs == 0 { Interface::Mdev } else { Interface::PlainVf };
+    let shown = if is_parent && total_vfs == 0 {
+        Interface::Mdev
+    } else if vgpu::is_for(gpu) {
+        Interface::NvidiaVgpu
+    } else {
+        Interface::PlainVf
+    };
     let interface = entry.map_or(shown, |entry| entry.interface);
     // What is said to serve whole only may have learnt more since.
     match if interface == Interface::Whole { shown } else { interface } {
@@ -258,7 +266,11 @@ fn partitioning(
         }
         Interface::ModuleParameter if total_vfs > 0 => gim::missing(key, gpu).into_iter().collect(),
         Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
-        Interface::NvidiaVgpu if total_vfs > 0 => vgpu::observe(tree, key, gpu, entry, (holders, names)),
+        Interface::NvidiaVgpu if total_vfs > 0 => {
+            let told = gpu.address.pci().and_then(|address| knowledge.types.get(&address));
+            let told = told.map_or(&[][..], Vec::as_slice);
+            vgpu::observe(tree, key, gpu, (entry, told), (holders, &knowledge.type_names))
+        }
         Interface::NvidiaVgpu
         | Interface::Mdev
         | Interface::PlainVf

@@ -14,6 +14,7 @@ use crate::discover::{self, Knowledge, Seen, Survey, function, system};
 use crate::health::Watch;
 use crate::library::Library;
 use crate::monitor::Monitor;
+use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, board, identity, mdev, passthrough, report, sriov, vgpu, xe};
@@ -62,6 +63,12 @@ impl LinuxHost {
         }
     }
 
+    /// The same host, whose GPUs are looked at through the vendors' libraries that are installed on this machine.
+    #[must_use]
+    pub fn with_installed_libraries(self) -> Self {
+        self.with_monitor(Arc::new(NvidiaMonitor::default()))
+    }
+
     /// The same host, whose GPUs are looked at through a vendor's library too.
     #[must_use]
     pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
@@ -97,7 +104,7 @@ impl LinuxHost {
                 self.library.ask(&self.calls, boot_id, now, &survey.gpus);
                 last.survey = survey;
                 let from = (&last.survey, &last.gpus);
-                discover::gpus(&self.calls, &self.knowledge, from, &self.name, now)
+                discover::gpus(&self.calls, &self.knowledge(), from, &self.name, now)
             }
             Err(error) => Seen::nothing(&last.gpus, (&self.name, &error), now),
         };
@@ -110,7 +117,7 @@ impl LinuxHost {
         let mut last = self.lock_last();
         let mut survey = last.survey.clone();
         survey.gpus.retain(|address| gpus.contains(address));
-        let seen = discover::gpus(&self.calls, &self.knowledge, (&survey, &last.gpus), &self.name, now);
+        let seen = discover::gpus(&self.calls, &self.knowledge(), (&survey, &last.gpus), &self.name, now);
         last.gpus.retain(|address, _| !gpus.contains(address));
         last.gpus.extend(seen.gpus.clone());
         seen
@@ -125,6 +132,11 @@ impl LinuxHost {
             }
         }
         stuck
+    }
+
+    /// What is known of GPUs, with what their drivers have said of them meanwhile.
+    fn knowledge(&self) -> Knowledge {
+        Knowledge { types: self.library.types(), ..self.knowledge.clone() }
     }
 
     /// Whatever is remembered is replaced whole, so a panic elsewhere does not spoil it.

@@ -19,6 +19,7 @@ use crate::calls::{CallError, GpuCalls};
 use crate::catalogue::Entry;
 use crate::discover::function;
 use crate::discover::holders::Holders;
+use crate::monitor::PartitionType;
 use crate::report;
 use crate::tree::Tree;
 
@@ -35,7 +36,7 @@ pub(super) fn observe(
     tree: &dyn Tree,
     gpu: &mut Gpu,
     entry: Option<&Entry>,
-    names: &TypeNames,
+    (names, told): (&TypeNames, &[PartitionType]),
 ) -> BTreeSet<String> {
     let vfs = std::mem::take(&mut gpu.partitions);
     let lists: Vec<VgpuType> =
@@ -50,7 +51,11 @@ pub(super) fn observe(
         }
     }
     names.learn(gpu.ids, lists.iter(), typed.is_empty());
-    let known = names.of(gpu.ids);
+    let mut known = names.of(gpu.ids);
+    // Lists are read now; the driver may have been exchanged since its library was asked.
+    for kind in told {
+        known.entry(kind.id).or_insert_with(|| kind.profile.clone());
+    }
     let is_full = lists.is_empty();
     let count = typed.len();
     for (id, mut vf) in typed {
