@@ -7,6 +7,7 @@
 //! | powered down or in no known power state while it is in use | sick |
 //! | a fault in the kernel's log (see `kernel_log`) | by its number |
 //! | worn memory, as the vendor's library counts it (see `library`) | sick, or needs a reset |
+//! | what the driver says through that library that it needs | that |
 //!
 //! A slow link is no sign: GPUs slow it down when idle. Corrected errors are none either.
 //!

@@ -15,11 +15,14 @@ use tranche_core::step::Step;
 
 use crate::calls::Calls;
 use crate::discover::function;
-use crate::monitor::{Monitor, PartitionReading, Reading, User};
+use crate::monitor::{Monitor, PartitionReading, PartitionType, Reading, User};
 use crate::report;
 
 /// How long an answer serves, in milliseconds.
 const ASK_EVERY_MS: u64 = 30_000;
+
+/// What partitions of GPUs can be, as their driver says.
+pub(crate) type Types = BTreeMap<PciAddress, Vec<PartitionType>>;
 
 /// A vendor's library, and what it said.
 #[derive(Debug, Default)]
@@ -35,6 +38,8 @@ struct Memory {
     boot_id: String,
     /// The GPUs that its driver has had.
     gpus: BTreeSet<GpuAddress>,
+    /// The types that it told last of each GPU: a look that fails, or that comes at the wrong moment, takes none away.
+    types: Arc<Types>,
     /// What it said, and when.
     said: Option<(Timestamp, BTreeMap<PciAddress, Reading>)>,
 }
@@ -81,7 +86,15 @@ impl Library {
             // It is listed among the calls that are stuck.
             Err(_) => BTreeMap::new(),
         };
+        let told = readings.iter().filter(|(_, reading)| !reading.types.is_empty());
+        let told: Types = told.map(|(address, reading)| (*address, reading.types.clone())).collect();
+        Arc::make_mut(&mut memory.types).extend(told);
         memory.said = Some((now, readings));
+    }
+
+    /// The types that it told in this boot.
+    pub(crate) fn types(&self) -> Arc<Types> {
+        Arc::clone(&self.lock().types)
     }
 
     /// Adds what it said of the GPUs that its driver has.

@@ -34,6 +34,21 @@ pub struct Reading {
     pub signs: Vec<(HealthState, String)>,
     /// Measurements of its partitions that are in use.
     pub partitions: Vec<PartitionReading>,
+    /// What its partitions can be; none where the library does not say, or not now.
+    pub types: Vec<PartitionType>,
+}
+
+/// A type that partitions of a GPU can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionType {
+    /// The driver's number for it.
+    pub id: u32,
+    /// Its name without the model: `4Q`.
+    pub profile: String,
+    /// How many of them the GPU can have, at least one.
+    pub max: u16,
+    /// What each takes of the GPU's memory, in MiB.
+    pub memory_mib: u64,
 }
 
 /// What a look at one partition brought.

@@ -48,7 +48,9 @@ impl Planner<'_> {
         if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
             return false;
         }
-        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else {
+            return observed.unseen_because_of(&slot.gpu.address).is_none();
+        };
         self.uses.get(&slot.gpu.host).is_some_and(|uses| !uses.is_used(slot.slot, gpu))
     }
 
@@ -80,7 +82,9 @@ impl Planner<'_> {
 
     /// Whether a GPU failed or is gone, or a partition of it did.
     fn has_failed(&self, slot: &SlotKey, observed: &HostInventory) -> bool {
-        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else {
+            return observed.unseen_because_of(&slot.gpu.address).is_none();
+        };
         let planned = self.plan.gpus.get(&slot.gpu);
         gpu.health.state != HealthState::Good
             || planned.is_some_and(|planned| placement::is_lost(slot.slot, planned, gpu))

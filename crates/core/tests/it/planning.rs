@@ -471,6 +471,34 @@ fn nothing_is_tried_on_a_gpu_with_a_stuck_call_and_others_go_on() {
 }
 
 #[test]
+fn a_gpu_that_cannot_be_looked_at_is_not_gone_whatever_keeps_it_from_being_seen() {
+    for about in [Some(gpu(1).address), None] {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, partitioned(2));
+        world.create("a", ANY);
+        world.start("a");
+        world.end_domain("a", OffReason::Crashed);
+        let unseen = world.seen().gpus.remove(&gpu(1).address).unwrap();
+        let call = StuckCall { gpu: about, call: "read its attributes".to_owned(), since: Timestamp(0) };
+        world.seen().stuck.push(call);
+        world.submit(&Change::StopVm { name: vm("a"), force: true }).unwrap();
+        world.pass();
+        assert!(world.has_finding(Code::CallStuck) && !world.has_finding(Code::GpuGone));
+        assert_eq!(world.plan.bookings.len(), 1, "nobody saw that the partition is free");
+        world.refuses(&Change::SetGpuMode { gpu: gpu(1), mode: GpuMode::Host }, Code::CallStuck);
+
+        // The wish was there already when the look began to hang.
+        world.spec.gpus.get_mut(&gpu(1)).unwrap().mode = GpuMode::Host;
+        world.pass();
+        assert!(world.plan.gpus.contains_key(&gpu(1)), "which drivers the host had is still known");
+        world.seen().stuck.clear();
+        world.seen().gpus.insert(gpu(1).address, unseen);
+        world.settle();
+        assert!(world.plan.gpus.is_empty() && world.gpu(1).partitions.is_empty());
+    }
+}
+
+#[test]
 fn an_adopted_domain_keeps_its_own_xml_and_is_left_behind_when_forgotten() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, partitioned(2));

@@ -8,12 +8,16 @@ use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::SampleValueType;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper_sys::bindings::{
-    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlValue_t, nvmlVgpuInstance_t,
+    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlValue_t, nvmlVgpuHeterogeneousMode_t, nvmlVgpuInstance_t,
     nvmlVgpuInstanceUtilizationSample_t,
 };
 
 /// The most vGPUs of one GPU that are asked for. NVIDIA's GPUs have 32 at most.
 const VGPUS_MAX: u32 = 64;
+
+/// The size of the structure, and the number of its version in the upper byte (nvml.h, `NVML_STRUCT_VERSION`).
+const HETEROGENEOUS_MODE_VERSION: u32 = 8 | 1 << 24;
+const _: () = assert!(size_of::<nvmlVgpuHeterogeneousMode_t>() == 8);
 
 /// The vGPUs of a GPU that VMs use.
 pub(super) fn active_vgpus(device: &Device<'_>) -> Vec<nvmlVgpuInstance_t> {
@@ -23,6 +27,15 @@ pub(super) fn active_vgpus(device: &Device<'_>) -> Vec<nvmlVgpuInstance_t> {
     let answer = unsafe { ask(device.handle(), &raw mut count, ids.as_mut_ptr()) };
     ids.truncate(if answer == SUCCESS { count as usize } else { 0 });
     ids
+}
+
+/// Whether the GPU can have vGPUs of several sizes beside each other.
+pub(super) fn is_mixed(device: &Device<'_>) -> bool {
+    let Ok(ask) = device.nvml().lib().nvmlDeviceGetVgpuHeterogeneousMode.as_ref() else { return false };
+    let mut told = nvmlVgpuHeterogeneousMode_t { version: HETEROGENEOUS_MODE_VERSION, mode: 0 };
+    // SAFETY: the handle is of this session, and the structure is of the version that it says.
+    let answer = unsafe { ask(device.handle(), &raw mut told) };
+    answer == SUCCESS && told.mode != 0
 }
 
 /// How much of a GPU went to each of its vGPUs in its last moments, 0 to 100.
@@ -43,13 +56,8 @@ pub(super) fn vgpu_loads(device: &Device<'_>) -> BTreeMap<nvmlVgpuInstance_t, u8
     let Ok(kind) = SampleValueType::try_from(kind) else { return BTreeMap::new() };
     samples.truncate(if answer == SUCCESS { count as usize } else { 0 });
     let load = |sample: nvmlVgpuInstanceUtilizationSample_t| {
-        let percent = match SampleValue::from_tag_and_union(&kind, sample.smUtil) {
-            SampleValue::U32(value) => u8::try_from(value).ok(),
-            SampleValue::U64(value) => u8::try_from(value).ok(),
-            SampleValue::I64(value) => u8::try_from(value).ok(),
-            SampleValue::F64(_) => None,
-        };
-        Some((sample.vgpuInstance, percent.filter(|percent| *percent <= 100)?))
+        let percent = super::whole(SampleValue::from_tag_and_union(&kind, sample.smUtil))?;
+        Some((sample.vgpuInstance, u8::try_from(percent).ok().filter(|percent| *percent <= 100)?))
     };
     samples.into_iter().filter_map(load).collect()
 }
