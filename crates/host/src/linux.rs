@@ -101,6 +101,7 @@ impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
+        self.watch.hear(self.library.heard());
         let (mut gpus, mut notes) = match self.survey(now) {
             Ok(survey) => {
                 self.library.ask(&self.calls, &boot_id, now, &survey.gpus);
@@ -110,6 +111,7 @@ impl Host for LinuxHost {
         };
         identity::forget_shared(&mut gpus);
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), &mut gpus));
+        self.library.listen(&gpus, self.watch.is_deaf());
         self.library.tell(&mut gpus);
         board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));
