@@ -63,6 +63,13 @@ impl HostInventory {
     pub fn is_stuck(&self, gpu: &GpuAddress) -> bool {
         self.stuck.iter().any(|call| call.gpu.as_ref() == Some(gpu))
     }
+
+    /// What keeps a GPU from being seen that is not among the GPUs: it may be there all the same, and nothing follows
+    /// from its absence.
+    pub fn unseen_because_of(&self, gpu: &GpuAddress) -> Option<&StuckCall> {
+        let mut calls = self.stuck.iter().filter(|_| !self.gpus.contains_key(gpu));
+        calls.find(|call| call.gpu.as_ref().is_none_or(|of| of == gpu))
+    }
 }
 
 /// Facts about the machine.

@@ -113,6 +113,10 @@ impl Planner<'_> {
     }
 
     fn decide_absent_gpu(&mut self, key: &GpuKey, wish: &GpuSpec, observed: &HostInventory) {
+        if let Some(stuck) = observed.unseen_because_of(&key.address) {
+            self.findings.push(say::call_stuck(key, &stuck.call));
+            return;
+        }
         let booked = self.plan.bookings_on(key).next().is_some();
         if wish.mode == GpuMode::Host && !booked {
             self.plan.gpus.remove(key);
@@ -134,7 +138,9 @@ impl Planner<'_> {
             self.change_mode(key, wish, gpu, observed);
         }
         let clean = |planned: &GpuPlan| planned.mode == GpuMode::Host && is_clean(planned, gpu);
-        if wish.mode == GpuMode::Host && self.plan.gpus.get(key).is_some_and(clean) {
+        // While a call hangs, what is seen may be of an earlier look, and what was written may still take effect.
+        let settled = self.plan.gpus.get(key).is_some_and(clean) && !observed.is_stuck(&key.address);
+        if wish.mode == GpuMode::Host && settled {
             self.plan.gpus.remove(key);
         }
         self.report_gpu(key, gpu, observed);

@@ -11,7 +11,7 @@ use tranche_core::step::VFIO_DRIVER;
 use crate::calls::{CallError, GpuCalls};
 use crate::discover::function;
 use crate::discover::holders::Holders;
-use crate::report;
+use crate::{host_use, report};
 
 /// An empty override. A newline, because a write of nothing never reaches the kernel.
 const NO_OVERRIDE: &str = "\n";
@@ -83,11 +83,18 @@ fn present_driver(calls: &GpuCalls<'_>, address: PciAddress) -> Result<Option<St
     }
 }
 
-/// Unbinding a function that is open waits until it is closed, and pulls it out of the VM meanwhile.
-fn refuse_if_open(calls: &GpuCalls<'_>, address: PciAddress) -> Result<(), Box<Finding>> {
+/// Unbinding a function that is open waits until it is closed, or pulls it out of the VM or from under the process.
+///
+/// # Errors
+/// When a VM has it open, or a process of the host uses it.
+pub(crate) fn refuse_if_open(calls: &GpuCalls<'_>, address: PciAddress) -> Result<(), Box<Finding>> {
     let (tree, dir) = (calls.tree(), function::dir(address));
     let open_by = Holders::scan(tree).of(tree, &dir, function::group_id(tree, &dir));
-    if open_by.is_empty() { Ok(()) } else { Err(report::in_use(calls.gpu(), &open_by)) }
+    if !open_by.is_empty() {
+        return Err(report::in_use(calls.gpu(), &open_by));
+    }
+    let users = host_use::users(calls, address);
+    if users.is_empty() { Ok(()) } else { Err(host_use::in_the_way(calls, address, &users)) }
 }
 
 fn unbind(calls: &GpuCalls<'_>, address: PciAddress) -> Result<(), Box<Finding>> {

@@ -18,6 +18,7 @@ mod board;
 mod discover;
 mod gim;
 mod health;
+mod host_use;
 mod i915;
 mod identity;
 mod inspect;

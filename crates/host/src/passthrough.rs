@@ -23,6 +23,13 @@ pub(crate) fn take(calls: &GpuCalls<'_>, functions: &[PciAddress]) -> Result<(),
             return Err(Box::new(say::mode_conflict(calls.gpu(), &has, "passed through")));
         }
     }
+    // All of them before the first is taken: half a group serves neither the host nor a VM.
+    for &address in functions {
+        let driver = function::driver(calls.tree(), &function::dir(address));
+        if driver.is_some_and(|driver| driver != VFIO_DRIVER) {
+            bind::refuse_if_open(calls, address)?;
+        }
+    }
     let (own, others) = split(calls, functions);
     own.chain(others).try_for_each(|&address| bind::to(calls, address, VFIO_DRIVER))
 }

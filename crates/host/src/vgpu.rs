@@ -25,6 +25,7 @@ mod types;
 
 use std::collections::BTreeSet;
 
+use camino::Utf8Path;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding, Severity};
 use tranche_core::inventory::{Backend, Gpu, Holder, Offer};
@@ -195,7 +196,7 @@ fn manage(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, count: u16) -> Res
 fn tool_failed(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, ran: &Ran) -> Box<Finding> {
     let gpu = calls.gpu();
     let message = format!("sriov-manage {switch} on GPU {gpu} failed; it said: {}.", ran.last_words());
-    let users: Vec<String> = users(calls.tree(), pf).iter().map(say::describe_holder).collect();
+    let users: Vec<String> = users(calls, pf).iter().map(say::describe_holder).collect();
     let hint = if users.is_empty() {
         "It is tried again. 'journalctl -u nvidia-vgpu-mgr' and the kernel log tell more; the IOMMU must be on.".to_owned()
     } else {
@@ -206,14 +207,20 @@ fn tool_failed(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, ran: &Ran) ->
 }
 
 /// The processes that have the GPU open through the driver's own node, which keeps the driver from letting go of it.
-fn users(tree: &dyn Tree, pf: PciAddress) -> Vec<Holder> {
-    let told = tree.text(&format!("proc/driver/nvidia/gpus/{pf}/information")).unwrap_or_default();
-    let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:")).map(str::trim);
-    users_of_nodes(tree, |node| {
+fn users(calls: &GpuCalls<'_>, pf: PciAddress) -> Vec<Holder> {
+    users_of_nodes(calls.tree(), own_node(calls, pf))
+}
+
+/// Tells the driver's own node of a GPU.
+pub(crate) fn own_node(calls: &GpuCalls<'_>, pf: PciAddress) -> impl Fn(&Utf8Path) -> bool {
+    let told = calls.read(&format!("proc/driver/nvidia/gpus/{pf}/information")).unwrap_or_default();
+    let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:"));
+    let minor = minor.map(|minor| minor.trim().to_owned());
+    move |node| {
         let number = node.as_str().strip_prefix("/dev/nvidia").unwrap_or_default();
         // Without its number, every GPU's node counts; they alone are called by numbers.
-        minor.map_or_else(|| number.parse::<u32>().is_ok(), |minor| minor == number)
-    })
+        minor.as_ref().map_or_else(|| number.parse::<u32>().is_ok(), |minor| minor == number)
+    }
 }
 
 /// The virtual functions of a GPU, in the order of their indices.

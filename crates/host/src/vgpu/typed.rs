@@ -172,10 +172,20 @@ fn name_of(calls: &GpuCalls<'_>, names: &TypeNames, id: u32) -> Option<String> {
 
 fn without_file(calls: &GpuCalls<'_>, vf: PciAddress) -> Box<Finding> {
     let (tree, gpu, dir) = (calls.tree(), calls.gpu(), function::dir(vf));
-    if tree.exists(&dir) {
-        report::wrong_driver(gpu, vf, DRIVER, function::driver(tree, &dir).as_deref())
-    } else {
-        report::gone(gpu, vf)
+    if !tree.exists(&dir) {
+        return report::gone(gpu, vf);
+    }
+    match function::driver(tree, &dir).as_deref() {
+        Some(DRIVER) => {
+            let message = format!(
+                "{vf} of GPU {gpu} is bound to {DRIVER}, which shows no /{} for it.",
+                current_path(vf)
+            );
+            let hint = "The vGPU host driver makes it, on kernel 6.8 and later ('nvidia-smi -q' tells the host's vGPU mode); \
+                        the data-centre driver does not. 'journalctl -k' may say why it left the function out.";
+            report::error(gpu, Code::DriverMissing, message, hint)
+        }
+        driver => report::wrong_driver(gpu, vf, DRIVER, driver),
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn down(vm: &VmName, reason: &str) -> Box<Finding> {
 }
 
 /// libvirt is still at it.
+#[cfg(feature = "libvirt")]
 pub(super) fn slow(vm: &VmName, late: &str) -> Box<Finding> {
     let message = format!("libvirt has not finished with VM {vm}: {}.", late.trim_end_matches('.'));
     let hint = format!(

@@ -14,6 +14,7 @@ mod machine;
 mod nvidia;
 mod nvidia_machine;
 mod nvml;
+mod passthrough;
 mod simulated;
 mod steps;
 mod trees;
