@@ -76,6 +76,12 @@ impl FakeKernel {
         self.lock().state.faults.refusals.insert(pf, Errno::from_raw_os_error(errno));
     }
 
+    /// From now on this driver refuses the function, which then has none.
+    pub fn refuse_probe(&self, function: PciAddress, driver: &str, errno: i32) {
+        let refused = (function, driver.to_owned());
+        self.lock().state.faults.probes.insert(refused, Errno::from_raw_os_error(errno));
+    }
+
     /// From now on this driver takes the function whenever it is probed.
     pub fn grab(&self, function: PciAddress, driver: &str) {
         self.lock().state.faults.grabs.insert(function, driver.to_owned());

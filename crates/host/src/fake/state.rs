@@ -28,6 +28,8 @@ pub(super) struct Faults {
     pub(super) refusals: BTreeMap<PciAddress, Errno>,
     /// Drivers that grab a function whenever it is probed.
     pub(super) grabs: BTreeMap<PciAddress, String>,
+    /// Drivers that answer the probe of a function with an error.
+    pub(super) probes: BTreeMap<(PciAddress, String), Errno>,
     /// Functions that no longer answer.
     pub(super) off_the_bus: BTreeSet<PciAddress>,
     /// What goes wrong with Intel's driver xe.
@@ -306,6 +308,9 @@ impl State {
             && matches!(self.functions[&pf].role, Role::Physical { autoprobe: false, .. })
         {
             return Err(Errno::NODEV);
+        }
+        if let Some(errno) = self.faults.probes.get(&(address, driver.to_owned())) {
+            return Err(*errno);
         }
         let by_vfio = self.is_vfio(driver);
         // NVIDIA's virtual functions stay with its driver, which in its turn takes none without an IOMMU.
