@@ -64,9 +64,13 @@ impl Planner<'_> {
         }
         let observed = self.inventory.get(&slot.gpu.host);
         // A VM that rests does not go back to what failed under it, unless that is reserved for it.
-        let serves = spec.reserved || observed.is_some_and(|observed| !self.has_failed(slot, observed));
-        let complete = self.held_by(&booking.vm).len() == spec.request.slots();
-        if !serves || !complete || !self.still_fits(slot, spec) {
+        let serves = |slot: &SlotKey| {
+            let failed = observed.is_none_or(|observed| self.has_failed(slot, observed));
+            (spec.reserved || !failed) && self.still_fits(slot, spec)
+        };
+        // It needs all that it holds: if one does not serve, it lets go of the others, too.
+        let held = self.held_by(&booking.vm);
+        if held.len() != spec.request.slots() || !held.iter().all(serves) {
             return false;
         }
         match spec.run {

@@ -264,6 +264,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
             gpu: Request::ANY_PARTITION,
             running: Some(true),
             reserved: false,
+            prefer_numa_node: Some(1),
         }],
     };
     let hosts = [&host()];
@@ -274,6 +275,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
     }
     world.settle();
     assert!(world.runs("a"));
+    assert_eq!(world.spec.vms[&vm("a")].prefer_numa_node, Some(1));
     assert_eq!(
         declare::changes(&declared, &world.spec, &hosts),
         Ok(Vec::new()),

@@ -2,7 +2,7 @@
 
 use tranche_core::change::Change;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{Hypervisor, OffReason, StuckCall};
+use tranche_core::inventory::{HealthState, Hypervisor, OffReason, StuckCall};
 use tranche_core::name::Timestamp;
 use tranche_core::plan::VmGoal;
 use tranche_core::spec::{GpuMode, PlacementPolicy, Policy, Request};
@@ -197,6 +197,25 @@ fn restart_turns_off_and_on_once() {
     world.settle();
     assert!(world.runs("a"));
     assert!(world.pass().is_empty(), "it is restarted once");
+}
+
+#[test]
+fn a_vm_lets_go_of_all_its_gpus_at_once_when_one_of_them_fails_before_it_starts() {
+    let mut world = World::with_gpus(2);
+    for bus in [1, 2] {
+        world.set_mode(bus, PASSTHROUGH);
+    }
+    world.create("a", Request::Whole { gpus: 2, pool: None });
+    world.accepts(&Change::StartVm { name: vm("a") });
+    world.pass();
+    assert_eq!(world.plan.held_by(&vm("a")).count(), 2);
+    world.gpu(2).health.state = HealthState::Sick;
+    world.pass();
+    assert_eq!(world.plan.held_by(&vm("a")).count(), 0);
+    assert!(world.has_finding(Code::NoFreeGpu), "in the same pass it says why it waits");
+    world.gpu(2).health.state = HealthState::Good;
+    world.settle();
+    assert!(world.runs("a"));
 }
 
 #[test]
