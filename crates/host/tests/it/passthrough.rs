@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use camino::Utf8PathBuf;
+use tranche_core::change::Change;
 use tranche_core::finding::Code;
 use tranche_core::inventory::Holder;
 use tranche_core::name::{PciAddress, PciIds, Timestamp};
+use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::{Step, VFIO_DRIVER};
 use tranche_host::Host as _;
 use tranche_host::fake::{FakeKernel, FunctionModel, Machine};
 use tranche_host::linux::LinuxHost;
 use tranche_host::tree::{Log, Ran, Tree};
 use tranche_host::vm::fake::FakeHypervisor;
+use tranche_host::vm::xml::put_devices;
 
+use crate::life::{self, Life};
 use crate::machine::{NOW, PATIENT, at, done, lab_catalogue, on_both_faces, pci, refused};
+use crate::nvidia::world::World;
 
 const GPU: &str = "0000:41:00.0";
 const SOUND: &str = "0000:41:00.1";
@@ -269,5 +274,91 @@ fn functions_that_their_drivers_refuse_to_take_back_are_back_once_these_take_the
             done(host, &give_back("xe"));
             is_the_hosts(kernel);
         });
+    }
+}
+
+const WHOLE: GpuMode = GpuMode::Passthrough { allow_console: false, pool: None };
+
+#[test]
+fn a_gpu_that_is_passed_through_is_taken_again_with_all_its_functions_after_a_reboot_and_a_reload() {
+    life::on_both_faces(&with_sound("xe"), |life| {
+        life.set_mode(GPU, WHOLE);
+        life.start_new("a", Request::Whole { gpus: 1, pool: None });
+        assert!(life.runs("a"), "{:#?}", life.findings);
+        is_taken(&life.kernel);
+        life.reboot();
+        is_taken(&life.kernel);
+        assert!(life.runs("a"), "{:#?}", life.findings);
+        life.stop("a");
+        for driver in [VFIO_DRIVER, "xe", "snd_hda_intel"] {
+            life.kernel.reload_driver(driver);
+            life.settle();
+            is_taken(&life.kernel);
+        }
+        // A person gave it back by hand.
+        for function in [GPU, SOUND] {
+            let dir = format!("sys/bus/pci/devices/{function}");
+            life.kernel.write(&format!("{dir}/driver_override"), "\n").unwrap();
+            life.kernel.write(&format!("{dir}/driver/unbind"), function).unwrap();
+            life.kernel.write("sys/bus/pci/drivers_probe", function).unwrap();
+        }
+        is_the_hosts(&life.kernel);
+        life.settle();
+        is_taken(&life.kernel);
+        life.start("a");
+        assert!(life.runs("a"), "{:#?}", life.findings);
+        life.stop("a");
+        life.set_mode(GPU, GpuMode::Host);
+        is_the_hosts(&life.kernel);
+        assert_eq!(life.findings, []);
+    });
+}
+
+#[test]
+fn partitions_are_back_after_their_driver_was_reloaded() {
+    for (machine, gpu, driver, count) in
+        [(Machine::arc(), "0000:03:00.0", "xe", 4), (Machine::gpus(1, 8), "0000:10:00.0", "xe", 3)]
+    {
+        // All but the numbers of the groups, which are new.
+        let seen = |life: &Life| {
+            let partitions = life.gpu(gpu).partitions.clone();
+            partitions.into_iter().map(|p| (p.index, p.device, p.driver, p.vram_mib)).collect::<Vec<_>>()
+        };
+        life::on_both_faces(&machine, |life| {
+            life.set_mode(gpu, life::partitioned(count));
+            let before = seen(life);
+            assert_eq!(before.len(), usize::from(count));
+            life.kernel.reload_driver(driver);
+            life.settle();
+            assert_eq!(seen(life), before);
+            life.start_new("a", Request::ANY_PARTITION);
+            assert!(life.runs("a"), "{:#?}", life.findings);
+        });
+    }
+}
+
+#[test]
+fn two_gpus_in_one_vm_have_room_for_all_their_windows_in_its_firmware() {
+    let mut machine = Machine::nvidia(&["NVIDIA L40S", "NVIDIA L40S"]);
+    machine.functions.iter_mut().for_each(|gpu| gpu.bars_mib = vec![16, 64 * 1024, 32]);
+    for mut world in World::on_both_faces(&machine) {
+        world.set_mode(GPU, WHOLE);
+        world.set_mode("0000:42:00.0", WHOLE);
+        world.create("a", Request::Whole { gpus: 2, pool: None });
+        world.accepts(&Change::StartVm { name: "a".parse().unwrap() });
+        let due = world.pass();
+        let put = due.iter().find_map(|step| match step {
+            Step::PutDevices { devices, .. } => Some(devices),
+            _ => None,
+        });
+        let devices = put.unwrap_or_else(|| panic!("devices are put into the VM: {due:?}"));
+        let windows: Vec<u64> = devices.iter().map(|device| device.mmio_mib).collect();
+        assert_eq!(windows, [16 + 64 * 1024 + 32; 2]);
+        let adopted = "<domain type='kvm'><name>a</name><uuid>00000000-0000-4000-8000-000000000001</uuid>\
+                       <memory>65536</memory><os firmware='efi'><type>hvm</type></os><devices/></domain>";
+        let xml = put_devices(adopted, devices).expect("a domain");
+        // Twice the sum of 131168 MiB, because windows are aligned to their size, as a power of two.
+        assert!(xml.contains("X-PciMmio64Mb,string=524288"), "{xml}");
+        assert!(xml.contains("bus='0x41'") && xml.contains("bus='0x42'"), "{xml}");
     }
 }
