@@ -9,6 +9,8 @@
 //! | worn memory, as the vendor's library counts it (see `library`) | sick, or needs a reset |
 //! | what the driver says through that library that it needs | that |
 //!
+//! A fault is over when the driver says so, when the GPU left that driver, or with the boot.
+//!
 //! A slow link is no sign: GPUs slow it down when idle. Corrected errors are none either.
 //!
 //! Deliberately absent: doing anything about it. Resetting a GPU under a VM is a person's decision.
@@ -19,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Gpu, Health, HealthState};
-use tranche_core::name::{GpuAddress, HostName};
+use tranche_core::name::{GpuAddress, HostName, PciAddress};
 
 use crate::calls::Calls;
 use crate::discover::function;
@@ -60,9 +62,17 @@ struct Memory {
     fatal_errors: BTreeMap<GpuAddress, u64>,
     log: Option<Reader>,
     faults: Faults,
+    /// The driver that each GPU had when it was last seen.
+    drivers: BTreeMap<GpuAddress, Option<String>>,
 }
 
 impl Watch {
+    /// Forgets the faults of GPUs that have recovered.
+    pub(crate) fn forget(&self, recovered: &[PciAddress]) {
+        let mut memory = self.lock();
+        recovered.iter().for_each(|gpu| memory.faults.forget(*gpu));
+    }
+
     /// Takes note of faults that the vendor's library told.
     pub(crate) fn hear(&self, faults: impl Iterator<Item = Fault>) {
         let mut memory = self.lock();
@@ -89,6 +99,7 @@ impl Watch {
         if memory.boot_id != boot_id {
             *memory = Memory { boot_id: boot_id.to_owned(), ..Memory::default() };
         }
+        memory.forget_what_drivers_took_along(gpus);
         let note = memory.read_log(calls, host, gpus);
         for (address, gpu) in &mut *gpus {
             memory.count_errors(address, gpu);
@@ -100,6 +111,17 @@ impl Watch {
 }
 
 impl Memory {
+    /// A GPU that left its driver begins anew: whoever has it next finds out what is wrong with it.
+    fn forget_what_drivers_took_along(&mut self, gpus: &BTreeMap<GpuAddress, Gpu>) {
+        for (address, gpu) in gpus {
+            let before = self.drivers.insert(address.clone(), gpu.driver.clone());
+            if before.is_some_and(|before| before != gpu.driver) {
+                self.fatal_errors.remove(address);
+                address.pci().into_iter().for_each(|pci| self.faults.forget(pci));
+            }
+        }
+    }
+
     fn count_errors(&mut self, address: &GpuAddress, gpu: &mut Gpu) {
         let Some(now) = gpu.aer.map(|aer| aer.fatal) else { return };
         let first = self.fatal_errors.entry(address.clone()).or_insert(now);

@@ -77,6 +77,11 @@ impl Faults {
         }
     }
 
+    /// What a GPU reported so far is over.
+    pub(crate) fn forget(&mut self, gpu: PciAddress) {
+        self.by_gpu.remove(&(gpu.domain, gpu.bus, gpu.device));
+    }
+
     fn add(&mut self, place: Place, number: u32, recovery: Option<Action>) {
         if OF_APPLICATIONS.contains(&number) {
             return;

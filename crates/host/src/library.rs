@@ -63,6 +63,8 @@ struct Memory {
     types: Arc<Types>,
     /// What it said, and when.
     said: Option<(Timestamp, BTreeMap<PciAddress, Reading>)>,
+    /// The GPUs that needed nothing any more when it was asked; told once, because they may have faults after that.
+    recovered: Vec<PciAddress>,
 }
 
 impl Library {
@@ -110,7 +112,13 @@ impl Library {
         let told = readings.iter().filter(|(_, reading)| !reading.types.is_empty());
         let told: Types = told.map(|(address, reading)| (*address, reading.types.clone())).collect();
         Arc::make_mut(&mut memory.types).extend(told);
+        memory.recovered = readings.iter().filter(|(_, told)| told.recovered).map(|(gpu, _)| *gpu).collect();
         memory.said = Some((now, readings));
+    }
+
+    /// The GPUs of whose earlier faults nothing is left, since the last call.
+    pub(crate) fn recovered(&self) -> Vec<PciAddress> {
+        std::mem::take(&mut self.lock().recovered)
     }
 
     /// The types that it told in this boot.

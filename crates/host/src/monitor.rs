@@ -50,6 +50,8 @@ pub struct Reading {
     pub telemetry: Telemetry,
     /// What speaks against it.
     pub signs: Vec<(HealthState, String)>,
+    /// Whether its driver says that it needs nothing any more, whatever faults it had.
+    pub recovered: bool,
     /// Measurements of its partitions that are in use.
     pub partitions: Vec<PartitionReading>,
     /// What its partitions can be; none where the library does not say, or not now.

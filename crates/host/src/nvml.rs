@@ -148,6 +148,7 @@ fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
             unique_id,
             telemetry,
             signs: facts.signs(),
+            recovered: told(device, RECOVERY_ACTION) == Some(0),
             partitions: vgpus(device),
             types: types(device),
         },
@@ -213,8 +214,12 @@ fn ecc(device: &Device<'_>) -> Option<Ecc> {
 
 /// A field that counts something or names an action; 0 where GPU or library do not know it.
 fn field(device: &Device<'_>, field: FieldId) -> u64 {
+    told(device, field).unwrap_or(0)
+}
+
+fn told(device: &Device<'_>, field: FieldId) -> Option<u64> {
     let values = device.field_values_for(&[field]).unwrap_or_default();
-    values.into_iter().flatten().find_map(|sample| whole(sample.value.ok()?)).unwrap_or(0)
+    values.into_iter().flatten().find_map(|sample| whole(sample.value.ok()?))
 }
 
 fn whole(value: SampleValue) -> Option<u64> {
