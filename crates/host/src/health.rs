@@ -5,7 +5,7 @@
 //! | the configuration space reads as all ones | needs a reset, or a restart where the kernel knows none |
 //! | fatal PCIe errors (AER) have grown since this process began to look | sick |
 //! | powered down or in no known power state while it is in use | sick |
-//! | a fault in the kernel's log (see `kernel_log`) | by its number |
+//! | a fault in the kernel's log (see `kernel_log`); where that cannot be read, through the vendor's library | by its number |
 //! | worn memory, as the vendor's library counts it (see `library`) | sick, or needs a reset |
 //! | what the driver says through that library that it needs | that |
 //!
@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Gpu, Health, HealthState};
@@ -24,6 +24,7 @@ use tranche_core::name::{GpuAddress, HostName};
 use crate::calls::Calls;
 use crate::discover::function;
 use crate::kernel_log::{Faults, Reader};
+use crate::monitor::Fault;
 use crate::report;
 use crate::tree::Tree;
 
@@ -62,6 +63,21 @@ struct Memory {
 }
 
 impl Watch {
+    /// Takes note of faults that the vendor's library told.
+    pub(crate) fn hear(&self, faults: impl Iterator<Item = Fault>) {
+        let mut memory = self.lock();
+        faults.for_each(|fault| memory.faults.hear(fault));
+    }
+
+    /// Whether the kernel's log could not be read in the last look.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.lock().log.is_none()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds to each GPU's health what only a comparison with earlier looks, or the log, can tell.
     pub(crate) fn look(
         &self,
@@ -69,7 +85,7 @@ impl Watch {
         (host, boot_id): (&HostName, &str),
         gpus: &mut BTreeMap<GpuAddress, Gpu>,
     ) -> Vec<Finding> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.lock();
         if memory.boot_id != boot_id {
             *memory = Memory { boot_id: boot_id.to_owned(), ..Memory::default() };
         }
