@@ -12,7 +12,7 @@ use crate::name::{GpuKey, PciAddress, Slot};
 use crate::placement::Uses;
 use crate::plan::{GpuPlan, Plan};
 use crate::spec::GpuMode;
-use crate::step::VFIO_DRIVER;
+use crate::step::{STUB_DRIVER, VFIO_DRIVER};
 
 /// Why a GPU cannot be brought into a mode, whoever uses it.
 pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostInventory) -> Vec<Finding> {
@@ -123,13 +123,26 @@ pub(crate) fn is_clean(planned: &GpuPlan, gpu: &Gpu) -> bool {
 ///
 /// Of the functions that go along it is the first to be taken and the last to be given back, so it speaks for all of them.
 pub(crate) fn is_passed_through(gpu: &Gpu) -> bool {
-    gpu.driver.as_deref() == Some(VFIO_DRIVER) || (gpu.driver.is_none() && only_driver(gpu).is_some())
+    match gpu.driver.as_deref() {
+        // A tool that switches functions was ended half-way.
+        Some(driver) => driver == VFIO_DRIVER || driver == STUB_DRIVER,
+        None => only_driver(gpu).is_some(),
+    }
+}
+
+/// Whether a GPU has no driver where it had one when it was split: its partitions need that again.
+pub(crate) fn has_lost_its_driver(planned: &GpuPlan, gpu: &Gpu) -> bool {
+    gpu.driver.is_none() && had_driver(planned, gpu)
 }
 
 /// Whether a GPU has the driver again that it had; that may be the one for passthrough, if the host itself chose that.
 pub(crate) fn is_given_back(planned: &GpuPlan, gpu: &Gpu) -> bool {
-    let had_one = gpu.address.pci().is_some_and(|own| planned.host_drivers.contains_key(&own));
-    !is_passed_through(gpu) || (gpu.driver.is_some() && !had_one && only_driver(gpu).is_none())
+    !is_passed_through(gpu)
+        || (gpu.driver.is_some() && !had_driver(planned, gpu) && only_driver(gpu).is_none())
+}
+
+fn had_driver(planned: &GpuPlan, gpu: &Gpu) -> bool {
+    gpu.address.pci().is_some_and(|own| planned.host_drivers.contains_key(&own))
 }
 
 /// The only driver that a GPU may be bound to, while that is restricted.

@@ -16,6 +16,9 @@ use crate::spec::VmHardware;
 
 /// The driver that hands a function to a VM.
 pub const VFIO_DRIVER: &str = "vfio-pci";
+/// The driver that only switches virtual functions on; tools use it where a GPU's own driver does not
+/// (Linux, drivers/pci/pci-pf-stub.c).
+pub const STUB_DRIVER: &str = "pci-pf-stub";
 
 /// One thing for a host to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

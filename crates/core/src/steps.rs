@@ -10,7 +10,7 @@ use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, ObservedPartition, PartitionDevice,
     mdev_uuid,
 };
-use crate::mode::{is_given_back, is_passed_through, users_of};
+use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
 use crate::placement;
 use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
@@ -58,7 +58,7 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
     match &planned.mode {
         GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
             let count = planned.mode.partitions().unwrap_or_default();
-            if is_passed_through(gpu) {
+            if is_passed_through(gpu) || has_lost_its_driver(planned, gpu) {
                 return if in_use() { Vec::new() } else { return_and_split(planned, gpu, count) };
             }
             match gpu.backend {

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use tranche_core::change::Change;
 use tranche_core::declare::{Declaration, DeclaredGpu};
 use tranche_core::finding::Code;
-use tranche_core::name::PciAddress;
+use tranche_core::name::{GpuKey, PciAddress};
 use tranche_core::operation::{OperationState, STEP_FAILURES_MAX};
 use tranche_core::spec::GpuMode;
 use tranche_host::calls::Limits;
-use tranche_host::fake::Machine;
+use tranche_host::fake::{DriverModel, Machine};
+use tranche_host::tree::Tree as _;
 use tranche_host::vm::fake::Guest;
 
 use crate::desk::{Desk, create, gpu, host, open, partitioned, pf, release, split, start, stop, vm};
@@ -399,6 +400,32 @@ fn a_driver_that_is_late_after_a_reboot_holds_the_start_of_vms_up_and_one_that_r
         desk.machine.kernel().repair();
         desk.settle();
         assert_eq!(desk.vfs(0), 4, "late or later, they are restored");
+    }
+}
+
+#[test]
+fn a_split_gpu_that_a_tool_left_without_its_driver_is_brought_back_to_it() {
+    for left_with in [Some("pci-pf-stub"), None] {
+        let mut machine = Machine::nvidia(&["NVIDIA A2"]);
+        machine.drivers.push(DriverModel { name: "pci-pf-stub".to_owned(), ids: Vec::new(), sriov: true });
+        let mut desk = Desk::on(machine);
+        let gpu = GpuKey { host: host(), address: "0000:41:00.0".parse().expect("an address") };
+        let pf = gpu.address.pci().expect("a PCI function");
+        let mode = GpuMode::Partitioned { count: 2, series: None };
+        desk.order(Change::SetGpuMode { gpu: gpu.clone(), mode });
+        let (kernel, dir) = (desk.machine.kernel(), format!("sys/bus/pci/devices/{pf}"));
+        let write = |path: &str, text: &str| kernel.write(path, text).expect("the kernel takes it");
+        write(&format!("{dir}/driver_override"), left_with.unwrap_or("none-of-these"));
+        write(&format!("{dir}/driver/unbind"), &pf.to_string());
+        // Without a driver that may have it, it gets none.
+        drop(kernel.write("sys/bus/pci/drivers_probe", &pf.to_string()));
+        write(&format!("{dir}/driver_override"), "\n");
+        assert_eq!(kernel.link_name(&format!("{dir}/driver")).ok().as_deref(), left_with);
+        desk.settle();
+        let view = desk.engine.view();
+        let seen = &view.inventory[&host()].gpus[&gpu.address];
+        assert_eq!((seen.driver.as_deref(), seen.partitions.len()), (Some("nvidia"), 2), "{left_with:?}");
+        assert!(view.findings.is_empty(), "{left_with:?}: {:#?}", view.findings);
     }
 }
 
