@@ -10,7 +10,7 @@ use tranche_core::name::PciAddress;
 use crate::calls::{CallError, GpuCalls};
 use crate::discover::function;
 use crate::discover::holders::Holders;
-use crate::report;
+use crate::{modules, report};
 
 /// An empty override. A newline, because a write of nothing never reaches the kernel.
 const NO_OVERRIDE: &str = "\n";
@@ -28,6 +28,7 @@ pub(crate) fn to(calls: &GpuCalls<'_>, address: PciAddress, driver: &str) -> Res
     if bound.is_some() {
         refuse_if_open(calls, address)?;
     }
+    modules::load_vfio(calls, driver);
     write(calls, &format!("{}/driver_override", function::dir(address)), driver)?;
     unbind(calls, address)?;
     probe(calls, address)?;

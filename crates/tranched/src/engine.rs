@@ -541,7 +541,10 @@ fn judge_operations(
 fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
     use tranche_core::operation::Goal;
     match &operation.goal {
-        Goal::GpuMode { gpu, .. } => vec![StepSubject::Gpu(gpu.address.clone())],
+        Goal::GpuMode { gpu, along, .. } => std::iter::once(gpu)
+            .chain(along.keys())
+            .map(|gpu| StepSubject::Gpu(gpu.address.clone()))
+            .collect(),
         Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
             let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
             std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
