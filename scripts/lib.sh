@@ -6,7 +6,8 @@
 # because its QEMU (7.2) has no emulated SR-IOV adapter (igb came with 8.0).
 
 # What compiling needs beside a Rust toolchain.
-readonly PACKAGES_BUILD=(gcc libc6-dev libvirt-dev make pkg-config)
+# protoc, with the files that it brings: the client of etcd is made from etcd's own definitions.
+readonly PACKAGES_BUILD=(gcc libc6-dev libprotobuf-dev libvirt-dev make pkg-config protobuf-compiler)
 
 # What the virtual hosts need. QEMU is apart: its version matters.
 readonly PACKAGES_LAB=(debian-archive-keyring e2fsprogs mmdebstrap openssh-client uidmap util-linux)

@@ -58,8 +58,8 @@ Before=tranched.service libvirtd.service
 Type=oneshot
 RemainAfterExit=yes
 Environment=GPU=0000:02:00.0
-# vfio_iommu_type1 is what lets QEMU open it; pci-pf-stub is what sriov-manage needs.
-ExecStart=/usr/sbin/modprobe -a nvidia pci-pf-stub vfio_iommu_type1
+# Nothing else: what Tranche and sriov-manage need beyond the driver, Tranche's package loads.
+ExecStart=/usr/sbin/modprobe nvidia
 ExecStart=/bin/sh -c 'cd /sys/bus/pci && echo nvidia >devices/$GPU/driver_override && \
   if [ -e devices/$GPU/driver ]; then echo $GPU >devices/$GPU/driver/unbind; fi && \
   echo $GPU >drivers_probe && echo >devices/$GPU/driver_override && test -e drivers/nvidia/$GPU'

@@ -5,6 +5,7 @@
 mod dependencies;
 mod documents;
 mod sources;
+mod vendors;
 mod words;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use crate::tree::Tree;
 
 /// Every problem in the tree, in the order of the rules.
 pub(crate) fn check(tree: &Tree) -> Vec<Problem> {
-    let rules = [sources::check, dependencies::check, words::check, documents::check];
+    let rules = [sources::check, dependencies::check, words::check, vendors::check, documents::check];
     rules.iter().flat_map(|rule| rule(tree)).collect()
 }
 

@@ -108,7 +108,12 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
 fn gpu(bus: u8) -> Gpu {
     let address = function(bus, 0, 0);
     let group = |id, address| {
-        let member = GroupMember { address, class: 0x03_0200, driver: Some(VFIO_DRIVER.to_owned()) };
+        let member = GroupMember {
+            address,
+            class: 0x03_0200,
+            driver: Some(VFIO_DRIVER.to_owned()),
+            driver_override: None,
+        };
         Some(IommuGroup { id, members: vec![member] })
     };
     let partitions = (0..PARTITIONS).map(|index| {
@@ -124,6 +129,7 @@ fn gpu(bus: u8) -> Gpu {
             open_by: Vec::new(),
             vram_mib: None,
             answers: true,
+            telemetry: None,
         }
     });
     Gpu {

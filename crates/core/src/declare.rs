@@ -63,6 +63,9 @@ pub struct DeclaredVm {
     /// Whether it keeps its partition while it is off. Only heeded when the VM is made or adopted.
     #[serde(default)]
     pub reserved: bool,
+    /// The NUMA node whose GPUs are preferred. Only heeded when the VM is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer_numa_node: Option<u16>,
 }
 
 /// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file.
@@ -141,7 +144,7 @@ fn vm_changes(vm: &DeclaredVm, spec: &Spec) -> Result<Vec<Change>, Finding> {
                         hardware: hardware.clone(),
                         request: vm.gpu.clone(),
                         reserved: vm.reserved,
-                        prefer_numa_node: None,
+                        prefer_numa_node: vm.prefer_numa_node,
                     },
                 },
                 None => {

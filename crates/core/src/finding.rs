@@ -162,6 +162,7 @@ codes! {
     // Hosts.
     IommuOff "iommu_off" Conflict "The IOMMU is off, so no device can be given to a VM.",
     LibvirtDown "libvirt_down" Unavailable "libvirt does not answer, so nothing is known of running domains.",
+    LibvirtSlow "libvirt_slow" Unavailable "libvirt has not finished with a VM yet; a start may take minutes while much memory is pinned.",
     HostSilent "host_silent" Unavailable "The host has not reported yet.",
     KvmMissing "kvm_missing" Note "The host has no working KVM; VMs are emulated, which is slow.",
     CatalogueInvalid "catalogue_invalid" Note "A file that extends the catalogue of GPUs is wrong, and all of it is left out.",

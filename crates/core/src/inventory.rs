@@ -3,11 +3,14 @@
 //! An inventory is evidence, never a wish. What could not be read is absent or named in `notes`; it is never guessed.
 //! In particular [`Hypervisor::Down`] says "unknown", which is not the same as "no domain runs here".
 
+mod health;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::health::{Ecc, Health, HealthState, PartitionTelemetry, Telemetry};
 use crate::finding::Finding;
 use crate::identity::GpuIdentity;
 use crate::mixed::MixedSize;
@@ -63,6 +66,13 @@ impl HostInventory {
     /// Whether a kernel call on this GPU is stuck: nothing else may be tried on it.
     pub fn is_stuck(&self, gpu: &GpuAddress) -> bool {
         self.stuck.iter().any(|call| call.gpu.as_ref() == Some(gpu))
+    }
+
+    /// What keeps a GPU from being seen that is not among the GPUs: it may be there all the same, and nothing follows
+    /// from its absence.
+    pub fn unseen_because_of(&self, gpu: &GpuAddress) -> Option<&StuckCall> {
+        let mut calls = self.stuck.iter().filter(|_| !self.gpus.contains_key(gpu));
+        calls.find(|call| call.gpu.as_ref().is_none_or(|of| of == gpu))
     }
 }
 
@@ -264,75 +274,6 @@ pub struct BlankVf {
     pub driver: Option<String>,
 }
 
-/// How a GPU fares, by what the bus, the kernel and its driver say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Health {
-    /// The verdict.
-    pub state: HealthState,
-    /// What speaks for it, each a sentence without its full stop; empty when all is well.
-    pub reasons: Vec<String>,
-}
-
-impl Health {
-    /// Whether nothing speaks against it.
-    pub fn is_good(&self) -> bool {
-        self.state == HealthState::Good && self.reasons.is_empty()
-    }
-
-    /// Adds a sign: the worst verdict stands, and each sign is named.
-    pub fn add(&mut self, state: HealthState, reason: impl Into<String>) {
-        self.state = self.state.max(state);
-        self.reasons.push(reason.into());
-    }
-}
-
-/// The verdict on a GPU. From the second on it takes no new VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum HealthState {
-    /// Nothing speaks against it.
-    #[default]
-    Good,
-    /// It works, and has failed in a way that will come again.
-    Sick,
-    /// It works again after a reset.
-    NeedsReset,
-    /// It works again after the host was restarted, if at all.
-    NeedsReboot,
-}
-
-/// What a GPU's driver measures and remembers. It is some seconds old: asking keeps the GPU busy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Telemetry {
-    /// The serial number of the board, as it is printed on it.
-    pub serial: Option<String>,
-    /// The version of the card's firmware (VBIOS).
-    pub firmware: Option<String>,
-    /// Error correction of its memory, where it has any.
-    pub ecc: Option<Ecc>,
-    /// How much of the last moments it was busy, 0 to 100.
-    pub utilization_percent: Option<u8>,
-    /// Memory in use, in MiB.
-    pub memory_used_mib: Option<u64>,
-    /// Memory altogether, in MiB.
-    pub memory_total_mib: Option<u64>,
-}
-
-/// Error correction of a GPU's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Ecc {
-    /// Whether it is on.
-    pub enabled: bool,
-    /// Errors that were corrected since the driver was loaded.
-    pub corrected: u64,
-    /// Errors that were not.
-    pub uncorrected: u64,
-}
-
 /// One partitioning that a driver offers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -383,6 +324,9 @@ pub struct ObservedPartition {
     /// Whether it answers: its configuration space can be read and is not all ones.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub answers: bool,
+    /// What its driver measures while a VM uses it, where a library of its vendor tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<PartitionTelemetry>,
 }
 
 impl ObservedPartition {
@@ -442,6 +386,9 @@ pub struct GroupMember {
     pub class: u32,
     /// The driver bound to it.
     pub driver: Option<String>,
+    /// The only driver that may be bound to it (Linux, `driver_override`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_override: Option<String>,
 }
 
 impl GroupMember {

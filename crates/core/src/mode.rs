@@ -10,7 +10,7 @@ use crate::inventory::{Backend, Gpu, GroupMember, HostInventory, Iommu};
 use crate::mixed;
 use crate::name::{GpuKey, PciAddress, Slot};
 use crate::placement::Uses;
-use crate::plan::Plan;
+use crate::plan::{GpuPlan, Plan};
 use crate::spec::GpuMode;
 use crate::step::VFIO_DRIVER;
 
@@ -31,7 +31,7 @@ pub fn mode_obstacles(key: &GpuKey, mode: &GpuMode, gpu: &Gpu, observed: &HostIn
                 if gpu.sriov.as_ref().is_none_or(|sriov| sriov.total_vfs == 0) {
                     found.push(say::mode_conflict(key, "passed through", "partitioned"));
                 }
-            } else if gpu.address.pci().is_some() && gpu.driver.is_none() {
+            } else if gpu.address.pci().is_some() && gpu.driver.is_none() && !is_passed_through(gpu) {
                 found.push(say::driver_missing(key));
             } else if gpu.backend.is_none() || valid.is_empty() {
                 let why = say::why_not_partitionable(key, gpu);
@@ -113,15 +113,29 @@ pub fn users_of(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) 
 }
 
 /// Whether nothing of what Tranche does to a GPU is left on it.
-pub(crate) fn is_clean(gpu: &Gpu) -> bool {
+pub(crate) fn is_clean(planned: &GpuPlan, gpu: &Gpu) -> bool {
     let no_partitions = gpu.partitions.iter().all(|partition| partition.index.is_none());
     let stay = gpu.backend == Some(Backend::FixedVf);
-    (stay || (no_partitions && gpu.blanks.is_empty())) && gpu.driver.as_deref() != Some(VFIO_DRIVER)
+    (stay || (no_partitions && gpu.blanks.is_empty())) && is_given_back(planned, gpu)
 }
 
-/// Whether a GPU is on the driver that hands it to a VM whole.
+/// Whether a GPU is on the driver that hands it to a VM whole, or on its way there or back.
+///
+/// Of the functions that go along it is the first to be taken and the last to be given back, so it speaks for all of them.
 pub(crate) fn is_passed_through(gpu: &Gpu) -> bool {
-    gpu.driver.as_deref() == Some(VFIO_DRIVER)
+    gpu.driver.as_deref() == Some(VFIO_DRIVER) || (gpu.driver.is_none() && only_driver(gpu).is_some())
+}
+
+/// Whether a GPU has the driver again that it had; that may be the one for passthrough, if the host itself chose that.
+pub(crate) fn is_given_back(planned: &GpuPlan, gpu: &Gpu) -> bool {
+    let had_one = gpu.address.pci().is_some_and(|own| planned.host_drivers.contains_key(&own));
+    !is_passed_through(gpu) || (gpu.driver.is_some() && !had_one && only_driver(gpu).is_none())
+}
+
+/// The only driver that a GPU may be bound to, while that is restricted.
+fn only_driver(gpu: &Gpu) -> Option<&str> {
+    let mut members = gpu.iommu_group.iter().flat_map(|group| &group.members);
+    members.find(|member| Some(member.address) == gpu.address.pci())?.driver_override.as_deref()
 }
 
 /// The drivers that the functions of a GPU's group have, as far as they are the host's own.

@@ -208,7 +208,8 @@ pub fn judge(
         .filter(|finding| finding.severity >= Severity::Warning && concerns(&finding.subject))
         .collect();
     // What may pass by itself (libvirt restarts, a driver loads late) is waited for; a step is given three chances.
-    let hopeless = failed.iter().any(|failure| failure.failures >= STEP_FAILURES_MAX)
+    let is_error = |failure: &&&StepFailure| failure.finding.severity == Severity::Error;
+    let hopeless = failed.iter().filter(is_error).any(|failure| failure.failures >= STEP_FAILURES_MAX)
         || against
             .iter()
             .any(|one| one.severity == Severity::Error && one.code.class() != Class::Unavailable);

@@ -269,7 +269,10 @@ pub fn partition(gpu: &Gpu, index: u16) -> Option<&ObservedPartition> {
 /// A slot whose partition does not exist yet serves: it is made before the VM starts.
 pub fn obstacles(slot: &SlotKey, request: &Request, observed: &HostInventory, plan: &Plan) -> Vec<Finding> {
     let key = &slot.gpu;
-    let Some(gpu) = observed.gpus.get(&key.address) else { return vec![say::gpu_gone(key)] };
+    let Some(gpu) = observed.gpus.get(&key.address) else {
+        let stuck = observed.unseen_because_of(&key.address);
+        return vec![stuck.map_or_else(|| say::gpu_gone(key), |stuck| say::call_stuck(key, &stuck.call))];
+    };
     let Some(planned) = plan.gpus.get(key) else {
         return vec![say::mode_conflict(key, "in mode host", "given to a VM")];
     };

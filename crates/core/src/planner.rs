@@ -20,7 +20,8 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{
-    Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, ObservedPartition, OffReason,
+    Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, Iommu, ObservedPartition,
+    OffReason,
 };
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
@@ -114,6 +115,10 @@ impl Planner<'_> {
     }
 
     fn decide_absent_gpu(&mut self, key: &GpuKey, wish: &GpuSpec, observed: &HostInventory) {
+        if let Some(stuck) = observed.unseen_because_of(&key.address) {
+            self.findings.push(say::call_stuck(key, &stuck.call));
+            return;
+        }
         let booked = self.plan.bookings_on(key).next().is_some();
         if wish.mode == GpuMode::Host && !booked {
             self.plan.gpus.remove(key);
@@ -134,7 +139,10 @@ impl Planner<'_> {
         if self.is_changing(key) || !meant || self.offer_is_open(key, gpu) {
             self.change_mode(key, wish, gpu, observed);
         }
-        if wish.mode == GpuMode::Host && *self.plan.mode(key) == GpuMode::Host && is_clean(gpu) {
+        let clean = |planned: &GpuPlan| planned.mode == GpuMode::Host && is_clean(planned, gpu);
+        // While a call hangs, what is seen may be of an earlier look, and what was written may still take effect.
+        let settled = self.plan.gpus.get(key).is_some_and(clean) && !observed.is_stuck(&key.address);
+        if wish.mode == GpuMode::Host && settled {
             self.plan.gpus.remove(key);
         }
         self.report_gpu(key, gpu, observed);
@@ -243,6 +251,17 @@ impl Planner<'_> {
     /// What a look at a GPU in use says: drift, wrong drivers, shared groups, strangers.
     fn report_gpu(&mut self, key: &GpuKey, gpu: &Gpu, observed: &HostInventory) {
         let Some(planned) = self.plan.gpus.get(key) else { return };
+        if planned.mode != GpuMode::Host && observed.system.iommu == Iommu::Off && gpu.address.pci().is_some()
+        {
+            self.findings.push(say::iommu_off(&key.host));
+        }
+        let is_split = planned.mode.partitions().is_some();
+        if is_split && gpu.backend.is_none() && !is_passed_through(gpu) {
+            self.findings.push(match gpu.driver {
+                None if gpu.address.pci().is_some() => say::driver_missing(key),
+                _ => say::why_not_partitionable(key, gpu),
+            });
+        }
         match &planned.mode {
             GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
                 let count = planned.mode.partitions().unwrap_or_default();

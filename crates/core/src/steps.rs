@@ -10,7 +10,7 @@ use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, ObservedPartition, PartitionDevice,
     mdev_uuid,
 };
-use crate::mode::{is_passed_through, users_of};
+use crate::mode::{is_given_back, is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
 use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
 use crate::spec::{GpuMode, Spec, VmSource};
@@ -108,7 +108,8 @@ fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInvent
         GpuMode::Host => {
             let undone = unmake_partitions(planned, gpu, in_use);
             let clean = undone.is_empty() && !has_partitions(gpu);
-            if clean && is_passed_through(gpu) && !in_use() { vec![give_back(planned, gpu)] } else { undone }
+            let ours = clean && !is_given_back(planned, gpu);
+            if ours && !in_use() { vec![give_back(planned, gpu)] } else { undone }
         }
     }
 }

@@ -432,8 +432,11 @@ fn on_vgpu(call: &str, id: c_uint, answer: impl FnOnce(&Vgpu) -> nvmlReturn_t) -
 
 fn on_type(call: &str, id: c_uint, answer: impl FnOnce(&VgpuType) -> nvmlReturn_t) -> nvmlReturn_t {
     on_machine(call, |machine| {
-        let kind = machine.gpus.iter().flat_map(|gpu| &gpu.types).find(|kind| kind.id == id);
-        kind.map_or(nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT, answer)
+        let types = || machine.gpus.iter().flat_map(|gpu| gpu.types.iter().map(move |kind| (gpu, kind)));
+        let Some((gpu, kind)) = types().find(|(_, kind)| kind.id == id) else {
+            return nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
+        };
+        gpu.errors.get(call).copied().unwrap_or_else(|| answer(kind))
     })
 }
 

@@ -6,11 +6,12 @@
 
 use tranche_core::finding::Finding;
 use tranche_core::name::PciAddress;
+use tranche_core::step::VFIO_DRIVER;
 
 use crate::calls::{CallError, GpuCalls};
 use crate::discover::function;
 use crate::discover::holders::Holders;
-use crate::{modules, report};
+use crate::{host_use, modules, report};
 
 /// An empty override. A newline, because a write of nothing never reaches the kernel.
 const NO_OVERRIDE: &str = "\n";
@@ -37,6 +38,8 @@ pub(crate) fn to(calls: &GpuCalls<'_>, address: PciAddress, driver: &str) -> Res
 
 /// Gives a function back to the driver that it had; without one, the kernel chooses.
 ///
+/// Until it is back, it has an override: by that the next look knows a function that was given back by half.
+///
 /// # Errors
 /// When the function is open, gone, or bound to something else in the end.
 pub(crate) fn back(
@@ -44,26 +47,32 @@ pub(crate) fn back(
     address: PciAddress,
     driver: Option<&str>,
 ) -> Result<(), Box<Finding>> {
+    let dir = function::dir(address);
+    let overridden = format!("{dir}/driver_override");
     let bound = present_driver(calls, address)?;
-    let overridden = format!("{}/driver_override", function::dir(address));
-    let is_overridden =
-        calls.tree().text(&overridden).is_ok_and(|value| !matches!(value.as_str(), "" | "(null)"));
+    let is_overridden = function::driver_override(calls.tree(), &dir).is_some();
     if bound.as_deref() == driver && !is_overridden {
         return Ok(());
     }
-    refuse_if_open(calls, address)?;
-    write(calls, &overridden, NO_OVERRIDE)?;
-    if bound.is_none() || bound.as_deref() != driver {
+    if bound.is_some() && bound.as_deref() != driver {
+        refuse_if_open(calls, address)?;
+    }
+    let Some(driver) = driver else {
+        unbind(calls, address)?;
+        write(calls, &overridden, NO_OVERRIDE)?;
+        probe(calls, address)?;
+        return match present_driver(calls, address)?.as_deref() {
+            Some(VFIO_DRIVER) => Err(report::kept_by_host(calls.gpu(), address)),
+            _ => Ok(()),
+        };
+    };
+    if bound.as_deref() != Some(driver) {
+        write(calls, &overridden, driver)?;
         unbind(calls, address)?;
         probe(calls, address)?;
+        expect(calls, address, driver)?;
     }
-    let Some(driver) = driver else { return Ok(()) };
-    if function::driver(calls.tree(), &function::dir(address)).as_deref() != Some(driver) {
-        // Several drivers may match; the kernel took the first, or none that is loaded.
-        unbind(calls, address)?;
-        attempt(calls, &format!("sys/bus/pci/drivers/{driver}/bind"), address)?;
-    }
-    expect(calls, address, driver)
+    write(calls, &overridden, NO_OVERRIDE)
 }
 
 fn present_driver(calls: &GpuCalls<'_>, address: PciAddress) -> Result<Option<String>, Box<Finding>> {
@@ -75,11 +84,18 @@ fn present_driver(calls: &GpuCalls<'_>, address: PciAddress) -> Result<Option<St
     }
 }
 
-/// Unbinding a function that is open waits until it is closed, and pulls it out of the VM meanwhile.
-fn refuse_if_open(calls: &GpuCalls<'_>, address: PciAddress) -> Result<(), Box<Finding>> {
+/// Unbinding a function that is open waits until it is closed, or pulls it out of the VM or from under the process.
+///
+/// # Errors
+/// When a VM has it open, or a process of the host uses it.
+pub(crate) fn refuse_if_open(calls: &GpuCalls<'_>, address: PciAddress) -> Result<(), Box<Finding>> {
     let (tree, dir) = (calls.tree(), function::dir(address));
     let open_by = Holders::scan(tree).of(tree, &dir, function::group_id(tree, &dir));
-    if open_by.is_empty() { Ok(()) } else { Err(report::in_use(calls.gpu(), &open_by)) }
+    if !open_by.is_empty() {
+        return Err(report::in_use(calls.gpu(), &open_by));
+    }
+    let users = host_use::users(calls, address);
+    if users.is_empty() { Ok(()) } else { Err(host_use::in_the_way(calls, address, &users)) }
 }
 
 fn unbind(calls: &GpuCalls<'_>, address: PciAddress) -> Result<(), Box<Finding>> {
@@ -117,6 +133,8 @@ fn expect(calls: &GpuCalls<'_>, address: PciAddress, driver: &str) -> Result<(),
     let found = present_driver(calls, address)?;
     if found.as_deref() == Some(driver) {
         Ok(())
+    } else if driver == VFIO_DRIVER && function::group_id(calls.tree(), &function::dir(address)).is_none() {
+        Err(report::not_isolated(calls.gpu(), address))
     } else {
         Err(report::wrong_driver(calls.gpu(), address, driver, found.as_deref()))
     }

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tranche_core::inventory::StuckCall;
@@ -66,6 +66,13 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The call.
+    pub fn call(&self) -> &str {
+        match self {
+            Self::Overdue { call, .. } | Self::Behind { call, .. } | Self::Failed { call, .. } => call,
+        }
+    }
+
     /// The kernel's error number, where it answered.
     pub fn errno(&self) -> Option<i32> {
         match self {
@@ -92,6 +99,7 @@ pub struct Calls {
     tree: Arc<dyn Tree>,
     limits: Limits,
     running: Arc<Mutex<Running>>,
+    at_work: Arc<AtWork>,
 }
 
 #[derive(Debug, Default)]
@@ -111,12 +119,17 @@ struct Call {
 impl Calls {
     /// Limits the calls on a tree.
     pub fn new(tree: Arc<dyn Tree>, limits: Limits) -> Self {
-        Self { tree, limits, running: Arc::default() }
+        Self { tree, limits, running: Arc::default(), at_work: Arc::default() }
     }
 
     /// The tree itself, for what cannot block: links and whether something exists.
     pub fn tree(&self) -> &dyn Tree {
         &*self.tree
+    }
+
+    /// How long calls may take.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Calls about one GPU, made at one moment.
@@ -203,6 +216,27 @@ impl Calls {
         Ok(id)
     }
 
+    /// Waits for the tool that runs, for as long as one may take; not for one that has taken longer already.
+    fn turn(&self, call: &str) -> Result<Turn, CallError> {
+        let behind = |stuck: &str| CallError::Behind { call: call.to_owned(), stuck: stuck.to_owned() };
+        let is_overdue = |tool: &str| {
+            let running = lock(&self.running);
+            running.calls.iter().any(|known| known.overdue && known.shown.call == tool)
+        };
+        let at_work = lock(&self.at_work.tool);
+        if let Some(tool) = at_work.as_ref().filter(|tool| is_overdue(tool)) {
+            return Err(behind(tool));
+        }
+        let limit = Duration::from_millis(self.limits.tool_ms);
+        let waited = self.at_work.ended.wait_timeout_while(at_work, limit, |tool| tool.is_some());
+        let (mut at_work, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if let Some(tool) = at_work.as_ref() {
+            return Err(behind(tool));
+        }
+        *at_work = Some(call.to_owned());
+        Ok(Turn(Arc::clone(&self.at_work)))
+    }
+
     fn mark_overdue(&self, id: u64) -> bool {
         let mut running = lock(&self.running);
         let call = running.calls.iter_mut().find(|call| call.id == id);
@@ -249,15 +283,19 @@ impl GpuCalls<'_> {
         self.run(call, self.calls.limits.write_ms, move |tree| tree.write(&path, &value))
     }
 
-    /// Runs a vendor's tool.
+    /// Runs a vendor's tool, one at a time on the whole host: NVIDIA's lends the ids of a GPU to another driver
+    /// (`pci-pf-stub/new_id`) and takes them back, which concerns every GPU with these ids, four on an A16. And one that
+    /// merely asks keeps all GPUs open.
     ///
     /// # Errors
-    /// That it cannot be started, or that it takes too long. How it ended is in the result.
+    /// That it cannot be started, that it takes too long, or that another one does. How it ended is in the result.
     pub fn run_tool(&self, tool: &str, arguments: &[&str]) -> Result<Ran, CallError> {
         let call = format!("run /{tool} {}", arguments.join(" "));
+        let turn = self.calls.turn(&call)?;
         let tool = tool.to_owned();
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         self.run(call, self.calls.limits.tool_ms, move |tree| {
+            let _turn = turn;
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             tree.run(&tool, &arguments)
         })
@@ -284,6 +322,23 @@ impl GpuCalls<'_> {
     }
 }
 
+/// The vendor's tool that runs.
+#[derive(Debug, Default)]
+struct AtWork {
+    tool: Mutex<Option<String>>,
+    ended: Condvar,
+}
+
+/// A tool's turn, which ends with the tool and not with the patience of who waits for it.
+struct Turn(Arc<AtWork>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *lock(&self.0.tool) = None;
+        self.0.ended.notify_all();
+    }
+}
+
 /// Takes a call off the list when its thread ends, however it ends.
 struct Leave {
     id: u64,
@@ -296,7 +351,7 @@ impl Drop for Leave {
     }
 }
 
-fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
-    // The list is whole between any two statements that hold it, so a panic elsewhere does not spoil it.
-    running.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is shared is whole between any two statements that hold it, so a panic elsewhere does not spoil it.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
 //! What is known of GPUs before one is looked at: names, memory, profiles, and where each figure comes from.
 //!
 //! The catalogue proposes, the kernel disposes: valid counts of plain virtual functions and of mediated devices are
-//! read from sysfs, and what the catalogue says never overrules that. Figures carry their source and how far it can be
+//! read from sysfs, those of NVIDIA's vGPUs are corrected by what its driver says, and what the catalogue says never
+//! overrules that. Figures carry their source and how far it can be
 //! trusted, so that a reader can tell a measurement from a guess.
 //!
 //! One file is compiled in. Files under `/etc/tranche/catalogue.d` add to it; a file that is not understood to the last

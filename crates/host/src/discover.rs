@@ -12,13 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tranche_core::finding::{Code, Finding, Severity};
-use tranche_core::inventory::{Backend, Gpu, Health, PCI_CLASS_DISPLAY};
+use tranche_core::inventory::{Backend, Gpu, Health, PCI_CLASS_DISPLAY, StuckCall};
 use tranche_core::name::{DeviceName, GpuAddress, GpuKey, HostName, PciAddress, PciIds, Timestamp};
 use tranche_core::step::VFIO_DRIVER;
 
 use self::holders::Holders;
-use crate::calls::Calls;
+use crate::calls::{CallError, Calls};
 use crate::catalogue::{Catalogue, Entry, Interface};
+use crate::library::Types;
 use crate::tree::Tree;
 use crate::variant::Variants;
 use crate::vgpu::TypeNames;
@@ -30,6 +31,8 @@ pub(crate) struct Knowledge {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) variants: Arc<Variants>,
     pub(crate) type_names: Arc<TypeNames>,
+    /// What drivers say that GPUs can be split into.
+    pub(crate) types: Arc<Types>,
 }
 
 /// Where the GPUs are and who has which device open: what takes a look at every function and every process.
@@ -39,64 +42,88 @@ pub(crate) struct Survey {
     holders: Arc<Holders>,
 }
 
+/// What looking at GPUs brought. One whose look did not come back is what it was when it was last seen, and fenced off.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) gpus: BTreeMap<GpuAddress, Gpu>,
+    pub(crate) notes: Vec<Finding>,
+    /// The looks that did not come back.
+    pub(crate) unanswered: Vec<StuckCall>,
+}
+
+impl Seen {
+    /// What is known when not even the GPUs could be listed: the ones that were seen last, each of them fenced off.
+    pub(crate) fn nothing(
+        known: &BTreeMap<GpuAddress, Gpu>,
+        (host, error): (&HostName, &CallError),
+        now: Timestamp,
+    ) -> Self {
+        let hint = "Look into the kernel log for what holds the PCI bus; restart the host if it stays so.";
+        let note = report::host_note(host, Code::CallStuck, report::call_sentence(error), hint);
+        let fences = known.keys().cloned().map(Some).chain([None]);
+        let unanswered = fences.map(|gpu| StuckCall { gpu, call: error.call().to_owned(), since: now });
+        Self { gpus: known.clone(), notes: vec![note], unanswered: unanswered.collect() }
+    }
+
+    /// Takes what is known of a GPU in the place of a look at it.
+    fn take_known(&mut self, key: &GpuKey, known: Option<&Gpu>, error: &CallError, now: Timestamp) {
+        self.notes.push(*report::call_failed(key, error));
+        let gpu = Some(key.address.clone());
+        self.unanswered.push(StuckCall { gpu, call: error.call().to_owned(), since: now });
+        self.gpus.extend(known.map(|known| (key.address.clone(), known.clone())));
+    }
+}
+
 /// Looks for GPUs and for who uses them.
 ///
 /// # Errors
 /// The bus itself hangs.
-pub(crate) fn survey(
-    calls: &Calls,
-    catalogue: &Arc<Catalogue>,
-    host: &HostName,
-    now: Timestamp,
-) -> Result<Survey, Box<Finding>> {
+pub(crate) fn survey(calls: &Calls, catalogue: &Arc<Catalogue>, now: Timestamp) -> Result<Survey, CallError> {
     let entries = Arc::clone(catalogue);
     let what = format!("/{}, /{} and /proc", function::PCI_DEVICES, mdev::MDEV_PARENTS);
-    let found = calls.look(None, now, &what, move |tree| Survey {
+    calls.look(None, now, &what, move |tree| Survey {
         gpus: candidates(tree, &entries),
         holders: Arc::new(Holders::scan(tree)),
-    });
-    found.map_err(|error| {
-        let hint = "Look into the kernel log for what holds the PCI bus; restart the host if it stays so.";
-        Box::new(report::host_note(host, Code::CallStuck, report::call_sentence(&error), hint))
     })
 }
 
-/// Looks at the GPUs of a survey, and tells what was amiss. One that hangs costs its limit once.
+/// Looks at the GPUs of a survey, and tells what was amiss. One that hangs costs its limit once; what is known of it
+/// from an earlier look serves instead, because a GPU that is left out is taken for gone.
 pub(crate) fn gpus(
     calls: &Calls,
     knowledge: &Knowledge,
-    survey: &Survey,
+    (survey, known): (&Survey, &BTreeMap<GpuAddress, Gpu>),
     host: &HostName,
     now: Timestamp,
-) -> (BTreeMap<GpuAddress, Gpu>, Vec<Finding>) {
-    let (mut gpus, mut notes) = (BTreeMap::new(), Vec::new());
+) -> Seen {
+    let mut all = Seen::default();
     for address in &survey.gpus {
         let key = GpuKey { host: host.clone(), address: address.clone() };
-        let (known, holders, looked) = (knowledge.clone(), Arc::clone(&survey.holders), key.clone());
+        let (with, holders, looked) = (knowledge.clone(), Arc::clone(&survey.holders), key.clone());
         let what = format!("the attributes of {address}");
         let seen = calls.look(Some(address), now, &what, move |tree| {
-            let (mut gpu, mut notes) = look_at(tree, &looked, &known, &holders)?;
+            let (mut gpu, mut notes) = look_at(tree, &looked, &with, &holders)?;
             if matches!(gpu.backend, Some(Backend::SriovVfio | Backend::FixedVf)) {
-                notes.extend(known.variants.choose(tree, &looked, &mut gpu));
+                notes.extend(with.variants.choose(tree, &looked, &mut gpu));
             }
             Some((gpu, notes))
         });
         match seen {
             Ok(Some((mut gpu, found))) => {
-                notes.extend(found);
+                all.notes.extend(found);
                 count_enabled(calls, &key, &mut gpu, now);
                 if gpu.driver.as_deref() == Some(xe::DRIVER) {
                     let shared = knowledge.catalogue.find(&gpu.ids).and_then(Entry::shared_vram_mib);
-                    notes.extend(xe::observe(&calls.on(&key, now), &mut gpu, shared));
+                    all.notes.extend(xe::observe(&calls.on(&key, now), &mut gpu, shared));
                 }
-                gpus.insert(address.clone(), gpu);
+                all.gpus.insert(address.clone(), gpu);
             }
             // It disappeared since it was listed.
             Ok(None) => {}
-            Err(error) => notes.push(*report::call_failed(&key, &error)),
+            Err(error) => all.take_known(&key, known.get(address), &error, now),
         }
     }
-    (gpus, notes)
+    all
 }
 
 /// Corrects the number of virtual functions to what the driver says, unless asking would wait. They are counted by
@@ -186,7 +213,7 @@ fn pci_gpu(
         partitions,
     };
     gpu.health = health::on_the_bus(tree, &dir, &gpu);
-    let notes = partitioning(tree, key, &mut gpu, entry, holders, &knowledge.type_names);
+    let notes = partitioning(tree, key, &mut gpu, entry, (holders, knowledge));
     Some((gpu, notes))
 }
 
@@ -197,14 +224,19 @@ fn partitioning(
     key: &GpuKey,
     gpu: &mut Gpu,
     entry: Option<&Entry>,
-    holders: &Holders,
-    names: &TypeNames,
+    (holders, knowledge): (&Holders, &Knowledge),
 ) -> Vec<Finding> {
     let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
     let is_parent = tree.exists(&mdev::parent_dir(&key.address));
     let (driver, dir) = (gpu.driver.clone(), gpu.address.pci().map(function::dir).unwrap_or_default());
     let driver = driver.as_deref();
-    let shown = if is_parent && total_vfs == 0 { Interface::Mdev } else { Interface::PlainVf };
+    let shown = if is_parent && total_vfs == 0 {
+        Interface::Mdev
+    } else if vgpu::is_for(gpu) {
+        Interface::NvidiaVgpu
+    } else {
+        Interface::PlainVf
+    };
     let interface = entry.map_or(shown, |entry| entry.interface);
     // What is said to serve whole only may have learnt more since.
     match if interface == Interface::Whole { shown } else { interface } {
@@ -235,7 +267,11 @@ fn partitioning(
         }
         Interface::ModuleParameter if total_vfs > 0 => gim::missing(key, gpu).into_iter().collect(),
         Interface::PlainVf if total_vfs > 0 => vec![not_served(key, gpu, "its driver's own tool")],
-        Interface::NvidiaVgpu if total_vfs > 0 => vgpu::observe(tree, key, gpu, entry, (holders, names)),
+        Interface::NvidiaVgpu if total_vfs > 0 => {
+            let told = gpu.address.pci().and_then(|address| knowledge.types.get(&address));
+            let told = told.map_or(&[][..], Vec::as_slice);
+            vgpu::observe(tree, key, gpu, (entry, told), (holders, &knowledge.type_names))
+        }
         Interface::NvidiaVgpu
         | Interface::Mdev
         | Interface::PlainVf

@@ -6,7 +6,8 @@
 //! | fatal PCIe errors (AER) have grown since this process began to look | sick |
 //! | powered down or in no known power state while it is in use | sick |
 //! | a fault in the kernel's log (see `kernel_log`) | by its number |
-//! | worn memory, as the vendor's library counts it (see `nvml`) | sick, or needs a reset |
+//! | worn memory, as the vendor's library counts it (see `library`) | sick, or needs a reset |
+//! | what the driver says through that library that it needs | that |
 //!
 //! A slow link is no sign: GPUs slow it down when idle. Corrected errors are none either.
 //!
@@ -14,24 +15,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Gpu, Health, HealthState};
-use tranche_core::name::{GpuAddress, HostName, PciAddress, Timestamp};
+use tranche_core::name::{GpuAddress, HostName};
 
 use crate::calls::Calls;
 use crate::discover::function;
 use crate::kernel_log::{Faults, Reader};
-use crate::monitor::{Monitor, Reading};
 use crate::report;
 use crate::tree::Tree;
 
 /// Power states in which a device does not work (kernel: drivers/pci/pci.c, `pci_power_names`).
 const POWERLESS: [&str; 2] = ["D3cold", "unknown"];
-
-/// How long the answer of a vendor's library serves, in milliseconds: asking wakes the GPUs up and keeps them open.
-const ASK_EVERY_MS: u64 = 30_000;
 
 /// What one look at the bus says.
 pub(crate) fn on_the_bus(tree: &dyn Tree, dir: &str, gpu: &Gpu) -> Health {
@@ -53,7 +50,6 @@ pub(crate) fn on_the_bus(tree: &dyn Tree, dir: &str, gpu: &Gpu) -> Health {
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     memory: Mutex<Memory>,
-    monitor: Option<Arc<dyn Monitor>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,22 +59,14 @@ struct Memory {
     fatal_errors: BTreeMap<GpuAddress, u64>,
     log: Option<Reader>,
     faults: Faults,
-    /// What the vendor's library said, and when.
-    said: Option<(Timestamp, BTreeMap<PciAddress, Reading>)>,
 }
 
 impl Watch {
-    /// A watch that asks a vendor's library, too.
-    pub(crate) fn with(monitor: Arc<dyn Monitor>) -> Self {
-        Self { monitor: Some(monitor), ..Self::default() }
-    }
-
     /// Adds to each GPU's health what only a comparison with earlier looks, or the log, can tell.
     pub(crate) fn look(
         &self,
         calls: &Calls,
         (host, boot_id): (&HostName, &str),
-        now: Timestamp,
         gpus: &mut BTreeMap<GpuAddress, Gpu>,
     ) -> Vec<Finding> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,9 +78,6 @@ impl Watch {
             memory.count_errors(address, gpu);
             let faults = address.pci().map(|pci| memory.faults.of(pci)).unwrap_or_default();
             faults.into_iter().for_each(|(state, reason)| gpu.health.add(state, reason));
-        }
-        if let Some(monitor) = &self.monitor {
-            memory.ask(monitor, calls, now, gpus);
         }
         note.into_iter().collect()
     }
@@ -107,45 +92,6 @@ impl Memory {
         if now > *first {
             let reason = format!("its link had fatal errors (AER counts {now}, {first} when first seen)");
             gpu.health.add(HealthState::Sick, reason);
-        }
-    }
-
-    /// Adds what the vendor's library says of the GPUs that its driver has; the last answer serves for a while.
-    fn ask(
-        &mut self,
-        monitor: &Arc<dyn Monitor>,
-        calls: &Calls,
-        now: Timestamp,
-        gpus: &mut BTreeMap<GpuAddress, Gpu>,
-    ) {
-        let of_driver = |gpu: &&mut Gpu| gpu.driver.as_deref() == Some(monitor.driver());
-        if !gpus.values_mut().any(|gpu| of_driver(&gpu)) {
-            return;
-        }
-        if self.said.as_ref().is_none_or(|(at, _)| now.ms_since(*at) >= ASK_EVERY_MS) {
-            let asked = Arc::clone(monitor);
-            let what = format!("the library of driver {}", monitor.driver());
-            let answer = match calls.ask(now, &what, move || asked.look()) {
-                Ok(Ok(readings)) => readings,
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "{what} does not answer");
-                    BTreeMap::new()
-                }
-                // It is listed among the calls that are stuck.
-                Err(_) => BTreeMap::new(),
-            };
-            self.said = Some((now, answer));
-        }
-        let Some((_, readings)) = &self.said else { return };
-        for gpu in gpus.values_mut().filter(of_driver) {
-            let Some(reading) = gpu.address.pci().and_then(|address| readings.get(&address)) else {
-                continue;
-            };
-            gpu.telemetry = Some(reading.telemetry.clone());
-            if reading.unique_id.is_some() {
-                gpu.unique_id.clone_from(&reading.unique_id);
-            }
-            reading.signs.iter().for_each(|(state, reason)| gpu.health.add(*state, reason.clone()));
         }
     }
 

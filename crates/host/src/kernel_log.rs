@@ -75,8 +75,8 @@ impl Faults {
             // It says what all that came before it amounts to.
             faults.retain(|known, _| *known != RECOVERY_ACTION);
             match recovery_action(rest) {
-                Recovery::None => faults.clear(),
-                Recovery::Needs(state) => drop(faults.insert(number, Some(state))),
+                None => faults.clear(),
+                Some(state) => drop(faults.insert(number, Some(state))),
             }
         } else if faults.len() < XIDS_MAX {
             faults.insert(number, None);
@@ -110,24 +110,23 @@ fn meaning(number: u32) -> (HealthState, &'static str) {
     known.map_or((HealthState::Sick, "the driver reports a fault"), |(_, state, what)| (*state, what))
 }
 
-enum Recovery {
-    None,
-    Needs(HealthState),
-}
-
-/// `… changed from 0x0 (None) to 0x2 (Node Reboot Required)`. The numbers are NVML's (nvml.h,
-/// `nvmlDeviceGpuRecoveryAction_t`); one that is not understood is a fault.
-fn recovery_action(rest: &str) -> Recovery {
+/// `… changed from 0x0 (None) to 0x2 (Node Reboot Required)`; one that is not understood is a fault.
+fn recovery_action(rest: &str) -> Action {
     let digits = rest.rsplit_once(" to 0x").map_or("", |(_, to)| to);
     let digits: String = digits.chars().take_while(char::is_ascii_hexdigit).collect();
-    match u32::from_str_radix(&digits, 16) {
-        Ok(0) => Recovery::None,
+    u64::from_str_radix(&digits, 16).map_or(Some(HealthState::Sick), recovery)
+}
+
+/// What NVIDIA's driver says that a GPU needs; nothing where it needs nothing (nvml.h, `nvmlDeviceGpuRecoveryAction_t`).
+pub(crate) fn recovery(action: u64) -> Option<HealthState> {
+    match action {
+        0 => None,
         // GPU reset, drain and reset, IMEX domain, bus reset.
-        Ok(1 | 4 | 5 | 6) => Recovery::Needs(HealthState::NeedsReset),
+        1 | 4 | 5 | 6 => Some(HealthState::NeedsReset),
         // Node reboot, system reboot.
-        Ok(2 | 7) => Recovery::Needs(HealthState::NeedsReboot),
+        2 | 7 => Some(HealthState::NeedsReboot),
         // Drain peer-to-peer traffic, and what later drivers may add.
-        _ => Recovery::Needs(HealthState::Sick),
+        _ => Some(HealthState::Sick),
     }
 }
 

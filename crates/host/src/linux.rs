@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{Gpu, HostInventory, StuckCall};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
 use tranche_core::step::{Step, VFIO_DRIVER};
 
 use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
-use crate::discover::{self, Knowledge, Survey, function, system};
+use crate::discover::{self, Knowledge, Seen, Survey, function, system};
 use crate::health::Watch;
+use crate::library::Library;
 use crate::monitor::Monitor;
+use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
 use crate::{Host, bind, board, identity, mdev, modules, passthrough, report, sriov, vgpu, xe};
@@ -23,11 +25,21 @@ pub struct LinuxHost {
     name: HostName,
     calls: Calls,
     knowledge: Knowledge,
-    /// The last one, for looks at some GPUs again.
-    survey: Mutex<Survey>,
+    last: Mutex<Last>,
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
+    library: Library,
     notes: Vec<Finding>,
+}
+
+/// What was seen last, of one boot.
+#[derive(Debug, Default)]
+struct Last {
+    boot_id: String,
+    /// For looks at some GPUs again.
+    survey: Survey,
+    /// For looks that do not come back.
+    gpus: BTreeMap<GpuAddress, Gpu>,
 }
 
 impl LinuxHost {
@@ -43,17 +55,24 @@ impl LinuxHost {
             name,
             calls: Calls::new(tree, limits),
             knowledge: Knowledge { catalogue, ..Knowledge::default() },
-            survey: Mutex::default(),
+            last: Mutex::default(),
             hypervisor,
             watch: Watch::default(),
+            library: Library::default(),
             notes: Vec::new(),
         }
+    }
+
+    /// The same host, whose GPUs are looked at through the vendors' libraries that are installed on this machine.
+    #[must_use]
+    pub fn with_installed_libraries(self) -> Self {
+        self.with_monitor(Arc::new(NvidiaMonitor::default()))
     }
 
     /// The same host, whose GPUs are looked at through a vendor's library too.
     #[must_use]
     pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
-        self.watch = Watch::with(monitor);
+        self.library = Library::of(monitor);
         self
     }
 
@@ -73,15 +92,56 @@ impl LinuxHost {
         act(&self.calls.on(&self.key(gpu), now))
     }
 
-    fn survey(&self, now: Timestamp) -> Result<Survey, Box<Finding>> {
-        let survey = discover::survey(&self.calls, &self.knowledge.catalogue, &self.name, now)?;
-        self.lock_survey().clone_from(&survey);
-        Ok(survey)
+    /// Looks for GPUs, and at each of them.
+    fn look_at_all(&self, boot_id: &str, now: Timestamp) -> Seen {
+        let surveyed = discover::survey(&self.calls, &self.knowledge.catalogue, now);
+        let mut last = self.lock_last();
+        if last.boot_id != boot_id {
+            *last = Last { boot_id: boot_id.to_owned(), ..Last::default() };
+        }
+        let seen = match surveyed {
+            Ok(survey) => {
+                self.library.ask(&self.calls, boot_id, now, &survey.gpus);
+                last.survey = survey;
+                let from = (&last.survey, &last.gpus);
+                discover::gpus(&self.calls, &self.knowledge(), from, &self.name, now)
+            }
+            Err(error) => Seen::nothing(&last.gpus, (&self.name, &error), now),
+        };
+        last.gpus.clone_from(&seen.gpus);
+        seen
     }
 
-    /// A survey is replaced whole, so a panic elsewhere does not spoil it.
-    fn lock_survey(&self) -> MutexGuard<'_, Survey> {
-        self.survey.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks at some GPUs that were found before.
+    fn look_again(&self, gpus: &BTreeSet<GpuAddress>, now: Timestamp) -> Seen {
+        let mut last = self.lock_last();
+        let mut survey = last.survey.clone();
+        survey.gpus.retain(|address| gpus.contains(address));
+        let seen = discover::gpus(&self.calls, &self.knowledge(), (&survey, &last.gpus), &self.name, now);
+        last.gpus.retain(|address, _| !gpus.contains(address));
+        last.gpus.extend(seen.gpus.clone());
+        seen
+    }
+
+    /// The calls that have not come back, and the looks that were not made because of them or came back too late.
+    fn stuck(&self, unanswered: Vec<StuckCall>) -> Vec<StuckCall> {
+        let mut stuck = self.calls.stuck();
+        for call in unanswered {
+            if !stuck.iter().any(|known| (&known.gpu, &known.call) == (&call.gpu, &call.call)) {
+                stuck.push(call);
+            }
+        }
+        stuck
+    }
+
+    /// What is known of GPUs, with what their drivers have said of them meanwhile.
+    fn knowledge(&self) -> Knowledge {
+        Knowledge { types: self.library.types(), ..self.knowledge.clone() }
+    }
+
+    /// Whatever is remembered is replaced whole, so a panic elsewhere does not spoil it.
+    fn lock_last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key(&self, gpu: &GpuAddress) -> GpuKey {
@@ -91,18 +151,17 @@ impl LinuxHost {
 
 impl Host for LinuxHost {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        let (mut gpus, mut notes) = match self.survey(now) {
-            Ok(survey) => discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now),
-            Err(note) => (BTreeMap::new(), vec![*note]),
-        };
-        identity::forget_shared(&mut gpus);
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
-        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), now, &mut gpus));
+        let Seen { mut gpus, mut notes, unanswered } = self.look_at_all(&boot_id, now);
+        identity::forget_shared(&mut gpus);
+        notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), &mut gpus));
+        self.library.tell(&mut gpus);
         board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));
         notes.extend(self.notes.iter().cloned());
         let hypervisor = self.hypervisor.observe();
+        self.library.tell_of_partitions(&mut gpus, &hypervisor);
         for note in self.hypervisor.notes(&self.name) {
             // Where there is no /dev/kvm, it is no news that no guest runs by it.
             if notes.iter().all(|known| known.code != note.code) {
@@ -116,7 +175,7 @@ impl Host for LinuxHost {
             system: system::facts(tree),
             hypervisor,
             gpus,
-            stuck: self.calls.stuck(),
+            stuck: self.stuck(unanswered),
             notes,
         }
     }
@@ -127,11 +186,13 @@ impl Host for LinuxHost {
         last: &HostInventory,
         now: Timestamp,
     ) -> HostInventory {
-        let mut survey = self.lock_survey().clone();
-        survey.gpus.retain(|address| gpus.contains(address));
-        let (mut seen, notes) = discover::gpus(&self.calls, &self.knowledge, &survey, &self.name, now);
+        let Seen { gpus: mut seen, notes, mut unanswered } = self.look_again(gpus, now);
+        // What hung at the last look at everything is no better known for having come back since.
+        let elsewhere = |call: &&StuckCall| !call.gpu.as_ref().is_some_and(|address| gpus.contains(address));
+        unanswered.extend(last.stuck.iter().filter(elsewhere).cloned());
         // What it says of the host itself is told by the next look at everything.
-        self.watch.look(&self.calls, (&self.name, &last.boot_id), now, &mut seen);
+        self.watch.look(&self.calls, (&self.name, &last.boot_id), &mut seen);
+        self.library.tell(&mut seen);
         let mut inventory = last.clone();
         inventory.gpus.retain(|address, _| !gpus.contains(address));
         for (address, mut gpu) in seen {
@@ -145,7 +206,8 @@ impl Host for LinuxHost {
         inventory.notes.retain(|note| !concerned(note));
         inventory.notes.extend(notes);
         inventory.hypervisor = self.hypervisor.observe();
-        inventory.stuck = self.calls.stuck();
+        self.library.tell_of_partitions(&mut inventory.gpus, &inventory.hypervisor);
+        inventory.stuck = self.stuck(unanswered);
         inventory.observed_at = now;
         inventory
     }
@@ -155,6 +217,7 @@ impl Host for LinuxHost {
     }
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
+        let _closed = self.library.closed_for(step, &self.calls, &self.name)?;
         match step {
             Step::EnableVfs { gpu, count } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;
@@ -164,7 +227,13 @@ impl Host for LinuxHost {
                 let by_xe = is_bound(calls, pf, xe::DRIVER);
                 let ids = function::ids(calls.tree(), pf).filter(|_| by_xe);
                 let shared_mib = ids.and_then(|ids| self.knowledge.catalogue.find(&ids)?.shared_vram_mib());
-                sriov::enable(calls, pf, *count, || xe::provision(calls, pf, *count, shared_mib))
+                let provision = || xe::provision(calls, pf, *count, shared_mib);
+                let release = || {
+                    if by_xe {
+                        xe::release(calls, pf);
+                    }
+                };
+                sriov::enable(calls, pf, *count, (provision, release))
             }),
             Step::DisableVfs { gpu, autoprobe } => self.on(gpu, now, |calls| {
                 let pf = pci(calls)?;

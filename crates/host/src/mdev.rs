@@ -78,6 +78,7 @@ pub(crate) fn device(
         profile,
         vram_mib: None,
         answers: true,
+        telemetry: None,
         mmio_mib: 0,
     }
 }

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use tranche_core::inventory::{HealthState, Telemetry};
+use tranche_core::inventory::{HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
+use uuid::Uuid;
 
 /// A vendor's library.
 pub trait Monitor: Send + Sync + fmt::Debug {
@@ -31,4 +32,39 @@ pub struct Reading {
     pub telemetry: Telemetry,
     /// What speaks against it.
     pub signs: Vec<(HealthState, String)>,
+    /// Measurements of its partitions that are in use.
+    pub partitions: Vec<PartitionReading>,
+    /// What its partitions can be; none where the library does not say, or not now.
+    pub types: Vec<PartitionType>,
+}
+
+/// A type that partitions of a GPU can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionType {
+    /// The driver's number for it.
+    pub id: u32,
+    /// Its name without the model: `4Q`.
+    pub profile: String,
+    /// How many of them the GPU can have, at least one.
+    pub max: u16,
+    /// What each takes of the GPU's memory, in MiB.
+    pub memory_mib: u64,
+}
+
+/// What a look at one partition brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionReading {
+    /// How the library knows it.
+    pub user: User,
+    /// Measurements.
+    pub telemetry: PartitionTelemetry,
+}
+
+/// How a library tells one partition from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// By its mediated device.
+    Mdev(Uuid),
+    /// By the VM that uses it, as the hypervisor numbers it; not by the virtual function that the VM has.
+    Vm(Uuid),
 }

@@ -3,20 +3,24 @@
 //! Deliberately absent: events (they need a thread that keeps the GPUs open; the kernel's log has the same), and
 //! everything that changes a GPU.
 
+mod raw;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
+use nvml_wrapper::enum_wrappers::vgpu::VmId;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::vgpu::{VgpuInstance, VgpuType};
 use nvml_wrapper::{Device, Nvml};
-use tranche_core::inventory::{Ecc, HealthState, Telemetry};
+use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
 
-use crate::identity;
-use crate::monitor::{Monitor, Reading};
-use crate::vgpu::DRIVER;
+use crate::monitor::{Monitor, PartitionReading, PartitionType, Reading, User};
+use crate::vgpu::{self, DRIVER};
+use crate::{identity, kernel_log};
 
 /// The library's name. The one without a version belongs to development packages.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -24,6 +28,10 @@ const LIBRARY: &str = "libnvidia-ml.so.1";
 /// `…_FAILURE`).
 const REMAP_PENDING: FieldId = FieldId(144);
 const REMAP_FAILURE: FieldId = FieldId(145);
+/// What the driver says that a GPU needs to work again; newer drivers do (nvml.h, `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`).
+const RECOVERY_ACTION: FieldId = FieldId(230);
+/// The most types of a GPU that are read; there are about fifty.
+const TYPES_MAX: usize = 256;
 /// The longest serial number or firmware version that is taken, in bytes.
 const TEXT_LEN_MAX: usize = 64;
 
@@ -64,15 +72,11 @@ impl Monitor for NvidiaMonitor {
 fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
     let address = device.pci_info().ok()?.bus_id.parse().ok()?;
     let ecc = ecc(device);
-    let raised = |field| {
-        device.field_values_for(&[field]).ok().is_some_and(|values| {
-            values.into_iter().flatten().filter_map(|sample| sample.value.ok()).any(is_set)
-        })
-    };
     let facts = Wear {
-        pending: raised(REMAP_PENDING),
-        failed: raised(REMAP_FAILURE),
+        pending: field(device, REMAP_PENDING) > 0,
+        failed: field(device, REMAP_FAILURE) > 0,
         uncorrected: ecc.as_ref().map_or(0, |ecc| ecc.uncorrected),
+        recovery_action: field(device, RECOVERY_ACTION),
     };
     let memory = device.memory_info().ok();
     let load = device.utilization_rates().ok();
@@ -85,7 +89,62 @@ fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
         memory_total_mib: memory.as_ref().map(|memory| memory.total >> 20),
     };
     let unique_id = device.uuid().ok().filter(|uuid| identity::is_plausible(uuid));
-    Some((address, Reading { unique_id, telemetry, signs: facts.signs() }))
+    Some((
+        address,
+        Reading {
+            unique_id,
+            telemetry,
+            signs: facts.signs(),
+            partitions: vgpus(device),
+            types: types(device),
+        },
+    ))
+}
+
+/// What is measured of the vGPUs that VMs use. The library does not say which virtual function one is: the PCI address
+/// that it knows of a vGPU is the one in the guest (nvml.h, `nvmlVgpuInstanceGetGpuPciId`).
+fn vgpus(device: &Device<'_>) -> Vec<PartitionReading> {
+    let active = raw::active_vgpus(device);
+    let loads = if active.is_empty() { BTreeMap::new() } else { raw::vgpu_loads(device) };
+    let read = |id| {
+        let vgpu = VgpuInstance::new(id, device);
+        let mdev = vgpu.mdev_uuid().ok().and_then(|uuid| uuid.parse().ok());
+        let vm = || match vgpu.vm_id().ok()? {
+            VmId::Uuid(uuid) => uuid.parse().ok(),
+            VmId::Domain(_) => None,
+        };
+        let user = mdev.map(User::Mdev).or_else(|| vm().map(User::Vm))?;
+        let telemetry = PartitionTelemetry {
+            utilization_percent: loads.get(&id).copied(),
+            memory_used_mib: vgpu.fb_usage().ok().map(|bytes| bytes >> 20),
+        };
+        Some(PartitionReading { user, telemetry })
+    };
+    active.into_iter().filter_map(read).collect()
+}
+
+/// The types that the GPU can have when it has none. While it can have several sizes beside each other, there can be fewer of
+/// each; nothing is said then.
+fn types(device: &Device<'_>) -> Vec<PartitionType> {
+    if raw::is_mixed(device) {
+        return Vec::new();
+    }
+    let read = |kind: &VgpuType<'_>| {
+        let name = kind.name().ok()?;
+        Some(PartitionType {
+            id: kind.id(),
+            profile: vgpu::profile_name(&name).filter(|_| !is_of_an_instance(&name))?,
+            max: kind.max_instances().ok().and_then(|max| u16::try_from(max).ok()).filter(|max| *max > 0)?,
+            memory_mib: kind.framebuffer_size().ok()? >> 20,
+        })
+    };
+    device.vgpu_supported_types().unwrap_or_default().iter().take(TYPES_MAX).filter_map(read).collect()
+}
+
+/// Whether a type is one of a part of a GPU that was divided before (MIG): `NVIDIA A100-1-5C`.
+fn is_of_an_instance(name: &str) -> bool {
+    let part = name.rsplit('-').nth(1).filter(|part| *part != name);
+    part.is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Errors since the driver was loaded.
@@ -99,12 +158,18 @@ fn ecc(device: &Device<'_>) -> Option<Ecc> {
     })
 }
 
-fn is_set(value: SampleValue) -> bool {
+/// A field that counts something or names an action; 0 where GPU or library do not know it.
+fn field(device: &Device<'_>, field: FieldId) -> u64 {
+    let values = device.field_values_for(&[field]).unwrap_or_default();
+    values.into_iter().flatten().find_map(|sample| whole(sample.value.ok()?)).unwrap_or(0)
+}
+
+fn whole(value: SampleValue) -> Option<u64> {
     match value {
-        SampleValue::U32(value) => value != 0,
-        SampleValue::U64(value) => value != 0,
-        SampleValue::I64(value) => value != 0,
-        SampleValue::F64(_) => false,
+        SampleValue::U32(value) => Some(value.into()),
+        SampleValue::U64(value) => Some(value),
+        SampleValue::I64(value) => u64::try_from(value).ok(),
+        SampleValue::F64(_) => None,
     }
 }
 
@@ -112,11 +177,12 @@ fn is_text(text: &str) -> bool {
     (1..=TEXT_LEN_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// What wears a GPU's memory out.
+/// What speaks against a GPU.
 struct Wear {
     pending: bool,
     failed: bool,
     uncorrected: u64,
+    recovery_action: u64,
 }
 
 impl Wear {
@@ -134,6 +200,17 @@ impl Wear {
                 format!("{times} memory errors that could not be corrected since its driver was loaded");
             signs.push((HealthState::Sick, reason));
         }
+        if let Some(state) = kernel_log::recovery(self.recovery_action) {
+            let reason = match state {
+                HealthState::NeedsReset => "its driver says that it needs a reset".to_owned(),
+                HealthState::NeedsReboot => "its driver says that the host has to be restarted".to_owned(),
+                _ => format!(
+                    "its driver wants something done for it (recovery action {})",
+                    self.recovery_action
+                ),
+            };
+            signs.push((state, reason));
+        }
         signs
     }
 }
@@ -143,9 +220,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn types_of_parts_of_a_gpu_are_told_from_those_of_all_of_it() {
+        for name in ["NVIDIA A100-1-5C", "NVIDIA A100D-2-20C"] {
+            assert!(is_of_an_instance(name), "{name}");
+        }
+        for name in ["NVIDIA L40S-24Q", "GRID RTX6000-4Q", "NVIDIA RTX Pro 6000 Blackwell DC-96Q", "4Q", ""] {
+            assert!(!is_of_an_instance(name), "{name}");
+        }
+    }
+
+    #[test]
     fn worn_memory_speaks_against_a_gpu() {
         let states = |pending, failed, uncorrected| {
-            let signs = Wear { pending, failed, uncorrected }.signs();
+            let signs = Wear { pending, failed, uncorrected, recovery_action: 0 }.signs();
             signs.into_iter().map(|(state, _)| state).max().unwrap_or_default()
         };
         assert_eq!(states(false, false, 0), HealthState::Good);

@@ -9,6 +9,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::Holder;
 use tranche_core::name::{GpuKey, HostName, PciAddress};
+use tranche_core::step::VFIO_DRIVER;
 
 use crate::calls::CallError;
 
@@ -116,6 +117,27 @@ pub(crate) fn wrong_driver(
     let message = format!("Function {function} of GPU {gpu} has no driver and needs {needed}.");
     let hint =
         format!("Load it (modprobe {needed}), and look into the kernel log for why it refuses the function.");
+    error(gpu, Code::WrongDriver, message, hint)
+}
+
+/// A function without an IOMMU group can be handed to nobody.
+pub(crate) fn not_isolated(gpu: &GpuKey, function: PciAddress) -> Box<Finding> {
+    let message = format!(
+        "Function {function} of GPU {gpu} is in no IOMMU group, and {VFIO_DRIVER} takes none that is not."
+    );
+    let hint = "Turn the IOMMU on: in the firmware (VT-d, AMD-Vi), and with 'intel_iommu=on' on the kernel's command line.";
+    error(gpu, Code::WrongDriver, message, hint.to_owned())
+}
+
+/// The host itself hands a function to VMs.
+pub(crate) fn kept_by_host(gpu: &GpuKey, function: PciAddress) -> Box<Finding> {
+    let message = format!(
+        "Function {function} of GPU {gpu} was given back, and the host bound {VFIO_DRIVER} to it again."
+    );
+    let hint = format!(
+        "Something names it or its ids: 'vfio-pci.ids=' in /proc/cmdline, or 'options {VFIO_DRIVER} ids=' in /etc/modprobe.d. Take \
+         that away and reboot; its own driver can have it then."
+    );
     error(gpu, Code::WrongDriver, message, hint)
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn partitions(tree: &dyn Tree, pf_dir: &str, holders: &Holders) -> Ve
             profile: None,
             vram_mib: None,
             answers: function::answers(tree, &dir),
+            telemetry: None,
             mmio_mib: windows
                 .iter()
                 .filter(|bar| bar.is_64bit)
@@ -99,7 +100,7 @@ pub(crate) fn enabled(calls: &GpuCalls<'_>, pf: PciAddress) -> Result<u16, Box<F
 }
 
 /// Enables so many virtual functions, and reads them back. Others than these are disabled first, if none is open.
-/// `prepare` is called when there are none, and before there are any.
+/// `prepare` is called when there are none, and before there are any; `undo` if there are none after all.
 ///
 /// # Errors
 /// Every errno that the kernel answers with has its finding; see [`refused`].
@@ -107,7 +108,7 @@ pub(crate) fn enable(
     calls: &GpuCalls<'_>,
     pf: PciAddress,
     count: u16,
-    prepare: impl FnOnce(),
+    (prepare, undo): (impl FnOnce(), impl FnOnce()),
 ) -> Result<(), Box<Finding>> {
     let dir = function::dir(pf);
     let before = enabled(calls, pf)?;
@@ -126,6 +127,7 @@ pub(crate) fn enable(
     if let Err(refusal) = write_count(calls, pf, count) {
         // There is nothing to keep drivers away from. What the kernel refused is the finding, whatever comes of this.
         let _ = set_autoprobe(calls, &dir, probed);
+        undo();
         return Err(refusal);
     }
     read_back(calls, pf, count)
@@ -217,10 +219,16 @@ fn refused(calls: &GpuCalls<'_>, pf: PciAddress, count: u16, error: &CallError) 
             );
             report::error(gpu, Code::KernelRefused, message, report::refusal_hint(Some(libc::EBUSY)))
         }
-        (Some(libc::EIO), _) => {
-            let message =
-                format!("GPU {gpu} reports inconsistent SR-IOV limits: {}", report::call_sentence(error));
-            let hint = "Update the GPU's firmware; reset it or restart the host if it worked before.";
+        // The kernel's own answer to limits that contradict each other, and xe's to memory that it could not share out.
+        (Some(libc::EIO), driver) => {
+            let driver = driver.unwrap_or_else(|| "its driver".to_owned());
+            let message = format!(
+                "GPU {gpu} reports inconsistent SR-IOV limits, or {driver} could not provide for the functions: {}",
+                report::call_sentence(error)
+            );
+            let hint = "The kernel log tells which ('journalctl -k'). For the limits, update the GPU's firmware, and reset it or \
+                        restart the host if it worked before; for the driver, close what uses the GPU's memory on the \
+                        host, or ask for fewer partitions.";
             report::error(gpu, Code::KernelRefused, message, hint)
         }
         _ => report::call_failed(gpu, error),

@@ -19,25 +19,30 @@
 
 pub(crate) mod mediated;
 pub(crate) mod mixed;
+mod told;
 pub(crate) mod typed;
 mod types;
 
 use std::collections::BTreeSet;
 
+use camino::Utf8Path;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding, Severity};
 use tranche_core::inventory::{Backend, Gpu, Holder, Offer};
 use tranche_core::name::{GpuKey, PciAddress};
 use tranche_core::step::VFIO_DRIVER;
 
-pub(crate) use self::types::TypeNames;
+pub(crate) use self::types::{TypeNames, profile_name};
 use crate::calls::GpuCalls;
 use crate::catalogue::Entry;
 use crate::discover::function;
 use crate::discover::holders::{Holders, users_of_nodes};
+use crate::monitor::PartitionType;
 use crate::tree::{Ran, Tree};
 use crate::{mdev, report, sriov};
 
+/// NVIDIA's number among vendors.
+const VENDOR: u16 = 0x10de;
 /// NVIDIA's driver, for physical and virtual functions alike.
 pub(crate) const DRIVER: &str = "nvidia";
 /// NVIDIA's tool that switches virtual functions.
@@ -50,7 +55,7 @@ pub(crate) fn observe(
     tree: &dyn Tree,
     key: &GpuKey,
     gpu: &mut Gpu,
-    entry: Option<&Entry>,
+    (entry, types): (Option<&Entry>, &[PartitionType]),
     (holders, names): (&Holders, &TypeNames),
 ) -> Vec<Finding> {
     if !matches!(gpu.driver.as_deref(), Some(DRIVER | VFIO_DRIVER)) {
@@ -58,23 +63,49 @@ pub(crate) fn observe(
     }
     let backend = framework(tree, gpu);
     gpu.backend = Some(backend);
+    let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
+    let types: Vec<PartitionType> =
+        types.iter().map(|kind| PartitionType { max: kind.max.min(total_vfs), ..kind.clone() }).collect();
+    let types = &types[..];
+    // A GPU that was said to serve whole only may have learnt more since.
+    let entry = entry.filter(|entry| !entry.profiles.is_empty());
+    let mut notes: Vec<Finding> = told::contradictions(key, entry, types).into_iter().collect();
+    let is_listed = entry.is_some();
+    let entry = told::corrected(entry, types);
     let listed = if backend == Backend::TypedVf {
         DRIVER.clone_into(&mut gpu.partition_driver);
-        typed::observe(tree, gpu, entry, names)
+        typed::observe(tree, gpu, entry.as_deref(), (names, types))
     } else {
         mediated::observe(tree, key, gpu, holders)
     };
-    let claimed = entry.map(offers).unwrap_or_default();
     // A list that shrank because of what exists says nothing about what the GPU could be split into.
-    let told = gpu.partitions.is_empty() && !listed.is_empty();
-    let (offered, missing): (Vec<Offer>, Vec<Offer>) =
-        claimed.into_iter().partition(|offer| !told || listed.contains(&offer.profile));
+    let listed = (gpu.partitions.is_empty() && !listed.is_empty()).then_some(listed);
+    let possible = match (listed, told::names(types)) {
+        (Some(listed), Some(told)) => Some(&listed & &told),
+        (listed, told) => listed.or(told),
+    };
+    let Some(entry) = entry else {
+        notes.push(unlisted(key));
+        return notes;
+    };
+    let is_possible = |offer: &Offer| possible.as_ref().is_none_or(|names| names.contains(&offer.profile));
+    let (offered, missing): (Vec<Offer>, Vec<Offer>) = offers(&entry).into_iter().partition(is_possible);
     gpu.offers = offered;
-    if backend == Backend::TypedVf {
-        gpu.mixed = entry.map(|entry| mixed::sizes(entry, told.then_some(&listed))).unwrap_or_default();
+    // Where sizes lie beside each other is inferred for GPUs that the catalogue knows.
+    if backend == Backend::TypedVf && is_listed {
+        gpu.mixed = mixed::sizes(&entry, possible.as_ref());
     }
     let missing: Vec<&str> = missing.iter().map(|offer| offer.profile.as_str()).collect();
-    if missing.is_empty() { Vec::new() } else { vec![not_offered(key, &missing)] }
+    if !missing.is_empty() {
+        notes.push(not_offered(key, &missing));
+    }
+    notes
+}
+
+/// Whether only NVIDIA's tool makes virtual functions of a GPU, whether or not the catalogue knows it.
+pub(crate) fn is_for(gpu: &Gpu) -> bool {
+    let total_vfs = gpu.sriov.as_ref().map_or(0, |sriov| sriov.total_vfs);
+    gpu.ids.vendor == VENDOR && total_vfs > 0
 }
 
 /// How virtual functions take types: by what they show; while there are none, by the kernel's version.
@@ -165,7 +196,7 @@ fn manage(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, count: u16) -> Res
 fn tool_failed(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, ran: &Ran) -> Box<Finding> {
     let gpu = calls.gpu();
     let message = format!("sriov-manage {switch} on GPU {gpu} failed; it said: {}.", ran.last_words());
-    let users: Vec<String> = users(calls.tree(), pf).iter().map(say::describe_holder).collect();
+    let users: Vec<String> = users(calls, pf).iter().map(say::describe_holder).collect();
     let hint = if users.is_empty() {
         "It is tried again. 'journalctl -u nvidia-vgpu-mgr' and the kernel log tell more; the IOMMU must be on.".to_owned()
     } else {
@@ -176,14 +207,20 @@ fn tool_failed(calls: &GpuCalls<'_>, pf: PciAddress, switch: &str, ran: &Ran) ->
 }
 
 /// The processes that have the GPU open through the driver's own node, which keeps the driver from letting go of it.
-fn users(tree: &dyn Tree, pf: PciAddress) -> Vec<Holder> {
-    let told = tree.text(&format!("proc/driver/nvidia/gpus/{pf}/information")).unwrap_or_default();
-    let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:")).map(str::trim);
-    users_of_nodes(tree, |node| {
+fn users(calls: &GpuCalls<'_>, pf: PciAddress) -> Vec<Holder> {
+    users_of_nodes(calls.tree(), own_node(calls, pf))
+}
+
+/// Tells the driver's own node of a GPU.
+pub(crate) fn own_node(calls: &GpuCalls<'_>, pf: PciAddress) -> impl Fn(&Utf8Path) -> bool {
+    let told = calls.read(&format!("proc/driver/nvidia/gpus/{pf}/information")).unwrap_or_default();
+    let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:"));
+    let minor = minor.map(|minor| minor.trim().to_owned());
+    move |node| {
         let number = node.as_str().strip_prefix("/dev/nvidia").unwrap_or_default();
         // Without its number, every GPU's node counts; they alone are called by numbers.
-        minor.map_or_else(|| number.parse::<u32>().is_ok(), |minor| minor == number)
-    })
+        minor.as_ref().map_or_else(|| number.parse::<u32>().is_ok(), |minor| minor == number)
+    }
 }
 
 /// The virtual functions of a GPU, in the order of their indices.
@@ -206,6 +243,13 @@ fn other_driver(key: &GpuKey, driver: &str) -> Finding {
     let message = format!("GPU {key} is bound to {driver}; only NVIDIA's vGPU host driver splits it.");
     let hint = "Install the host driver of the vGPU software; until then the GPU can be given to a VM whole.";
     report::gpu_note(key, Code::WrongDriver, Severity::Info, message, hint)
+}
+
+fn unlisted(key: &GpuKey) -> Finding {
+    let message = format!("Neither the catalogue nor its driver says what GPU {key} can be split into.");
+    let hint = "The driver says it where the host driver of the vGPU software and its library are installed. Until then the GPU \
+                can be given to a VM whole.";
+    report::gpu_note(key, Code::NotPartitionable, Severity::Info, message, hint)
 }
 
 fn not_offered(key: &GpuKey, missing: &[&str]) -> Finding {

@@ -99,8 +99,8 @@ pub(crate) fn provision(calls: &GpuCalls<'_>, pf: PciAddress, count: u16, shared
     }
 }
 
-/// Takes all quotas back, so that the driver shares by itself.
-fn release(calls: &GpuCalls<'_>, pf: PciAddress) {
+/// Takes all quotas back, so that the driver shares by itself, and the host has what no function does.
+pub(crate) fn release(calls: &GpuCalls<'_>, pf: PciAddress) {
     for index in indices(calls.tree(), pf) {
         if matches!(read_quota(calls, pf, index), Ok(Some(0))) {
             continue;

@@ -77,6 +77,24 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+    /// A cluster's store does not answer, or not in time. Whether a change took effect is known by reading again.
+    #[error("{place} does not answer as it should")]
+    Unreachable {
+        /// Its endpoints.
+        place: String,
+        /// What was heard.
+        #[source]
+        source: Source,
+    },
+    /// A cluster's store has used up the space that it may have.
+    #[error("{place} has used up its space quota")]
+    Quota {
+        /// Its endpoints.
+        place: String,
+        /// What was heard.
+        #[source]
+        source: Source,
+    },
     /// More was asked than any store takes.
     #[error("the {what} are {found}, where a store takes {max}")]
     Limit {
@@ -120,11 +138,13 @@ impl StoreError {
         match self {
             Self::NewerVersion { .. } => Code::StoreNewerVersion,
             Self::ReadOnly { .. } => Code::StoreReadOnly,
-            Self::Full { .. } => Code::StoreFull,
+            Self::Full { .. } | Self::Quota { .. } => Code::StoreFull,
             Self::Foreign { .. } => Code::StoreForeign,
             Self::Corrupt { .. } => Code::StoreCorrupt,
             Self::InUse { .. } => Code::StoreInUse,
-            Self::Unavailable { .. } | Self::Compacted { .. } => Code::StoreUnavailable,
+            Self::Unavailable { .. } | Self::Unreachable { .. } | Self::Compacted { .. } => {
+                Code::StoreUnavailable
+            }
             Self::Limit { .. } => Code::InvalidValue,
             Self::DuplicateKey { .. } => Code::Invariant,
             Self::LeaseGone { .. } => Code::VersionConflict,
@@ -150,6 +170,12 @@ impl StoreError {
             }
             Self::Unavailable { .. } => {
                 "check that the directory exists and that the disk works, then try again"
+            }
+            Self::Unreachable { .. } => {
+                "see that a majority of etcd's members runs and can be reached: `etcdctl endpoint status --cluster`"
+            }
+            Self::Quota { .. } => {
+                "reading still works; make room with `etcdctl defrag --cluster`, then `etcdctl alarm disarm`"
             }
             Self::Limit { .. } => "split the request into smaller ones",
             Self::DuplicateKey { .. } => "this is a fault of Tranche; report it",

@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is the whole contract: small values under [`Key`]s, read at a revision, changed by compare-and-swap,
 //! watched from a revision, and bound to leases. It is the part of etcd v3 that Tranche needs and no more, so that a
-//! cluster's etcd fits behind it unchanged. [`MemoryStore`] serves tests and simulators, [`SqliteStore`] a single host.
+//! cluster's etcd fits behind it unchanged. [`MemoryStore`] serves tests and simulators, [`SqliteStore`] a single host,
+//! [`EtcdStore`] a cluster.
 //! One contract test suite (`tests/it/contract.rs`) holds every store to the same behaviour.
 //!
 //! [`Repository`] sits on top of any of them and knows what Tranche remembers: it alone says which key holds what.
@@ -13,6 +14,7 @@
 mod clock;
 mod engine;
 mod error;
+mod etcd;
 mod history;
 mod key;
 mod memory;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use error::StoreError;
+pub use etcd::{EtcdSettings, EtcdStore, EtcdTls};
 pub use history::{HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX};
 pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, SEGMENT_LEN_MAX, SEGMENTS_MAX};
 pub use memory::MemoryStore;

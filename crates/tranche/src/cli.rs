@@ -279,7 +279,7 @@ pub enum CatalogueCommand {
     List,
     /// Show what is known of a model, with the source of each figure and how far it can be trusted
     #[command(
-        after_long_help = "Examples:\n  tranche catalogue show 'NVIDIA A2'\n  tranche catalogue show 'arc pro'"
+        after_long_help = "Examples:\n  tranche catalogue show L40S\n  tranche catalogue show 'arc pro b60'"
     )]
     Show {
         /// The model, or a part of its name

@@ -28,7 +28,9 @@ use tranche_core::effect::{self, Effect};
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{HostInventory, Inventory};
 use tranche_core::name::{GpuAddress, HostName, OperationId, Timestamp, VmId, VmName};
-use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
+use tranche_core::operation::{
+    self, LOG_LINES_MAX, LogLine, Operation, OperationState, STEP_FAILURES_MAX, StepFailure,
+};
 use tranche_core::plan::Plan;
 use tranche_core::planner::{self, Planned};
 use tranche_core::step::{Attempts, Step, StepSubject};
@@ -382,7 +384,12 @@ impl Engine {
         let stored = &inner.loaded.state;
         let restored = inner.inventory.get(&self.name).is_some_and(|seen| {
             let due = steps::gpus_to_restore(&stored.spec, &stored.plan, seen);
-            due.keys().all(|gpu| inner.failures.contains_key(&StepSubject::Gpu(gpu.clone())))
+            // A driver that is not quite there yet gets its chances; libvirt waits meanwhile.
+            let given_up = |gpu: &GpuAddress| {
+                let failure = inner.failures.get(&StepSubject::Gpu(gpu.clone()));
+                failure.is_some_and(|(_, failure)| failure.failures >= STEP_FAILURES_MAX)
+            };
+            due.keys().all(given_up)
         });
         let next_due = if steps_failed > 0 {
             Some(Timestamp(now.0 + tranche_core::step::RETRY_FIRST_MS))

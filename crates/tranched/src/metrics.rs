@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tranche_api::view::{self, GpuView, PartitionState, Sources, VmState};
-use tranche_core::inventory::Telemetry;
+use tranche_api::view::{self, GpuView, PartitionState, PartitionView, Sources, VmState};
+use tranche_core::inventory::{PartitionTelemetry, Telemetry};
 use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::GpuMode;
 
@@ -99,13 +99,20 @@ fn present<'a>(
     };
     let gpus = view::gpus(sources);
     gauge("gpus", "GPUs, by host and mode", gpu_modes(&gpus));
-    gauge("partitions", "Partitions, by host and state", partitions(sources));
+    let partitions = view::partitions(sources);
+    gauge("partitions", "Partitions, by host and state", partition_states(sources, &partitions));
     let load = |telemetry: &Telemetry| telemetry.utilization_percent.map(i64::from);
     gauge("gpu_utilization_percent", "How busy GPUs are, where their driver tells", measured(&gpus, load));
     let used = |telemetry: &Telemetry| telemetry.memory_used_mib.and_then(bytes);
     gauge("gpu_memory_used_bytes", "Memory of GPUs in use, where their driver tells", measured(&gpus, used));
     let size = |telemetry: &Telemetry| telemetry.memory_total_mib.and_then(bytes);
     gauge("gpu_memory_total_bytes", "Memory of GPUs, where their driver tells", measured(&gpus, size));
+    let load = |told: &PartitionTelemetry| told.utilization_percent.map(i64::from);
+    let help = "How much of their GPU goes to partitions, where its driver tells";
+    gauge("partition_utilization_percent", help, measured_of_each(&partitions, load));
+    let used = |told: &PartitionTelemetry| told.memory_used_mib.and_then(bytes);
+    let help = "Memory of partitions that guests use, where the driver tells";
+    gauge("partition_memory_used_bytes", help, measured_of_each(&partitions, used));
     gauge("vms", "VMs, by state", vms(sources));
     gauge("operations", "Operations that are remembered, by state", operation_states(operations));
     gauge("findings", "Findings that stand, by code and severity", findings(sources));
@@ -149,18 +156,34 @@ fn measured(gpus: &[GpuView], value: impl Fn(&Telemetry) -> Option<i64>) -> BTre
     gpus.iter().filter_map(measure).collect()
 }
 
+/// The same of partitions that have an index.
+fn measured_of_each(
+    partitions: &[PartitionView],
+    value: impl Fn(&PartitionTelemetry) -> Option<i64>,
+) -> BTreeMap<Labels, i64> {
+    let measure = |partition: &PartitionView| {
+        let (value, index) = (value(partition.telemetry.as_ref()?)?, partition.index?);
+        let labels = vec![
+            ("host", partition.host.to_string()),
+            ("gpu", partition.gpu.to_string()),
+            ("index", index.to_string()),
+        ];
+        Some((labels, value))
+    };
+    partitions.iter().filter_map(measure).collect()
+}
+
 fn bytes(mib: u64) -> Option<i64> {
     i64::try_from(mib.checked_mul(1 << 20)?).ok()
 }
 
-fn partitions(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
+fn partition_states(sources: &Sources<'_>, partitions: &[PartitionView]) -> BTreeMap<Labels, i64> {
     let labels = |host: String, state: PartitionState| vec![("host", host), ("state", state.to_string())];
     let hosts = sources.inventory.keys();
     let zeros = hosts
         .flat_map(|host| PartitionState::ALL.map(|state| (labels(host.to_string(), state), 0)))
         .collect();
-    let present = view::partitions(sources);
-    count(present.into_iter().map(|partition| labels(partition.host.to_string(), partition.state)), zeros)
+    count(partitions.iter().map(|partition| labels(partition.host.to_string(), partition.state)), zeros)
 }
 
 fn vms(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
@@ -186,4 +209,55 @@ fn findings(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
         .iter()
         .map(|finding| vec![("code", finding.code.to_string()), ("severity", finding.severity.to_string())]);
     count(labels, BTreeMap::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tranche_core::inventory::Inventory;
+    use tranche_core::name::Timestamp;
+    use tranche_core::plan::Plan;
+    use tranche_core::spec::Spec;
+    use tranche_core::step::Step;
+    use tranche_host::Host as _;
+    use tranche_host::calls::Limits;
+    use tranche_host::fake::{FakeHost, FakeKernel, Machine};
+
+    use super::*;
+
+    #[test]
+    fn what_drivers_measure_is_told_of_gpus_and_of_partitions_and_of_no_others() {
+        let host = FakeHost::new(
+            "node1".parse().unwrap(),
+            FakeKernel::boot(Machine::gpus(1, 4)),
+            Arc::default(),
+            Limits::default(),
+        );
+        let address = host.observe(Timestamp(1)).gpus.into_keys().next().expect("a GPU");
+        host.apply(&Step::EnableVfs { gpu: address.clone(), count: 2 }, Timestamp(1)).expect("it is split");
+        let mut seen = host.observe(Timestamp(1));
+        let gpu = seen.gpus.get_mut(&address).expect("the GPU");
+        gpu.telemetry = Some(Telemetry { utilization_percent: Some(42), ..Telemetry::default() });
+        gpu.partitions[1].telemetry =
+            Some(PartitionTelemetry { utilization_percent: Some(7), memory_used_mib: Some(2) });
+        let inventory = Inventory::from([(seen.host.clone(), seen)]);
+        let (spec, plan) = (Spec::default(), Plan::default());
+        let sources = Sources { spec: &spec, plan: &plan, inventory: &inventory, findings: &[] };
+        let text = Metrics::default().text(&sources, 1, std::iter::empty());
+        let measured: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("tranche_") && line.contains("gpu=")).collect();
+        assert_eq!(
+            measured,
+            [
+                format!("tranche_gpu_utilization_percent{{host=\"node1\",gpu=\"{address}\"}} 42"),
+                format!(
+                    "tranche_partition_utilization_percent{{host=\"node1\",gpu=\"{address}\",index=\"1\"}} 7"
+                ),
+                format!(
+                    "tranche_partition_memory_used_bytes{{host=\"node1\",gpu=\"{address}\",index=\"1\"}} 2097152"
+                ),
+            ]
+        );
+    }
 }

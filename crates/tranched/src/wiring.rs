@@ -79,7 +79,6 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
 
 #[cfg(feature = "libvirt")]
 fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyhow::Result<Arc<dyn Host>> {
-    use tranche_host::nvml::NvidiaMonitor;
     use tranche_host::tree::DirTree;
     use tranche_host::vm::libvirt::{self, Libvirt};
 
@@ -104,7 +103,7 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
             .with_notes(notes);
     // A vendor's library speaks of this machine, and of no other tree.
     let own = config.root == "/";
-    Ok(Arc::new(if own { host.with_monitor(Arc::new(NvidiaMonitor::default())) } else { host }))
+    Ok(Arc::new(if own { host.with_installed_libraries() } else { host }))
 }
 
 #[cfg(not(feature = "libvirt"))]

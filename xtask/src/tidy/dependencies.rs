@@ -31,7 +31,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "virt-sys",
         ],
     ),
-    ("crates/store", &["camino", "rusqlite", "serde", "serde_json", "thiserror", "tranche-core"]),
+    (
+        "crates/store",
+        &["camino", "etcd-client", "rusqlite", "serde", "serde_json", "thiserror", "tokio", "tranche-core"],
+    ),
     (
         "crates/tranched",
         &[

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tranche_core::inventory::{Gpu, HostInventory, ObservedPartition, PartitionDevice};
+use tranche_core::inventory::{Gpu, HostInventory, ObservedPartition, PartitionDevice, PartitionTelemetry};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, VmName};
 use tranche_core::placement::{self, Uses};
 use tranche_core::plan::Plan;
@@ -29,6 +29,9 @@ pub struct PartitionView {
     pub state: PartitionState,
     /// The VM that it is booked for.
     pub vm: Option<VmName>,
+    /// What its driver measures while a VM uses it, where a library of its vendor tells: load and memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<PartitionTelemetry>,
     /// A stand-in of the virtual lab.
     pub emulated: bool,
 }
@@ -142,6 +145,7 @@ fn decided_view(
         vram_mib: seen.and_then(|seen| seen.vram_mib).or_else(|| offer.and_then(|offer| offer.vram_mib)),
         state,
         vm,
+        telemetry: seen.and_then(|seen| seen.telemetry),
         emulated: gpu.is_some_and(|gpu| gpu.emulated),
     })
 }
@@ -177,6 +181,7 @@ fn foreign_view(key: &GpuKey, gpu: &Gpu, partition: &ObservedPartition) -> Parti
         vram_mib: partition.vram_mib,
         state: PartitionState::Foreign,
         vm: None,
+        telemetry: partition.telemetry,
         emulated: gpu.emulated,
     }
 }

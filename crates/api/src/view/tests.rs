@@ -53,6 +53,7 @@ fn partition(index: u16) -> ObservedPartition {
         open_by: Vec::new(),
         vram_mib: None,
         answers: true,
+        telemetry: None,
     }
 }
 
@@ -287,7 +288,7 @@ fn a_vm_is_what_its_domain_does_else_what_was_decided() {
 #[test]
 fn a_vm_that_its_guest_turned_off_is_stopped_and_not_waiting() {
     let mut situation = Situation::new().decided(VmGoal::Stop);
-    situation.findings.push(say::guest_powered_off(&name()));
+    situation.findings.push(say::guest_rests(&name(), OffReason::Shutdown));
     assert_eq!(situation.vm_state(), VmState::Stopped);
     assert_eq!(vm(&situation.sources(), &name()).unwrap().findings.len(), 1);
 }

@@ -148,6 +148,10 @@ fn release_gone(
     if *mode != GpuMode::Host || !spec.gpus.contains_key(key) {
         return Err(vec![say::gpu_not_found(key)]);
     }
+    let observed = state.inventory.get(&key.host);
+    if let Some(stuck) = observed.and_then(|observed| observed.unseen_because_of(&key.address)) {
+        return Err(vec![say::call_stuck(key, &stuck.call)]);
+    }
     let booked: Vec<String> =
         state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect();
     if !booked.is_empty() && !drain {

@@ -49,7 +49,9 @@ impl Planner<'_> {
         if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
             return false;
         }
-        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else {
+            return observed.unseen_because_of(&slot.gpu.address).is_none();
+        };
         self.uses.get(&slot.gpu.host).is_some_and(|uses| !uses.is_used(slot.slot, gpu))
     }
 
@@ -63,9 +65,13 @@ impl Planner<'_> {
         }
         let observed = self.inventory.get(&slot.gpu.host);
         // A VM that rests does not go back to what failed under it, unless that is reserved for it.
-        let serves = spec.reserved || observed.is_some_and(|observed| !self.has_failed(slot, observed));
-        let complete = self.held_by(&booking.vm).len() == spec.request.slots();
-        if !serves || !complete || !self.still_fits(slot, spec) {
+        let serves = |slot: &SlotKey| {
+            let failed = observed.is_none_or(|observed| self.has_failed(slot, observed));
+            (spec.reserved || !failed) && self.still_fits(slot, spec)
+        };
+        // It needs all that it holds: if one does not serve, it lets go of the others, too.
+        let held = self.held_by(&booking.vm);
+        if held.len() != spec.request.slots() || !held.iter().all(serves) {
             return false;
         }
         match spec.run {
@@ -77,7 +83,9 @@ impl Planner<'_> {
 
     /// Whether a GPU failed or is gone, or a partition of it did.
     fn has_failed(&self, slot: &SlotKey, observed: &HostInventory) -> bool {
-        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else { return true };
+        let Some(gpu) = observed.gpus.get(&slot.gpu.address) else {
+            return observed.unseen_because_of(&slot.gpu.address).is_none();
+        };
         let planned = self.plan.gpus.get(&slot.gpu);
         gpu.health.state != HealthState::Good
             || planned.is_some_and(|planned| placement::is_lost(slot.slot, planned, gpu))

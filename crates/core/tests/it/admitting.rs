@@ -107,6 +107,7 @@ fn a_card_of_the_host_in_the_group_is_not_taken_along() {
         address: address.parse().unwrap(),
         class: 0x04_0300,
         driver: driver.map(str::to_owned),
+        driver_override: None,
     };
     let mut world = World::with_gpus(1);
     let group = |world: &mut World, other| {
@@ -263,6 +264,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
             gpu: Request::ANY_PARTITION,
             running: Some(true),
             reserved: false,
+            prefer_numa_node: Some(1),
         }],
     };
     let hosts = [&host()];
@@ -273,6 +275,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
     }
     world.settle();
     assert!(world.runs("a"));
+    assert_eq!(world.spec.vms[&vm("a")].prefer_numa_node, Some(1));
     assert_eq!(
         declare::changes(&declared, &world.spec, &hosts),
         Ok(Vec::new()),

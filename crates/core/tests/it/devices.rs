@@ -4,7 +4,7 @@
 use tranche_core::change::Change;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::{
-    Backend, Health, HealthState, Holder, ObservedPartition, OffReason, PartitionDevice,
+    Backend, Health, HealthState, Holder, Iommu, ObservedPartition, OffReason, PartitionDevice,
 };
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
@@ -243,6 +243,26 @@ fn a_card_is_known_by_its_number_from_the_first_time_that_it_tells_it() {
     world.gpu(1).unique_id = None;
     world.settle();
     assert_eq!(world.gpu(1).partitions.len(), 2, "a card that cannot tell may be the one that was meant");
+}
+
+#[test]
+fn a_split_gpu_without_its_driver_or_an_iommu_is_reported_as_such() {
+    for (code, spoil) in [
+        (Code::DriverMissing, (|world| world.gpu(1).driver = None) as fn(&mut World)),
+        (Code::NotPartitionable, |_| ()),
+        (Code::IommuOff, |world| world.seen().system.iommu = Iommu::Off),
+    ] {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, partitioned(2));
+        world.reboot();
+        if code != Code::IommuOff {
+            let gpu = world.gpu(1);
+            (gpu.backend, gpu.offers, gpu.sriov) = (None, Vec::new(), None);
+        }
+        spoil(&mut world);
+        world.pass();
+        assert!(world.has_finding(code), "{code:?}: {:#?}", world.findings);
+    }
 }
 
 #[test]

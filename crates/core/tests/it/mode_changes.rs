@@ -55,6 +55,25 @@ fn judged(world: &World, operation: &Operation, failures: u32) -> Verdict {
 }
 
 #[test]
+fn what_is_merely_slow_never_counts_as_failed() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(2));
+    let operation = ask(&mut world, &set(1, partitioned(4)), &[]);
+    world.pass();
+    let finding = Finding {
+        code: Code::LibvirtSlow,
+        severity: Severity::Warning,
+        subject: Subject::Gpu(gpu(1)),
+        message: "It has not finished.".to_owned(),
+        hint: "Wait.".to_owned(),
+    };
+    let slow = StepFailure { finding, failures: STEP_FAILURES_MAX };
+    let verdict = judge(&operation, world.state(), &world.findings, &[slow]);
+    assert_eq!(verdict.state, OperationState::Running);
+    assert!(verdict.findings.iter().any(|finding| finding.code == Code::LibvirtSlow), "and it is told");
+}
+
+#[test]
 fn a_mode_that_cannot_be_reached_gives_way_to_the_one_before() {
     for before in [GpuMode::Host, partitioned(2), PASSTHROUGH] {
         let mut world = World::with_gpus(1);
@@ -192,6 +211,45 @@ fn a_preview_names_each_step_once_and_nothing_that_the_steps_put_right() {
     }
     let codes: Vec<Code> = effect.findings.iter().map(|finding| finding.code).collect();
     assert_eq!(codes, [Code::ModeChanging]);
+}
+
+#[test]
+fn a_gpu_that_was_taken_or_given_back_by_half_is_brought_back() {
+    for before in [GpuMode::Host, partitioned(2)] {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, before.clone());
+        let operation = ask(&mut world, &set(1, PASSTHROUGH), &[]);
+        while !matches!(world.pass()[..], [Step::TakeGpu { .. }]) {
+            let due = world.pass();
+            world.carry_out(&due[0]);
+        }
+        // The driver let go of it, and vfio-pci did not take it.
+        world.gpu(1).driver = None;
+        let member = &mut world.gpu(1).iommu_group.as_mut().unwrap().members[0];
+        (member.driver, member.driver_override) = (None, Some("vfio-pci".to_owned()));
+        world.spec.gpus.extend(judged(&world, &operation, STEP_FAILURES_MAX).put_back);
+        for only in ["vfio-pci", "model"] {
+            world.gpu(1).iommu_group.as_mut().unwrap().members[0].driver_override = Some(only.to_owned());
+            let due = world.pass();
+            assert!(matches!(due.first(), Some(Step::ReturnGpu { .. })), "{before} with {only}: {due:?}");
+            assert!(world.plan.gpus[&gpu(1)].host_drivers.values().any(|driver| driver == "model"));
+        }
+        world.settle();
+        assert_eq!(*world.plan.mode(&gpu(1)), before);
+        assert_eq!(world.gpu(1).driver.as_deref(), Some("model"));
+        assert!(world.findings.is_empty(), "{:#?}", world.findings);
+    }
+}
+
+#[test]
+fn a_gpu_that_the_host_itself_hands_to_vms_is_released_as_it_is() {
+    let mut world = World::with_gpus(1);
+    world.gpu(1).driver = Some("vfio-pci".to_owned());
+    world.gpu(1).iommu_group.as_mut().unwrap().members[0].driver = Some("vfio-pci".to_owned());
+    world.set_mode(1, PASSTHROUGH);
+    world.accepts(&set(1, GpuMode::Host));
+    assert_eq!(world.pass(), []);
+    assert!(!world.plan.gpus.contains_key(&gpu(1)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use tranche_core::change::Change;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{Hypervisor, OffReason, StuckCall};
+use tranche_core::inventory::{HealthState, Hypervisor, OffReason, StuckCall};
 use tranche_core::name::Timestamp;
 use tranche_core::plan::VmGoal;
 use tranche_core::spec::{GpuMode, PlacementPolicy, Policy, Request};
@@ -197,6 +197,25 @@ fn restart_turns_off_and_on_once() {
     world.settle();
     assert!(world.runs("a"));
     assert!(world.pass().is_empty(), "it is restarted once");
+}
+
+#[test]
+fn a_vm_lets_go_of_all_its_gpus_at_once_when_one_of_them_fails_before_it_starts() {
+    let mut world = World::with_gpus(2);
+    for bus in [1, 2] {
+        world.set_mode(bus, PASSTHROUGH);
+    }
+    world.create("a", Request::Whole { gpus: 2, pool: None });
+    world.accepts(&Change::StartVm { name: vm("a") });
+    world.pass();
+    assert_eq!(world.plan.held_by(&vm("a")).count(), 2);
+    world.gpu(2).health.state = HealthState::Sick;
+    world.pass();
+    assert_eq!(world.plan.held_by(&vm("a")).count(), 0);
+    assert!(world.has_finding(Code::NoFreeGpu), "in the same pass it says why it waits");
+    world.gpu(2).health.state = HealthState::Good;
+    world.settle();
+    assert!(world.runs("a"));
 }
 
 #[test]
@@ -449,6 +468,34 @@ fn nothing_is_tried_on_a_gpu_with_a_stuck_call_and_others_go_on() {
     world.create("a", ANY);
     world.start("a");
     assert_eq!(world.slot_of("a").unwrap(), "node1/0000:02:00.0/0");
+}
+
+#[test]
+fn a_gpu_that_cannot_be_looked_at_is_not_gone_whatever_keeps_it_from_being_seen() {
+    for about in [Some(gpu(1).address), None] {
+        let mut world = World::with_gpus(1);
+        world.set_mode(1, partitioned(2));
+        world.create("a", ANY);
+        world.start("a");
+        world.end_domain("a", OffReason::Crashed);
+        let unseen = world.seen().gpus.remove(&gpu(1).address).unwrap();
+        let call = StuckCall { gpu: about, call: "read its attributes".to_owned(), since: Timestamp(0) };
+        world.seen().stuck.push(call);
+        world.submit(&Change::StopVm { name: vm("a"), force: true }).unwrap();
+        world.pass();
+        assert!(world.has_finding(Code::CallStuck) && !world.has_finding(Code::GpuGone));
+        assert_eq!(world.plan.bookings.len(), 1, "nobody saw that the partition is free");
+        world.refuses(&Change::SetGpuMode { gpu: gpu(1), mode: GpuMode::Host }, Code::CallStuck);
+
+        // The wish was there already when the look began to hang.
+        world.spec.gpus.get_mut(&gpu(1)).unwrap().mode = GpuMode::Host;
+        world.pass();
+        assert!(world.plan.gpus.contains_key(&gpu(1)), "which drivers the host had is still known");
+        world.seen().stuck.clear();
+        world.seen().gpus.insert(gpu(1).address, unseen);
+        world.settle();
+        assert!(world.plan.gpus.is_empty() && world.gpu(1).partitions.is_empty());
+    }
 }
 
 #[test]

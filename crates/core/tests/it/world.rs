@@ -344,13 +344,19 @@ impl World {
                 driver: None,
                 iommu_group: Some(IommuGroup {
                     id: 100 + u32::from(index),
-                    members: vec![GroupMember { address: vf(bus, index), class: 0x03_0200, driver: None }],
+                    members: vec![GroupMember {
+                        address: vf(bus, index),
+                        class: 0x03_0200,
+                        driver: None,
+                        driver_override: None,
+                    }],
                 }),
                 profile: None,
                 mmio_mib: 0,
                 open_by: Vec::new(),
                 vram_mib: None,
                 answers: true,
+                telemetry: None,
             })
             .collect();
     }
@@ -426,7 +432,12 @@ impl World {
             let alike = seen.partitions.iter().all(|other| other.profile.as_ref() == Some(&profile));
             assert!(alike, "partitions of several sizes: EINVAL");
         }
-        let member = GroupMember { address: vf, class: 0x03_0200, driver: blank.driver.clone() };
+        let member = GroupMember {
+            address: vf,
+            class: 0x03_0200,
+            driver: blank.driver.clone(),
+            driver_override: None,
+        };
         seen.partitions.push(ObservedPartition {
             index: Some(index),
             device: PartitionDevice::Vf { address: vf },
@@ -437,6 +448,7 @@ impl World {
             open_by: Vec::new(),
             vram_mib: None,
             answers: true,
+            telemetry: None,
         });
         seen.partitions.sort_by_key(|partition| partition.index);
     }
@@ -457,6 +469,7 @@ impl World {
         let seen = self.gpu_at(gpu);
         seen.driver.clone_from(&driver);
         for member in &mut seen.iommu_group.as_mut().unwrap().members {
+            member.driver_override = driver.clone().filter(|driver| driver == VFIO_DRIVER);
             member.driver.clone_from(&driver);
         }
     }
@@ -492,7 +505,12 @@ impl World {
 }
 
 fn model_gpu(bus: u8) -> Gpu {
-    let member = GroupMember { address: pf(bus), class: 0x03_0200, driver: Some("model".to_owned()) };
+    let member = GroupMember {
+        address: pf(bus),
+        class: 0x03_0200,
+        driver: Some("model".to_owned()),
+        driver_override: None,
+    };
     Gpu {
         address: GpuAddress::Pci(pf(bus)),
         ids: "1af4:00aa:1af4:0001".parse().unwrap(),

@@ -56,6 +56,12 @@ pub(crate) fn driver(tree: &dyn Tree, device_dir: &str) -> Option<String> {
     tree.link_name(&format!("{device_dir}/driver")).ok()
 }
 
+/// The only driver that may be bound to a device directory (kernel: Documentation/ABI/testing/sysfs-bus-pci).
+pub(crate) fn driver_override(tree: &dyn Tree, device_dir: &str) -> Option<String> {
+    let value = tree.text(&format!("{device_dir}/driver_override")).ok()?;
+    (!matches!(value.as_str(), "" | "(null)")).then_some(value)
+}
+
 /// The number of a device's IOMMU group.
 pub(crate) fn group_id(tree: &dyn Tree, device_dir: &str) -> Option<u32> {
     tree.link_name(&format!("{device_dir}/iommu_group")).ok()?.parse().ok()
@@ -69,6 +75,7 @@ pub(crate) fn iommu_group(tree: &dyn Tree, device_dir: &str) -> Option<IommuGrou
         address,
         class: class(tree, address).unwrap_or(0),
         driver: driver(tree, &dir(address)),
+        driver_override: driver_override(tree, &dir(address)),
     };
     let members = names.iter().filter_map(|name| name.parse().ok()).map(member).collect();
     Some(IommuGroup { id, members })

@@ -47,6 +47,8 @@ pub(super) enum File {
     CreateMdev(GpuAddress, String),
     /// A mediated device's `remove`.
     RemoveMdev(Uuid),
+    /// An attribute of a function that is not read until it is let go.
+    Hanging(PciAddress, String, Box<Self>),
     /// A file of Intel's driver xe.
     Xe(XeFile),
     /// A file of NVIDIA's driver or tool.
@@ -64,6 +66,7 @@ impl File {
             | Self::DriversProbe
             | Self::CreateMdev(..)
             | Self::RemoveMdev(_) => 0o200,
+            Self::Hanging(_, _, file) => file.mode(),
             Self::Xe(file) => file.mode(),
             Self::Vgpu(file) => file.mode(),
         }
@@ -88,7 +91,7 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 34] = [
+const FUNCTION_ATTRIBUTES: [&str; 36] = [
     "accelerator_partition_profile",
     "aer_dev_correctable",
     "aer_dev_fatal",
@@ -99,6 +102,7 @@ const FUNCTION_ATTRIBUTES: [&str; 34] = [
     "device",
     "driver",
     "driver_override",
+    "drm",
     "iommu_group",
     "mdev_supported_types",
     "memory_partition_mode",
@@ -109,6 +113,7 @@ const FUNCTION_ATTRIBUTES: [&str; 34] = [
     "power_state",
     "reset_method",
     "resource",
+    "sound",
     "spatial_partition_mode",
     "sriov_admin",
     "sriov_drivers_autoprobe",
@@ -327,13 +332,28 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
                     }
                 }
                 ["sriov_admin", rest @ ..] => xe::admin(state, address, rest),
+                [class @ ("drm" | "sound"), name] => {
+                    let known = users::class_devices(function, class);
+                    known.iter().any(|known| known == name).then(|| dir(&[]))?
+                }
                 ["nvidia", rest @ ..] => nvidia::function(state, address, rest),
                 [attribute] if FUNCTION_ATTRIBUTES.contains(attribute) || attribute.starts_with("virtfn") => {
-                    function_entry(state, address, function, attribute)
+                    let node = function_entry(state, address, function, attribute)?;
+                    Some(hanging(state, address, attribute, node))
                 }
                 rest => mdev_parent(state, &GpuAddress::Pci(address), rest),
             }
         }
+    }
+}
+
+/// The same, unless reading it hangs.
+fn hanging(state: &State, address: PciAddress, attribute: &str, node: Node) -> Node {
+    match node {
+        Node::File(file) if state.hanging_reads.contains(&(address, attribute.to_owned())) => {
+            Node::File(File::Hanging(address, attribute.to_owned(), Box::new(file)))
+        }
+        node => node,
     }
 }
 
@@ -365,6 +385,10 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
             let lost = [address, pf].iter().any(|address| state.faults.off_the_bus.contains(address));
             let alive = || state.signs.config(address, ids, function.class, is_virtual);
             file(File::Bytes(if lost { vec![0xff; 64] } else { alive() }))
+        }
+        "drm" | "sound" => {
+            let devices = users::class_devices(function, name);
+            (!devices.is_empty()).then(|| names(devices))?
         }
         "modalias" => text(modalias(function)),
         "sriov_admin" => xe::admin(state, address, &[]),

@@ -103,6 +103,17 @@ impl FakeKernel {
         self.changed.notify_all();
     }
 
+    /// From now on reading an attribute of a function hangs, until [`let_reads_go`](Self::let_reads_go): `config` does
+    /// while the kernel resets the device, for up to a minute (kernel: drivers/pci/access.c, `pci_wait_cfg`).
+    pub fn hang_reads(&self, function: PciAddress, attribute: &str) {
+        self.lock().state.hanging_reads.insert((function, attribute.to_owned()));
+    }
+
+    /// Whatever is being read of a function comes back.
+    pub fn let_reads_go(&self, function: PciAddress) {
+        self.with(|state| state.hanging_reads.retain(|(of, _)| *of != function));
+    }
+
     /// Waits until a call on the function hangs: its lock is taken.
     pub fn wait_until_locked(&self, pf: PciAddress) {
         let mut inner = self.lock();
@@ -201,6 +212,11 @@ impl FakeKernel {
         }
         match file {
             File::Text(text) => Ok(text.clone().into_bytes()),
+            File::Hanging(function, attribute, file) => {
+                let read = (*function, attribute.clone());
+                drop(self.wait_while(self.lock(), |inner| inner.state.hanging_reads.contains(&read))?);
+                self.read_file(file)
+            }
             File::Bytes(bytes) => Ok(bytes.clone()),
             File::Numvfs(pf) => {
                 drop(self.wait_while(self.lock(), |inner| inner.locked.contains(pf))?);
@@ -236,6 +252,7 @@ impl FakeKernel {
             // A store function is not called for nothing (kernel: fs/sysfs/file.c).
             _ if value.is_empty() => Ok(()),
             File::Text(_) | File::Bytes(_) => Ok(()),
+            File::Hanging(_, _, file) => self.write_file(file, value),
             File::Numvfs(pf) => self.switch_vfs(*pf, |state| state.admit_count(*pf, value)),
             File::Vgpu(file) => self.write_vgpu_file(file, value),
             File::Autoprobe(pf) => self.lock().state.set_autoprobe(*pf, value),
@@ -285,8 +302,9 @@ impl FakeKernel {
     fn unbind(&self, driver: &str, value: &str) -> Result<(), Errno> {
         let inner = self.lock();
         let address = inner.state.admit_unbind(driver, value)?;
-        let mut inner =
-            self.wait_while(inner, |inner| inner.state.is_open(&DeviceSource::Pci { address }))?;
+        let mut inner = self.wait_while(inner, |inner| {
+            inner.state.is_open(&DeviceSource::Pci { address }) || inner.state.is_used_on_host(address)
+        })?;
         inner.state.unbind(address);
         Ok(())
     }

@@ -83,6 +83,9 @@ pub struct FunctionModel {
     /// Sizes of its 64-bit memory windows, in MiB.
     #[serde(default)]
     pub bars_mib: Vec<u64>,
+    /// What its driver makes of it under `/dev`: `dri/card0`, `snd/controlC0`.
+    #[serde(default)]
+    pub nodes: Vec<String>,
     /// Its SR-IOV capability.
     #[serde(default)]
     pub sriov: Option<SriovModel>,
@@ -181,6 +184,7 @@ impl Machine {
             numa_node: None,
             boot_vga: false,
             bars_mib: vec![1],
+            nodes: Vec::new(),
             sriov: Some(SriovModel {
                 total_vfs: 7,
                 offset: 128,
@@ -218,6 +222,7 @@ impl Machine {
             numa_node: Some(u16::from(index >= count / 2)),
             boot_vga: false,
             bars_mib: vec![16, 16 * 1024],
+            nodes: Vec::new(),
             sriov: Some(SriovModel {
                 total_vfs,
                 offset: 4,
@@ -283,6 +288,7 @@ fn vendor_function(
         numa_node: Some(0),
         boot_vga: false,
         bars_mib: vec![16, 16 * 1024],
+        nodes: Vec::new(),
         sriov: Some(SriovModel {
             total_vfs,
             offset,
@@ -355,6 +361,7 @@ fn nvidia_function(address: PciAddress, entry: &Entry) -> FunctionModel {
         numa_node: Some(0),
         boot_vga: false,
         bars_mib: vec![16, vram_mib, 32],
+        nodes: Vec::new(),
         sriov: Some(sriov),
     }
 }

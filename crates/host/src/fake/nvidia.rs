@@ -109,6 +109,8 @@ pub(super) struct Vgpus {
     places: BTreeMap<PciAddress, (u64, u64)>,
     /// The driver's own device nodes, and who has them open.
     pub(super) nodes: Vec<(String, Holder)>,
+    /// The GPU that the tool is at work on.
+    at_work: Option<PciAddress>,
     /// How the tool ended when it last ran for a GPU.
     ran: BTreeMap<PciAddress, crate::tree::Ran>,
 }

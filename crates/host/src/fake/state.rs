@@ -48,12 +48,20 @@ pub(super) struct Function {
     pub(super) numa_node: Option<u16>,
     pub(super) boot_vga: bool,
     pub(super) bars_mib: Vec<u64>,
+    nodes: Vec<String>,
     pub(super) group: Option<u32>,
     pub(super) driver: Option<String>,
     pub(super) driver_override: Option<String>,
     /// The number of its VFIO node while it is bound to a VFIO driver.
     pub(super) vfio: Option<u32>,
     pub(super) role: Role,
+}
+
+impl Function {
+    /// What its driver made of it under `/dev`.
+    pub(super) fn nodes(&self) -> &[String] {
+        if self.driver.is_some() && self.vfio.is_none() { &self.nodes } else { &[] }
+    }
 }
 
 /// What a function is.
@@ -94,6 +102,8 @@ pub(super) struct State {
     pub(super) vgpus: Vgpus,
     pub(super) faults: Faults,
     pub(super) signs: Signs,
+    /// Attributes whose reading does not come back.
+    pub(super) hanging_reads: BTreeSet<(PciAddress, String)>,
     next_group: u32,
     next_vfio: u32,
 }
@@ -108,6 +118,7 @@ impl State {
             vgpus: Vgpus::default(),
             faults,
             signs: Signs::default(),
+            hanging_reads: BTreeSet::new(),
             next_group: FIRST_FREE_GROUP,
             next_vfio: 0,
             boots,
@@ -248,6 +259,15 @@ impl State {
     pub(super) fn admit_unbind(&self, driver: &str, text: &str) -> Result<PciAddress, Errno> {
         let bound = |address: &PciAddress| self.functions[address].driver.as_deref() == Some(driver);
         self.named(text).filter(bound).ok_or(Errno::NODEV)
+    }
+
+    /// Whether a process has a node of the function's driver open, which then does not let go of it.
+    pub(super) fn is_used_on_host(&self, address: PciAddress) -> bool {
+        let nodes = self.functions.get(&address).map(Function::nodes).unwrap_or_default();
+        let vendors = self.vgpu_node(address).map(|node| node["/dev/".len()..].to_owned());
+        let is_own =
+            |open: &str| nodes.iter().chain(&vendors).any(|node| open.strip_prefix("/dev/") == Some(node));
+        self.vgpus.nodes.iter().any(|(open, _)| is_own(open))
     }
 
     pub(super) fn unbind(&mut self, address: PciAddress) {
@@ -446,8 +466,12 @@ fn physical(model: FunctionModel, group: Option<u32>) -> Function {
         enabled: 0,
         vfs: BTreeMap::new(),
     });
-    let boot_vga = model.boot_vga;
-    Function { boot_vga, ..function(model.ids, model.class, model.numa_node, model.bars_mib, group, role) }
+    let (boot_vga, nodes) = (model.boot_vga, model.nodes);
+    Function {
+        boot_vga,
+        nodes,
+        ..function(model.ids, model.class, model.numa_node, model.bars_mib, group, role)
+    }
 }
 
 fn function(
@@ -463,6 +487,7 @@ fn function(
         class,
         numa_node,
         bars_mib,
+        nodes: Vec::new(),
         group,
         role,
         boot_vga: false,

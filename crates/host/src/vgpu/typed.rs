@@ -19,6 +19,7 @@ use crate::calls::{CallError, GpuCalls};
 use crate::catalogue::Entry;
 use crate::discover::function;
 use crate::discover::holders::Holders;
+use crate::monitor::PartitionType;
 use crate::report;
 use crate::tree::Tree;
 
@@ -35,7 +36,7 @@ pub(super) fn observe(
     tree: &dyn Tree,
     gpu: &mut Gpu,
     entry: Option<&Entry>,
-    names: &TypeNames,
+    (names, told): (&TypeNames, &[PartitionType]),
 ) -> BTreeSet<String> {
     let vfs = std::mem::take(&mut gpu.partitions);
     let lists: Vec<VgpuType> =
@@ -50,7 +51,11 @@ pub(super) fn observe(
         }
     }
     names.learn(gpu.ids, lists.iter(), typed.is_empty());
-    let known = names.of(gpu.ids);
+    let mut known = names.of(gpu.ids);
+    // Lists are read now; the driver may have been exchanged since its library was asked.
+    for kind in told {
+        known.entry(kind.id).or_insert_with(|| kind.profile.clone());
+    }
     let is_full = lists.is_empty();
     let count = typed.len();
     for (id, mut vf) in typed {
@@ -167,10 +172,20 @@ fn name_of(calls: &GpuCalls<'_>, names: &TypeNames, id: u32) -> Option<String> {
 
 fn without_file(calls: &GpuCalls<'_>, vf: PciAddress) -> Box<Finding> {
     let (tree, gpu, dir) = (calls.tree(), calls.gpu(), function::dir(vf));
-    if tree.exists(&dir) {
-        report::wrong_driver(gpu, vf, DRIVER, function::driver(tree, &dir).as_deref())
-    } else {
-        report::gone(gpu, vf)
+    if !tree.exists(&dir) {
+        return report::gone(gpu, vf);
+    }
+    match function::driver(tree, &dir).as_deref() {
+        Some(DRIVER) => {
+            let message = format!(
+                "{vf} of GPU {gpu} is bound to {DRIVER}, which shows no /{} for it.",
+                current_path(vf)
+            );
+            let hint = "The vGPU host driver makes it, on kernel 6.8 and later ('nvidia-smi -q' tells the host's vGPU mode); \
+                        the data-centre driver does not. 'journalctl -k' may say why it left the function out.";
+            report::error(gpu, Code::DriverMissing, message, hint)
+        }
+        driver => report::wrong_driver(gpu, vf, DRIVER, driver),
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn parse(text: &str) -> Vec<VgpuType> {
 }
 
 /// `NVIDIA L40S-24Q`, `GRID A2-4Q`: what follows the model.
-pub(super) fn profile_name(name: &str) -> Option<String> {
+pub(crate) fn profile_name(name: &str) -> Option<String> {
     let (_, profile) = name.trim().rsplit_once('-')?;
     (!profile.is_empty()).then(|| profile.to_owned())
 }

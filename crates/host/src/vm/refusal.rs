@@ -23,6 +23,17 @@ pub(super) fn down(vm: &VmName, reason: &str) -> Box<Finding> {
     Box::new(finding(Code::LibvirtDown, Severity::Error, Subject::Vm(vm.clone()), message, hint))
 }
 
+/// libvirt is still at it.
+#[cfg(feature = "libvirt")]
+pub(super) fn slow(vm: &VmName, late: &str) -> Box<Finding> {
+    let message = format!("libvirt has not finished with VM {vm}: {}.", late.trim_end_matches('.'));
+    let hint = format!(
+        "It goes on by itself: a start pins all memory of the VM, which may take minutes. 'virsh domjobinfo {vm}' and \
+         /var/log/libvirt/qemu/{vm}.log say more."
+    );
+    Box::new(finding(Code::LibvirtSlow, Severity::Warning, Subject::Vm(vm.clone()), message, hint))
+}
+
 /// A step that is not about a VM came to the hypervisor.
 pub(super) fn not_about_a_vm(step: &Step) -> Box<Finding> {
     let message = format!("The hypervisor was asked to {step}, which is not its work.");

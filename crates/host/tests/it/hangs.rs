@@ -9,10 +9,12 @@ use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::fake::{FakeHost, FakeKernel, Machine};
 
-use crate::machine::{IGB, at, disable, done, enable, gpu, inventory, lab_catalogue, pci, refused};
+use crate::machine::{
+    IGB, at, disable, done, enable, gpu, inventory, lab_catalogue, on_both_faces, pci, refused,
+};
 
 /// Short, because these tests wait them out, and long enough for calls that do not hang on a machine that is busy.
-const SHORT: Limits = Limits { read_ms: 5_000, write_ms: 2_000, tool_ms: 2_000 };
+const SHORT: Limits = Limits { read_ms: 2_000, write_ms: 2_000, tool_ms: 2_000 };
 
 fn impatient() -> FakeHost {
     FakeHost::new("node1".parse().unwrap(), FakeKernel::boot(Machine::lab()), lab_catalogue(), SHORT)
@@ -118,4 +120,90 @@ fn a_write_2_that_hangs_is_limited_as_well() {
     while !calls.stuck().is_empty() {
         std::thread::yield_now();
     }
+}
+
+fn until_free(host: &dyn Host) {
+    while !host.observe(crate::machine::NOW).stuck.is_empty() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_gpu_whose_look_hangs_is_still_there_as_it_was_seen_last_and_fenced_off() {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
+        host.apply(&enable(3), crate::machine::NOW).unwrap();
+        let before = host.observe(Timestamp(1));
+        kernel.hang_reads(pci(IGB), "config");
+        for seen in [host.observe(Timestamp(2)), host.observe(Timestamp(3))] {
+            assert!(seen.is_stuck(&at(IGB)) && !seen.is_stuck(&at("0000:02:00.0")), "{:?}", seen.stuck);
+            assert_eq!(seen.gpus, before.gpus);
+            assert_eq!(seen.stuck.len(), 1, "told once: {:?}", seen.stuck);
+        }
+        let again = host.observe_again(&[at(IGB)].into(), &before, Timestamp(4));
+        assert!(again.is_stuck(&at(IGB)));
+        assert_eq!(again.gpus, before.gpus);
+        kernel.let_reads_go(pci(IGB));
+        until_free(host);
+        host.apply(&disable(), crate::machine::NOW).unwrap();
+        assert_eq!(host.observe(Timestamp(5)).gpus[&at(IGB)].partitions, []);
+    });
+}
+
+#[test]
+fn gpus_that_cannot_even_be_listed_are_all_still_there_and_fenced_off() {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
+        let before = host.observe(Timestamp(1));
+        kernel.hang_reads(pci(IGB), "class");
+        let seen = host.observe(Timestamp(2));
+        assert_eq!(seen.gpus, before.gpus);
+        assert!(seen.gpus.keys().all(|gpu| seen.is_stuck(gpu)), "{:?}", seen.stuck);
+        assert!(seen.notes.iter().any(|note| note.code == Code::CallStuck));
+        kernel.let_reads_go(pci(IGB));
+        until_free(host);
+        assert_eq!(host.observe(Timestamp(3)).gpus, before.gpus);
+    });
+}
+
+#[test]
+fn a_gpu_whose_first_look_hangs_is_marked_as_not_seen() {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
+        for attribute in ["config", "class"] {
+            kernel.hang_reads(pci(IGB), attribute);
+            let seen = host.observe(Timestamp(1));
+            assert!(!seen.gpus.contains_key(&at(IGB)));
+            assert!(seen.unseen_because_of(&at(IGB)).is_some(), "{attribute}: {:?}", seen.stuck);
+            kernel.reboot();
+            until_free(host);
+            let seen = host.observe(Timestamp(2));
+            assert!(seen.gpus.contains_key(&at(IGB)), "a reboot ends it");
+            kernel.reboot();
+        }
+    });
+}
+
+#[test]
+fn what_was_seen_in_an_earlier_boot_stands_in_for_nothing() {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
+        host.apply(&enable(3), crate::machine::NOW).unwrap();
+        host.observe(Timestamp(1));
+        kernel.reboot();
+        kernel.hang_reads(pci(IGB), "config");
+        let seen = host.observe(Timestamp(2));
+        assert!(!seen.gpus.contains_key(&at(IGB)) && seen.is_stuck(&at(IGB)));
+        kernel.let_reads_go(pci(IGB));
+        until_free(host);
+    });
+}
+
+#[test]
+fn a_count_that_does_not_come_back_leaves_the_gpu_and_its_links_to_be_seen() {
+    on_both_faces(&Machine::lab(), SHORT, |kernel, host| {
+        host.apply(&enable(2), crate::machine::NOW).unwrap();
+        kernel.hang_reads(pci(IGB), "sriov_numvfs");
+        let seen = host.observe(Timestamp(2));
+        assert!(seen.is_stuck(&at(IGB)));
+        assert_eq!(seen.gpus[&at(IGB)].partitions.len(), 2);
+        kernel.let_reads_go(pci(IGB));
+        until_free(host);
+    });
 }

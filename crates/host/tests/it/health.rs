@@ -198,7 +198,8 @@ fn what_a_vendors_library_tells_is_taken_over_for_the_gpu_it_speaks_of() {
     };
     let signs = vec![(HealthState::Sick, "worn memory".to_owned())];
     let unique_id = Some("GPU-1".to_owned());
-    let (host, _) = with_library("xe", Ok(Reading { unique_id, telemetry: telemetry.clone(), signs }));
+    let reading = Reading { unique_id, telemetry: telemetry.clone(), signs, ..Reading::default() };
+    let (host, _) = with_library("xe", Ok(reading));
     let seen = gpu(&host, GPU);
     assert_eq!((seen.telemetry, seen.unique_id.as_deref()), (Some(telemetry), Some("GPU-1")));
     assert_eq!((seen.health.state, seen.health.reasons), (HealthState::Sick, vec!["worn memory".to_owned()]));

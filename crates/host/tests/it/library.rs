@@ -1,24 +1,29 @@
 //! NVIDIA's library as tests want it: what `examples/fake_nvml.rs` makes, in a directory of the test's own.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fs, io};
 
+use camino::Utf8PathBuf;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 use tempfile::TempDir;
+use tranche_host::fake::FakeKernel;
 use tranche_host::nvml::NvidiaMonitor;
+use tranche_host::tree::{Log, Ran, Tree};
 
 const FILE: &str = "libfake_nvml.so";
 
 /// A library that says what it was told to say.
+#[derive(Debug, Clone)]
 pub(crate) struct Library {
-    dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
 impl Library {
     /// One that says this of the machine.
     pub(crate) fn new(machine: &Value) -> Self {
-        let library = Self { dir: tempfile::tempdir().expect("a directory") };
+        let library = Self { dir: Arc::new(tempfile::tempdir().expect("a directory")) };
         fs::copy(built(), library.path()).expect("the library is copied");
         library.describe(machine);
         library
@@ -48,6 +53,20 @@ impl Library {
         self
     }
 
+    /// From now on a look waits until it is released.
+    pub(crate) fn hold(&self) {
+        let (mode, path) = (Mode::RUSR | Mode::WUSR, self.dir.path().join("hold"));
+        mknodat(CWD, &path, FileType::Fifo, mode, 0).expect("a FIFO");
+    }
+
+    /// Lets the look that waits go on, and others not wait.
+    pub(crate) fn release(&self) {
+        let path = self.dir.path().join("hold");
+        // Opening it waits for the look that waits, and closing it ends what that reads.
+        drop(fs::File::options().write(true).open(&path).expect("the FIFO"));
+        fs::remove_file(path).expect("the FIFO");
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join(FILE)
     }
@@ -73,4 +92,55 @@ fn built() -> PathBuf {
     let how = "Build it with: cargo build --package tranche-host --example fake_nvml";
     assert!(library.exists(), "{} is missing. {how}", library.display());
     library
+}
+
+/// A fake kernel in which nothing is written or run while the library is open.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) tree: Arc<FakeKernel>,
+    pub(crate) library: Library,
+}
+
+impl Watched {
+    fn check(&self, what: &str) {
+        assert_eq!(self.library.sessions().1, 0, "the library is open at: {what}");
+    }
+}
+
+impl Tree for Watched {
+    fn head(&self, path: &str, len_max: usize) -> io::Result<Vec<u8>> {
+        self.tree.head(path, len_max)
+    }
+
+    fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        self.check(path);
+        self.tree.write(path, value)
+    }
+
+    fn link(&self, path: &str) -> io::Result<Utf8PathBuf> {
+        self.tree.link(path)
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        self.tree.list(path)
+    }
+
+    fn links(&self, path: &str) -> io::Result<Vec<Utf8PathBuf>> {
+        self.tree.links(path)
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.tree.exists(path)
+    }
+
+    fn log(&self, path: &str) -> io::Result<Box<dyn Log>> {
+        self.tree.log(path)
+    }
+
+    fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran> {
+        self.check(tool);
+        let ran = self.tree.run(tool, arguments);
+        self.check(tool);
+        ran
+    }
 }

@@ -31,6 +31,24 @@ pub(crate) fn host(machine: Machine) -> FakeHost {
     FakeHost::new("node1".parse().unwrap(), FakeKernel::boot(machine), lab_catalogue(), PATIENT)
 }
 
+/// Tells a story over a kernel in memory, and again over one that is mounted.
+pub(crate) fn on_both_faces(machine: &Machine, limits: Limits, story: impl Fn(&FakeKernel, &dyn Host)) {
+    let name = || "node1".parse().unwrap();
+    let host = FakeHost::new(name(), FakeKernel::boot(machine.clone()), lab_catalogue(), limits);
+    story(&host.kernel, &host);
+    #[cfg(feature = "fuse")]
+    {
+        use tranche_host::linux::LinuxHost;
+        use tranche_host::vm::fake::FakeHypervisor;
+
+        let kernel = Arc::new(FakeKernel::boot(machine.clone()));
+        let mounted = crate::trees::mount(&kernel);
+        let vms = Box::new(Arc::new(FakeHypervisor::new(Arc::<FakeKernel>::clone(&kernel))));
+        let tree = Arc::<tranche_host::tree::DirTree>::clone(&mounted.tree);
+        story(&kernel, &LinuxHost::new(name(), tree, limits, lab_catalogue(), vms));
+    }
+}
+
 pub(crate) fn pci(text: &str) -> PciAddress {
     text.parse().expect("a PCI address")
 }
@@ -57,23 +75,23 @@ pub(crate) fn qemu(pid: u32) -> Holder {
     Holder { pid, command: "qemu-system-x86".to_owned() }
 }
 
-pub(crate) fn gpu(host: &impl Host, address: &str) -> Gpu {
+pub(crate) fn gpu(host: &(impl Host + ?Sized), address: &str) -> Gpu {
     inventory(host).gpus.remove(&at(address)).expect("the GPU is seen")
 }
 
-pub(crate) fn inventory(host: &impl Host) -> HostInventory {
+pub(crate) fn inventory(host: &(impl Host + ?Sized)) -> HostInventory {
     host.observe(NOW)
 }
 
 #[track_caller]
-pub(crate) fn done(host: &impl Host, step: &Step) {
+pub(crate) fn done(host: &(impl Host + ?Sized), step: &Step) {
     if let Err(finding) = host.apply(step, NOW) {
         panic!("{step}: {finding}");
     }
 }
 
 #[track_caller]
-pub(crate) fn refused(host: &impl Host, step: &Step, code: Code) -> Finding {
+pub(crate) fn refused(host: &(impl Host + ?Sized), step: &Step, code: Code) -> Finding {
     match host.apply(step, NOW) {
         Ok(()) => panic!("{step} was carried out"),
         Err(finding) => {

@@ -15,6 +15,7 @@ mod modules;
 mod nvidia;
 mod nvidia_machine;
 mod nvml;
+mod passthrough;
 mod simulated;
 mod steps;
 mod trees;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tranche_core::inventory::{Ecc, HealthState, Telemetry};
+use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
-use tranche_host::monitor::{Monitor as _, Reading};
+use tranche_host::monitor::{Monitor as _, PartitionReading, PartitionType, Reading, User};
 use tranche_host::nvml::NvidiaMonitor;
+use uuid::Uuid;
 
 use crate::library::Library;
 use crate::machine::pci;
@@ -23,7 +24,7 @@ const FUNCTION_NOT_FOUND: u32 = 13;
 const GPU_IS_LOST: u32 = 15;
 
 /// Every call about a GPU that the library makes possible to fail alone.
-const CALLS: [&str; 9] = [
+const CALLS: [&str; 19] = [
     "nvmlDeviceGetHandleByIndex_v2",
     "nvmlDeviceGetPciInfo_v3",
     "nvmlDeviceGetUUID",
@@ -33,6 +34,16 @@ const CALLS: [&str; 9] = [
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceGetEccMode",
     "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetActiveVgpus",
+    "nvmlDeviceGetVgpuUtilization",
+    "nvmlVgpuInstanceGetVmID",
+    "nvmlVgpuInstanceGetMdevUUID",
+    "nvmlVgpuInstanceGetFbUsage",
+    "nvmlDeviceGetSupportedVgpus",
+    "nvmlDeviceGetVgpuHeterogeneousMode",
+    "nvmlVgpuTypeGetName",
+    "nvmlVgpuTypeGetFramebufferSize",
+    "nvmlVgpuTypeGetMaxInstances",
 ];
 
 fn l40s(address: &str) -> Value {
@@ -46,6 +57,8 @@ fn l40s(address: &str) -> Value {
         "utilization": 42,
         "ecc": [true, 3, 0],
         "fields": { "144": 0, "145": 0 },
+        "types": [{ "id": 1155, "name": "NVIDIA L40S-24Q", "max": 2, "framebuffer_mib": 24_576 }],
+        "vgpus": [{ "id": 9, "vm_uuid": Uuid::nil(), "memory_used_mib": 512, "utilization": 17 }],
     })
 }
 
@@ -82,7 +95,61 @@ fn what_the_library_says_of_a_gpu_is_read() {
         memory_total_mib: Some(46_068),
     };
     let unique_id = Some("GPU-41".to_owned());
-    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, ..Reading::default() });
+    let partitions = vec![vgpu(Some(17), Some(512))];
+    let (types, signs) = (vec![half()], Vec::new());
+    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, partitions, types, signs });
+}
+
+/// The only type of such a GPU.
+fn half() -> PartitionType {
+    PartitionType { id: 1155, profile: "24Q".to_owned(), max: 2, memory_mib: 24_576 }
+}
+
+#[test]
+fn types_are_read_unless_they_are_of_parts_of_a_gpu_or_cannot_be_had_or_sizes_are_mixed() {
+    let kind = |id: u32, name: &str, max: u32| json!({ "id": id, "name": name, "max": max, "framebuffer_mib": 24_576 });
+    let types = |types: Value| read(with(l40s(GPU), "types", types)).types;
+    let whole = kind(1155, "NVIDIA L40S-24Q", 2);
+    assert_eq!(
+        types(json!([whole, kind(9, "NVIDIA A100-1-5C", 7), kind(10, "NVIDIA L40S-1Q", 0)])),
+        [half()]
+    );
+    assert_eq!(types(json!([kind(1155, "GRID L40S-24Q", 2), kind(11, "nonsense", 2)])), [half()]);
+    assert_eq!(types(json!([])), []);
+    assert_eq!(read(with(l40s(GPU), "is_mixed", json!(true))).types, []);
+    for call in ["nvmlVgpuTypeGetName", "nvmlVgpuTypeGetMaxInstances"] {
+        assert_eq!(read(with(l40s(GPU), "errors", json!({ call: NOT_SUPPORTED }))).types, [], "{call}");
+    }
+}
+
+/// What is read of the vGPU of such a GPU.
+fn vgpu(utilization_percent: Option<u8>, memory_used_mib: Option<u64>) -> PartitionReading {
+    let telemetry = PartitionTelemetry { utilization_percent, memory_used_mib };
+    PartitionReading { user: User::Vm(Uuid::nil()), telemetry }
+}
+
+#[test]
+fn what_cannot_be_measured_of_a_vgpu_is_absent_and_one_that_cannot_be_told_from_others_is_left_out() {
+    let refusing = |call: &str, code: u32| read(with(l40s(GPU), "errors", json!({ call: code }))).partitions;
+    assert_eq!(refusing("nvmlDeviceGetVgpuUtilization", NOT_SUPPORTED), [vgpu(None, Some(512))]);
+    assert_eq!(refusing("nvmlVgpuInstanceGetFbUsage", GPU_IS_LOST), [vgpu(Some(17), None)]);
+    assert_eq!(refusing("nvmlVgpuInstanceGetVmID", UNINITIALIZED), []);
+    assert_eq!(refusing("nvmlDeviceGetActiveVgpus", NOT_SUPPORTED), []);
+    let busy = |load: Value| {
+        read(with(l40s(GPU), "vgpus", json!([{ "id": 9, "vm_uuid": Uuid::nil(), "utilization": load }])))
+    };
+    assert_eq!(busy(json!(100)).partitions, [vgpu(Some(100), Some(0))]);
+    assert_eq!(busy(json!(101)).partitions, [vgpu(None, Some(0))], "no part of a whole");
+    assert_eq!(busy(json!(u32::MAX)).partitions, [vgpu(None, Some(0))]);
+    assert_eq!(busy(json!(null)).partitions, [vgpu(None, Some(0))], "before the first sample");
+}
+
+#[test]
+fn a_vgpu_that_is_a_mediated_device_is_known_by_that() {
+    let device = Uuid::from_u128(5);
+    let vgpus = json!([{ "id": 9, "vm_uuid": Uuid::nil(), "mdev_uuid": device }]);
+    let users = read(with(l40s(GPU), "vgpus", vgpus)).partitions.into_iter().map(|read| read.user);
+    assert_eq!(users.collect::<Vec<_>>(), [User::Mdev(device)]);
 }
 
 #[test]
@@ -140,6 +207,25 @@ fn memory_that_waits_to_be_remapped_or_could_not_be_speaks_against_a_gpu() {
     assert_eq!(state(json!({ "144": 1, "145": 0 })), HealthState::NeedsReset);
     assert_eq!(state(json!({ "144": 0, "145": 1 })), HealthState::Sick);
     assert_eq!(state(json!({})), HealthState::Good, "an older GPU counts none of it");
+}
+
+#[test]
+fn what_the_driver_says_that_a_gpu_needs_is_its_state() {
+    let state = |action: u64| {
+        let signs = read(with(l40s(GPU), "fields", json!({ "230": action }))).signs;
+        signs.into_iter().map(|(state, reason)| (state, reason.contains("driver"))).collect::<Vec<_>>()
+    };
+    assert_eq!(state(0), []);
+    for (action, needed) in [
+        (1, HealthState::NeedsReset),
+        (2, HealthState::NeedsReboot),
+        (3, HealthState::Sick),
+        (4, HealthState::NeedsReset),
+        (99, HealthState::Sick),
+        (u64::MAX, HealthState::Sick),
+    ] {
+        assert_eq!(state(action), [(needed, true)], "{action}");
+    }
 }
 
 #[test]

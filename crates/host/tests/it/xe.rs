@@ -120,6 +120,27 @@ fn quotas_that_the_kernel_forgets_or_refuses_leave_smaller_partitions_and_a_find
 }
 
 #[test]
+fn a_split_that_fails_leaves_no_memory_with_functions_that_are_not_there() {
+    on_both_faces(&arc(|_| {}), |life| {
+        life.kernel.refuse_vfs(pci(B50), libc::ENOMEM);
+        life.set_mode(B50, partitioned(2));
+        assert!(life.finding(Code::KernelRefused).is_some(), "{:?}", life.findings);
+        for number in 1..=12 {
+            let quota = format!("{PF}/sriov_admin/vf{number}/profile/vram_quota");
+            assert_eq!(life.kernel.text(&quota).unwrap(), "0", "function {number}");
+        }
+        life.kernel.refuse_vfs(pci(B50), libc::EIO);
+        life.settle();
+        let finding = life.finding(Code::KernelRefused).expect("it is refused");
+        assert!(finding.message.contains("xe could not provide"), "{finding}");
+        assert!(finding.hint.contains("firmware") && finding.hint.contains("memory"), "{finding}");
+        life.kernel.repair();
+        life.settle();
+        assert_eq!(memory(life), [Some(8_064), Some(8_064)]);
+    });
+}
+
+#[test]
 fn what_somebody_gave_to_functions_beforehand_is_replaced_by_equal_shares() {
     let mut life = Life::in_memory(Machine::arc());
     life.kernel

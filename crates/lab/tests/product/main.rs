@@ -50,6 +50,14 @@ fn what_a_host_goes_through() {
 
     let older = under_an_older_version(&deb, directory.path());
     demo::install(&node, &older, &progress).expect("the package installs");
+    progress.say("the daemon sees which drivers the kernel has, and what it needs of them is loaded");
+    run(
+        &node,
+        &format!(
+            "nsenter --mount --target $({MAIN_PID}) cat /lib/modules/$(uname -r)/modules.alias >/dev/null"
+        ),
+    );
+    run(&node, "lsmod | grep -q '^pci_pf_stub'");
     splits_and_starts(&node, &progress);
 
     progress.say("an upgrade starts the new daemon, and VMs do not notice");

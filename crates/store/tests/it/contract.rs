@@ -9,6 +9,7 @@ use tranche_store::{
     OPS_MAX, Outcome, Prefix, Revision, StoreError, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX, Watch,
 };
 
+use crate::server::etcd;
 use crate::subject::{Subject, all, commit, key, memory, prefix, put, sqlite};
 
 /// For events that are there, or are on their way.
@@ -20,6 +21,7 @@ macro_rules! contract {
     ($($sentence:ident)*) => {
         mod memory_keeps { $(#[test] fn $sentence() { super::$sentence(&super::memory()); })* }
         mod sqlite_keeps { $(#[test] fn $sentence() { super::$sentence(&super::sqlite()); })* }
+        mod etcd_keeps { $(#[test] fn $sentence() { super::$sentence(&super::etcd()); })* }
     };
 }
 

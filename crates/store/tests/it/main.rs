@@ -4,5 +4,6 @@ mod contract;
 mod fleet;
 mod oracle;
 mod repository;
+mod server;
 mod sqlite;
 mod subject;

@@ -124,6 +124,7 @@ pub(crate) fn partitions() -> Vec<PartitionView> {
         vram_mib: None,
         state: PartitionState::Free,
         vm: None,
+        telemetry: None,
         emulated: true,
     };
     let mut partitions: Vec<PartitionView> = (0..4).map(partition).collect();

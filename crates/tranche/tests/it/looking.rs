@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use expect_test::expect;
 use tranche_api::answer::{Diagnosis, WhyNot};
+use tranche_api::view::GpuView;
+use tranche_core::inventory::{Ecc, PartitionTelemetry, Telemetry};
 use tranche_core::operation::OperationState;
 
 use crate::daemon::Daemon;
@@ -113,6 +115,58 @@ fn partitions_are_a_table_and_can_be_those_of_one_gpu() {
         &["partition", "list", "--gpu", "node1/0000:41:00.0"],
         expect![[r#"
         There are no partitions. Make some with: tranche gpu partition GPU COUNT
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn what_drivers_measure_is_shown_where_they_do() {
+    let ecc = Some(Ecc { enabled: true, corrected: 3, uncorrected: 0 });
+    let telemetry = Telemetry {
+        serial: Some("1321020".to_owned()),
+        firmware: Some("95.02.66.00.02".to_owned()),
+        ecc,
+        utilization_percent: Some(42),
+        memory_used_mib: Some(1024),
+        memory_total_mib: Some(15_356),
+    };
+    let mut partitions = partitions();
+    partitions.iter_mut().for_each(|partition| partition.gpu = a2().address);
+    partitions.truncate(2);
+    partitions[0].telemetry =
+        Some(PartitionTelemetry { utilization_percent: Some(7), memory_used_mib: Some(512) });
+    let daemon = Daemon::new()
+        .answers("GET /v1/gpus", &[a2()])
+        .answers(
+            "GET /v1/gpus/node1/0000:41:00.0",
+            &GpuView { telemetry: Some(telemetry), valid_counts: Vec::new(), ..a2() },
+        )
+        .answers("GET /v1/partitions", &partitions);
+    check(
+        &daemon,
+        &["gpu", "show", "41:00.0"],
+        expect![[r#"
+        GPU            node1/0000:41:00.0
+        Model          NVIDIA A2
+        PCI ids        10de:25b6:10de:157e
+        Board          PCI-0000:3b:00.0
+        Status         partitionable
+        Mode           host
+        Memory         16 GiB
+        Driver         nvidia
+        NUMA node      1
+        IOMMU group    27
+        Reset by       flr, bus
+        Serial         1321020
+        Firmware       95.02.66.00.02
+        ECC            on: 3 errors corrected, 0 not
+        Load           42 %
+        Memory in use  1 GiB
+
+        GPU                            INDEX  DEVICE        PROFILE  MEMORY  STATE   VM       LOAD  MEMORY IN USE
+        node1/0000:41:00.0 (emulated)  0      0000:02:10.0  1/4      -       in use  desk-01  7 %   512 MiB
+        node1/0000:41:00.0 (emulated)  1      0000:02:10.2  1/4      -       free    -        -     -
         exit 0
     "#]],
     );

@@ -1,190 +1,19 @@
 //! What goes wrong underneath: each has a finding with a code and a hint, nothing is lost, and all ends well once it is
 //! right again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use tranche_core::change::Change;
-use tranche_core::check;
 use tranche_core::declare::{Declaration, DeclaredGpu};
-use tranche_core::finding::{Code, Finding};
-use tranche_core::name::{GpuAddress, GpuKey, HostName, OperationId, PciAddress, Timestamp, VmName};
-use tranche_core::operation::OperationState;
-use tranche_core::spec::{GpuMode, Request};
+use tranche_core::finding::Code;
+use tranche_core::name::PciAddress;
+use tranche_core::operation::{OperationState, STEP_FAILURES_MAX};
+use tranche_core::spec::GpuMode;
 use tranche_host::calls::Limits;
 use tranche_host::fake::Machine;
 use tranche_host::vm::fake::Guest;
-use tranche_store::{MemoryStore, Outcome, Repository, Store, StoreError};
-use tranched::engine::{Engine, PassReport, Submitted};
 
-use crate::fake_machine::{FakeMachine, new_vm};
-use crate::stores::{Fault, Faulty};
-
-/// A disk that can be full.
-#[derive(Debug, Default)]
-struct Disk {
-    full: AtomicBool,
-}
-
-impl Fault for Disk {
-    fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError> {
-        if self.full.load(Ordering::SeqCst) {
-            let source = "database or disk is full".into();
-            return Err(StoreError::Full { place: "tranche.db".to_owned(), source });
-        }
-        commit()
-    }
-}
-
-/// An engine on a fake machine.
-struct Desk {
-    machine: FakeMachine,
-    store: Arc<dyn Store>,
-    disk: Arc<Disk>,
-    engine: Engine,
-    now: Timestamp,
-}
-
-impl Desk {
-    fn new() -> Self {
-        Self::on(Machine::gpus(2, 4))
-    }
-
-    fn on(machine: Machine) -> Self {
-        let machine = FakeMachine::new(host(), machine);
-        let disk = Arc::new(Disk::default());
-        let store: Arc<dyn Store> =
-            Arc::new(Faulty { store: Arc::new(MemoryStore::default()), fault: disk.clone() });
-        let engine = open(&machine, &store, Limits::default());
-        let mut desk = Self { machine, store, disk, engine, now: Timestamp(1) };
-        desk.pass();
-        desk
-    }
-
-    fn restart_daemon(&mut self, limits: Limits) {
-        self.engine = open(&self.machine, &self.store, limits);
-        self.pass();
-    }
-
-    /// One pass, a minute later than the last.
-    fn pass(&mut self) -> PassReport {
-        self.now.0 += 60_000;
-        let report = self.engine.pass(self.now);
-        let view = self.engine.view();
-        assert_eq!(check::check(&view.plan), []);
-        assert_eq!(check::check_world(&view.inventory), []);
-        report
-    }
-
-    fn settle(&mut self) {
-        for _ in 0..20 {
-            let before = self.engine.view().revision;
-            if !self.pass().is_busy() && self.engine.view().revision == before {
-                return;
-            }
-        }
-    }
-
-    #[track_caller]
-    fn ask(&mut self, change: Change) -> OperationId {
-        match self.engine.submit(&change, false, self.now) {
-            Ok(Submitted::Accepted { operation, .. }) => operation.id,
-            other => panic!("{change:?}: {other:?}"),
-        }
-    }
-
-    /// Asks, and waits until all that can be done is done.
-    #[track_caller]
-    fn order(&mut self, change: Change) -> OperationId {
-        let id = self.ask(change);
-        self.settle();
-        id
-    }
-
-    fn refusal(&self, change: &Change) -> Vec<Code> {
-        let rejected = self.engine.submit(change, false, self.now).expect_err("it is refused");
-        rejected.into_findings().into_iter().map(|finding| finding.code).collect()
-    }
-
-    fn finding(&self, code: Code) -> Option<Finding> {
-        let found = self.engine.view().findings.iter().find(|finding| finding.code == code).cloned();
-        if let Some(finding) = &found {
-            assert!(!finding.hint.is_empty() && !finding.message.is_empty());
-        }
-        found
-    }
-
-    /// The codes with which an operation failed, each once.
-    #[track_caller]
-    fn failure(&self, id: OperationId) -> Vec<Code> {
-        assert_eq!(self.outcome(id), OperationState::Failed);
-        let view = self.engine.view();
-        let mut codes: Vec<Code> = view.operations[&id].findings.iter().map(|finding| finding.code).collect();
-        codes.dedup();
-        codes
-    }
-
-    fn wish(&self, index: u8) -> GpuMode {
-        self.engine.view().spec.gpus[&gpu(index)].mode.clone()
-    }
-
-    fn outcome(&self, id: OperationId) -> OperationState {
-        self.engine.view().operations[&id].state
-    }
-
-    fn runs(&self, name: &str) -> bool {
-        self.engine.view().inventory[&host()].domain(&vm(name)).is_some_and(|domain| domain.state.is_active())
-    }
-
-    fn vfs(&self, index: u8) -> usize {
-        self.engine.view().inventory[&host()].gpus[&gpu(index).address].partitions.len()
-    }
-}
-
-fn open(machine: &FakeMachine, store: &Arc<dyn Store>, limits: Limits) -> Engine {
-    let repository = Repository::new(store.clone());
-    Engine::open(host(), machine.host_with(limits), repository, 4).expect("the store can be read")
-}
-
-fn host() -> HostName {
-    "node1".parse().unwrap()
-}
-
-fn vm(name: &str) -> VmName {
-    name.parse().unwrap()
-}
-
-fn pf(index: u8) -> PciAddress {
-    PciAddress { domain: 0, bus: 0x10 + index * 4, device: 0, function: 0 }
-}
-
-fn gpu(index: u8) -> GpuKey {
-    GpuKey { host: host(), address: GpuAddress::Pci(pf(index)) }
-}
-
-fn partitioned(count: u16) -> GpuMode {
-    GpuMode::Partitioned { count, series: None }
-}
-
-fn split(index: u8, count: u16) -> Change {
-    Change::SetGpuMode { gpu: gpu(index), mode: partitioned(count) }
-}
-
-fn release(index: u8) -> Change {
-    Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Host }
-}
-
-fn create(name: &str) -> Change {
-    Change::CreateVm { name: vm(name), vm: new_vm(Request::ANY_PARTITION) }
-}
-
-fn start(name: &str) -> Change {
-    Change::StartVm { name: vm(name) }
-}
-
-fn stop(name: &str) -> Change {
-    Change::StopVm { name: vm(name), force: false }
-}
+use crate::desk::{Desk, create, gpu, host, open, partitioned, pf, release, split, start, stop, vm};
 
 #[test]
 fn a_disable_that_hangs_is_named_and_the_other_gpu_goes_on() {
@@ -549,6 +378,28 @@ fn after_a_power_cut_the_first_pass_restores_and_only_then_do_vms_start() {
     assert!(desk.pass().restored);
     desk.settle();
     assert!(desk.runs("a"));
+}
+
+#[test]
+fn a_driver_that_is_late_after_a_reboot_holds_the_start_of_vms_up_and_one_that_refuses_for_good_does_not() {
+    for late in [true, false] {
+        let mut desk = Desk::new();
+        desk.order(split(0, 4));
+        desk.machine.hypervisor().lose_power();
+        desk.machine.kernel().reboot();
+        desk.engine = open(&desk.machine, &desk.store, Limits::default());
+        desk.machine.kernel().refuse_vfs(pf(0), libc_enomem());
+        let tries = if late { STEP_FAILURES_MAX - 1 } else { STEP_FAILURES_MAX };
+        let mut failures = 0;
+        while failures < tries {
+            let report = desk.pass();
+            failures += u32::from(report.steps_failed > 0);
+            assert_eq!(report.restored, failures == STEP_FAILURES_MAX, "after {failures} failures");
+        }
+        desk.machine.kernel().repair();
+        desk.settle();
+        assert_eq!(desk.vfs(0), 4, "late or later, they are restored");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod catalogue;
+mod desk;
 mod fake_machine;
 mod faults;
 mod kill_walk;

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{File, Listing, Node, dir, file, function_path, link, names, parent_path, text, vfio_node};
 use crate::fake::nvidia::files as nvidia;
-use crate::fake::state::State;
+use crate::fake::state::{Function, State};
 
 pub(super) fn groups(state: &State, path: &[&str]) -> Option<Node> {
     let functions_in = |group: u32| {
@@ -102,13 +102,36 @@ fn opened_path(state: &State, source: &DeviceSource) -> String {
     }
 }
 
+/// The devices of a class that a function's driver made of it: `card0` of the nodes `dri/card0` and `snd/controlC0`.
+pub(super) fn class_devices(function: &Function, class: &str) -> Vec<String> {
+    let nodes = function.nodes().iter();
+    match class {
+        "drm" => nodes.filter_map(|node| Some(node.strip_prefix("dri/")?.to_owned())).collect(),
+        _ => nodes.filter_map(|node| Some(format!("card{}", node.strip_prefix("snd/controlC")?))).collect(),
+    }
+}
+
+/// The device nodes below a directory of `/dev`.
+fn nodes_below(state: &State, directory: &str) -> Vec<String> {
+    let nodes = state.functions.values().flat_map(Function::nodes);
+    nodes.filter_map(|node| Some(node.strip_prefix(directory)?.strip_prefix('/')?.to_owned())).collect()
+}
+
 pub(super) fn dev(state: &State, path: &[&str]) -> Option<Node> {
     let nodes = || state.functions.values().filter_map(|function| vfio_node(state, function));
     match path {
         [] => {
             let kvm = state.machine.kvm.then(|| "kvm".to_owned());
             let fixed = ["kmsg", "vfio"].map(str::to_owned);
-            names(nvidia::nodes(state).into_iter().chain(kvm).chain(fixed))
+            let classes = ["dri", "snd"].into_iter().filter(|class| !nodes_below(state, class).is_empty());
+            names(nvidia::nodes(state).into_iter().chain(kvm).chain(fixed).chain(classes.map(str::to_owned)))
+        }
+        [class @ ("dri" | "snd")] => {
+            let nodes = nodes_below(state, class);
+            (!nodes.is_empty()).then(|| names(nodes))?
+        }
+        [class @ ("dri" | "snd"), name] => {
+            nodes_below(state, class).iter().any(|node| node == name).then(|| text(""))?
         }
         [node] if nvidia::nodes(state).iter().any(|known| known == node) => text(""),
         ["kmsg"] => file(File::Text(state.signs.logged())),

@@ -61,7 +61,21 @@ impl FakeKernel {
     /// Switches all virtual functions on or off, and remembers how that went.
     pub(super) fn sriov_manage(&self, switch: &str, pf: PciAddress) -> Result<Ran, Errno> {
         let mut said = String::new();
-        let switched = self.switch_vfs(pf, |state| admit(state, switch.trim(), pf, &mut said));
+        let begun = self.with(|state| match state.vgpus.at_work {
+            None => state.vgpus.at_work.replace(pf).is_none(),
+            Some(_) => false,
+        });
+        // Whoever ends first takes the ids of both from pci-pf-stub.
+        let disturbed =
+            || Err(LastWords("/sys/bus/pci/drivers/pci-pf-stub/remove_id: No such device".to_owned()));
+        let switched = if begun {
+            self.switch_vfs(pf, |state| admit(state, switch.trim(), pf, &mut said))
+        } else {
+            disturbed()
+        };
+        if begun {
+            self.with(|state| state.vgpus.at_work = None);
+        }
         let ran = match switched {
             Ok(()) => Ran { success: true, said },
             Err(LastWords(words)) => failed(format!("{said}{words}\n")),

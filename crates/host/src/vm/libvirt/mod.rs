@@ -21,7 +21,7 @@ use tranche_core::inventory;
 use tranche_core::name::HostName;
 use tranche_core::step::{Step, StepSubject};
 
-use self::lanes::Lanes;
+use self::lanes::{Lanes, Late};
 use self::link::Link;
 use self::observe::Cache;
 use super::seed::Seeds;
@@ -159,7 +159,8 @@ impl Hypervisor for Libvirt {
         match self.lanes.run(vm.as_str(), call, self.shared.config.step_limit_ms, work) {
             Ok(Ok(result)) => result,
             Ok(Err(lost)) => Err(refusal::down(&vm, &lost)),
-            Err(late) => Err(refusal::down(&vm, &late.to_string())),
+            Err(Late::Died(call)) => Err(refusal::down(&vm, &Late::Died(call).to_string())),
+            Err(late) => Err(refusal::slow(&vm, &late.to_string())),
         }
     }
 }

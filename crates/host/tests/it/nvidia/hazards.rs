@@ -516,3 +516,59 @@ fn functions_take_types_of_one_size_and_not_more_than_that_size_allows() {
     assert_eq!(world.write(&file(vf(0), "current_vgpu_type"), "0"), Ok(()));
     assert_eq!(world.read(&file(vf(0), "vgpu_params")), "");
 }
+
+#[test]
+fn a_function_without_the_drivers_file_is_told_to_lack_the_file_and_not_the_driver() {
+    // On a kernel before 6.8, functions take mediated devices instead.
+    let mut world = mediated_a2();
+    world.split(GPU, 1, None);
+    let vf = function(&world.gpu(GPU), 3);
+    let step = Step::SetProfile { gpu: at(GPU), index: 3, vf, profile: Some("16Q".to_owned()) };
+    let finding = world.host.apply(&step, NOW).expect_err("there is no such file");
+    assert_eq!(finding.code, Code::DriverMissing, "{finding}");
+    assert!(finding.message.contains("nvidia/current_vgpu_type"), "{finding}");
+}
+
+/// The tool is called for all four GPUs of a board at the same time.
+fn on_a_board_at_once(world: &World) -> Vec<Result<(), Box<tranche_core::finding::Finding>>> {
+    let enable = |bus| Step::EnableVfs { gpu: at(&format!("0000:{bus}:00.0")), count: 16 };
+    std::thread::scope(|scope| {
+        let host = &world.host;
+        let calls = [41, 42, 43, 44].map(|bus| scope.spawn(move || host.apply(&enable(bus), NOW)));
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn the_tool_runs_for_one_gpu_after_the_other_whoever_asks_for_it() {
+    let world = World::new(Machine::nvidia(&["NVIDIA A16"]));
+    assert_eq!(on_a_board_at_once(&world), [Ok(()), Ok(()), Ok(()), Ok(())]);
+}
+
+#[cfg(feature = "fuse")]
+#[test]
+fn the_tool_as_a_process_runs_for_one_gpu_after_the_other() {
+    let world = World::mounted(Machine::nvidia(&["NVIDIA A16"]));
+    assert_eq!(on_a_board_at_once(&world), [Ok(()), Ok(()), Ok(()), Ok(())]);
+}
+
+#[test]
+fn while_the_tool_hangs_for_one_gpu_it_is_not_run_for_another() {
+    let mut world = World::with_limits(Machine::nvidia(&["NVIDIA A16"]), SHORT);
+    let (hanging, other) = (pci(GPU), "0000:42:00.0");
+    let enable = |gpu| Step::EnableVfs { gpu: at(gpu), count: 16 };
+    world.kernel.hold(hanging);
+    world.host.apply(&enable(GPU), NOW).expect_err("it hangs");
+    for _ in 0..2 {
+        let finding = world.host.apply(&enable(other), NOW).expect_err("the tool is at work");
+        assert_eq!(finding.code, Code::CallStuck);
+        assert!(finding.message.contains(&format!("run {TOOL} -e {GPU}")), "{finding}");
+    }
+    assert!(!world.host.observe(NOW).is_stuck(&at(other)), "nothing hangs on that one");
+    world.kernel.release(hanging);
+    while !world.host.observe(NOW).stuck.is_empty() {
+        std::thread::yield_now();
+    }
+    world.host.apply(&enable(other), NOW).expect("now it is its turn");
+    assert_eq!(world.gpu(other).blanks.len(), 16);
+}

@@ -17,10 +17,12 @@ use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
+use tranche_host::nvml::NvidiaMonitor;
 use tranche_host::tree::Tree;
 use tranche_host::vm::fake::FakeHypervisor;
 use uuid::Uuid;
 
+use crate::library::{Library, Watched};
 use crate::machine::{PATIENT, at};
 
 /// More passes than anything takes.
@@ -34,6 +36,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) findings: Vec<Finding>,
     tree: Arc<dyn Tree>,
+    monitor: Option<Arc<NvidiaMonitor>>,
     limits: Limits,
     spec: Spec,
     inventory: Inventory,
@@ -71,6 +74,16 @@ impl World {
         Self::over(kernel, tree, limits)
     }
 
+    /// The same with the vendor's library; it is not open while anything is written or run.
+    pub(crate) fn with_library(machine: Machine, limits: Limits, library: &Library) -> Self {
+        let kernel = Arc::new(FakeKernel::boot(machine));
+        let tree = Arc::new(Watched { tree: Arc::clone(&kernel), library: library.clone() });
+        let mut world = Self::over(kernel, tree, limits);
+        world.monitor = Some(library.monitor());
+        world.restart_daemon();
+        world
+    }
+
     /// The same through a mounted tree: every read, write and run is a system call.
     #[cfg(feature = "fuse")]
     pub(crate) fn mounted(machine: Machine) -> Self {
@@ -90,6 +103,7 @@ impl World {
             plan: Plan::default(),
             findings: Vec::new(),
             tree,
+            monitor: None,
             limits,
             spec: Spec::default(),
             inventory: Inventory::default(),
@@ -108,7 +122,16 @@ impl World {
 
     /// The daemon ends and starts again: it has its plan, and remembers nothing else.
     pub(crate) fn restart_daemon(&mut self) {
-        self.host = attend(&self.tree, &self.hypervisor, self.limits);
+        let host = attend(&self.tree, &self.hypervisor, self.limits);
+        self.host = match &self.monitor {
+            Some(monitor) => host.with_monitor(Arc::<NvidiaMonitor>::clone(monitor)),
+            None => host,
+        };
+    }
+
+    /// Time goes by, so that what is remembered for a while is asked for again.
+    pub(crate) fn later(&mut self, ms: u64) {
+        self.now.0 += ms;
     }
 
     /// Power is lost and comes back, and with it the daemon.
@@ -239,6 +262,13 @@ impl World {
             panic!("the hypervisor is up")
         };
         domains.get(name).is_some_and(|domain| domain.state.is_active())
+    }
+
+    /// What the hypervisor calls a VM.
+    pub(crate) fn uuid(&mut self, of: &str) -> Uuid {
+        self.pass();
+        let domain = self.inventory[&self::name()].domain(&vm(of));
+        domain.expect("the VM is defined").uuid
     }
 
     pub(crate) fn gpu(&mut self, gpu: &str) -> Gpu {

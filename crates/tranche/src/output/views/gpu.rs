@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tranche_api::view::{GpuView, PartitionView};
-use tranche_core::inventory::{Backend, Health, HealthState, HostInventory, Offer};
+use tranche_core::inventory::{Backend, Ecc, Health, HealthState, HostInventory, Offer};
 use tranche_core::mixed::MixedSize;
 use tranche_core::name::GpuAddress;
 
@@ -56,9 +56,14 @@ impl Show for [GpuView] {
 
 impl Show for [PartitionView] {
     fn as_text(&self) -> String {
-        let header = ["GPU", "INDEX", "DEVICE", "PROFILE", "MEMORY", "STATE", "VM"];
+        let mut header = vec!["GPU", "INDEX", "DEVICE", "PROFILE", "MEMORY", "STATE", "VM"];
+        // Most drivers measure nothing of single partitions.
+        let measured = self.iter().any(|partition| partition.telemetry.is_some());
+        if measured {
+            header.extend(["LOAD", "MEMORY IN USE"]);
+        }
         let row = |partition: &PartitionView| {
-            vec![
+            let mut row = vec![
                 format!("{}/{}", partition.host, marked(&partition.gpu, partition.emulated)),
                 partition.index.map(|index| index.to_string()).unwrap_or_default(),
                 partition.device.clone().unwrap_or_default(),
@@ -66,7 +71,13 @@ impl Show for [PartitionView] {
                 partition.vram_mib.map(text::size).unwrap_or_default(),
                 partition.state.to_string().replace('_', " "),
                 partition.vm.as_ref().map(ToString::to_string).unwrap_or_default(),
-            ]
+            ];
+            if measured {
+                let told = partition.telemetry.unwrap_or_default();
+                row.push(told.utilization_percent.map(percent).unwrap_or_default());
+                row.push(told.memory_used_mib.map(text::size).unwrap_or_default());
+            }
+            row
         };
         let none = "There are no partitions. Make some with: tranche gpu partition GPU COUNT";
         rows(&header, self.iter().map(row).collect(), none)
@@ -103,6 +114,7 @@ fn gpu_fields(gpu: &GpuView) -> String {
         .aer
         .map(|aer| format!("{} corrected, {} nonfatal, {} fatal", aer.correctable, aer.nonfatal, aer.fatal));
     let vms: Vec<String> = gpu.vms.iter().map(ToString::to_string).collect();
+    let told = gpu.telemetry.clone().unwrap_or_default();
     sheet(&[
         ("GPU", format!("{}/{}", gpu.host, gpu.address)),
         ("Model", gpu.model.clone()),
@@ -127,7 +139,24 @@ fn gpu_fields(gpu: &GpuView) -> String {
         ("Console", if gpu.console { "yes".to_owned() } else { String::new() }),
         ("Errors", aer.unwrap_or_default()),
         ("Health", gpu.health.as_ref().map(health).unwrap_or_default()),
+        ("Serial", told.serial.unwrap_or_default()),
+        ("Firmware", told.firmware.unwrap_or_default()),
+        ("ECC", told.ecc.map(ecc).unwrap_or_default()),
+        ("Load", told.utilization_percent.map(percent).unwrap_or_default()),
+        ("Memory in use", told.memory_used_mib.map(text::size).unwrap_or_default()),
     ])
+}
+
+fn ecc(ecc: Ecc) -> String {
+    if ecc.enabled {
+        format!("on: {} errors corrected, {} not", ecc.corrected, ecc.uncorrected)
+    } else {
+        "off".to_owned()
+    }
+}
+
+fn percent(percent: u8) -> String {
+    format!("{percent} %")
 }
 
 /// Nothing where all is well: what needs no attention is not shown.
