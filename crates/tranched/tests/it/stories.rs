@@ -240,8 +240,7 @@ async fn a_driver_is_loaded_anew_by_an_explicit_wish_alone_and_its_vms_run_again
     let mode = format!("{INSTINCT}/mode");
     succeeded(ended(&served, &served.put(&mode, &split(2)).await).await);
     for name in ["a", "b"] {
-        let new = json!({"name": name, "hardware": {"vcpus": 1, "memory_mib": 512}, "request": {"kind": "partition"}});
-        assert_eq!(served.post("/v1/vms", &new).await.status, 202);
+        succeeded(ended(&served, &served.post("/v1/vms", &new_vm(name)).await).await);
         succeeded(ended(&served, &served.post(&format!("/v1/vms/{name}/start"), &json!({})).await).await);
     }
     let drain = json!({"mode": "partitioned", "count": 8, "drain": true});
@@ -249,7 +248,7 @@ async fn a_driver_is_loaded_anew_by_an_explicit_wish_alone_and_its_vms_run_again
     assert!(refusal.json().to_string().contains("--reload-driver"), "the hint names the way");
     assert_eq!(refusal.problem(), (422, "invalid_partition_count".to_owned()));
     let wrong = json!({"mode": "host", "reload_driver": true});
-    assert_eq!(served.put(&mode, &wrong).await.problem().0, 400);
+    assert_eq!(served.put(&mode, &wrong).await.problem().0, 422);
     let reload = json!({"mode": "partitioned", "count": 8, "reload_driver": true});
     let preview = served.put(&format!("{mode}?dry_run=true"), &reload).await.json();
     assert_eq!(preview["effect"]["vms"], json!({"a": "restarts", "b": "restarts"}), "{preview}");
