@@ -22,15 +22,19 @@ const NO_OVERRIDE: &str = "\n";
 /// When the function is open, gone, or bound to something else in the end.
 pub(crate) fn to(calls: &GpuCalls<'_>, address: PciAddress, driver: &str) -> Result<(), Box<Finding>> {
     let bound = present_driver(calls, address)?;
+    let overridden = format!("{}/driver_override", function::dir(address));
     if bound.as_deref() == Some(driver) {
-        return Ok(());
+        // Whoever died while giving it back left the name of the driver that was to have it.
+        let named = function::driver_override(calls.tree(), &function::dir(address));
+        let is_anothers = named.is_some_and(|named| named != driver);
+        return if is_anothers { write(calls, &overridden, driver) } else { Ok(()) };
     }
     // A function without a driver is open to nobody.
     if bound.is_some() {
         refuse_if_open(calls, address)?;
     }
     modules::load_vfio(calls, driver);
-    write(calls, &format!("{}/driver_override", function::dir(address)), driver)?;
+    write(calls, &overridden, driver)?;
     unbind(calls, address)?;
     probe(calls, address)?;
     expect(calls, address, driver)

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use camino::Utf8PathBuf;
 use rustix::io::Errno;
 use tranche_core::inventory::{DeviceSource, Holder};
-use tranche_core::name::PciAddress;
+use tranche_core::name::{GpuAddress, PciAddress};
 
 use super::DeviceUse;
 use super::files::{self, File, Node};
@@ -77,6 +77,23 @@ impl FakeKernel {
         self.lock().state.faults.refusals.insert(pf, Errno::from_raw_os_error(errno));
     }
 
+    /// From now on the driver takes what is written about types and mediated devices of this function or parent, and
+    /// does nothing.
+    pub fn make_deaf(&self, parent: GpuAddress) {
+        self.lock().state.faults.deaf.insert(parent);
+    }
+
+    /// From now on the parent answers every request for a mediated device with an error.
+    pub fn refuse_mdevs(&self, parent: GpuAddress, errno: i32) {
+        self.lock().state.faults.mdev_refusals.insert(parent, Errno::from_raw_os_error(errno));
+    }
+
+    /// From now on this driver refuses the function, which then has none.
+    pub fn refuse_probe(&self, function: PciAddress, driver: &str, errno: i32) {
+        let refused = (function, driver.to_owned());
+        self.lock().state.faults.probes.insert(refused, Errno::from_raw_os_error(errno));
+    }
+
     /// From now on this driver takes the function whenever it is probed.
     pub fn grab(&self, function: PciAddress, driver: &str) {
         self.lock().state.faults.grabs.insert(function, driver.to_owned());
@@ -144,6 +161,15 @@ impl FakeKernel {
     /// A variant of vfio-pci is loaded.
     pub fn load_vfio_variant(&self, driver: &str) {
         self.with(|state| state.machine.vfio_variants.push(driver.to_owned()));
+    }
+
+    /// A driver is unloaded and loaded again: it lets go of its functions, whose virtual functions go with it, and takes
+    /// those that are left to it. For a parent of mediated devices by that name, they are gone.
+    ///
+    /// # Panics
+    /// When a VM has something of it open: the driver cannot be unloaded then.
+    pub fn reload_driver(&self, driver: &str) {
+        self.with(|state| state.reload(driver));
     }
 
     /// The function has a serial number in its configuration space.
@@ -269,7 +295,11 @@ impl FakeKernel {
                 }
                 let source = DeviceSource::Mdev { uuid: *uuid };
                 let mut inner = self.wait_while(self.lock(), |inner| inner.state.is_open(&source))?;
-                inner.state.mdevs.remove(uuid).map(|_| ()).ok_or(Errno::NODEV)
+                let parent = &inner.state.mdevs.get(uuid).ok_or(Errno::NODEV)?.parent;
+                if !inner.state.faults.deaf.contains(parent) {
+                    inner.state.mdevs.remove(uuid);
+                }
+                Ok(())
             }
         }
     }

@@ -204,6 +204,9 @@ impl State {
         if self.faults.off_the_bus.contains(&pf) {
             return Err(Errno::IO);
         }
+        if self.faults.deaf.contains(&GpuAddress::Pci(vf)) {
+            return Ok(());
+        }
         if id == 0 {
             if self.is_open(&DeviceSource::Pci { address: vf }) {
                 return Err(Errno::PERM);

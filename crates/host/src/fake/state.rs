@@ -28,6 +28,12 @@ pub(super) struct Faults {
     pub(super) refusals: BTreeMap<PciAddress, Errno>,
     /// Drivers that grab a function whenever it is probed.
     pub(super) grabs: BTreeMap<PciAddress, String>,
+    /// Functions and parents to which whatever is made on them, or taken from them, makes no difference.
+    pub(super) deaf: BTreeSet<GpuAddress>,
+    /// The answer to every further request for a mediated device.
+    pub(super) mdev_refusals: BTreeMap<GpuAddress, Errno>,
+    /// Drivers that answer the probe of a function with an error.
+    pub(super) probes: BTreeMap<(PciAddress, String), Errno>,
     /// Functions that no longer answer.
     pub(super) off_the_bus: BTreeSet<PciAddress>,
     /// What goes wrong with Intel's driver xe.
@@ -277,6 +283,27 @@ impl State {
         }
     }
 
+    pub(super) fn reload(&mut self, driver: &str) {
+        let is_bound = |function: &Function| function.driver.as_deref() == Some(driver);
+        let bound = self.functions.iter().filter(|(_, function)| is_bound(function));
+        for address in bound.map(|(address, _)| *address).collect::<Vec<_>>() {
+            let is_open = self.is_open(&DeviceSource::Pci { address }) || self.vf_in_use(address);
+            assert!(!is_open, "rmmod: ERROR: Module {driver} is in use");
+            self.switch(address, 0);
+            self.unbind(address);
+        }
+        let is_parent =
+            |parent: &GpuAddress| matches!(parent, GpuAddress::Virtual(name) if name.as_str() == driver);
+        let in_use = |uuid: &Uuid| self.is_open(&DeviceSource::Mdev { uuid: *uuid });
+        let gone: Vec<Uuid> =
+            self.mdevs.iter().filter(|(_, mdev)| is_parent(&mdev.parent)).map(|(uuid, _)| *uuid).collect();
+        assert!(!gone.iter().any(in_use), "rmmod: ERROR: Module {driver} is in use");
+        self.mdevs.retain(|uuid, _| !gone.contains(uuid));
+        for address in self.functions.keys().copied().collect::<Vec<_>>() {
+            self.probe(address);
+        }
+    }
+
     /// All drivers, vfio-pci and its variants last: they match nothing by themselves.
     pub(super) fn drivers(&self) -> impl Iterator<Item = &str> {
         let variants = self.machine.vfio_variants.iter().map(String::as_str);
@@ -313,6 +340,9 @@ impl State {
             && matches!(self.functions[&pf].role, Role::Physical { autoprobe: false, .. })
         {
             return Err(Errno::NODEV);
+        }
+        if let Some(errno) = self.faults.probes.get(&(address, driver.to_owned())) {
+            return Err(*errno);
         }
         let by_vfio = self.is_vfio(driver);
         // NVIDIA's virtual functions stay with its driver, which in its turn takes none without an IOMMU.
@@ -386,6 +416,12 @@ impl State {
         }
         if let GpuAddress::Pci(vf) = parent {
             self.race_for_mdevs(*vf);
+        }
+        if let Some(errno) = self.faults.mdev_refusals.get(parent) {
+            return Err(*errno);
+        }
+        if self.faults.deaf.contains(parent) {
+            return Ok(());
         }
         let types = self.mdev_types(parent).ok_or(Errno::NODEV)?;
         if types.iter().find(|known| known.directory == kind).ok_or(Errno::NODEV)?.available == 0 {

@@ -4,4 +4,5 @@ mod hazards;
 mod library;
 mod life;
 mod mixed;
-mod world;
+mod tool;
+pub(crate) mod world;

@@ -391,6 +391,35 @@ fn what_a_parent_cannot_make_is_refused() {
 }
 
 #[test]
+fn a_parent_that_takes_every_write_and_does_nothing_is_found_out() {
+    let machine = Machine::lab();
+    crate::machine::on_both_faces(&machine, crate::machine::PATIENT, |kernel, host| {
+        let key = tranche_core::name::GpuKey { host: inventory(host).host, address: at("mbochs") };
+        let uuid = mdev_uuid(&key, 0);
+        let profile = "mbochs-small".to_owned();
+        let create = Step::CreateMdev { gpu: at("mbochs"), index: 0, uuid, profile };
+        kernel.make_deaf(at("mbochs"));
+        let finding = refused(host, &create, Code::PartitionLost);
+        assert!(finding.message.contains("is not there after it was made"), "{finding}");
+        kernel.repair();
+        done(host, &create);
+        kernel.make_deaf(at("mbochs"));
+        let finding = refused(host, &remove_mdev(&create), Code::KernelRefused);
+        assert!(finding.message.contains("is still there after it was removed"), "{finding}");
+        assert_eq!(gpu(host, "mbochs").partitions.len(), 1);
+        kernel.repair();
+        done(host, &remove_mdev(&create));
+        for errno in [libc::EUSERS, libc::ENOSPC, libc::ENOMEM] {
+            kernel.refuse_mdevs(at("mbochs"), errno);
+            let finding = refused(host, &create, Code::FewerPartitions);
+            assert!(finding.message.contains("has no room"), "{finding}");
+        }
+        kernel.refuse_mdevs(at("mbochs"), libc::EUSERS);
+        assert!(refused(host, &create, Code::FewerPartitions).message.contains("EUSERS"));
+    });
+}
+
+#[test]
 fn a_mediated_device_of_somebody_else_has_no_index() {
     let host = lab();
     let create = "sys/class/mdev_bus/mbochs/mdev_supported_types/mbochs-small/create";

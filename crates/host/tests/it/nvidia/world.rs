@@ -65,13 +65,9 @@ fn attend(tree: &Arc<dyn Tree>, hypervisor: &Arc<FakeHypervisor>, limits: Limits
 
 impl World {
     pub(crate) fn new(machine: Machine) -> Self {
-        Self::with_limits(machine, PATIENT)
-    }
-
-    pub(crate) fn with_limits(machine: Machine, limits: Limits) -> Self {
         let kernel = Arc::new(FakeKernel::boot(machine));
         let tree = Arc::<FakeKernel>::clone(&kernel);
-        Self::over(kernel, tree, limits)
+        Self::over(kernel, tree, PATIENT)
     }
 
     /// The same with the vendor's library; it is not open while anything is written or run.
@@ -82,6 +78,14 @@ impl World {
         world.monitor = Some(library.monitor());
         world.restart_daemon();
         world
+    }
+
+    /// A machine in memory, and again behind a mounted tree.
+    pub(crate) fn on_both_faces(machine: &Machine) -> impl Iterator<Item = Self> {
+        let in_memory = std::iter::once_with(|| Self::new(machine.clone()));
+        #[cfg(feature = "fuse")]
+        let in_memory = in_memory.chain(std::iter::once_with(|| Self::mounted(machine.clone())));
+        in_memory
     }
 
     /// The same through a mounted tree: every read, write and run is a system call.
@@ -114,7 +118,6 @@ impl World {
     }
 
     /// The same with other limits on calls.
-    #[cfg(feature = "fuse")]
     pub(crate) fn impatient(self, limits: Limits) -> Self {
         let host = attend(&self.tree, &self.hypervisor, limits);
         Self { host, limits, ..self }
