@@ -5,6 +5,7 @@ use std::io;
 
 use tranche_core::step::VFIO_DRIVER;
 
+use super::state::State;
 use super::{FakeKernel, gim};
 use crate::modules::server::{self, Machine};
 use crate::tree::Ran;
@@ -18,6 +19,13 @@ pub(super) struct ModuleFaults {
     refusals: BTreeMap<String, u32>,
     /// Modules that somebody uses.
     in_use: BTreeSet<String>,
+}
+
+impl State {
+    /// Whether vfio-pci itself is loaded.
+    pub(super) fn has_vfio(&self) -> bool {
+        !self.machine.modules.iter().any(|module| module == "vfio_pci")
+    }
 }
 
 impl FakeKernel {

@@ -311,10 +311,6 @@ impl State {
         self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain(variants).chain(plain)
     }
 
-    fn has_vfio(&self) -> bool {
-        !self.machine.modules.iter().any(|module| module == "vfio_pci")
-    }
-
     fn is_vfio(&self, driver: &str) -> bool {
         driver == VFIO_DRIVER || self.machine.vfio_variants.iter().any(|variant| variant == driver)
     }
