@@ -5,9 +5,11 @@
 //! | the configuration space reads as all ones | needs a reset, or a restart where the kernel knows none |
 //! | fatal PCIe errors (AER) have grown since this process began to look | sick |
 //! | powered down or in no known power state while it is in use | sick |
-//! | a fault in the kernel's log (see `kernel_log`) | by its number |
+//! | a fault in the kernel's log (see `kernel_log`); where that cannot be read, through the vendor's library | by its number |
 //! | worn memory, as the vendor's library counts it (see `library`) | sick, or needs a reset |
 //! | what the driver says through that library that it needs | that |
+//!
+//! A fault is over when the driver says so, when the GPU left that driver, or with the boot.
 //!
 //! A slow link is no sign: GPUs slow it down when idle. Corrected errors are none either.
 //!
@@ -15,15 +17,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Gpu, Health, HealthState};
-use tranche_core::name::{GpuAddress, HostName};
+use tranche_core::name::{GpuAddress, HostName, PciAddress};
 
 use crate::calls::Calls;
 use crate::discover::function;
 use crate::kernel_log::{Faults, Reader};
+use crate::monitor::Fault;
 use crate::report;
 use crate::tree::Tree;
 
@@ -59,9 +62,32 @@ struct Memory {
     fatal_errors: BTreeMap<GpuAddress, u64>,
     log: Option<Reader>,
     faults: Faults,
+    /// The driver that each GPU had when it was last seen.
+    drivers: BTreeMap<GpuAddress, Option<String>>,
 }
 
 impl Watch {
+    /// Forgets the faults of GPUs that have recovered.
+    pub(crate) fn forget(&self, recovered: &[PciAddress]) {
+        let mut memory = self.lock();
+        recovered.iter().for_each(|gpu| memory.faults.forget(*gpu));
+    }
+
+    /// Takes note of faults that the vendor's library told.
+    pub(crate) fn hear(&self, faults: impl Iterator<Item = Fault>) {
+        let mut memory = self.lock();
+        faults.for_each(|fault| memory.faults.hear(fault));
+    }
+
+    /// Whether the kernel's log could not be read in the last look.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.lock().log.is_none()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds to each GPU's health what only a comparison with earlier looks, or the log, can tell.
     pub(crate) fn look(
         &self,
@@ -69,10 +95,11 @@ impl Watch {
         (host, boot_id): (&HostName, &str),
         gpus: &mut BTreeMap<GpuAddress, Gpu>,
     ) -> Vec<Finding> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.lock();
         if memory.boot_id != boot_id {
             *memory = Memory { boot_id: boot_id.to_owned(), ..Memory::default() };
         }
+        memory.forget_what_drivers_took_along(gpus);
         let note = memory.read_log(calls, host, gpus);
         for (address, gpu) in &mut *gpus {
             memory.count_errors(address, gpu);
@@ -84,6 +111,17 @@ impl Watch {
 }
 
 impl Memory {
+    /// A GPU that left its driver begins anew: whoever has it next finds out what is wrong with it.
+    fn forget_what_drivers_took_along(&mut self, gpus: &BTreeMap<GpuAddress, Gpu>) {
+        for (address, gpu) in gpus {
+            let before = self.drivers.insert(address.clone(), gpu.driver.clone());
+            if before.is_some_and(|before| before != gpu.driver) {
+                self.fatal_errors.remove(address);
+                address.pci().into_iter().for_each(|pci| self.faults.forget(pci));
+            }
+        }
+    }
+
     fn count_errors(&mut self, address: &GpuAddress, gpu: &mut Gpu) {
         let Some(now) = gpu.aer.map(|aer| aer.fatal) else { return };
         let first = self.fatal_errors.entry(address.clone()).or_insert(now);

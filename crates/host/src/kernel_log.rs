@@ -17,6 +17,7 @@ use std::io;
 use tranche_core::inventory::HealthState;
 use tranche_core::name::PciAddress;
 
+use crate::monitor::Fault;
 use crate::tree::{Log, Tree};
 
 /// Where the kernel gives its log to readers (kernel: Documentation/ABI/testing/dev-kmsg).
@@ -63,7 +64,25 @@ type Action = Option<HealthState>;
 impl Faults {
     /// Takes note of a line, whatever it is.
     pub(crate) fn read(&mut self, line: &str) {
-        let Some(Xid { place, number, rest }) = Xid::find(line) else { return };
+        if let Some(Xid { place, number, rest }) = Xid::find(line) {
+            self.add(place, number, (number == RECOVERY_ACTION).then(|| recovery_action(rest)));
+        }
+    }
+
+    /// Takes note of a fault that the driver told otherwise, where the log cannot be read.
+    pub(crate) fn hear(&mut self, fault: Fault) {
+        // What the GPU needs is not in it, and is told by each look.
+        if fault.number != RECOVERY_ACTION {
+            self.add((fault.gpu.domain, fault.gpu.bus, fault.gpu.device), fault.number, None);
+        }
+    }
+
+    /// What a GPU reported so far is over.
+    pub(crate) fn forget(&mut self, gpu: PciAddress) {
+        self.by_gpu.remove(&(gpu.domain, gpu.bus, gpu.device));
+    }
+
+    fn add(&mut self, place: Place, number: u32, recovery: Option<Action>) {
         if OF_APPLICATIONS.contains(&number) {
             return;
         }
@@ -71,10 +90,10 @@ impl Faults {
             return;
         }
         let faults = self.by_gpu.entry(place).or_default();
-        if number == RECOVERY_ACTION {
+        if let Some(recovery) = recovery {
             // It says what all that came before it amounts to.
             faults.retain(|known, _| *known != RECOVERY_ACTION);
-            match recovery_action(rest) {
+            match recovery {
                 None => faults.clear(),
                 Some(state) => drop(faults.insert(number, Some(state))),
             }

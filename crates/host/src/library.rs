@@ -5,7 +5,10 @@
 //! when one of them has outlived its limit and goes on, on a thread of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tranche_core::finding::{Code, Finding};
@@ -15,11 +18,13 @@ use tranche_core::step::Step;
 
 use crate::calls::Calls;
 use crate::discover::function;
-use crate::monitor::{Monitor, PartitionReading, PartitionType, Reading, User};
+use crate::monitor::{Fault, Monitor, PartitionReading, PartitionType, Reading, User};
 use crate::report;
 
 /// How long an answer serves, in milliseconds.
 const ASK_EVERY_MS: u64 = 30_000;
+/// The most faults that are kept between two looks.
+const FAULTS_MAX: usize = 256;
 
 /// What partitions of GPUs can be, as their driver says.
 pub(crate) type Types = BTreeMap<PciAddress, Vec<PartitionType>>;
@@ -30,6 +35,22 @@ pub(crate) struct Library {
     monitor: Option<Arc<dyn Monitor>>,
     memory: Mutex<Memory>,
     turns: Arc<Turns>,
+    listener: Mutex<Option<Listener>>,
+}
+
+/// A thread that listens for faults, or did.
+#[derive(Debug)]
+struct Listener {
+    thread: JoinHandle<()>,
+    heard: Receiver<Fault>,
+    /// Whether it shall end.
+    enough: Arc<AtomicBool>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.enough.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What is remembered of one boot.
@@ -42,6 +63,8 @@ struct Memory {
     types: Arc<Types>,
     /// What it said, and when.
     said: Option<(Timestamp, BTreeMap<PciAddress, Reading>)>,
+    /// The GPUs that needed nothing any more when it was asked; told once, because they may have faults after that.
+    recovered: Vec<PciAddress>,
 }
 
 impl Library {
@@ -89,12 +112,60 @@ impl Library {
         let told = readings.iter().filter(|(_, reading)| !reading.types.is_empty());
         let told: Types = told.map(|(address, reading)| (*address, reading.types.clone())).collect();
         Arc::make_mut(&mut memory.types).extend(told);
+        memory.recovered = readings.iter().filter(|(_, told)| told.recovered).map(|(gpu, _)| *gpu).collect();
         memory.said = Some((now, readings));
+    }
+
+    /// The GPUs of whose earlier faults nothing is left, since the last call.
+    pub(crate) fn recovered(&self) -> Vec<PciAddress> {
+        std::mem::take(&mut self.lock().recovered)
     }
 
     /// The types that it told in this boot.
     pub(crate) fn types(&self) -> Arc<Types> {
         Arc::clone(&self.lock().types)
+    }
+
+    /// Listens for faults of the GPUs that its driver has, if there is need, on a thread of its own, until a step needs one of
+    /// them closed. The next look begins anew.
+    pub(crate) fn listen(&self, gpus: &BTreeMap<GpuAddress, Gpu>, need: bool) {
+        let Some(monitor) = &self.monitor else { return };
+        let mut listener = self.lock_listener();
+        if !need {
+            *listener = None;
+            return;
+        }
+        let listens = listener.as_ref().is_some_and(|listener| !listener.thread.is_finished());
+        let is_bound = |gpu: &Gpu| gpu.driver.as_deref() == Some(monitor.driver());
+        if listens || !gpus.values().any(is_bound) {
+            return;
+        }
+        let Some(turn) = self.turns.look() else { return };
+        let (told, heard) = mpsc::sync_channel(FAULTS_MAX);
+        // What is more than that between two looks says nothing new about a GPU.
+        let hear = move |fault| _ = told.try_send(fault);
+        if let Some(before) = listener.take() {
+            before.heard.try_iter().for_each(&hear);
+        }
+        let (asked, enough) = (Arc::clone(monitor), Arc::new(AtomicBool::new(false)));
+        let shall_end = Arc::clone(&enough);
+        let listen = move || {
+            let stop = || turn.is_wanted() || shall_end.load(Ordering::Relaxed);
+            if let Err(error) = asked.listen(&stop, &hear) {
+                tracing::warn!(%error, "the library of driver {} tells no faults", asked.driver());
+            }
+        };
+        match thread::Builder::new().name("faults".to_owned()).spawn(listen) {
+            Ok(thread) => *listener = Some(Listener { thread, heard, enough }),
+            Err(error) => tracing::warn!(%error, "no thread to listen for faults"),
+        }
+    }
+
+    /// The faults that were heard since the last call.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = Fault> {
+        let listener = self.lock_listener();
+        let faults: Vec<Fault> = listener.iter().flat_map(|listener| listener.heard.try_iter()).collect();
+        faults.into_iter()
     }
 
     /// Adds what it said of the GPUs that its driver has.
@@ -151,6 +222,10 @@ impl Library {
         }
     }
 
+    fn lock_listener(&self) -> MutexGuard<'_, Option<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Memory> {
         // What is in there is replaced whole, so a panic elsewhere does not spoil it.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -168,6 +243,7 @@ fn changed_by(step: &Step) -> Option<&GpuAddress> {
     match step {
         Step::EnableVfs { gpu, .. }
         | Step::DisableVfs { gpu, .. }
+        | Step::SetMixedSizes { gpu, .. }
         | Step::TakeGpu { gpu, .. }
         | Step::ReturnGpu { gpu, .. } => Some(gpu),
         _ => None,
@@ -223,13 +299,15 @@ struct Turns {
 struct Taken {
     looks: usize,
     steps: usize,
+    /// Steps that wait for looks to end.
+    waiting: usize,
 }
 
 impl Turns {
     /// A look's turn; none while a step has it.
     fn look(self: &Arc<Self>) -> Option<Turn> {
         let mut taken = self.lock();
-        if taken.steps > 0 {
+        if taken.steps > 0 || taken.waiting > 0 {
             return None;
         }
         taken.looks += 1;
@@ -238,8 +316,11 @@ impl Turns {
 
     /// A step's turn, as soon as no look has it; none if that takes too long.
     fn step(self: &Arc<Self>, limit: Duration) -> Option<Turn> {
-        let waited = self.left.wait_timeout_while(self.lock(), limit, |taken| taken.looks > 0);
+        let mut taken = self.lock();
+        taken.waiting += 1;
+        let waited = self.left.wait_timeout_while(taken, limit, |taken| taken.looks > 0);
         let (mut taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        taken.waiting = taken.waiting.saturating_sub(1);
         if taken.looks > 0 {
             return None;
         }
@@ -248,7 +329,7 @@ impl Turns {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        // Two numbers, each right after any statement.
+        // Numbers, each right after any statement.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -258,6 +339,13 @@ impl Turns {
 pub(crate) struct Turn {
     of: Arc<Turns>,
     is_step: bool,
+}
+
+impl Turn {
+    /// Whether a step waits for it.
+    fn is_wanted(&self) -> bool {
+        self.of.lock().waiting > 0
+    }
 }
 
 impl Drop for Turn {

@@ -155,7 +155,10 @@ impl Host for LinuxHost {
         let boot_id = system::boot_id(tree);
         let Seen { mut gpus, mut notes, unanswered } = self.look_at_all(&boot_id, now);
         identity::forget_shared(&mut gpus);
+        self.watch.forget(&self.library.recovered());
+        self.watch.hear(self.library.heard());
         notes.extend(self.watch.look(&self.calls, (&self.name, &boot_id), &mut gpus));
+        self.library.listen(&gpus, self.watch.is_deaf());
         self.library.tell(&mut gpus);
         board::by_serial(&mut gpus);
         notes.extend(system::notes(tree, &self.name));

@@ -21,6 +21,24 @@ pub trait Monitor: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the library says, in words.
     fn look(&self) -> Result<BTreeMap<PciAddress, Reading>, String>;
+
+    /// Listens for faults of all GPUs of the driver, which keeps them open, until `stop` says so; it asks that every now and
+    /// then. A library that tells none returns at once.
+    ///
+    /// # Errors
+    /// What the library says, in words.
+    fn listen(&self, _stop: &dyn Fn() -> bool, _hear: &dyn Fn(Fault)) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A fault of a GPU, as its driver numbers them in the kernel's log too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The GPU.
+    pub gpu: PciAddress,
+    /// The number.
+    pub number: u32,
 }
 
 /// What a look at one GPU brought.
@@ -32,6 +50,8 @@ pub struct Reading {
     pub telemetry: Telemetry,
     /// What speaks against it.
     pub signs: Vec<(HealthState, String)>,
+    /// Whether its driver says that it needs nothing any more, whatever faults it had.
+    pub recovered: bool,
     /// Measurements of its partitions that are in use.
     pub partitions: Vec<PartitionReading>,
     /// What its partitions can be; none where the library does not say, or not now.

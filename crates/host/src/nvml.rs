@@ -1,7 +1,9 @@
 //! NVIDIA's management library. It is loaded when it is needed, and its absence is no fault.
 //!
-//! Deliberately absent: events (they need a thread that keeps the GPUs open; the kernel's log has the same), and
-//! everything that changes a GPU.
+//! Its events keep the GPUs open for as long as somebody waits for them. The kernel's log has the same, so they are listened to
+//! only where that cannot be read.
+//!
+//! Deliberately absent: everything that changes a GPU.
 
 mod raw;
 
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
 use nvml_wrapper::enum_wrappers::vgpu::VmId;
 use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::vgpu::{VgpuInstance, VgpuType};
@@ -18,7 +21,7 @@ use nvml_wrapper::{Device, Nvml};
 use tranche_core::inventory::{Ecc, HealthState, PartitionTelemetry, Telemetry};
 use tranche_core::name::PciAddress;
 
-use crate::monitor::{Monitor, PartitionReading, PartitionType, Reading, User};
+use crate::monitor::{Fault, Monitor, PartitionReading, PartitionType, Reading, User};
 use crate::vgpu::{self, DRIVER};
 use crate::{identity, kernel_log};
 
@@ -30,6 +33,10 @@ const REMAP_PENDING: FieldId = FieldId(144);
 const REMAP_FAILURE: FieldId = FieldId(145);
 /// What the driver says that a GPU needs to work again; newer drivers do (nvml.h, `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`).
 const RECOVERY_ACTION: FieldId = FieldId(230);
+/// How long one wait for an event takes at most, in milliseconds: a step waits for it.
+const EVENT_WAIT_MS: u32 = 200;
+/// What an event of that kind is called in the kernel's log.
+const DOUBLE_BIT_ERROR: u32 = 48;
 /// The most types of a GPU that are read; there are about fifty.
 const TYPES_MAX: usize = 256;
 /// The longest serial number or firmware version that is taken, in bytes.
@@ -54,23 +61,69 @@ impl Monitor for NvidiaMonitor {
     }
 
     fn look(&self) -> Result<BTreeMap<PciAddress, Reading>, String> {
-        let library = match Nvml::builder().lib_path(self.library.as_os_str()).init() {
-            Ok(library) => library,
-            Err(NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded) => {
-                return Ok(BTreeMap::new());
-            }
-            Err(error) => return Err(error.to_string()),
-        };
+        let Some(library) = self.open()? else { return Ok(BTreeMap::new()) };
         let count = library.device_count().map_err(|error| error.to_string())?;
         // A GPU that is lost fails alone.
         let readings = (0..count).filter_map(|index| read(&library.device_by_index(index).ok()?)).collect();
         library.shutdown().map_err(|error| error.to_string())?;
         Ok(readings)
     }
+
+    fn listen(&self, stop: &dyn Fn() -> bool, hear: &dyn Fn(Fault)) -> Result<(), String> {
+        let Some(library) = self.open()? else { return Ok(()) };
+        let heard = listen(&library, stop, hear).map_err(|error| error.to_string());
+        library.shutdown().map_err(|error| error.to_string())?;
+        heard
+    }
+}
+
+impl NvidiaMonitor {
+    /// Opens the library, if it and the driver are there.
+    fn open(&self) -> Result<Option<Nvml>, String> {
+        match Nvml::builder().lib_path(self.library.as_os_str()).init() {
+            Ok(library) => Ok(Some(library)),
+            Err(NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Passes on faults as they happen. GPUs that tell none are left out.
+fn listen(library: &Nvml, stop: &dyn Fn() -> bool, hear: &dyn Fn(Fault)) -> Result<(), NvmlError> {
+    let events = library.create_event_set()?;
+    let mut any = false;
+    for index in 0..library.device_count()? {
+        if let Ok(device) = library.device_by_index(index) {
+            any |= raw::register(&device, &events)?;
+        }
+    }
+    while any && !stop() {
+        match events.wait(EVENT_WAIT_MS) {
+            Ok(event) => {
+                let number = match event.event_data {
+                    Some(XidError::Value(number)) => u32::try_from(number).ok(),
+                    Some(XidError::Unknown) => None,
+                    None => Some(DOUBLE_BIT_ERROR),
+                };
+                if let (Some(gpu), Some(number)) = (address(&event.device), number) {
+                    hear(Fault { gpu, number });
+                }
+            }
+            Err(NvmlError::Timeout) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn address(device: &Device<'_>) -> Option<PciAddress> {
+    device.pci_info().ok()?.bus_id.parse().ok()
 }
 
 fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
-    let address = device.pci_info().ok()?.bus_id.parse().ok()?;
+    let address = address(device)?;
     let ecc = ecc(device);
     let facts = Wear {
         pending: field(device, REMAP_PENDING) > 0,
@@ -95,6 +148,7 @@ fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
             unique_id,
             telemetry,
             signs: facts.signs(),
+            recovered: told(device, RECOVERY_ACTION) == Some(0),
             partitions: vgpus(device),
             types: types(device),
         },
@@ -160,8 +214,12 @@ fn ecc(device: &Device<'_>) -> Option<Ecc> {
 
 /// A field that counts something or names an action; 0 where GPU or library do not know it.
 fn field(device: &Device<'_>, field: FieldId) -> u64 {
+    told(device, field).unwrap_or(0)
+}
+
+fn told(device: &Device<'_>, field: FieldId) -> Option<u64> {
     let values = device.field_values_for(&[field]).unwrap_or_default();
-    values.into_iter().flatten().find_map(|sample| whole(sample.value.ok()?)).unwrap_or(0)
+    values.into_iter().flatten().find_map(|sample| whole(sample.value.ok()?))
 }
 
 fn whole(value: SampleValue) -> Option<u64> {

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use nvml_wrapper::Device;
+use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::SampleValueType;
 use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{Device, EventSet};
 use nvml_wrapper_sys::bindings::{
-    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlValue_t, nvmlVgpuHeterogeneousMode_t, nvmlVgpuInstance_t,
-    nvmlVgpuInstanceUtilizationSample_t,
+    nvmlReturn_enum_NVML_ERROR_UNKNOWN as UNKNOWN, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlValue_t,
+    nvmlVgpuHeterogeneousMode_t, nvmlVgpuInstance_t, nvmlVgpuInstanceUtilizationSample_t,
 };
 
 /// The most vGPUs of one GPU that are asked for. NVIDIA's GPUs have 32 at most.
@@ -36,6 +38,29 @@ pub(super) fn is_mixed(device: &Device<'_>) -> bool {
     // SAFETY: the handle is of this session, and the structure is of the version that it says.
     let answer = unsafe { ask(device.handle(), &raw mut told) };
     answer == SUCCESS && told.mode != 0
+}
+
+/// Has a GPU's faults told through a set of events; false where the GPU or the library tells none. Unlike the wrapper's, one
+/// GPU that refuses does not cost the whole set.
+///
+/// # Errors
+/// The set is of no use any more.
+pub(super) fn register(device: &Device<'_>, events: &EventSet<'_>) -> Result<bool, NvmlError> {
+    let Ok(register) = device.nvml().lib().nvmlDeviceRegisterEvents.as_ref() else { return Ok(false) };
+    let wanted = EventTypes::CRITICAL_XID_ERROR | EventTypes::DOUBLE_BIT_ECC_ERROR;
+    let Ok(wanted) = device.supported_event_types().map(|supported| supported & wanted) else {
+        return Ok(false);
+    };
+    if wanted.is_empty() {
+        return Ok(false);
+    }
+    // SAFETY: both handles are of this session, which `device` and `events` keep open.
+    match unsafe { register(device.handle(), wanted.bits(), events.handle()) } {
+        SUCCESS => Ok(true),
+        // Then the set is in no defined state (nvml.h).
+        UNKNOWN => Err(NvmlError::Unknown),
+        _ => Ok(false),
+    }
 }
 
 /// How much of a GPU went to each of its vGPUs in its last moments, 0 to 100.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tranche_core::finding::Code;
 use tranche_core::inventory::{DeviceSource, Ecc, Health, HealthState, Telemetry};
 use tranche_core::name::{PciAddress, Timestamp};
+use tranche_core::step::Step;
 use tranche_host::fake::{DeviceUse, FakeHost, FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
 use tranche_host::monitor::{Monitor, Reading};
@@ -89,6 +90,23 @@ fn faults_in_the_kernel_log_are_those_of_their_gpu_until_the_driver_says_otherwi
     assert_eq!(health(&host, GPU).state, HealthState::NeedsReboot);
     host.reboot();
     assert_eq!(health(&host, GPU), Health::default());
+}
+
+#[test]
+fn faults_go_with_the_driver_that_reported_them() {
+    let host = gpus();
+    assert_eq!(health(&host, GPU), Health::default());
+    host.kernel.log_line("NVRM: Xid (PCI:0000:10:00): 48, pid=7, name=x, DBE");
+    host.kernel.count_fatal_error(pci(GPU));
+    assert_eq!(health(&host, GPU).reasons.len(), 2);
+    let take = Step::TakeGpu { gpu: at(GPU), functions: vec![pci(GPU)] };
+    done(&host, &take);
+    assert_eq!(health(&host, GPU), Health::default(), "it is another driver's now");
+    let own = gpu(&host, OTHER).driver;
+    done(&host, &Step::ReturnGpu { gpu: at(GPU), functions: [(pci(GPU), own)].into() });
+    assert_eq!(health(&host, GPU), Health::default(), "and begins anew with the first");
+    host.kernel.log_line("NVRM: Xid (PCI:0000:10:00): 48, pid=7, name=x, DBE");
+    assert_eq!(health(&host, GPU).state, HealthState::NeedsReset);
 }
 
 #[test]
@@ -186,6 +204,28 @@ fn with_library(driver: &'static str, answer: Result<Reading, String>) -> (Linux
     let vms = Box::new(FakeHypervisor::new(kernel.clone()));
     let host = LinuxHost::new("node1".parse().unwrap(), kernel, PATIENT, lab_catalogue(), vms);
     (host.with_monitor(library.clone()), library)
+}
+
+#[test]
+fn faults_are_over_when_the_library_says_that_nothing_is_needed_and_later_ones_count_again() {
+    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(2, 4)));
+    let vms = Box::new(FakeHypervisor::new(kernel.clone()));
+    let reading = Reading { recovered: true, ..Reading::default() };
+    let library = FakeLibrary { driver: "xe", answer: Ok(reading), asked: AtomicUsize::new(0) };
+    let host = LinuxHost::new("node1".parse().unwrap(), kernel.clone(), PATIENT, lab_catalogue(), vms)
+        .with_monitor(Arc::new(library));
+    let state = |at_s: u64| host.observe(Timestamp(at_s * 1_000)).gpus[&at(GPU)].health.state;
+    let fault = || kernel.log_line("NVRM: Xid (PCI:0000:10:00): 48, pid=7, name=x, DBE");
+    fault();
+    assert_eq!(
+        [state(1), state(20)],
+        [HealthState::NeedsReset; 2],
+        "its answer is older than the fault is known"
+    );
+    assert_eq!(state(40), HealthState::Good, "it was asked again");
+    fault();
+    assert_eq!([state(41), state(60)], [HealthState::NeedsReset; 2]);
+    assert_eq!(state(80), HealthState::Good);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use camino::Utf8PathBuf;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::io::Errno;
 use serde_json::Value;
 use tempfile::TempDir;
 use tranche_host::fake::FakeKernel;
@@ -53,6 +54,31 @@ impl Library {
         self
     }
 
+    /// A GPU has an event, of a kind and with data as the library numbers them.
+    pub(crate) fn happens(&self, gpu: usize, kind: u64, data: u64) {
+        let path = self.dir.path().join("events");
+        while path.exists() {
+            std::thread::yield_now();
+        }
+        let begun = self.dir.path().join("events.begun");
+        fs::write(&begun, format!("[{gpu}, {kind}, {data}]")).expect("an event");
+        fs::rename(begun, path).expect("an event");
+    }
+
+    /// Whether the kernel's log can be read beside this library.
+    pub(crate) fn let_log_be_read(&self, can_be: bool) {
+        let path = self.dir.path().join("deaf");
+        let changed = if can_be { fs::remove_file(path) } else { fs::write(path, "") };
+        changed.expect("a mark");
+    }
+
+    /// Waits until so many sessions are open.
+    pub(crate) fn wait_for_sessions(&self, open: usize) {
+        while self.sessions().1 != open {
+            std::thread::yield_now();
+        }
+    }
+
     /// From now on a look waits until it is released.
     pub(crate) fn hold(&self) {
         let (mode, path) = (Mode::RUSR | Mode::WUSR, self.dir.path().join("hold"));
@@ -94,7 +120,7 @@ fn built() -> PathBuf {
     library
 }
 
-/// A fake kernel in which nothing is written or run while the library is open.
+/// A fake kernel in which nothing is run and nothing but types is written while the library is open.
 #[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) tree: Arc<FakeKernel>,
@@ -113,7 +139,9 @@ impl Tree for Watched {
     }
 
     fn write(&self, path: &str, value: &str) -> io::Result<()> {
-        self.check(path);
+        if !path.ends_with("/current_vgpu_type") {
+            self.check(path);
+        }
         self.tree.write(path, value)
     }
 
@@ -134,6 +162,9 @@ impl Tree for Watched {
     }
 
     fn log(&self, path: &str) -> io::Result<Box<dyn Log>> {
+        if self.library.dir.path().join("deaf").exists() {
+            return Err(Errno::PERM.into());
+        }
         self.tree.log(path)
     }
 

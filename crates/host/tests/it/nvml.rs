@@ -97,7 +97,7 @@ fn what_the_library_says_of_a_gpu_is_read() {
     let unique_id = Some("GPU-41".to_owned());
     let partitions = vec![vgpu(Some(17), Some(512))];
     let (types, signs) = (vec![half()], Vec::new());
-    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, partitions, types, signs });
+    assert_eq!(read(l40s(GPU)), Reading { unique_id, telemetry, partitions, types, signs, recovered: false });
 }
 
 /// The only type of such a GPU.
@@ -216,6 +216,9 @@ fn what_the_driver_says_that_a_gpu_needs_is_its_state() {
         signs.into_iter().map(|(state, reason)| (state, reason.contains("driver"))).collect::<Vec<_>>()
     };
     assert_eq!(state(0), []);
+    let recovered = |fields: Value| read(with(l40s(GPU), "fields", fields)).recovered;
+    assert!(recovered(json!({ "230": 0 })) && !recovered(json!({ "230": 1 })));
+    assert!(!recovered(json!({})), "an older driver says nothing of it");
     for (action, needed) in [
         (1, HealthState::NeedsReset),
         (2, HealthState::NeedsReboot),

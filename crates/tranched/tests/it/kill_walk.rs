@@ -203,6 +203,8 @@ enum Scene {
     FewerVfs(PciAddress, u16),
     /// A guest crashes.
     Crash(&'static str),
+    /// A person defines a domain with libvirt's own means.
+    Define(&'static str),
 }
 
 fn start(name: &str) -> Scene {
@@ -237,6 +239,7 @@ fn tell(story: &[Scene], death: Option<Death>, stage: &mut Stage) -> usize {
             }
             Scene::FewerVfs(pf, vfs_max) => stage.kernel().make_fewer_vfs(*pf, *vfs_max),
             Scene::Crash(name) => stage.hypervisor().crash(&vm(name)),
+            Scene::Define(xml) => stage.hypervisor().define_by_hand(xml).expect("a good definition"),
         }
         stage.settle(&engine, &fate_now);
         if fate_now.is_dead() {
@@ -394,6 +397,24 @@ fn drained_vms_end_where_there_is_room_or_wait_wherever_the_daemon_is_killed() {
     walk(&two_gpus(), &story, 20);
 }
 
+#[test]
+fn what_is_done_to_an_adopted_vm_ends_the_same_wherever_the_daemon_is_killed() {
+    let desk = "<domain type='kvm'><name>desk</name><uuid>6f1c1c52-0c0e-4f4e-9e63-0d9b6a4f7f01</uuid>\
+                <memory unit='MiB'>256</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><devices/></domain>";
+    let ask = Scene::Ask;
+    let story = [
+        split(0, 2),
+        Scene::Define(desk),
+        ask(Change::AdoptVm { name: vm("desk"), request: Request::None, reserved: true }),
+        start("desk"),
+        ask(Change::AttachGpu { name: vm("desk"), request: ANY, restart: true }),
+        ask(Change::RestartVm { name: vm("desk"), force: true }),
+        ask(Change::DetachGpu { name: vm("desk"), restart: true }),
+        stop("desk"),
+    ];
+    walk(&two_gpus(), &story, 20);
+}
+
 /// Splits a GPU, loses power under a VM, and releases it.
 fn life_of(address: &str, count: u16) -> [Scene; 6] {
     let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu_at(address), mode });
@@ -415,6 +436,17 @@ fn functions_that_take_types_survive_every_death() {
 #[test]
 fn mediated_devices_on_functions_survive_every_death() {
     walk(&Machine::nvidia(&["NVIDIA A2"]).with_mediated_vgpus(), &life_of("0000:41:00.0", 2), 12);
+}
+
+#[test]
+fn typed_functions_of_several_sizes_and_passthrough_take_turns_wherever_the_daemon_is_killed() {
+    let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu_at("0000:41:00.0"), mode });
+    let story = [
+        mode(GpuMode::Mixed { sizes: ["8Q", "4Q"].map(str::to_owned).to_vec() }),
+        mode(GpuMode::Passthrough { allow_console: false, pool: None }),
+        mode(GpuMode::Partitioned { count: 2, series: None }),
+    ];
+    walk(&Machine::nvidia(&["NVIDIA A2"]), &story, 10);
 }
 
 #[test]

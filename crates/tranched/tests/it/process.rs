@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tranche_host::fake::Machine;
 
 use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
+use tranche_host::fake::{FakeKernel, Machine, Mounted};
+use tranche_host::tree::Tree as _;
 use tranche_store::{MonotonicClock, Settings, SqliteStore, Store as _, Txn};
 
 /// A directory in which daemons live one after the other.
@@ -76,6 +77,16 @@ impl Home {
     fn run(&self, more: &[&str]) -> Output {
         self.command(more).output().unwrap()
     }
+}
+
+/// The command, which is another package's: where this package is tested alone, it may have to be built.
+fn command() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_tranched")).with_file_name("tranche");
+    if !path.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "tranche"]).status();
+        assert!(built.unwrap().success() && path.exists(), "the command is built");
+    }
+    path
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -254,4 +265,43 @@ fn the_helper_that_loads_modules_answers_one_line_and_ends() {
     assert!(output.status.success());
     let answer = String::from_utf8(output.stdout).unwrap();
     assert_eq!(answer, "error unknown_module That module is not one that is loaded here.\n");
+}
+
+#[cfg(feature = "libvirt")]
+#[test]
+fn daemon_and_command_split_a_gpu_of_a_mounted_tree_and_give_it_back() {
+    const PF: &str = "sys/bus/pci/devices/0000:10:00.0";
+    let home = Home::new();
+    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(1, 8)));
+    let root = Utf8PathBuf::from_path_buf(home.path("root")).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let mounted = Mounted::new(Arc::clone(&kernel), &root).expect("/dev/fuse and fusermount3 are there");
+    let mut settings = std::fs::read_to_string(home.path("tranched.toml")).unwrap();
+    settings.push_str(&format!("root = {root:?}\n[libvirt]\nuri = \"test:///default\"\n"));
+    for setting in ["seed_dir", "serial_log_dir"] {
+        settings.push_str(&format!("{setting} = {:?}\n", home.path(setting)));
+    }
+    std::fs::write(home.path("tranched.toml"), settings).unwrap();
+    let mut daemon = home.command(&[]).spawn().unwrap();
+    home.told("READY=1");
+    let tranche = |arguments: &[&str]| {
+        let output =
+            Command::new(command()).arg("--socket").arg(home.path("s")).args(arguments).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tranche {arguments:?}: {words}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let listed = tranche(&["gpu", "list"]);
+    assert!(listed.contains("0000:10:00.0") && listed.contains("Arc Pro B60"), "{listed}");
+    tranche(&["gpu", "partition", "10:00.0", "2"]);
+    assert_eq!(kernel.text(&format!("{PF}/sriov_numvfs")).unwrap(), "2");
+    for index in 0..2 {
+        let driver = kernel.link_name(&format!("{PF}/virtfn{index}/driver")).unwrap();
+        assert_eq!(driver, "vfio-pci");
+    }
+    tranche(&["gpu", "release", "10:00.0"]);
+    assert_eq!(kernel.text(&format!("{PF}/sriov_numvfs")).unwrap(), "0");
+    signal(&daemon, Signal::TERM);
+    assert!(daemon.wait().unwrap().success());
+    drop(mounted);
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tranche_core::change::Change;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{Backend, PartitionTelemetry};
+use tranche_core::inventory::{Backend, HealthState, PartitionTelemetry};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use tranche_host::Host as _;
@@ -19,6 +19,9 @@ const GPU: &str = "0000:41:00.0";
 const ANY: Request = Request::Partition { vram_mib: None, profile: None };
 /// As the kernel says it, too.
 const UUID: &str = "GPU-00000000-0000-0000-0000-000000000042";
+/// Kinds of events (nvml.h, `nvmlEventType…`).
+const XID: u64 = 8;
+const DOUBLE_BIT_ERROR: u64 = 2;
 /// Longer than an answer serves, in milliseconds.
 const STALE_MS: u64 = 30_000;
 
@@ -362,4 +365,92 @@ fn a_gpu_that_neither_catalogue_nor_driver_knows_is_never_taken_for_one_of_plain
     assert_eq!((gpu.backend, gpu.offers, gpu.partitions.len()), (Some(Backend::TypedVf), Vec::new(), 2));
     let told = messages(&world, Code::NotPartitionable);
     assert!(told.len() == 1 && told[0].contains("Neither the catalogue nor its driver"), "{told:?}");
+}
+
+/// A world whose kernel's log cannot be read, and which listens to the library instead.
+fn deaf(library: &Library) -> World {
+    library.let_log_be_read(false);
+    let mut world = world(library);
+    world.pass();
+    library.wait_for_sessions(1);
+    world
+}
+
+/// Looks until the GPU is no longer well, and returns how it is and why.
+fn sick(world: &mut World) -> (HealthState, Vec<String>) {
+    loop {
+        let health = world.gpu(GPU).health;
+        if !health.is_good() {
+            return (health.state, health.reasons);
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn where_the_log_cannot_be_read_faults_are_heard_through_the_library_and_mean_the_same() {
+    for (kind, data, state, number) in [
+        (XID, 79, HealthState::NeedsReboot, "79"),
+        (XID, 64, HealthState::Sick, "64"),
+        (DOUBLE_BIT_ERROR, 1, HealthState::NeedsReset, "48"),
+    ] {
+        let library = Library::new(&a2(&json!([])));
+        let mut world = deaf(&library);
+        assert!(messages(&world, Code::KernelRefused)[0].contains("log of host"));
+        // An application's own fault, and one that says nothing without its text.
+        library.happens(0, XID, 31);
+        library.happens(0, XID, 154);
+        library.happens(0, kind, data);
+        let (found, reasons) = sick(&mut world);
+        assert_eq!((found, reasons.len()), (state, 1), "{reasons:?}");
+        assert!(reasons[0].contains(&format!("(Xid {number})")), "{reasons:?}");
+        drop(world);
+        library.wait_for_sessions(0);
+    }
+}
+
+#[test]
+fn who_listens_makes_room_for_each_step_that_needs_the_gpu_closed_and_listens_again() {
+    let library = Library::new(&a2(&json!([])));
+    let mut world = deaf(&library);
+    for mode in [partitioned(4, None), PASSTHROUGH, partitioned(16, None), GpuMode::Host] {
+        // The tree sees to it that the tool runs and the driver changes only when the library is closed.
+        world.set_mode(GPU, mode);
+    }
+    // The thread that made room may not have ended when the last look came.
+    while library.sessions().1 == 0 {
+        world.pass();
+        std::thread::yield_now();
+    }
+    library.happens(0, XID, 79);
+    assert_eq!(sick(&mut world).0, HealthState::NeedsReboot);
+}
+
+#[test]
+fn nobody_listens_where_the_log_can_be_read_or_once_it_can() {
+    let library = Library::new(&a2(&json!([])));
+    let mut world = deaf(&library);
+    library.let_log_be_read(true);
+    world.pass();
+    library.wait_for_sessions(0);
+    let opened = library.sessions();
+    world.pass();
+    assert_eq!(library.sessions(), opened);
+}
+
+#[test]
+fn a_gpu_or_a_library_that_tells_no_events_costs_nothing() {
+    for refused in ["nvmlDeviceGetSupportedEventTypes", "nvmlDeviceRegisterEvents"] {
+        let library = Library::new(&with(a2(&json!([])), "errors", json!({ refused: 3 })));
+        library.let_log_be_read(false);
+        let mut world = world(&library);
+        world.split(GPU, 2, None);
+        assert!(world.gpu(GPU).health.is_good());
+        drop(world);
+        library.wait_for_sessions(0);
+    }
+    let library = Library::new(&a2(&json!([]))).without(&["nvmlEventSetCreate", "nvmlDeviceRegisterEvents"]);
+    library.let_log_be_read(false);
+    world(&library).split(GPU, 2, None);
+    library.wait_for_sessions(0);
 }
