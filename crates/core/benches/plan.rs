@@ -53,7 +53,7 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
         let gpu = gpu(bus);
         let key = GpuKey { host: host(), address: gpu.address.clone() };
         let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
-        spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.identity() });
+        spec.gpus.insert(key.clone(), GpuSpec { mode: mode.clone(), identity: gpu.identity(), reloads: 0 });
         let offer = gpu.offers.first().cloned();
         plan.gpus.insert(
             key.clone(),
@@ -65,6 +65,8 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
                 sizes: Vec::new(),
                 was_mixed: false,
                 autoprobe_was_off: false,
+                reloads: 0,
+                reload: None,
             },
         );
         for partition in &gpu.partitions {
@@ -160,6 +162,7 @@ fn gpu(bus: u8) -> Gpu {
         partitions: partitions.collect(),
         mixed: Vec::new(),
         blanks: Vec::new(),
+        reload: None,
         open_by: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@
 //! one door refuses, every door refuses. Admitting looks at the present state so that a wish that cannot come true is
 //! refused at once and with a hint; the planner checks again with every new inventory.
 
-use std::collections::BTreeSet;
+mod gpu;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +12,11 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
 use crate::guest;
 use crate::inventory::{Domain, HostInventory, Inventory};
-use crate::mode::{mode_obstacles, users_of};
 use crate::name::{GpuKey, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
-    CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, GpuMode, GpuSpec, Policy, Request, Run, Spec,
+    CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, GpuMode, Policy, Request, Run, Spec,
     VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
 };
 
@@ -41,6 +40,14 @@ pub enum Change {
         /// The GPU.
         gpu: GpuKey,
         /// The mode.
+        mode: GpuMode,
+    },
+    /// Split a GPU into a count that its driver takes only when it is loaded, by loading it anew. Every GPU of that driver on
+    /// the host gets the count, if it is split at all, and every VM on them is shut down first, as with a drain.
+    ReloadDriver {
+        /// The GPU.
+        gpu: GpuKey,
+        /// The mode; with others than `partitioned` it is a drain.
         mode: GpuMode,
     },
     /// Make a VM. It is off at first.
@@ -162,8 +169,9 @@ pub type Refusal = Vec<Finding>;
 /// The findings that stand against it.
 pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
     match change {
-        Change::SetGpuMode { gpu, mode } => set_gpu_mode(gpu, mode, false, state),
-        Change::DrainGpu { gpu, mode } => set_gpu_mode(gpu, mode, true, state),
+        Change::SetGpuMode { gpu, mode } => gpu::set_mode(gpu, mode, false, state),
+        Change::DrainGpu { gpu, mode } => gpu::set_mode(gpu, mode, true, state),
+        Change::ReloadDriver { gpu, mode } => gpu::reload_driver(gpu, mode, state),
         Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
         Change::AdoptVm { name, request, reserved } => adopt_vm(name, request, *reserved, state, now),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
@@ -184,110 +192,6 @@ pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> 
             })
         }
     }
-}
-
-fn set_gpu_mode(key: &GpuKey, mode: &GpuMode, drain: bool, state: State<'_>) -> Result<Admitted, Refusal> {
-    let observed = host_of(key, state)?;
-    let mut spec = state.spec.clone();
-    let title = match mode {
-        GpuMode::Host => format!("release GPU {key}"),
-        GpuMode::Partitioned { count, .. } => format!("split GPU {key} into {count} partitions"),
-        GpuMode::Mixed { sizes } => format!("split GPU {key} into {}", sizes.join(", ")),
-        GpuMode::Passthrough { .. } => format!("make GPU {key} ready for passthrough"),
-    };
-    let admitted = |spec, before: Option<GpuSpec>, findings| {
-        let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone(), before: before.map(Box::new) };
-        Admitted { spec, goal, title, subject: Subject::Gpu(key.clone()), findings }
-    };
-    let Some(gpu) = observed.gpus.get(&key.address) else {
-        let findings = release_gone(key, mode, drain, &mut spec, state)?;
-        return Ok(admitted(spec, None, findings));
-    };
-    let unchanged =
-        spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity.may_be(&gpu.identity()));
-    if unchanged {
-        return Ok(admitted(spec, None, Vec::new()));
-    }
-    let mut refusal = mode_obstacles(key, mode, gpu, observed);
-    let mut users = users_of(key, gpu, observed, state.plan);
-    let settled = state.plan.mode(key) == mode;
-    let mut findings = Vec::new();
-    if drain && !settled {
-        findings.extend(recall_vms(key, &mut spec, state));
-        let ours: BTreeSet<String> =
-            state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect();
-        users.retain(|user| !ours.contains(user));
-    }
-    if !users.is_empty() && !settled {
-        refusal.extend(mode_conflict(key, state.plan.mode(key), mode));
-        refusal.push(say::partitions_in_use(key, &users));
-    }
-    for call in observed.stuck.iter().filter(|call| call.gpu.as_ref() == Some(&key.address)) {
-        refusal.push(say::call_stuck(key, &call.call));
-    }
-    if !refusal.is_empty() {
-        return Err(refusal);
-    }
-    let resets = !gpu.reset_methods.is_empty() || !matches!(mode, GpuMode::Passthrough { .. });
-    if !resets {
-        findings.push(say::no_reset(key));
-    }
-    let wish = GpuSpec { mode: mode.clone(), identity: gpu.identity() };
-    // A GPU of which nobody has spoken is the host's.
-    let untouched = GpuSpec { mode: GpuMode::Host, ..wish.clone() };
-    let before = spec.gpus.insert(key.clone(), wish).unwrap_or(untouched);
-    Ok(admitted(spec, Some(before), findings))
-}
-
-/// A GPU that is gone can still be released, so that nothing waits for it any longer.
-fn release_gone(
-    key: &GpuKey,
-    mode: &GpuMode,
-    drain: bool,
-    spec: &mut Spec,
-    state: State<'_>,
-) -> Result<Vec<Finding>, Refusal> {
-    if *mode != GpuMode::Host || !spec.gpus.contains_key(key) {
-        return Err(vec![say::gpu_not_found(key)]);
-    }
-    let observed = state.inventory.get(&key.host);
-    if let Some(stuck) = observed.and_then(|observed| observed.unseen_because_of(&key.address)) {
-        return Err(vec![say::call_stuck(key, &stuck.call)]);
-    }
-    let booked: Vec<String> =
-        state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect();
-    if !booked.is_empty() && !drain {
-        return Err(vec![say::partitions_in_use(key, &booked)]);
-    }
-    let findings = recall_vms(key, spec, state);
-    spec.gpus.entry(key.clone()).and_modify(|wish| wish.mode = GpuMode::Host);
-    Ok(findings)
-}
-
-/// In parts or whole, never both: while a GPU serves VMs one way, it cannot serve any the other way.
-fn mode_conflict(key: &GpuKey, has: &GpuMode, wanted: &GpuMode) -> Option<Finding> {
-    let (split, whole) = ("partitioned", "passed through");
-    match (has.partitions(), wanted.partitions(), has, wanted) {
-        (Some(_), _, _, GpuMode::Passthrough { .. }) => Some(say::mode_conflict(key, split, whole)),
-        (_, Some(_), GpuMode::Passthrough { .. }, _) => Some(say::mode_conflict(key, whole, split)),
-        _ => None,
-    }
-}
-
-/// Has the VMs that hold a GPU shut down, and started again once the GPU is free of them. Returns what happens to each.
-///
-/// It is a restart like any other; what keeps a VM from going back to the GPU is that the GPU is about to change.
-fn recall_vms(key: &GpuKey, spec: &mut Spec, state: State<'_>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (_, booking) in state.plan.bookings_on(key) {
-        let Some(vm) = spec.vms.get_mut(&booking.vm).filter(|vm| vm.id == booking.vm_id) else { continue };
-        findings.push(say::vm_drained(&booking.vm, key, vm.run.is_up()));
-        if vm.run.is_up() {
-            vm.run = Run::Running;
-            vm.serial += 1;
-        }
-    }
-    findings
 }
 
 fn create_vm(

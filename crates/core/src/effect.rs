@@ -9,10 +9,10 @@ use crate::finding::{Code, Finding, Severity};
 use crate::inventory::{DomainState, Hypervisor, Inventory, OffReason};
 use crate::name::{GpuKey, HostName, Slot, Timestamp, VmName};
 use crate::plan::{Plan, VmGoal};
-use crate::planner;
 use crate::spec::Spec;
 use crate::step::Step;
 use crate::steps::steps;
+use crate::{planner, reload};
 
 /// What a change would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,9 @@ impl Left {
     fn by_drained(after: &Spec, plan: &Plan, state: State<'_>) -> Option<Self> {
         let changes = |gpu: &GpuKey| {
             let wish = after.gpus.get(gpu).filter(|wish| state.spec.gpus.get(gpu) != Some(wish));
-            wish.is_some_and(|wish| wish.mode != *state.plan.mode(gpu))
+            wish.is_some_and(|wish| {
+                wish.mode != *state.plan.mode(gpu) || reload::is_asked(wish, state.plan.gpus.get(gpu))
+            })
         };
         let leaving = state.plan.bookings.iter().filter(|(slot, _)| changes(&slot.gpu));
         let vms: BTreeSet<VmName> = leaving.map(|(_, booking)| booking.vm.clone()).collect();

@@ -177,6 +177,8 @@ codes! {
     InvalidPartitionCount "invalid_partition_count" Invalid "The partition count is none of those that the driver offers.",
     InvalidPartitionSizes "invalid_partition_sizes" Invalid "The GPU cannot be split into partitions of these sizes.",
     CountFixed "count_fixed" Conflict "The partition count was set when the GPU's driver was loaded, and changes only with another load.",
+    DriverReload "driver_reload" Note "A GPU's driver is loaded anew, which takes the GPU from every VM.",
+    ReloadFailed "reload_failed" Unavailable "A GPU's driver could not be loaded with another partition count.",
     PartitionsInUse "partitions_in_use" Conflict "Partitions of the GPU are booked or open, so its mode cannot change.",
     ModeChanging "mode_changing" Unavailable "A GPU is about to change its mode; it takes no VM, and those that hold it are being turned off.",
     VmDrained "vm_drained" Note "A VM is turned off so that its GPU can change its mode.",

@@ -17,6 +17,10 @@ use crate::mixed::MixedSize;
 use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
 use crate::step::VFIO_DRIVER;
 
+mod domain;
+
+pub use self::domain::{DeviceSource, Domain, DomainState, HostDevice, OffReason};
+
 /// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
 pub const PCI_CLASS_DISPLAY: u32 = 0x03;
 
@@ -174,6 +178,9 @@ pub struct Gpu {
     pub sriov: Option<Sriov>,
     /// The partitionings that the driver offers: the valid counts.
     pub offers: Vec<Offer>,
+    /// What it could offer if its driver were loaded anew, where that is how its partitions are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<Reload>,
     /// The profiles that it can have beside each other; empty where all its partitions are equal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixed: Vec<MixedSize>,
@@ -279,6 +286,18 @@ pub struct Offer {
     pub series: Option<String>,
     /// Video memory of each in MiB, where known.
     pub vram_mib: Option<u64>,
+}
+
+/// What loading a GPU's driver anew could make of all GPUs that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Reload {
+    /// The driver. All its GPUs on the host get the same count, and lose their VMs meanwhile.
+    pub driver: String,
+    /// The partitionings that it could make.
+    pub offers: Vec<Offer>,
+    /// Whether they are known of the model; else they are all that the driver can be told.
+    pub is_known: bool,
 }
 
 /// A partition that exists.
@@ -413,110 +432,6 @@ pub struct StuckCall {
     pub call: String,
     /// When it was made.
     pub since: Timestamp,
-}
-
-/// A libvirt domain, managed by Tranche or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Domain {
-    /// Its name.
-    pub name: String,
-    /// Its UUID.
-    pub uuid: Uuid,
-    /// What it does.
-    pub state: DomainState,
-    /// Whether its definition outlives its run.
-    pub persistent: bool,
-    /// Whether libvirt itself would start it at boot.
-    pub autostart: bool,
-    /// Virtual processors.
-    pub vcpus: u32,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Host devices in the running machine; empty when it is off.
-    pub live_devices: Vec<HostDevice>,
-    /// Host devices in the stored definition.
-    pub defined_devices: Vec<HostDevice>,
-}
-
-/// What a domain does (libvirt: virDomainState, virDomainShutoffReason).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum DomainState {
-    /// It runs.
-    Running,
-    /// It exists in memory and is stopped in its tracks.
-    Paused,
-    /// It was asked to shut down and has not yet done so.
-    ShuttingDown,
-    /// It is off.
-    Off {
-        /// Why.
-        reason: OffReason,
-    },
-}
-
-impl DomainState {
-    /// Whether the domain holds its devices.
-    pub fn is_active(self) -> bool {
-        !matches!(self, Self::Off { .. })
-    }
-}
-
-/// Why a domain is off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum OffReason {
-    /// The guest shut itself down.
-    Shutdown,
-    /// It was destroyed by command.
-    Destroyed,
-    /// QEMU or the guest crashed, or the start failed.
-    Crashed,
-    /// Its state was saved, or taken back to that of a snapshot.
-    Saved,
-    /// It was moved to another host.
-    Migrated,
-    /// Not started since libvirt came up, or libvirt does not say.
-    Unknown,
-}
-
-/// A host device in a domain.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct HostDevice {
-    /// Which device.
-    pub source: DeviceSource,
-    /// Whether Tranche put it there (libvirt user alias `ua-tranche-…`).
-    pub ours: bool,
-}
-
-/// How libvirt names a host device.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum DeviceSource {
-    /// A PCI function.
-    Pci {
-        /// Its address on the host.
-        address: PciAddress,
-    },
-    /// A mediated device.
-    Mdev {
-        /// Its UUID.
-        uuid: Uuid,
-    },
-}
-
-impl From<&PartitionDevice> for DeviceSource {
-    fn from(device: &PartitionDevice) -> Self {
-        match device {
-            PartitionDevice::Vf { address } => Self::Pci { address: *address },
-            PartitionDevice::Mdev { uuid } => Self::Mdev { uuid: *uuid },
-        }
-    }
 }
 
 /// The UUID of a partition that is a mediated device: computed, so that a reboot brings the same one back.

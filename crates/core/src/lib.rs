@@ -23,6 +23,7 @@ pub mod operation;
 pub mod placement;
 pub mod plan;
 pub mod planner;
+pub mod reload;
 pub mod spec;
 pub mod step;
 pub mod steps;

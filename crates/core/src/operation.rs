@@ -3,15 +3,17 @@
 //! An operation does nothing. It records what somebody asked for and the goal that shows that it has been reached;
 //! [`judge`] compares the goal with plan and inventory. The work is done by the same loop that repairs everything.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::{Class, Finding, Severity, Subject};
 use crate::name::{GpuKey, OperationId, Timestamp, VmName};
-use crate::placement;
 use crate::spec::{GpuMode, GpuSpec, Run};
 use crate::step::VFIO_DRIVER;
+use crate::{placement, reload};
 
 /// The most lines in an operation's log; the oldest go first.
 pub const LOG_LINES_MAX: usize = 200;
@@ -95,6 +97,9 @@ pub enum Goal {
         /// The wish that comes back if this one fails for good. None where it changed nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<Box<GpuSpec>>,
+        /// The GPUs that go the same way because they have the same driver, each with the wish that comes back for it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        along: BTreeMap<GpuKey, GpuSpec>,
     },
     /// The VM runs as of a command to start.
     VmRuns {
@@ -138,13 +143,13 @@ pub struct Verdict {
     pub progress_percent: u8,
     /// Why it waits or failed.
     pub findings: Vec<Finding>,
-    /// The wish for a GPU that takes the place of the one that failed.
-    pub put_back: Option<(GpuKey, GpuSpec)>,
+    /// The wishes for GPUs that take the place of those that failed.
+    pub put_back: BTreeMap<GpuKey, GpuSpec>,
 }
 
 impl Verdict {
     fn new(state: OperationState, progress_percent: u8) -> Self {
-        Self { state, progress_percent, findings: Vec::new(), put_back: None }
+        Self { state, progress_percent, findings: Vec::new(), put_back: BTreeMap::new() }
     }
 }
 
@@ -153,17 +158,31 @@ impl Goal {
     /// one would have gone back to: what was never reached is nothing to go back to.
     #[must_use]
     pub fn behind<'a>(mut self, operations: impl IntoIterator<Item = &'a Operation>) -> Self {
-        let Self::GpuMode { gpu, mode, before: before @ Some(_) } = &mut self else { return self };
+        let Self::GpuMode { gpu, mode, before: Some(before), along } = &mut self else { return self };
         let under_way = operations.into_iter().filter(|operation| !operation.state.is_over());
-        let earlier = under_way.filter_map(|operation| match &operation.goal {
-            Self::GpuMode { gpu: other, before, .. } if other == gpu => before.as_ref(),
-            _ => None,
-        });
-        if let Some(settled) = earlier.last() {
-            *before = Some(settled.clone());
+        for operation in under_way {
+            for (key, before) in along.iter_mut().chain([(&*gpu, &mut **before)]) {
+                if let Some(settled) = operation.goal.way_back(key) {
+                    // Going back may need one more load of the driver than was counted then.
+                    let reloads = before.reloads.max(settled.reloads);
+                    *before = GpuSpec { reloads, ..settled.clone() };
+                }
+            }
         }
-        before.take_if(|before| before.mode == *mode);
+        let leads_nowhere = before.mode == *mode;
+        if let Self::GpuMode { before, .. } = &mut self {
+            before.take_if(|_| leads_nowhere);
+        }
         self
+    }
+
+    /// The wish that comes back for a GPU if this goal is not reached.
+    fn way_back(&self, gpu: &GpuKey) -> Option<&GpuSpec> {
+        match self {
+            Self::GpuMode { gpu: own, before, .. } if own == gpu => before.as_deref(),
+            Self::GpuMode { along, .. } => along.get(gpu),
+            _ => None,
+        }
     }
 }
 
@@ -209,11 +228,13 @@ pub fn judge(
     verdict.findings.sort();
     verdict.findings.dedup();
     verdict.findings.truncate(OPERATION_FINDINGS_MAX - 1);
-    if let (OperationState::Failed, Goal::GpuMode { gpu, mode, before: Some(before) }) =
+    if let (OperationState::Failed, Goal::GpuMode { gpu, mode, before: Some(before), along }) =
         (verdict.state, &operation.goal)
     {
         verdict.findings.push(say::rolled_back(gpu, mode, &before.mode));
-        verdict.put_back = Some((gpu.clone(), (**before).clone()));
+        verdict.put_back =
+            still_alike(mode, along, state).map(|(key, back)| (key.clone(), back.clone())).collect();
+        verdict.put_back.insert(gpu.clone(), (**before).clone());
     }
     verdict
 }
@@ -221,7 +242,15 @@ pub fn judge(
 fn progress(goal: &Goal, state: State<'_>) -> Verdict {
     match goal {
         Goal::Recorded => Verdict::new(OperationState::Succeeded, 100),
-        Goal::GpuMode { gpu, mode, .. } => gpu_progress(gpu, mode, state),
+        Goal::GpuMode { gpu, mode, along, .. } => {
+            let own = gpu_progress(gpu, mode, state);
+            let others = still_alike(mode, along, state)
+                .filter_map(|(key, _)| Some(gpu_progress(key, &state.spec.gpus.get(key)?.mode, state)));
+            match others.min_by_key(|other| other.progress_percent) {
+                Some(slowest) if slowest.progress_percent < own.progress_percent => slowest,
+                _ => own,
+            }
+        }
         Goal::VmRuns { vm, serial } => match state.spec.vms.get(vm) {
             Some(spec) if spec.run.is_up() && spec.serial == *serial => {
                 let settled = state.plan.vms.get(vm).and_then(|planned| planned.settled.as_ref());
@@ -273,6 +302,17 @@ fn booked_percent(vm: &VmName, state: State<'_>) -> u8 {
     }
 }
 
+/// The GPUs that went along and that no later wish turned elsewhere.
+fn still_alike<'a>(
+    mode: &'a GpuMode,
+    along: &'a BTreeMap<GpuKey, GpuSpec>,
+    state: State<'a>,
+) -> impl Iterator<Item = (&'a GpuKey, &'a GpuSpec)> {
+    along.iter().filter(move |(key, _)| {
+        state.spec.gpus.get(*key).is_some_and(|wish| wish.mode.partitions() == mode.partitions())
+    })
+}
+
 fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
     let wished = state.spec.gpus.get(key).map_or(&GpuMode::Host, |wish| &wish.mode);
     if wished != mode {
@@ -302,7 +342,10 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
         }
         GpuMode::Passthrough { .. } => (usize::from(gpu.driver.as_deref() == Some(VFIO_DRIVER)), 1),
     };
-    let decided = state.plan.mode(key) == mode;
+    let planned = state.plan.gpus.get(key);
+    let loaded = planned.is_none_or(|planned| planned.reload.is_none())
+        && state.spec.gpus.get(key).is_none_or(|wish| !reload::is_asked(wish, planned));
+    let decided = state.plan.mode(key) == mode && loaded;
     let percent = u8::try_from(done * 100 / total.max(1)).unwrap_or(100).min(100);
     if decided && done >= total {
         Verdict::new(OperationState::Succeeded, 100)
@@ -314,8 +357,9 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
 /// Whether a finding about a subject stands in the way of a goal.
 fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
     match goal {
-        Goal::GpuMode { gpu, .. } => {
-            subject.gpu() == Some(gpu) || *subject == Subject::Host(gpu.host.clone())
+        Goal::GpuMode { gpu, along, .. } => {
+            subject.gpu().is_some_and(|concerned| concerned == gpu || along.contains_key(concerned))
+                || *subject == Subject::Host(gpu.host.clone())
         }
         Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
             let held = || state.plan.held_by(vm).any(|(slot, _)| subject.gpu() == Some(&slot.gpu));

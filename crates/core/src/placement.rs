@@ -396,6 +396,9 @@ fn unready_partition(slot: &SlotKey, index: u16, gpu: &Gpu, plan: &Plan) -> Opti
         gpu.vfs_for(count).is_some_and(|vfs| gpu.sriov.as_ref().map(|sriov| sriov.vfs) != Some(vfs))
     });
     let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.size_of(index));
+    if plan.gpus.get(&slot.gpu).is_some_and(|planned| planned.reload.is_some()) {
+        return Some("its GPU's driver is to be loaded anew first".to_owned());
+    }
     let Some(partition) = partition(gpu, index) else { return Some("it does not exist yet".to_owned()) };
     let of_type = partition.profile.as_ref() == offer.map(|offer| &offer.profile);
     let driver = &gpu.partition_driver;

@@ -65,6 +65,12 @@ pub struct GpuPlan {
     /// (`sriov_drivers_autoprobe`). It then stays off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub autoprobe_was_off: bool,
+    /// The last command to load the driver anew that this follows ([`crate::spec::GpuSpec::reloads`]).
+    #[serde(default, skip_serializing_if = "crate::spec::is_zero")]
+    pub reloads: u64,
+    /// The driver that is still to be loaded anew for that; none once the GPU was seen as it shall be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
 }
 
 impl GpuPlan {

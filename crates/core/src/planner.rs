@@ -23,12 +23,13 @@ use crate::inventory::{
     Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, Iommu, ObservedPartition,
     OffReason,
 };
-use crate::mixed;
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Board, Uses, UsesByHost};
 use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
 use crate::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
+use crate::steps::is_open;
+use crate::{mixed, reload};
 
 /// What the planner decided, and what there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) 
         findings: Vec::new(),
     };
     planner.judge_hosts();
+    reload::settle(&mut planner.plan, spec, inventory);
     planner.release_bookings();
     planner.decide_gpus();
     planner.decide_vms();
@@ -184,9 +186,20 @@ impl Planner<'_> {
     }
 
     fn change_mode(&mut self, key: &GpuKey, wish: &GpuSpec, gpu: &Gpu, observed: &HostInventory) {
-        let mut refusals = mode_obstacles(key, &wish.mode, gpu, observed);
-        let users = users_of(key, gpu, observed, &self.plan);
-        if self.is_being_left(key) {
+        let asked = reload::is_asked(wish, self.plan.gpus.get(key));
+        let (mut refusals, users, is_being_left) = match gpu.reload.as_ref().filter(|_| asked) {
+            Some(after) => (
+                reload::obstacles(key, &wish.mode, gpu, observed),
+                reload::users(&after.driver, observed, &self.plan),
+                self.is_being_left(reload::peers(&after.driver, observed).map(|(peer, _)| peer)),
+            ),
+            None => (
+                mode_obstacles(key, &wish.mode, gpu, observed),
+                users_of(key, gpu, observed, &self.plan),
+                self.is_being_left([key.clone()]),
+            ),
+        };
+        if is_being_left {
             refusals.push(say::mode_changing(key, &wish.mode, &users));
         } else if !users.is_empty() {
             refusals.push(say::partitions_in_use(key, &users));
@@ -198,7 +211,7 @@ impl Planner<'_> {
         let offer = match &wish.mode {
             // What its own driver offers is known once that has it back.
             GpuMode::Partitioned { .. } if is_passed_through(gpu) => None,
-            GpuMode::Partitioned { count, series } => gpu.offer(*count, series.as_deref()).cloned(),
+            mode @ GpuMode::Partitioned { .. } => reload::offer(gpu, mode).cloned(),
             GpuMode::Host | GpuMode::Mixed { .. } | GpuMode::Passthrough { .. } => None,
         };
         let sizes = match &wish.mode {
@@ -216,7 +229,22 @@ impl Planner<'_> {
                 && (planned.was_mixed || matches!(planned.mode, GpuMode::Mixed { .. }))
         });
         let identity = gpu.identity();
-        let planned = GpuPlan { mode, offer, sizes, was_mixed, identity, host_drivers, autoprobe_was_off };
+        let (reloads, reload) = if asked {
+            (wish.reloads, reload::needed(gpu, observed, self.spec, &self.plan))
+        } else {
+            (before.map_or(0, |planned| planned.reloads), None)
+        };
+        let planned = GpuPlan {
+            mode,
+            offer,
+            sizes,
+            was_mixed,
+            identity,
+            host_drivers,
+            autoprobe_was_off,
+            reloads,
+            reload,
+        };
         self.plan.gpus.insert(key.clone(), planned);
     }
 
@@ -245,7 +273,9 @@ impl Planner<'_> {
                 };
                 let ours = gpu.partitions.iter().filter(|partition| partition.index.is_some());
                 let (have, fitting) = (ours.clone().count(), ours.filter(fits).count());
-                if have != 0 && (have, fitting) != (usize::from(count), usize::from(count)) {
+                if planned.reload.is_some() {
+                    self.report_reload(key, observed);
+                } else if have != 0 && (have, fitting) != (usize::from(count), usize::from(count)) {
                     let is = format!("{have} partitions, {fitting} of which are as decided,");
                     self.findings.push(say::drift(key, &is, &count.to_string()));
                 }
@@ -262,6 +292,17 @@ impl Planner<'_> {
             if uses.is_used(slot, gpu) && !self.plan.bookings.contains_key(&slot_key) {
                 let strangers = uses.users(slot, gpu);
                 self.findings.push(say::foreign_use(Subject::Partition(slot_key), &strangers));
+            }
+        }
+    }
+
+    /// Who keeps a driver from being loaded anew.
+    fn report_reload(&mut self, key: &GpuKey, observed: &HostInventory) {
+        let driver = self.plan.gpus.get(key).and_then(|planned| planned.reload.clone()).unwrap_or_default();
+        for (peer, gpu) in reload::peers(&driver, observed) {
+            if is_open(&peer, gpu, observed, &self.plan) {
+                let users = users_of(&peer, gpu, observed, &self.plan);
+                self.findings.push(say::partitions_in_use(&peer, &users));
             }
         }
     }

@@ -48,6 +48,14 @@ pub struct GpuSpec {
     pub mode: GpuMode,
     /// What the GPU was when the wish was made: other hardware in the same slot is not the GPU that was meant.
     pub identity: GpuIdentity,
+    /// Counts the commands to load the GPU's driver anew for this wish, so that one command does so once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reloads: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+pub(crate) fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// What a GPU is used for.
@@ -94,6 +102,10 @@ pub struct AskedMode {
     /// there are any.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain: bool,
+    /// Only with mode `partitioned`: have the GPU's driver loaded anew where only that changes the count. Every VM on every
+    /// GPU of that driver is shut down first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reload_driver: bool,
 }
 
 /// What a GPU is, for people: `split into 4 partitions`.

@@ -70,6 +70,16 @@ pub enum Step {
         /// Whether they may.
         on: bool,
     },
+    /// Load a driver anew, so that each of its GPUs has so many virtual functions, and read it back. Only ever due while
+    /// none of its GPUs is open.
+    ReloadDriver {
+        /// The driver.
+        driver: String,
+        /// How many.
+        count: u16,
+        /// The GPUs that it is done for.
+        gpus: Vec<GpuAddress>,
+    },
     /// Make a mediated device.
     CreateMdev {
         /// The parent.
@@ -171,8 +181,12 @@ pub enum StepSubject {
 
 impl Step {
     /// What the step works on.
+    ///
+    /// # Panics
+    /// When a driver is to be loaded anew for no GPU.
     pub fn subject(&self) -> StepSubject {
         match self {
+            Self::ReloadDriver { gpus, .. } => StepSubject::Gpu(gpus[0].clone()),
             Self::EnableVfs { gpu, .. }
             | Self::DisableVfs { gpu, .. }
             | Self::BindPartition { gpu, .. }
@@ -201,9 +215,10 @@ impl Step {
             | Self::SetProfile { gpu, .. }
             | Self::CreateMdev { gpu, .. }
             | Self::RemoveMdev { gpu, .. } => Some(gpu),
-            // A group may hold functions of another GPU; a VM has devices of several.
+            // A group may hold functions of another GPU, a driver has several GPUs, and a VM has devices of several.
             Self::TakeGpu { .. }
             | Self::ReturnGpu { .. }
+            | Self::ReloadDriver { .. }
             | Self::DefineVm { .. }
             | Self::PutDevices { .. }
             | Self::StartVm { .. }
@@ -232,6 +247,10 @@ impl fmt::Display for Step {
                 write!(f, "allow partitions of several sizes on GPU {gpu}")
             }
             Self::SetMixedSizes { gpu, on: false } => write!(f, "make GPU {gpu} take equal partitions only"),
+            Self::ReloadDriver { driver, count, gpus } => {
+                let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
+                write!(f, "load driver {driver} anew with {count} partitions for GPU {}", gpus.join(", "))
+            }
             Self::CreateMdev { gpu, index, uuid, profile } => {
                 write!(f, "create partition {index} of GPU {gpu} as mediated device {uuid} of type {profile}")
             }

@@ -12,20 +12,20 @@ use crate::inventory::{
 };
 use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
-use crate::placement;
 use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
 use crate::spec::{GpuMode, Spec, VmSource};
 use crate::step::{Step, StepSubject, VFIO_DRIVER, VmDevice};
+use crate::{placement, reload};
 
 /// The steps that are due on the host that an inventory is of: GPUs first, then VMs, each in address or name order.
 ///
 /// `spec` is read only for the hardware of VMs that are still to be defined.
 pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
-    let mut due = Vec::new();
+    let mut due = reload_steps(plan, observed);
     for (key, planned) in plan.gpus.iter().filter(|(key, _)| key.host == observed.host) {
         due.extend(gpu_steps(key, planned, plan, observed));
     }
-    let remade: BTreeSet<GpuAddress> = due.iter().filter_map(remakes).collect();
+    let remade: BTreeSet<GpuAddress> = due.iter().flat_map(remakes).cloned().collect();
     for (name, planned) in plan.vms.iter().filter(|(_, planned)| planned.host == observed.host) {
         let waits = plan.held_by(name).any(|(slot, _)| remade.contains(&slot.gpu.address));
         let steps = vm_steps(name, planned, spec, plan, observed);
@@ -36,22 +36,47 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
     due
 }
 
-/// The GPU whose partitions a step replaces: nothing on it may be handed to a VM before that is done.
-fn remakes(step: &Step) -> Option<GpuAddress> {
+/// The GPUs whose partitions a step replaces: nothing on them may be handed to a VM before that is done.
+fn remakes(step: &Step) -> &[GpuAddress] {
     match step {
         Step::EnableVfs { gpu, .. }
         | Step::DisableVfs { gpu, .. }
         | Step::RemoveMdev { gpu, .. }
         | Step::SetMixedSizes { gpu, .. }
         | Step::TakeGpu { gpu, .. }
-        | Step::ReturnGpu { gpu, .. } => Some(gpu.clone()),
-        _ => None,
+        | Step::ReturnGpu { gpu, .. } => std::slice::from_ref(gpu),
+        Step::ReloadDriver { gpus, .. } => gpus,
+        _ => &[],
     }
+}
+
+/// Drivers to be loaded anew, each once for all the GPUs that wait for it, while nothing of any GPU of it is open.
+fn reload_steps(plan: &Plan, observed: &HostInventory) -> Vec<Step> {
+    let mut waiting: BTreeMap<(&String, u16), Vec<GpuAddress>> = BTreeMap::new();
+    for (key, planned) in plan.gpus.iter().filter(|(key, _)| key.host == observed.host) {
+        let count = planned.mode.partitions();
+        if let (Some(driver), Some(count), true) =
+            (&planned.reload, count, observed.gpus.contains_key(&key.address))
+        {
+            waiting.entry((driver, count)).or_default().push(key.address.clone());
+        }
+    }
+    let is_free =
+        |key: &GpuKey, gpu: &Gpu| !is_open(key, gpu, observed, plan) && !observed.is_stuck(&key.address);
+    waiting
+        .into_iter()
+        .filter(|((driver, _), gpus)| {
+            let stuck = gpus.iter().any(|gpu| observed.is_stuck(gpu));
+            !stuck && reload::peers(driver, observed).all(|(key, gpu)| is_free(&key, gpu))
+        })
+        .map(|((driver, count), gpus)| Step::ReloadDriver { driver: driver.clone(), count, gpus })
+        .collect()
 }
 
 fn gpu_steps(key: &GpuKey, planned: &GpuPlan, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
     let Some(gpu) = observed.gpus.get(&key.address) else { return Vec::new() };
-    if !planned.identity.may_be(&gpu.identity()) || observed.is_stuck(&key.address) {
+    let is_meant = planned.identity.may_be(&gpu.identity());
+    if !is_meant || observed.is_stuck(&key.address) || planned.reload.is_some() {
         return Vec::new();
     }
     let in_use = || is_open(key, gpu, observed, plan);
@@ -272,7 +297,7 @@ fn functions_of(gpu: &Gpu) -> Vec<PciAddress> {
 }
 
 /// Whether anything has the GPU or a partition of it open, or might: a domain that runs with it counts.
-fn is_open(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> bool {
+pub(crate) fn is_open(key: &GpuKey, gpu: &Gpu, observed: &HostInventory, plan: &Plan) -> bool {
     let held_open =
         gpu.partitions.iter().any(|partition| !partition.open_by.is_empty()) || !gpu.open_by.is_empty();
     let unknown = observed.domains().is_none() && !users_of(key, gpu, observed, plan).is_empty();

@@ -11,7 +11,7 @@ use tranche_core::step::VFIO_DRIVER;
 use crate::calls::{CallError, GpuCalls};
 use crate::discover::function;
 use crate::discover::holders::Holders;
-use crate::{host_use, report};
+use crate::{host_use, modules, report};
 
 /// An empty override. A newline, because a write of nothing never reaches the kernel.
 const NO_OVERRIDE: &str = "\n";
@@ -33,6 +33,7 @@ pub(crate) fn to(calls: &GpuCalls<'_>, address: PciAddress, driver: &str) -> Res
     if bound.is_some() {
         refuse_if_open(calls, address)?;
     }
+    modules::load_vfio(calls, driver);
     write(calls, &overridden, driver)?;
     unbind(calls, address)?;
     probe(calls, address)?;

@@ -301,6 +301,16 @@ impl GpuCalls<'_> {
         })
     }
 
+    /// Asks another program on this machine, by one line for one line.
+    ///
+    /// # Errors
+    /// That nobody listens, or that it takes too long.
+    pub fn converse(&self, socket: &str, line: &str) -> Result<String, CallError> {
+        let call = format!("ask /{socket} to {line}");
+        let (socket, line) = (socket.to_owned(), line.to_owned());
+        self.run(call, self.calls.limits.tool_ms, move |tree| tree.converse(&socket, &line))
+    }
+
     fn run<T: Send + 'static>(
         &self,
         call: String,

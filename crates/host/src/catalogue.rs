@@ -136,6 +136,9 @@ pub struct Entry {
     /// Virtual functions of one GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<Figure<u16>>,
+    /// How many virtual functions its driver can be told to make when it is loaded, where that is how it is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loads: Option<Figure<Vec<u16>>>,
     /// The window above 4 GiB that the firmware has to give it, in GiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mmio64_gib: Option<Figure<u32>>,

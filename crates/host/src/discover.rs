@@ -209,6 +209,7 @@ fn pci_gpu(
         blanks: Vec::new(),
         sriov: sriov::capability(tree, &dir, partitions.len()),
         offers: Vec::new(),
+        reload: None,
         partitions,
     };
     gpu.health = health::on_the_bus(tree, &dir, &gpu);
@@ -249,7 +250,7 @@ fn partitioning(
         Interface::PlainVf | Interface::ModuleParameter
             if driver == Some(gim::DRIVER) && gpu.sriov.is_some() =>
         {
-            gim::observe(tree, key, gpu)
+            gim::observe(tree, key, gpu, entry)
         }
         Interface::PlainVf if driver == Some(xe::DRIVER) && total_vfs == 0 && gpu.sriov.is_some() => {
             vec![xe::native_mode(tree, key)]
@@ -305,6 +306,7 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         blanks: Vec::new(),
         sriov: None,
         offers: observed.offers,
+        reload: None,
         partitions: observed.partitions,
         open_by: Vec::new(),
     }

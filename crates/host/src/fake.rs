@@ -8,6 +8,7 @@ mod gim;
 mod host;
 mod kernel;
 mod machine;
+mod modules;
 #[cfg(feature = "fuse")]
 mod mount;
 mod nvidia;

@@ -1,18 +1,22 @@
 //! AMD's driver gim: virtual functions that are there from the moment it is loaded, as many as it was told.
 //!
 //! Nothing is switched here, because nothing can be: `sriov_numvfs` answers `ENOENT`, and the count is a parameter of the
-//! module. Changing it means to unload the driver, which takes the GPUs from every VM. That is for a person to decide and
-//! do; what is shown here are the exact commands.
+//! module. Changing it means to unload the driver, which takes the GPUs from every VM. That is for a person to decide; what
+//! another load could make is told here, and done by [`crate::modules`].
 //!
 //! Facts: the driver's documentation and source (amd/MxGPU-Virtualization 8.0 and 9.4).
 
+use std::fmt;
+
 use tranche_core::finding::{Code, Finding, Severity};
-use tranche_core::inventory::{Backend, Gpu, Offer};
+use tranche_core::inventory::{Backend, Gpu, Offer, Reload};
 use tranche_core::name::GpuKey;
 use tranche_core::spec::PARTITIONS_PER_GPU_MAX;
 use tranche_core::step::VFIO_DRIVER;
 
+use crate::catalogue::Entry;
 use crate::discover::function;
+use crate::modules::server;
 use crate::report;
 use crate::tree::Tree;
 
@@ -26,12 +30,32 @@ const MODES: [(&str, &str); 3] = [
 ];
 
 /// The count that is there is the only one on offer. How it is changed is told.
-pub(crate) fn observe(tree: &dyn Tree, key: &GpuKey, gpu: &mut Gpu) -> Vec<Finding> {
+pub(crate) fn observe(tree: &dyn Tree, key: &GpuKey, gpu: &mut Gpu, entry: Option<&Entry>) -> Vec<Finding> {
     gpu.backend = Some(Backend::FixedVf);
     let count = u16::try_from(gpu.partitions.len()).unwrap_or(u16::MAX).min(PARTITIONS_PER_GPU_MAX);
-    let offer = Offer { count, profile: format!("1/{count}"), series: None, vram_mib: None };
-    gpu.offers = (count > 0).then_some(offer).into_iter().collect();
+    gpu.offers = (count > 0).then(|| offer(count)).into_iter().collect();
+    gpu.reload = Some(reload(entry));
     vec![count_is_fixed(key, count, &modes(tree, key))]
+}
+
+fn offer(count: u16) -> Offer {
+    Offer { count, profile: format!("1/{count}"), series: None, vram_mib: None }
+}
+
+/// What another load of the driver could make: what is known of the model, else what the driver can be told at all.
+fn reload(entry: Option<&Entry>) -> Reload {
+    let known = entry.and_then(|entry| entry.loads.as_ref()).map(|figure| figure.value.clone());
+    let is_known = known.is_some();
+    let counts = known.unwrap_or_else(|| server::COUNTS.collect());
+    Reload { driver: DRIVER.to_owned(), offers: counts.into_iter().map(offer).collect(), is_known }
+}
+
+/// What a person does to have another count.
+pub(crate) fn commands(count: impl fmt::Display) -> String {
+    format!(
+        "stop every VM on every GPU of this driver, release these GPUs ('tranche gpu release'), then: \
+         'echo options {DRIVER} vf_num={count} > /etc/modprobe.d/{DRIVER}.conf', 'modprobe -r {DRIVER}', 'modprobe {DRIVER}'"
+    )
 }
 
 /// A GPU that the driver could split, and which another driver has.
@@ -62,9 +86,11 @@ fn count_is_fixed(key: &GpuKey, count: u16, modes: &[String]) -> Finding {
         _ => format!("Driver {DRIVER} split GPU {key} into {count} when it was loaded{modes}."),
     };
     let hint = format!(
-        "To have another count N, stop every VM on every GPU of this driver, release these GPUs ('tranche gpu release'), \
-         then: 'echo options {DRIVER} vf_num=N > /etc/modprobe.d/{DRIVER}.conf', 'modprobe -r {DRIVER}', 'modprobe {DRIVER}'. \
-         Which N the model takes, and in which partition mode, stands in the driver's release notes."
+        "To have another count N: 'tranche gpu partition {} N --reload-driver', which stops every VM on every GPU of this \
+         driver; --dry-run names them. By hand: {}. Which N the model takes, and in which partition mode, stands in the \
+         driver's release notes.",
+        key.address,
+        commands("N")
     );
     report::gpu_note(key, Code::CountFixed, Severity::Info, message, &hint)
 }

@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod conformance;
 pub mod fake;
 pub mod linux;
+pub mod modules;
 pub mod monitor;
 pub mod nvml;
 pub mod tree;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Gpu, HostInventory, StuckCall};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
-use tranche_core::step::Step;
+use tranche_core::step::{Step, VFIO_DRIVER};
 
 use crate::calls::{Calls, GpuCalls, Limits};
 use crate::catalogue::Catalogue;
@@ -17,7 +17,7 @@ use crate::monitor::Monitor;
 use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
 use crate::vm::Hypervisor;
-use crate::{Host, bind, board, identity, mdev, passthrough, report, sriov, vgpu, xe};
+use crate::{Host, bind, board, identity, mdev, modules, passthrough, report, sriov, vgpu, xe};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
 #[derive(Debug)]
@@ -255,8 +255,24 @@ impl Host for LinuxHost {
             }
             Step::BindPartition { gpu, index, vf, driver } => self.on(gpu, now, |calls| {
                 same_function(calls, *index, *vf)?;
+                if driver == VFIO_DRIVER
+                    && let Some(variant) = self.knowledge.variants.of(calls.tree(), *vf)
+                {
+                    // If it comes, the next look finds it and has all of them bound to it.
+                    modules::load_vfio(calls, &variant);
+                }
                 bind::to(calls, *vf, driver)
             }),
+            Step::ReloadDriver { driver, count, gpus } => match gpus.first() {
+                Some(first) => self.on(first, now, |calls| {
+                    modules::reload(calls, driver, *count)?;
+                    gpus.iter().filter_map(GpuAddress::pci).try_for_each(|pf| {
+                        let key = self.key(&GpuAddress::Pci(pf));
+                        sriov::read_back(&self.calls.on(&key, now), pf, *count)
+                    })
+                }),
+                None => Ok(()),
+            },
             Step::CreateMdev { gpu, uuid, profile, .. } => self.on(gpu, now, |calls| match gpu.pci() {
                 Some(pf) if vgpu::is_mediated(calls, pf) => vgpu::mediated::create(calls, pf, *uuid, profile),
                 _ => mdev::create(calls, *uuid, profile),

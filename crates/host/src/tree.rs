@@ -11,12 +11,15 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use crate::modules;
 
 /// The longest text of an attribute, in bytes: sysfs gives a page at most.
 pub const ATTRIBUTE_LEN_MAX: usize = 4096;
@@ -61,6 +64,12 @@ pub trait Tree: Send + Sync + fmt::Debug {
 
     /// Runs a vendor's tool, named by its path in the tree, and waits for its end. It gets no input and no environment.
     fn run(&self, tool: &str, arguments: &[&str]) -> io::Result<Ran>;
+
+    /// Sends one line to whoever listens at a socket of this machine, and returns the line that comes back. Trees that are
+    /// no machine have nobody who listens.
+    fn converse(&self, _socket: &str, _line: &str) -> io::Result<String> {
+        Err(Errno::NOENT.into())
+    }
 
     /// An attribute's value, without the newline at its end.
     fn text(&self, path: &str) -> io::Result<String> {
@@ -228,6 +237,15 @@ impl Tree for DirTree {
         };
         let said = text(&output.stdout) + &text(&output.stderr);
         Ok(Ran { success: output.status.success(), said })
+    }
+
+    fn converse(&self, socket: &str, line: &str) -> io::Result<String> {
+        // In a captured tree the socket would be another machine's, or anything.
+        if self.confined {
+            return Err(Errno::NOENT.into());
+        }
+        let path = Utf8Path::new("/").join(contained(socket)?);
+        modules::exchange(UnixStream::connect(path)?, line)
     }
 }
 

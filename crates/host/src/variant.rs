@@ -4,7 +4,8 @@
 //! told by the aliases `vfio_pci:` in the running kernel's `modules.alias`; the most specific one wins, as with libvirt.
 //! The file is read once for each kernel.
 //!
-//! Deliberately absent: loading modules. A service has no right to, and a driver that appears later is found then.
+//! A variant that is not loaded is asked for when a partition is bound ([`crate::modules`]); when that fails, vfio-pci serves
+//! as well. Either way, a driver that appears later is found then.
 //!
 //! Facts: kernel drivers/vfio/pci/Kconfig, PCI_DRIVER_OVERRIDE_DEVICE_VFIO; libvirt virPCIDeviceFindBestVFIOVariant.
 
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tranche_core::finding::{Code, Finding, Severity};
 use tranche_core::inventory::Gpu;
-use tranche_core::name::GpuKey;
+use tranche_core::name::{GpuKey, PciAddress};
 use tranche_core::step::VFIO_DRIVER;
 
 use crate::discover::function;
@@ -23,7 +24,6 @@ use crate::tree::Tree;
 const ALIASES_LEN_MAX: usize = 8 << 20;
 /// The most aliases of variants that are kept.
 const ALIASES_MAX: usize = 4_096;
-const DRIVERS: &str = "sys/bus/pci/drivers";
 
 /// The variants that the running kernel has.
 #[derive(Debug, Default)]
@@ -45,8 +45,7 @@ impl Variants {
     /// While a VM has a function open on vfio-pci, that stays the driver of all: what is open cannot be bound anew.
     pub(crate) fn choose(&self, tree: &dyn Tree, key: &GpuKey, gpu: &mut Gpu) -> Option<Finding> {
         let vf = gpu.partitions.iter().find_map(|partition| partition.vf())?;
-        let modalias = tree.text(&format!("{}/modalias", function::dir(vf))).ok()?;
-        let module = self.module_for(tree, &modalias)?;
+        let module = self.of(tree, vf)?;
         let Some(driver) = loaded(tree, &module) else { return Some(not_loaded(key, &module)) };
         let keeps = |partition: &tranche_core::inventory::ObservedPartition| {
             !partition.open_by.is_empty() && partition.driver.as_deref() == Some(VFIO_DRIVER)
@@ -55,6 +54,12 @@ impl Variants {
             gpu.partition_driver = driver;
         }
         None
+    }
+
+    /// The module of the variant for a function; none if vfio-pci itself is the one.
+    pub(crate) fn of(&self, tree: &dyn Tree, vf: PciAddress) -> Option<String> {
+        let modalias = tree.text(&format!("{}/modalias", function::dir(vf))).ok()?;
+        self.module_for(tree, &modalias)
     }
 
     /// The module of the most specific alias; none if that is vfio-pci itself.
@@ -105,7 +110,7 @@ fn fits(pattern: &str, device: &str) -> bool {
 
 /// The driver of a module, if it is loaded. A driver's name has dashes where its module's has underscores.
 fn loaded(tree: &dyn Tree, module: &str) -> Option<String> {
-    let drivers = tree.list(DRIVERS).unwrap_or_default();
+    let drivers = tree.list(function::PCI_DRIVERS).unwrap_or_default();
     drivers.into_iter().find(|driver| normal(driver) == normal(module))
 }
 

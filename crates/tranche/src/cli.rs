@@ -203,6 +203,10 @@ pub enum GpuCommand {
         /// Shut down the VMs that hold the GPU first; they start again where there is room
         #[arg(long)]
         drain: bool,
+        /// Have the GPU's driver loaded anew where only that changes the count: every VM on every GPU of that driver is shut
+        /// down first, as with --drain, and every split GPU of it gets the count
+        #[arg(long, conflicts_with = "sizes")]
+        reload_driver: bool,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -253,7 +257,9 @@ Examples:
   tranche gpu partition 01:00.0 4 --dry-run what would happen to which VM?
   tranche gpu partition 01:00.0 4
   tranche gpu partition 01:00.0 --sizes 8Q,4Q,4Q
-  tranche gpu partition 01:00.0 8 --drain   shut its VMs down first, start them again after";
+  tranche gpu partition 01:00.0 8 --drain   shut its VMs down first, start them again after
+  tranche gpu partition 01:00.0 8 --reload-driver --dry-run
+                                            which GPUs and VMs would a reload of the driver concern?";
 
 /// Partitions.
 #[derive(Debug, Subcommand)]

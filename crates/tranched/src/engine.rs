@@ -25,7 +25,7 @@ use tranche_core::change::{self, Admitted, Change};
 use tranche_core::check;
 use tranche_core::declare::{self, Declaration};
 use tranche_core::effect::{self, Effect};
-use tranche_core::finding::Finding;
+use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{HostInventory, Inventory};
 use tranche_core::name::{GpuAddress, HostName, OperationId, Timestamp, VmId, VmName};
 use tranche_core::operation::{
@@ -209,7 +209,10 @@ impl Engine {
         let admitted =
             change::admit(change, state(&inner), VmId(Uuid::new_v4()), now).map_err(Rejected::Refused)?;
         if dry_run {
-            let effect = effect::preview(&admitted.spec, state(&inner), now);
+            let mut effect = effect::preview(&admitted.spec, state(&inner), now);
+            // Which GPUs go along is said at the door; the effect itself names VMs and steps.
+            let along = admitted.findings.into_iter();
+            effect.findings.extend(along.filter(|finding| finding.code == Code::DriverReload));
             return Ok(Submitted::Preview { title: admitted.title, effect });
         }
         let findings = admitted.findings.clone();
@@ -548,7 +551,10 @@ fn judge_operations(
 fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
     use tranche_core::operation::Goal;
     match &operation.goal {
-        Goal::GpuMode { gpu, .. } => vec![StepSubject::Gpu(gpu.address.clone())],
+        Goal::GpuMode { gpu, along, .. } => std::iter::once(gpu)
+            .chain(along.keys())
+            .map(|gpu| StepSubject::Gpu(gpu.address.clone()))
+            .collect(),
         Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
             let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
             std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()

@@ -83,6 +83,7 @@ fn observed_gpu() -> Gpu {
         partitions: (0..4).map(partition).collect(),
         mixed: Vec::new(),
         blanks: Vec::new(),
+        reload: None,
         open_by: Vec::new(),
     }
 }
@@ -109,7 +110,7 @@ impl Situation {
         let gpu = observed_gpu();
         let mode = GpuMode::Partitioned { count: 4, series: None };
         let mut spec = Spec::default();
-        spec.gpus.insert(key(), GpuSpec { mode: mode.clone(), identity: gpu.identity() });
+        spec.gpus.insert(key(), GpuSpec { mode: mode.clone(), identity: gpu.identity(), reloads: 0 });
         let wish = VmSpec {
             id: id(),
             source: VmSource::Adopted,
@@ -130,6 +131,8 @@ impl Situation {
             sizes: Vec::new(),
             was_mixed: false,
             autoprobe_was_off: false,
+            reloads: 0,
+            reload: None,
         };
         plan.gpus.insert(key(), planned);
         let system = SystemFacts {

@@ -124,6 +124,27 @@ pub fn vm_drained(vm: &VmName, gpu: &GpuKey, runs: bool) -> Finding {
     info(Code::VmDrained, vm_subject(vm), message, hint)
 }
 
+/// A driver is loaded anew for another count.
+pub fn driver_reload(gpu: &GpuKey, driver: &str, count: u16, is_known: bool) -> Finding {
+    let message = format!(
+        "Driver {driver} of GPU {gpu} is loaded anew with {count} partitions; every VM on it stops for that."
+    );
+    let hint = if is_known {
+        "VMs start again where there is room. The driver keeps the count over reboots."
+    } else {
+        "VMs start again where there is room. Whether this model takes that count only the driver knows; if it does not, all goes \
+         back."
+    };
+    warning(Code::DriverReload, gpu_subject(gpu), message, hint)
+}
+
+/// Loading the driver anew would change nothing.
+pub fn no_reload(gpu: &GpuKey) -> Finding {
+    let message =
+        format!("GPU {gpu} has no driver at present whose partition count is set when it is loaded.");
+    error(Code::InvalidValue, gpu_subject(gpu), message, "Repeat without --reload-driver.")
+}
+
 /// What is reserved does not serve.
 pub fn reservation_failed(slot: &SlotKey, vm: &VmName) -> Finding {
     let message = format!("VM {vm} waits: {slot}, which is reserved for it, has failed.");

@@ -10,6 +10,7 @@ use crate::inventory::{Domain, HealthState, HostInventory};
 use crate::name::{GpuKey, Slot, SlotKey, VmName};
 use crate::placement::{self, Board};
 use crate::plan::{Booking, Settled};
+use crate::reload;
 use crate::spec::{Request, Run, VmSpec};
 
 impl Planner<'_> {
@@ -92,12 +93,17 @@ impl Planner<'_> {
 
     /// Whether a GPU is to change its mode and has not done so yet.
     pub(super) fn is_changing(&self, gpu: &GpuKey) -> bool {
-        self.spec.gpus.get(gpu).is_some_and(|wish| wish.mode != *self.plan.mode(gpu))
+        let wish = self.spec.gpus.get(gpu);
+        wish.is_some_and(|wish| {
+            wish.mode != *self.plan.mode(gpu) || reload::is_asked(wish, self.plan.gpus.get(gpu))
+        })
     }
 
-    /// Whether all that keeps a GPU from changing its mode are VMs that are off, or on their way there.
-    pub(super) fn is_being_left(&self, gpu: &GpuKey) -> bool {
-        let mut holders = self.plan.bookings_on(gpu).map(|(_, booking)| booking).peekable();
+    /// Whether all that keeps GPUs from changing their mode are VMs that are off, or on their way there.
+    pub(super) fn is_being_left(&self, gpus: impl IntoIterator<Item = GpuKey>) -> bool {
+        let gpus: Vec<GpuKey> = gpus.into_iter().collect();
+        let held = gpus.iter().flat_map(|gpu| self.plan.bookings_on(gpu));
+        let mut holders = held.map(|(_, booking)| booking).peekable();
         holders.peek().is_some() && holders.all(|booking| self.is_leaving(booking))
     }
 

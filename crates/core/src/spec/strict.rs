@@ -20,6 +20,7 @@ pub(super) struct Mode {
     allow_console: Option<bool>,
     pool: Option<PoolName>,
     drain: Option<bool>,
+    reload_driver: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -36,7 +37,11 @@ impl TryFrom<Mode> for AskedMode {
 
     fn try_from(mut written: Mode) -> Result<Self, String> {
         let drain = written.drain.take().unwrap_or(false);
-        Ok(Self { mode: written.try_into()?, drain })
+        let reload_driver = written.reload_driver.take().unwrap_or(false);
+        if !matches!(written.mode, ModeName::Partitioned) {
+            refuse("this mode", &[("reload_driver", reload_driver)])?;
+        }
+        Ok(Self { mode: written.try_into()?, drain, reload_driver })
     }
 }
 
@@ -44,8 +49,8 @@ impl TryFrom<Mode> for GpuMode {
     type Error = String;
 
     fn try_from(written: Mode) -> Result<Self, String> {
-        let Mode { mode, count, series, sizes, allow_console, pool, drain } = written;
-        refuse("a mode", &[("drain", drain.is_some())])?;
+        let Mode { mode, count, series, sizes, allow_console, pool, drain, reload_driver } = written;
+        refuse("a mode", &[("drain", drain.is_some()), ("reload_driver", reload_driver.is_some())])?;
         let split = [("count", count.is_some()), ("series", series.is_some())];
         if !matches!(mode, ModeName::Mixed) {
             refuse("this mode", &[("sizes", sizes.is_some())])?;

@@ -7,4 +7,5 @@ mod mode_changes;
 mod planning;
 mod pools;
 mod properties;
+mod reloads;
 mod world;

@@ -81,7 +81,7 @@ fn a_mode_that_cannot_be_reached_gives_way_to_the_one_before() {
         let operation = ask(&mut world, &set(1, partitioned(4)), &[]);
         world.pass();
         let early = judged(&world, &operation, STEP_FAILURES_MAX - 1);
-        assert_eq!((early.state, early.put_back), (OperationState::Running, None), "it gets its chances");
+        assert_eq!((early.state, early.put_back.len()), (OperationState::Running, 0), "it gets its chances");
         let verdict = judged(&world, &operation, STEP_FAILURES_MAX);
         assert_eq!(verdict.state, OperationState::Failed);
         let codes: Vec<Code> = verdict.findings.iter().map(|finding| finding.code).collect();
@@ -100,7 +100,7 @@ fn what_was_asked_for_later_is_not_rolled_back() {
     let first = ask(&mut world, &set(1, partitioned(4)), &[]);
     ask(&mut world, &set(1, partitioned(8)), &[&first]);
     let verdict = judged(&world, &first, STEP_FAILURES_MAX);
-    assert_eq!((verdict.state, verdict.put_back), (OperationState::Superseded, None));
+    assert_eq!((verdict.state, verdict.put_back.len()), (OperationState::Superseded, 0));
 }
 
 #[test]
@@ -109,10 +109,10 @@ fn a_change_behind_one_that_never_came_true_goes_back_to_what_was_true() {
     world.set_mode(1, partitioned(2));
     let first = ask(&mut world, &set(1, partitioned(4)), &[]);
     let second = ask(&mut world, &set(1, partitioned(8)), &[&first]);
-    let (_, back) = judged(&world, &second, STEP_FAILURES_MAX).put_back.expect("it is put back");
+    let (_, back) = judged(&world, &second, STEP_FAILURES_MAX).put_back.pop_first().expect("it is put back");
     assert_eq!(back.mode, partitioned(2));
     let third = ask(&mut world, &set(1, partitioned(2)), &[&first, &second]);
-    assert_eq!(judged(&world, &third, STEP_FAILURES_MAX).put_back, None, "this is the way back already");
+    assert!(judged(&world, &third, STEP_FAILURES_MAX).put_back.is_empty(), "this is the way back already");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_wish_that_changes_nothing_is_never_rolled_back() {
     let again = ask(&mut world, &set(1, partitioned(4)), &[]);
     world.reboot();
     let verdict = judged(&world, &again, STEP_FAILURES_MAX);
-    assert_eq!((verdict.state, verdict.put_back), (OperationState::Failed, None));
+    assert_eq!((verdict.state, verdict.put_back.len()), (OperationState::Failed, 0));
 }
 
 #[test]
@@ -167,7 +167,7 @@ proptest! {
         }
         let operation = ask(&mut world, &change, &[]);
         world.pass();
-        let Some((key, wish)) = judged(&world, &operation, STEP_FAILURES_MAX).put_back else {
+        let Some((key, wish)) = judged(&world, &operation, STEP_FAILURES_MAX).put_back.pop_first() else {
             let unchanged = earlier.last().unwrap_or(&GpuMode::Host) == last;
             prop_assert!(unchanged || judged(&world, &operation, 0).state == OperationState::Succeeded);
             return Ok(());
@@ -325,7 +325,7 @@ fn while_a_guest_takes_its_time_the_gpu_takes_nobody_and_its_operation_goes_on()
         assert!(matches!(due[..], [Step::ShutDownVm { .. }]), "{due:?}");
         assert!(world.has_finding(Code::ModeChanging) && world.slot_of("b").is_none());
         let verdict = judge(&operation, world.state(), &world.findings, &[]);
-        assert_eq!((verdict.state, verdict.put_back), (OperationState::Running, None));
+        assert_eq!((verdict.state, verdict.put_back.len()), (OperationState::Running, 0));
     }
     world.settle();
     assert!(world.runs("a") && world.runs("b") && world.gpu(1).partitions.len() == 4);

@@ -201,7 +201,7 @@ proptest! {
             let offer = seen.offer(*count, None).cloned();
             let fits = vram_mib.is_none_or(|wanted| offer.as_ref().unwrap().vram_mib == Some(wanted));
             let planned =
-                GpuPlan { mode: partitioned(*count), offer, identity: seen.identity(), host_drivers: Default::default(), sizes: Vec::new(), was_mixed: false, autoprobe_was_off: false };
+                GpuPlan { mode: partitioned(*count), offer, identity: seen.identity(), host_drivers: Default::default(), sizes: Vec::new(), was_mixed: false, autoprobe_was_off: false, reloads: 0, reload: None };
             plan.gpus.insert(key.clone(), planned);
             for partition in 0..*count {
                 let slot = SlotKey { gpu: key.clone(), slot: Slot::Partition(partition) };

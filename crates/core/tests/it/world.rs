@@ -256,6 +256,7 @@ impl World {
                     self.mixed.remove(gpu);
                 }
             }
+            Step::ReloadDriver { driver, count, .. } => self.reload(driver, *count),
             Step::TakeGpu { gpu, .. } => self.bind_gpu(gpu, Some(VFIO_DRIVER.to_owned())),
             Step::ReturnGpu { gpu, functions } => {
                 assert!(self.gpu_at(gpu).open_by.is_empty(), "a GPU in use is given back");
@@ -358,6 +359,29 @@ impl World {
                 telemetry: None,
             })
             .collect();
+    }
+
+    /// Makes the GPU one whose VFs come and go with its driver, which now made so many.
+    pub(crate) fn make_fixed(&mut self, bus: u8, count: u16) {
+        self.enable_vfs(&gpu(bus).address, count);
+        let seen = self.gpu(bus);
+        seen.backend = Some(Backend::FixedVf);
+        let all = std::mem::take(&mut seen.offers);
+        seen.offers = all.iter().filter(|offer| offer.count == count).cloned().collect();
+        seen.reload = Some(Reload { driver: "model".to_owned(), offers: all, is_known: true });
+    }
+
+    /// Loads a driver anew.
+    pub(crate) fn reload(&mut self, driver: &str, count: u16) {
+        let gpus: Vec<GpuAddress> = self.seen().gpus.keys().cloned().collect();
+        for address in gpus {
+            let seen = self.gpu_at(&address);
+            let Some(reload) = seen.reload.clone().filter(|reload| reload.driver == driver) else { continue };
+            assert!(seen.partitions.iter().all(|vf| vf.open_by.is_empty()), "a driver in use is unloaded");
+            self.enable_vfs(&address, count);
+            self.gpu_at(&address).offers =
+                reload.offers.into_iter().filter(|offer| offer.count == count).collect();
+        }
     }
 
     /// Makes the GPU one whose VFs take types.
@@ -520,6 +544,7 @@ fn model_gpu(bus: u8) -> Gpu {
         partitions: Vec::new(),
         mixed: Vec::new(),
         blanks: Vec::new(),
+        reload: None,
         open_by: Vec::new(),
     }
 }

@@ -126,6 +126,7 @@ struct RawEntry {
     vram_mib: Option<RawFigure<u64>>,
     shared_mib: Option<RawFigure<u64>>,
     total_vfs: Option<RawFigure<u16>>,
+    loads: Option<RawFigure<Vec<u16>>>,
     mmio64_gib: Option<RawFigure<u32>>,
     default_series: Option<String>,
     #[serde(default)]
@@ -185,6 +186,7 @@ impl Context<'_> {
             vram_mib: self.figure(raw.vram_mib)?,
             shared_mib: self.figure(raw.shared_mib)?,
             total_vfs: self.figure(raw.total_vfs)?,
+            loads: self.figure(raw.loads)?,
             mmio64_gib: self.figure(raw.mmio64_gib)?,
             default_series: raw.default_series,
             profiles: raw

@@ -9,6 +9,8 @@ use super::parse;
 use crate::tree::Tree;
 
 /// Where the kernel lists all PCI functions.
+/// The drivers of PCI devices that are loaded.
+pub(crate) const PCI_DRIVERS: &str = "sys/bus/pci/drivers";
 pub(crate) const PCI_DEVICES: &str = "sys/bus/pci/devices";
 
 /// A function's directory.

@@ -55,6 +55,7 @@ impl FakeKernel {
         let signs = std::mem::take(&mut inner.state.signs).after_reboot();
         inner.state = State::boot(inner.state.machine.clone(), inner.state.boots + 1, faults);
         inner.state.signs = signs;
+        inner.state.load_gim_as_configured();
         inner.locked.clear();
         inner.held.clear();
         self.changed.notify_all();
@@ -439,6 +440,13 @@ impl Tree for FakeKernel {
         match tool {
             nvidia::tool::PATH if self.exists(tool) => Ok(self.run_sriov_manage(arguments)?),
             nvidia::smi::PATH if self.exists(tool) => Ok(self.run_smi(arguments)),
+            _ => Err(Errno::NOENT.into()),
+        }
+    }
+
+    fn converse(&self, socket: &str, line: &str) -> io::Result<String> {
+        match socket {
+            crate::modules::SOCKET => self.ask_for_modules(line),
             _ => Err(Errno::NOENT.into()),
         }
     }

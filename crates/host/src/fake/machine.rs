@@ -32,6 +32,8 @@ pub struct Machine {
     pub drivers: Vec<DriverModel>,
     /// Variants of vfio-pci that are loaded; which devices they are for is told by `modules.alias`.
     pub vfio_variants: Vec<String>,
+    /// Modules of vfio-pci and its variants that are there and not loaded, as `modprobe` calls them.
+    pub modules: Vec<String>,
     /// Physical functions.
     pub functions: Vec<FunctionModel>,
     /// Parents of mediated devices that are no PCI devices.
@@ -145,6 +147,7 @@ impl Default for Machine {
             functions: Vec::new(),
             mdev_parents: Vec::new(),
             vfio_variants: Vec::new(),
+            modules: Vec::new(),
             xe: Vec::new(),
             gim: Vec::new(),
             files: BTreeMap::new(),

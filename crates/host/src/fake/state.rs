@@ -42,6 +42,8 @@ pub(super) struct Faults {
     pub(super) vgpu: VgpuFaults,
     /// Processes that are not listed.
     pub(super) hidden: BTreeSet<u32>,
+    /// What goes wrong with loading modules.
+    pub(super) modules: super::modules::ModuleFaults,
 }
 
 /// A PCI function.
@@ -305,14 +307,15 @@ impl State {
     /// All drivers, vfio-pci and its variants last: they match nothing by themselves.
     pub(super) fn drivers(&self) -> impl Iterator<Item = &str> {
         let variants = self.machine.vfio_variants.iter().map(String::as_str);
-        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain(variants).chain([VFIO_DRIVER])
+        let plain = self.has_vfio().then_some(VFIO_DRIVER);
+        self.machine.drivers.iter().map(|driver| driver.name.as_str()).chain(variants).chain(plain)
     }
 
     fn is_vfio(&self, driver: &str) -> bool {
         driver == VFIO_DRIVER || self.machine.vfio_variants.iter().any(|variant| variant == driver)
     }
 
-    fn probe(&mut self, address: PciAddress) {
+    pub(super) fn probe(&mut self, address: PciAddress) {
         let Some(function) = self.functions.get(&address) else { return };
         if function.driver.is_some() {
             return;

@@ -83,6 +83,7 @@ fn unlisted(told: &[PartitionType]) -> Entry {
         vram_mib: None,
         shared_mib: None,
         total_vfs: None,
+        loads: None,
         mmio64_gib: None,
         default_series: Some(DEFAULT_SERIES.to_owned()),
         profiles: told.iter().filter_map(profile).collect(),

@@ -100,6 +100,13 @@ impl Life {
         refusal
     }
 
+    /// Takes a wish whose step fails, and returns what that said.
+    #[track_caller]
+    pub(crate) fn failure_of(&mut self, change: &Change, code: Code) -> Finding {
+        self.wish(change).expect("it is admitted");
+        self.finding(code).unwrap_or_else(|| panic!("{code} is not among {:#?}", self.findings)).clone()
+    }
+
     /// Makes a VM that asks for something, and starts it.
     #[track_caller]
     pub(crate) fn start_new(&mut self, name: &str, request: Request) {
@@ -173,7 +180,7 @@ fn vm_name(name: &str) -> VmName {
     name.parse().expect("a VM name")
 }
 
-fn key(gpu: &str) -> GpuKey {
+pub(crate) fn key(gpu: &str) -> GpuKey {
     GpuKey { host: host_name(), address: at(gpu) }
 }
 

@@ -11,6 +11,7 @@ mod inspect;
 mod library;
 mod life;
 mod machine;
+mod modules;
 mod nvidia;
 mod nvidia_machine;
 mod nvml;

@@ -208,6 +208,51 @@ fn without_a_variant_partitions_get_vfio_pci_and_one_that_is_not_loaded_is_named
 }
 
 #[test]
+fn a_variant_that_is_there_and_not_loaded_is_loaded_and_serves_from_the_start() {
+    let mut life = Life::in_memory(arc(|machine| {
+        machine.vfio_variants.clear();
+        machine.modules = vec!["xe_vfio_pci".to_owned()];
+    }));
+    life.set_mode(B50, partitioned(2));
+    assert_eq!(drivers(&life), [VARIANT; 2]);
+    assert!(life.finding(Code::VariantMissing).is_none(), "{:#?}", life.findings);
+    life.start_new("a", ANY);
+    assert!(life.runs("a"));
+}
+
+#[test]
+fn a_variant_that_does_not_load_or_that_nobody_may_load_leaves_vfio_pci_and_the_finding() {
+    for helper in [true, false] {
+        let mut life = Life::in_memory(arc(|machine| {
+            machine.vfio_variants.clear();
+            machine.modules = vec!["xe_vfio_pci".to_owned()];
+        }));
+        if helper {
+            life.kernel.refuse_module("xe_vfio_pci", 100);
+        } else {
+            life.kernel.remove_module_helper();
+        }
+        life.set_mode(B50, partitioned(1));
+        assert_eq!(drivers(&life), [VFIO_DRIVER]);
+        assert!(life.finding(Code::VariantMissing).is_some());
+    }
+}
+
+#[test]
+fn vfio_pci_itself_is_loaded_when_it_is_needed() {
+    let missing = |machine: &mut Machine| {
+        machine.files.clear();
+        machine.modules = vec!["vfio_pci".to_owned()];
+    };
+    let mut life = Life::in_memory(arc(missing));
+    life.set_mode(B50, partitioned(1));
+    assert_eq!(drivers(&life), [VFIO_DRIVER]);
+    let mut life = Life::in_memory(arc(missing));
+    life.set_mode(B50, GpuMode::Passthrough { allow_console: false, pool: None });
+    assert_eq!(life.gpu(B50).driver.as_deref(), Some(VFIO_DRIVER));
+}
+
+#[test]
 fn aliases_are_found_far_into_a_large_file() {
     let mut machine = Machine::arc();
     let path = format!("lib/modules/{}/modules.alias", machine.kernel);

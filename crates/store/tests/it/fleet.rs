@@ -73,7 +73,10 @@ fn add_vm(state: &mut State, index: usize) {
         series: Some("Q".to_owned()),
         vram_mib: Some(1024),
     };
-    state.spec.gpus.insert(gpu(index), GpuSpec { mode: mode.clone(), identity: identity.clone() });
+    state
+        .spec
+        .gpus
+        .insert(gpu(index), GpuSpec { mode: mode.clone(), identity: identity.clone(), reloads: 0 });
     let planned = GpuPlan {
         mode,
         offer: Some(offer),
@@ -82,6 +85,8 @@ fn add_vm(state: &mut State, index: usize) {
         sizes: Vec::new(),
         was_mixed: false,
         autoprobe_was_off: false,
+        reloads: 0,
+        reload: None,
     };
     state.plan.gpus.insert(gpu(index), planned);
     let hardware = VmHardware {

@@ -14,21 +14,21 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
     match command {
         GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
-        GpuCommand::Partition { gpu, count, series, sizes, drain, doing } => {
+        GpuCommand::Partition { gpu, count, series, sizes, drain, reload_driver, doing } => {
             let mode = match count {
                 Some(count) => GpuMode::Partitioned { count, series },
                 None => GpuMode::Mixed { sizes },
             };
-            set_mode(&gpu, AskedMode { mode, drain }, doing, daemon)
+            set_mode(&gpu, AskedMode { mode, drain, reload_driver }, doing, daemon)
         }
         GpuCommand::Passthrough { gpu, allow_console, pool, drain, doing } => set_mode(
             &gpu,
-            AskedMode { mode: GpuMode::Passthrough { allow_console, pool }, drain },
+            AskedMode { mode: GpuMode::Passthrough { allow_console, pool }, drain, reload_driver: false },
             doing,
             daemon,
         ),
         GpuCommand::Release { gpu, drain, doing } => {
-            set_mode(&gpu, AskedMode { mode: GpuMode::Host, drain }, doing, daemon)
+            set_mode(&gpu, AskedMode { mode: GpuMode::Host, drain, reload_driver: false }, doing, daemon)
         }
     }
 }

@@ -39,6 +39,11 @@ fn every_change_of_a_gpu_sets_its_mode() {
         r#"{"mode":"mixed","sizes":["8Q","4Q","4Q"]}"#,
     );
     asks(
+        &["gpu", "partition", "01:00.0", "8", "--reload-driver"],
+        mode,
+        r#"{"mode":"partitioned","count":8,"reload_driver":true}"#,
+    );
+    asks(
         &["gpu", "passthrough", "node1/0000:01:00.0"],
         mode,
         r#"{"mode":"passthrough","allow_console":false}"#,

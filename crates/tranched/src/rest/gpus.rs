@@ -58,9 +58,13 @@ pub(super) async fn set_mode(
     State(app): State<App>,
     InPath(gpu): InPath<GpuKey>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(AskedMode { mode, drain }): InBody<AskedMode>,
+    InBody(AskedMode { mode, drain, reload_driver }): InBody<AskedMode>,
 ) -> Result<Response, Refusal> {
-    let change = if drain { Change::DrainGpu { gpu, mode } } else { Change::SetGpuMode { gpu, mode } };
+    let change = match (reload_driver, drain) {
+        (true, _) => Change::ReloadDriver { gpu, mode },
+        (false, true) => Change::DrainGpu { gpu, mode },
+        (false, false) => Change::SetGpuMode { gpu, mode },
+    };
     app.change(change, query.dry_run).await
 }
 

@@ -455,6 +455,40 @@ fn functions_with_quotas_and_functions_that_stay_survive_every_death() {
     walk(&Machine::instinct(2), &life_of("0000:05:00.0", 2), 10);
 }
 
+fn reload(count: u16) -> Scene {
+    let mode = GpuMode::Partitioned { count, series: None };
+    Scene::Ask(Change::ReloadDriver { gpu: gpu_at("0000:05:00.0"), mode })
+}
+
+fn split_instinct(count: u16) -> Scene {
+    let mode = GpuMode::Partitioned { count, series: None };
+    Scene::Ask(Change::SetGpuMode { gpu: gpu_at("0000:05:00.0"), mode })
+}
+
+#[test]
+fn a_driver_that_is_loaded_anew_ends_the_same_wherever_the_daemon_is_killed() {
+    let story = [
+        split_instinct(2),
+        create("a", ANY),
+        create("b", ANY),
+        start("a"),
+        start("b"),
+        reload(8),
+        Scene::PowerCut,
+        reload(1),
+    ];
+    walk(&Machine::instinct(2), &story, 25);
+}
+
+#[test]
+fn a_driver_that_does_not_load_is_rolled_back_wherever_the_daemon_is_killed() {
+    // The driver makes no more than 2 of 8: three tries, and one more load to go back.
+    let pf = gpu_at("0000:05:00.0").address.pci().unwrap();
+    let story =
+        [split_instinct(2), create("a", ANY), start("a"), Scene::FewerVfs(pf, 2), reload(8), stop("a")];
+    walk(&Machine::instinct(2), &story, 15);
+}
+
 #[test]
 fn the_walk_notices_when_bookings_are_lost() {
     // The planted bug: a store that forgets who holds what while VMs run.

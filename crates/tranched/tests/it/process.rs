@@ -251,6 +251,22 @@ fn logs_are_json_if_the_settings_say_so() {
     }
 }
 
+#[test]
+fn the_helper_that_loads_modules_answers_one_line_and_ends() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tranche-modules"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The line stays open behind the request: the helper waits for nothing more.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"load nvidia\nload vfio_pci\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(answer, "error unknown_module That module is not one that is loaded here.\n");
+}
+
 #[cfg(feature = "libvirt")]
 #[test]
 fn daemon_and_command_split_a_gpu_of_a_mounted_tree_and_give_it_back() {

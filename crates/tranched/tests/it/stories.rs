@@ -234,6 +234,37 @@ async fn a_gpu_is_drained_changed_and_its_vms_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_driver_is_loaded_anew_by_an_explicit_wish_alone_and_its_vms_run_again() {
+    const INSTINCT: &str = "/v1/gpus/node1/0000:05:00.0";
+    let served = Served::start(Machine::instinct(2)).await;
+    let mode = format!("{INSTINCT}/mode");
+    succeeded(ended(&served, &served.put(&mode, &split(2)).await).await);
+    for name in ["a", "b"] {
+        succeeded(ended(&served, &served.post("/v1/vms", &new_vm(name)).await).await);
+        succeeded(ended(&served, &served.post(&format!("/v1/vms/{name}/start"), &json!({})).await).await);
+    }
+    let drain = json!({"mode": "partitioned", "count": 8, "drain": true});
+    let refusal = served.put(&mode, &drain).await;
+    assert!(refusal.json().to_string().contains("--reload-driver"), "the hint names the way");
+    assert_eq!(refusal.problem(), (422, "invalid_partition_count".to_owned()));
+    let wrong = json!({"mode": "host", "reload_driver": true});
+    assert_eq!(served.put(&mode, &wrong).await.problem().0, 422);
+    let reload = json!({"mode": "partitioned", "count": 8, "reload_driver": true});
+    let preview = served.put(&format!("{mode}?dry_run=true"), &reload).await.json();
+    assert_eq!(preview["effect"]["vms"], json!({"a": "restarts", "b": "restarts"}), "{preview}");
+    assert!(preview["effect"]["findings"].to_string().contains("driver_reload"), "{preview}");
+    succeeded(ended(&served, &served.put(&mode, &reload).await).await);
+    served
+        .until("both run again", |view| {
+            let domains = || view.inventory.values().filter_map(|observed| observed.domains()).flatten();
+            view.plan.bookings.len() == 2
+                && domains().filter(|(_, domain)| domain.state.is_active()).count() == 2
+        })
+        .await;
+    assert_eq!(served.get(INSTINCT).await.json()["mode"]["count"], 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_change_says_where_its_operation_is() {
     let served = Served::start(Machine::gpus(1, 8)).await;
     let accepted = served.put(&format!("{GPU}/mode"), &split(4)).await;
