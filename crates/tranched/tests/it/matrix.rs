@@ -35,10 +35,29 @@ struct Kind {
     /// The machine that it is in, and where.
     machine: Machine,
     gpu: &'static str,
-    /// How it is split, and how it is split anew; the same where only one count is to be had.
-    counts: (u16, u16),
+    /// How it is used, and how it is used for a while before; the same where there is but one way.
+    modes: (GpuMode, GpuMode),
     /// Whether it can be given to a VM whole.
     whole: bool,
+}
+
+const WHOLE: GpuMode = GpuMode::Passthrough { allow_console: false, pool: None };
+
+fn split(count: u16) -> GpuMode {
+    GpuMode::Partitioned { count, series: None }
+}
+
+fn mixed(sizes: &[&str]) -> GpuMode {
+    GpuMode::Mixed { sizes: sizes.iter().map(|size| (*size).to_owned()).collect() }
+}
+
+/// A GPU under i915 with the patches that make it switch virtual functions.
+fn patched_i915() -> Machine {
+    let mut machine = Machine::arc();
+    "i915".clone_into(&mut machine.drivers[0].name);
+    machine.xe.clear();
+    machine.files.insert("sys/module/i915/parameters/max_vfs".to_owned(), "7".to_owned());
+    machine
 }
 
 fn kinds() -> Vec<Kind> {
@@ -48,38 +67,65 @@ fn kinds() -> Vec<Kind> {
             name: "plain virtual functions",
             machine: Machine::gpus(1, 8),
             gpu: "0000:10:00.0",
-            counts: (4, 2),
+            modes: (split(4), split(2)),
             whole: true,
         },
         Kind {
             name: "NVIDIA vGPU, types on functions (kernel 6.8 and later)",
             machine: Machine::nvidia(&["NVIDIA A2"]),
             gpu: "0000:41:00.0",
-            counts: (4, 2),
+            modes: (split(4), split(2)),
+            whole: true,
+        },
+        Kind {
+            name: "NVIDIA vGPU, several sizes on one GPU",
+            machine: Machine::nvidia(&["NVIDIA A2"]),
+            gpu: "0000:41:00.0",
+            modes: (mixed(&["8Q", "4Q", "4Q"]), mixed(&["8Q", "8Q"])),
             whole: true,
         },
         Kind {
             name: "NVIDIA vGPU, mediated devices (older kernels)",
             machine: Machine::nvidia(&["NVIDIA L40S"]).with_mediated_vgpus(),
             gpu: "0000:41:00.0",
-            counts: (3, 12),
+            modes: (split(3), split(12)),
             whole: true,
         },
         Kind {
             name: "Intel xe with quotas and a variant driver",
             machine: Machine::arc(),
             gpu: "0000:03:00.0",
-            counts: (4, 2),
+            modes: (split(4), split(2)),
+            whole: true,
+        },
+        Kind {
+            name: "Intel i915 with patches for SR-IOV",
+            machine: patched_i915(),
+            gpu: "0000:03:00.0",
+            modes: (split(4), split(2)),
             whole: true,
         },
         Kind {
             name: "AMD GIM, told 8 when it was loaded",
             machine: Machine::instinct(8),
             gpu: "0000:05:00.0",
-            counts: (8, 8),
+            modes: (split(8), split(8)),
             whole: false,
         },
-        Kind { name: "mediated devices", machine: lab(), gpu: "mbochs", counts: (4, 16), whole: false },
+        Kind {
+            name: "mediated devices",
+            machine: lab(),
+            gpu: "mbochs",
+            modes: (split(4), split(16)),
+            whole: false,
+        },
+        Kind {
+            name: "whole GPUs (passthrough)",
+            machine: Machine::gpus(1, 8),
+            gpu: "0000:10:00.0",
+            modes: (WHOLE, WHOLE),
+            whole: true,
+        },
     ]
 }
 
@@ -160,13 +206,18 @@ impl Life {
         self.order(&Change::SetGpuMode { gpu, mode })
     }
 
-    fn split(&mut self, count: u16) -> Result<(), String> {
-        self.mode(GpuMode::Partitioned { count, series: None })
+    /// How the GPU is used in most of its life.
+    fn usual(&self) -> GpuMode {
+        self.kind.modes.0.clone()
     }
 
     fn start(&mut self, name: &str) -> Result<(), String> {
         if !self.engine.view().spec.vms.contains_key(&vm(name)) {
-            self.order(&Change::CreateVm { name: vm(name), vm: new_vm(Request::ANY_PARTITION) })?;
+            let request = match self.usual() {
+                GpuMode::Passthrough { .. } => Request::Whole { gpus: 1, pool: None },
+                _ => Request::ANY_PARTITION,
+            };
+            self.order(&Change::CreateVm { name: vm(name), vm: new_vm(request) })?;
         }
         self.order(&Change::StartVm { name: vm(name) })
     }
@@ -196,19 +247,36 @@ impl Life {
         Ok(domain.live_devices.iter().map(|device| format!("{:?}", device.source)).collect())
     }
 
-    /// Exactly so many partitions are there, of one size, and each could be handed to a VM.
-    fn is_split(&self, count: u16) -> Outcome {
+    /// Exactly what a mode says is there, and each part of it could be handed to a VM.
+    fn is_so(&self, mode: &GpuMode) -> Outcome {
         let gpu = self.gpu()?;
-        let profiles: BTreeSet<_> = gpu.partitions.iter().map(|partition| &partition.profile).collect();
-        expect(gpu.partitions.len() == usize::from(count), || format!("{:#?}", gpu.partitions))?;
-        expect(profiles.len() == 1, || format!("several sizes: {profiles:?}"))?;
+        let has: Vec<&str> = gpu.partitions.iter().filter_map(|one| one.profile.as_deref()).collect();
+        let fits = match mode {
+            GpuMode::Partitioned { count, .. } => {
+                let profiles: BTreeSet<_> = gpu.partitions.iter().map(|one| &one.profile).collect();
+                gpu.partitions.len() == usize::from(*count) && profiles.len() == 1
+            }
+            GpuMode::Mixed { sizes } => has.iter().collect::<Vec<_>>() == sizes.iter().collect::<Vec<_>>(),
+            GpuMode::Passthrough { .. } => gpu.driver.as_deref() == Some("vfio-pci"),
+            GpuMode::Host => gpu.partitions.is_empty(),
+        };
+        expect(fits, || format!("{gpu:#?}"))?;
         let findings = &self.engine.view().findings;
         let errors = findings
             .iter()
             .filter(|f| f.severity != Severity::Info && f.subject.gpu() == Some(&self.key()))
             .count();
         expect(errors == 0, || format!("{findings:?}"))?;
-        Ok(format!("{count}"))
+        Ok(in_short(mode))
+    }
+}
+
+fn in_short(mode: &GpuMode) -> String {
+    match mode {
+        GpuMode::Partitioned { count, .. } => count.to_string(),
+        GpuMode::Mixed { sizes } => sizes.join("+"),
+        GpuMode::Passthrough { .. } => "the whole GPU".to_owned(),
+        GpuMode::Host => "none".to_owned(),
     }
 }
 
@@ -226,25 +294,42 @@ fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String>
 
 fn discover(life: &mut Life) -> Outcome {
     life.settle();
-    let counts = life.gpu()?.valid_counts();
-    expect(counts.contains(&life.kind.counts.0), || format!("it offers {counts:?}"))?;
-    let texts: Vec<String> = counts.iter().map(ToString::to_string).collect();
-    Ok(format!("counts {}", texts.join(", ")))
+    let gpu = life.gpu()?;
+    match life.usual() {
+        GpuMode::Mixed { .. } => {
+            let sizes: Vec<&str> = gpu.mixed.iter().map(|size| size.profile.as_str()).collect();
+            expect(!sizes.is_empty(), || "no sizes".to_owned())?;
+            Ok(format!("sizes {}", sizes.join(", ")))
+        }
+        GpuMode::Partitioned { count, .. } => {
+            let counts = gpu.valid_counts();
+            expect(counts.contains(&count), || format!("it offers {counts:?}"))?;
+            let texts: Vec<String> = counts.iter().map(ToString::to_string).collect();
+            Ok(format!("counts {}", texts.join(", ")))
+        }
+        _ => Ok(format!("reset by {}", gpu.reset_methods.join(", "))),
+    }
 }
 
 fn set_count(life: &mut Life) -> Outcome {
-    let (first, second) = life.kind.counts;
-    life.split(second)?;
-    life.is_split(second)?;
-    life.split(first)?;
-    life.is_split(first)?;
-    Ok(if first == second { format!("{first}, and no other") } else { format!("{second}, then {first}") })
+    let (first, second) = life.kind.modes.clone();
+    life.mode(second.clone())?;
+    let before = life.is_so(&second)?;
+    life.mode(first.clone())?;
+    let then = life.is_so(&first)?;
+    Ok(if first == second { format!("{then}, and no other") } else { format!("{before}, then {then}") })
 }
 
 fn boot(life: &mut Life) -> Outcome {
     life.start("a")?;
     life.start("b")?;
-    let (one, two) = (life.devices("a")?, life.devices("b")?);
+    let one = life.devices("a")?;
+    if life.usual() == WHOLE {
+        expect(one.len() == 1 && life.devices("b").is_err(), || format!("{one:?}"))?;
+        life.stop("b")?;
+        return Ok("the GPU, and nothing for a second one".to_owned());
+    }
+    let two = life.devices("b")?;
     expect(one.len() == 1 && two.len() == 1 && one != two, || format!("{one:?}, {two:?}"))?;
     let open = life.kernel.opened().len();
     expect(open == 2, || format!("{open} devices are open"))?;
@@ -253,7 +338,8 @@ fn boot(life: &mut Life) -> Outcome {
 
 fn refuse(life: &mut Life) -> Outcome {
     let before = life.gpu()?.partitions;
-    for mode in [GpuMode::Host, GpuMode::Passthrough { allow_console: true, pool: None }] {
+    let other = if life.usual() == WHOLE { split(2) } else { WHOLE };
+    for mode in [GpuMode::Host, other] {
         let change = Change::SetGpuMode { gpu: life.key(), mode };
         let refusal = life.engine.submit(&change, false, life.now).err().ok_or("it was accepted")?;
         let codes: Vec<Code> = refusal.into_findings().into_iter().map(|finding| finding.code).collect();
@@ -269,8 +355,11 @@ fn reboot(life: &mut Life) -> Outcome {
     life.hypervisor.lose_power();
     life.kernel.reboot();
     life.settle();
-    life.is_split(life.kind.counts.0)?;
+    life.is_so(&life.usual())?;
     life.devices("a")?;
+    if life.usual() == WHOLE {
+        return Ok("restored, the same GPU".to_owned());
+    }
     life.devices("b")?;
     expect(life.engine.view().plan.bookings == before, || "other bookings".to_owned())?;
     Ok("restored, the same partitions".to_owned())
@@ -280,31 +369,42 @@ fn release(life: &mut Life) -> Outcome {
     life.stop("a")?;
     life.stop("b")?;
     expect(life.engine.view().plan.bookings.is_empty(), || "a booking is left".to_owned())?;
-    let before = life.gpu()?.driver;
+    let own = life.engine.view().plan.gpus[&life.key()].host_drivers.clone();
     life.mode(GpuMode::Host)?;
     expect(!life.engine.view().plan.gpus.contains_key(&life.key()), || "it is still in use".to_owned())?;
-    let gpu = life.gpu()?;
-    expect(gpu.driver == before, || format!("its driver is {:?}", gpu.driver))?;
-    Ok(format!("{} partitions left", gpu.partitions.len()))
+    let (gpu, address) = (life.gpu()?, life.key().address);
+    let back = address.pci().is_none_or(|address| own.get(&address) == gpu.driver.as_ref());
+    expect(back, || format!("its driver is {:?}", gpu.driver))?;
+    Ok(if life.usual() == WHOLE {
+        "back on its driver".to_owned()
+    } else {
+        format!("{} partitions left", gpu.partitions.len())
+    })
 }
 
 fn change_mode(life: &mut Life) -> Outcome {
-    let mode = GpuMode::Passthrough { allow_console: false, pool: None };
+    let usual = life.usual();
     if !life.kind.whole {
-        let change = Change::SetGpuMode { gpu: life.key(), mode };
+        let change = Change::SetGpuMode { gpu: life.key(), mode: WHOLE };
         let refusal = life.engine.submit(&change, false, life.now).err().ok_or("it was accepted")?;
         let codes: Vec<Code> = refusal.into_findings().into_iter().map(|finding| finding.code).collect();
         expect(codes.contains(&Code::ModeConflict), || format!("{codes:?}"))?;
-        life.split(life.kind.counts.0)?;
-        return life.is_split(life.kind.counts.0).map(|_| "passthrough refused: `mode_conflict`".to_owned());
+        life.mode(usual.clone())?;
+        return life.is_so(&usual).map(|_| "passthrough refused: `mode_conflict`".to_owned());
+    }
+    if usual == WHOLE {
+        life.mode(split(2))?;
+        life.is_so(&split(2))?;
+        life.mode(WHOLE)?;
+        return life.is_so(&WHOLE).map(|_| "split, whole again".to_owned());
     }
     let driver = life.gpu()?.driver;
-    life.mode(mode)?;
-    expect(life.gpu()?.driver.as_deref() == Some("vfio-pci"), || "it was not taken".to_owned())?;
+    life.mode(WHOLE)?;
+    life.is_so(&WHOLE)?;
     life.mode(GpuMode::Host)?;
     expect(life.gpu()?.driver == driver, || "its driver is not back".to_owned())?;
-    life.split(life.kind.counts.0)?;
-    life.is_split(life.kind.counts.0)?;
+    life.mode(usual.clone())?;
+    life.is_so(&usual)?;
     Ok("whole, back, split again".to_owned())
 }
 
