@@ -430,6 +430,41 @@ fn a_split_gpu_that_a_tool_left_without_its_driver_is_brought_back_to_it() {
 }
 
 #[test]
+fn a_card_that_was_moved_replaced_or_taken_out_is_told_and_no_other_is_touched_in_its_place() {
+    for code in [Code::GpuMoved, Code::HardwareChanged, Code::GpuGone] {
+        let mut desk = Desk::new();
+        let kernel = desk.machine.kernel();
+        kernel.give_serial(pf(0), 7);
+        kernel.give_serial(pf(1), 8);
+        desk.pass();
+        desk.order(split(0, 2));
+        desk.order(create("a"));
+        desk.order(start("a"));
+        desk.machine.hypervisor().lose_power();
+        let kernel = desk.machine.kernel();
+        match code {
+            Code::GpuMoved => {
+                kernel.reboot();
+                kernel.give_serial(pf(0), 8);
+                kernel.give_serial(pf(1), 7);
+            }
+            Code::HardwareChanged => {
+                kernel.reboot();
+                kernel.give_serial(pf(0), 9);
+            }
+            _ => kernel.rebuild(|machine| machine.functions.retain(|one| one.address != pf(0))),
+        }
+        desk.engine = open(&desk.machine, &desk.store, Limits::default());
+        desk.settle();
+        assert!(desk.finding(code).is_some(), "{code:?}: {:#?}", desk.engine.view().findings);
+        assert!(!desk.runs("a") && desk.vfs(1) == 0, "{code:?}");
+        if code != Code::GpuGone {
+            assert_eq!(desk.vfs(0), 0, "{code:?}");
+        }
+    }
+}
+
+#[test]
 fn two_vms_ask_for_the_last_partition_at_once_and_one_gets_it() {
     let mut desk = Desk::new();
     desk.order(split(0, 1));
