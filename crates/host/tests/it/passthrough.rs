@@ -338,6 +338,22 @@ fn partitions_are_back_after_their_driver_was_reloaded() {
 }
 
 #[test]
+fn functions_that_outlived_their_gpus_driver_are_used_again_with_it() {
+    let gpu = "0000:10:00.0";
+    life::on_both_faces(&Machine::gpus(1, 8), |life| {
+        life.set_mode(gpu, life::partitioned(3));
+        // A person unbinds the driver; the kernel warns, and leaves the functions where they are.
+        let vf = life.gpu(gpu).partitions[0].vf().unwrap();
+        life.kernel.write(&format!("sys/bus/pci/devices/{gpu}/driver/unbind"), gpu).unwrap();
+        assert!(life.kernel.exists(&format!("sys/bus/pci/devices/{vf}")), "they are there");
+        life.settle();
+        assert_eq!(life.gpu(gpu).driver.as_deref(), Some("xe"));
+        life.start_new("a", Request::ANY_PARTITION);
+        assert!(life.runs("a") && life.gpu(gpu).partitions.len() == 3, "{:#?}", life.findings);
+    });
+}
+
+#[test]
 fn two_gpus_in_one_vm_have_room_for_all_their_windows_in_its_firmware() {
     let mut machine = Machine::nvidia(&["NVIDIA L40S", "NVIDIA L40S"]);
     machine.functions.iter_mut().for_each(|gpu| gpu.bars_mib = vec![16, 64 * 1024, 32]);
