@@ -30,6 +30,9 @@ pub struct CatalogueEntry {
     /// Virtual functions of one GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<CatalogueFigure>,
+    /// How many virtual functions its driver can be told to make when it is loaded, where that is how it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loads: Option<CatalogueCounts>,
     /// The window above 4 GiB that the firmware has to give it, in GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mmio64_gib: Option<CatalogueFigure>,
@@ -46,6 +49,15 @@ pub struct CatalogueFigure {
     /// The figure.
     pub value: u64,
     /// Where it comes from.
+    pub source: CatalogueSource,
+}
+
+/// Numbers to choose from, and where they come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CatalogueCounts {
+    /// The numbers.
+    pub value: Vec<u16>,
+    /// Where they come from.
     pub source: CatalogueSource,
 }
 

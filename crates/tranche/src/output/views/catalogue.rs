@@ -1,7 +1,7 @@
 //! The catalogue: a table of models, and a sheet of each with where its figures come from.
 
 use serde::Serialize;
-use tranche_api::catalogue::{CatalogueEntry, CatalogueFigure, CatalogueProfile};
+use tranche_api::catalogue::{CatalogueCounts, CatalogueEntry, CatalogueFigure, CatalogueProfile};
 
 use super::super::table::{rows, sheet};
 use super::super::text;
@@ -58,10 +58,17 @@ fn one(entry: &CatalogueEntry) -> String {
         ("Memory", sourced(&entry.vram_mib, text::size)),
         ("Shared", sourced(&entry.shared_mib, text::size)),
         ("VFs", sourced(&entry.total_vfs, |total| total.to_string())),
+        ("By loading", entry.loads.as_ref().map(by_loading).unwrap_or_default()),
         ("Window", sourced(&entry.mmio64_gib, |gib| format!("{gib} GiB"))),
         ("Series", entry.default_series.clone().unwrap_or_default()),
     ]);
     if entry.profiles.is_empty() { fields } else { format!("{fields}\n{}", profiles(&entry.profiles)) }
+}
+
+/// The partition counts that only another load of the driver brings.
+fn by_loading(counts: &CatalogueCounts) -> String {
+    let numbers: Vec<String> = counts.value.iter().map(ToString::to_string).collect();
+    format!("{} partitions ({}: {})", numbers.join(", "), counts.source.confidence, counts.source.what)
 }
 
 fn profiles(profiles: &[CatalogueProfile]) -> String {
