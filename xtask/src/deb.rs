@@ -29,8 +29,9 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     cargo(root, &["deb", "--package", "tranched", "--no-build"])
 }
 
+/// Runs cargo in the tree's own target directory, wherever else the caller builds: the package's list of files names that.
 fn cargo(root: &Path, args: &[&str]) -> Result<()> {
-    run(Command::new("cargo").args(args).current_dir(root))
+    run(Command::new("cargo").args(args).current_dir(root).env("CARGO_TARGET_DIR", root.join("target")))
 }
 
 fn run(command: &mut Command) -> Result<()> {
