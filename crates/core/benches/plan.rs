@@ -81,7 +81,7 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
                 plan.bookings.insert(slot, Booking { vm: name.clone(), vm_id: id, since: Timestamp(0) });
                 let settled =
                     Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
-                plan.vms.insert(name, VmPlan { host: host(), id, goal: VmGoal::Run, settled });
+                plan.vms.insert(name, VmPlan { host: host(), id, goal: VmGoal::Run, settled, tried: None });
             }
         }
         gpus.insert(gpu.address.clone(), gpu);
@@ -96,11 +96,19 @@ fn world(running: bool) -> (Spec, Inventory, Plan) {
             cpus: 64,
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            watchdog: None,
         },
-        hypervisor: Hypervisor::Up { libvirt: "11.3.0".to_owned(), qemu: "10.0.2".to_owned(), domains },
+        hypervisor: Hypervisor::Up {
+            libvirt: "11.3.0".to_owned(),
+            qemu: "10.0.2".to_owned(),
+            domains,
+            resources: None,
+        },
         gpus,
         stuck: Vec::new(),
         notes: Vec::new(),
+        progress: tranche_core::inventory::Progress::default(),
+        pulse: None,
     };
     (spec, BTreeMap::from([(host(), seen)]), plan)
 }
@@ -142,6 +150,7 @@ fn gpu(bus: u8) -> Gpu {
         emulated: true,
         vram_mib: Some(16_384),
         driver: Some("model".to_owned()),
+        driver_version: None,
         numa_node: Some(u16::from(bus / 4)),
         iommu_group: group(u32::from(bus), address),
         bars: Vec::new(),
@@ -174,6 +183,7 @@ fn vm(id: VmId) -> VmSpec {
         request: Request::ANY_PARTITION,
         reserved: false,
         prefer_numa_node: None,
+        availability: tranche_core::spec::Availability::default(),
         run: Run::Running,
         serial: 1,
         created_at: Timestamp(0),

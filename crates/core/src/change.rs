@@ -4,20 +4,29 @@
 //! one door refuses, every door refuses. Admitting looks at the present state so that a wish that cannot come true is
 //! refused at once and with a hint; the planner checks again with every new inventory.
 
+mod all;
 mod gpu;
+mod host;
+mod policy;
+mod rule;
+mod together;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
+pub use self::together::admit_all;
+use crate::capacity;
 use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
 use crate::guest;
+use crate::homogeneity;
 use crate::inventory::{Domain, HostInventory, Inventory};
-use crate::name::{GpuKey, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
-    CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, GpuMode, Policy, Request, Run, Spec,
-    VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
+    Availability, CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, Duty, GPUS_PER_VM_MAX, GpuMode, HostSpec, Policy,
+    Request, Rule, Run, Spec, VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
 };
 
 /// The longest name of a libvirt pool, volume or network, in bytes.
@@ -50,6 +59,8 @@ pub enum Change {
         /// The mode; with others than `partitioned` it is a drain.
         mode: GpuMode,
     },
+    /// Use all GPUs of a homogeneous set in a mode, on all hosts.
+    SetAllGpus(SetMode),
     /// Make a VM. It is off at first.
     CreateVm {
         /// Its name.
@@ -108,6 +119,54 @@ pub enum Change {
         /// If it runs: turn it off, change it, turn it on.
         restart: bool,
     },
+    /// Make a rule about where VMs run, or change it.
+    SetRule {
+        /// Its name.
+        name: RuleName,
+        /// What it asks.
+        rule: Rule,
+    },
+    /// Forget a rule.
+    DeleteRule {
+        /// The rule.
+        name: RuleName,
+    },
+    /// Take a host into the cluster.
+    JoinHost {
+        /// The host.
+        host: HostName,
+        /// What is known of it; when it joined is told by the clock.
+        wish: HostSpec,
+    },
+    /// Forget a host for good.
+    RemoveHost {
+        /// The host.
+        host: HostName,
+    },
+    /// Change labels, fencing and reserved memory of a host.
+    SetHost {
+        /// The host.
+        host: HostName,
+        /// All of them.
+        wish: HostSpec,
+    },
+    /// Empty a host, or let it serve again.
+    SetHostDuty {
+        /// The host.
+        host: HostName,
+        /// Which of both.
+        duty: Duty,
+    },
+    /// Say that a silent host is down, so that its VMs may start elsewhere.
+    ConfirmHostDown {
+        /// The host.
+        host: HostName,
+    },
+    /// Pause failover in the whole cluster, or resume it.
+    PauseFailover {
+        /// Which of both.
+        paused: bool,
+    },
     /// Change the policies.
     SetPolicy {
         /// All of them.
@@ -131,6 +190,9 @@ pub struct NewVm {
     /// The NUMA node whose GPUs it prefers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_numa_node: Option<u16>,
+    /// How much is done to keep it running.
+    #[serde(default, skip_serializing_if = "Availability::is_default")]
+    pub availability: Availability,
 }
 
 /// The state that a change is judged against.
@@ -142,6 +204,23 @@ pub struct State<'a> {
     pub plan: &'a Plan,
     /// What hosts report.
     pub inventory: &'a Inventory,
+}
+
+impl<'a> State<'a> {
+    /// The domain of a VM, as its host reported it; while it belongs to none, as any host that was not given up did.
+    pub fn domain(&self, vm: &VmName) -> Option<&'a Domain> {
+        if let Some(planned) = self.plan.vms.get(vm) {
+            return self.inventory.get(&planned.host).and_then(|observed| observed.domain(vm));
+        }
+        let given_up = |host| self.plan.hosts.get(host).is_some_and(|planned| planned.standing.is_given_up());
+        let mut hosts = self.inventory.iter().filter(|(host, _)| !given_up(*host));
+        hosts.find_map(|(_, observed)| observed.domain(vm))
+    }
+
+    /// Whether a VM was seen to run.
+    pub fn is_active(&self, vm: &VmName) -> bool {
+        self.domain(vm).is_some_and(|domain| domain.state.is_active())
+    }
 }
 
 /// A wish that was admitted.
@@ -168,10 +247,17 @@ pub type Refusal = Vec<Finding>;
 /// # Errors
 /// The findings that stand against it.
 pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
+    let mut admitted = admit_part(change, state, fresh, now)?;
+    admitted.findings.extend(refuse_errors(homogeneity::worsened(state, &admitted.spec))?);
+    Ok(admitted)
+}
+
+fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
     match change {
         Change::SetGpuMode { gpu, mode } => gpu::set_mode(gpu, mode, false, state),
         Change::DrainGpu { gpu, mode } => gpu::set_mode(gpu, mode, true, state),
         Change::ReloadDriver { gpu, mode } => gpu::reload_driver(gpu, mode, state),
+        Change::SetAllGpus(wish) => all::set_all(wish, state),
         Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
         Change::AdoptVm { name, request, reserved } => adopt_vm(name, request, *reserved, state, now),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
@@ -180,17 +266,15 @@ pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> 
         Change::RestartVm { name, force } => restart_vm(name, *force, state),
         Change::AttachGpu { name, request, restart } => attach_gpu(name, request, *restart, state),
         Change::DetachGpu { name, restart } => detach_gpu(name, *restart, state),
-        Change::SetPolicy { policy } => {
-            let mut spec = state.spec.clone();
-            spec.policy = *policy;
-            Ok(Admitted {
-                spec,
-                goal: Goal::Recorded,
-                title: "change the policies".to_owned(),
-                subject: Subject::Installation,
-                findings: Vec::new(),
-            })
-        }
+        Change::SetRule { name, rule } => rule::set_rule(name, rule, state),
+        Change::DeleteRule { name } => rule::delete_rule(name, state),
+        Change::JoinHost { host, wish } => host::join(host, wish, state, now),
+        Change::RemoveHost { host } => host::remove(host, state),
+        Change::SetHost { host, wish } => host::set(host, wish, state),
+        Change::SetHostDuty { host, duty } => host::set_duty(host, *duty, state),
+        Change::ConfirmHostDown { host } => host::confirm_down(host, state),
+        Change::PauseFailover { paused } => Ok(host::pause_failover(*paused, state)),
+        Change::SetPolicy { policy } => policy::set_policy(*policy, state),
     }
 }
 
@@ -205,20 +289,24 @@ fn create_vm(
     found.extend(validate_request(&vm.request));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
-    } else if domain_of(name, state).is_some() {
+    } else if state.domain(name).is_some() {
         found.push(say::domain_exists(name));
     }
-    let warnings = refuse_errors(found)?;
+    let mut warnings = refuse_errors(found)?;
     let spec = VmSpec {
         id,
         source: VmSource::Made(vm.hardware.clone()),
         request: vm.request.clone(),
         reserved: vm.reserved,
         prefer_numa_node: vm.prefer_numa_node,
+        availability: vm.availability,
         run: Run::Stopped,
         serial: 0,
         created_at: now,
     };
+    // It is off at first, so this is only said; starting it is refused if that is the policy.
+    let shortage = capacity::admission(name, &spec, state);
+    warnings.extend(shortage.map(|shortage| Finding { severity: Severity::Warning, ..shortage }));
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
 }
 
@@ -233,7 +321,7 @@ fn adopt_vm(
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
     }
-    let domain = domain_of(name, state);
+    let domain = state.domain(name);
     let unknown = state.inventory.values().find_map(|observed| match &observed.hypervisor {
         crate::inventory::Hypervisor::Down { reason } => Some(say::libvirt_down(&observed.host, reason)),
         crate::inventory::Hypervisor::Up { .. } => None,
@@ -258,6 +346,7 @@ fn adopt_vm(
         request: request.clone(),
         reserved,
         prefer_numa_node: None,
+        availability: Availability::default(),
         run,
         serial: 0,
         created_at: now,
@@ -267,7 +356,7 @@ fn adopt_vm(
 
 fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
-    if is_active(name, state) && !force {
+    if state.is_active(name) && !force {
         let mut finding = say::vm_running(name, "deleting it");
         finding.hint = format!(
             "Stop it first ('tranche vm stop {name}'), or repeat with --force: it is then turned off."
@@ -283,20 +372,21 @@ fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, R
 fn start_vm(name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
     refuse_deleted(name, &spec)?;
-    if !(spec.run.is_up() && is_active(name, state)) {
+    if !(spec.run.is_up() && state.is_active(name)) {
         spec.run = Run::Running;
         spec.serial += 1;
     }
+    let warnings = refuse_errors(capacity::admission(name, &spec, state).into_iter().collect())?;
     let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
-    Ok(with_vm(state, name, spec, goal, format!("start VM {name}"), Vec::new()))
+    Ok(with_vm(state, name, spec, goal, format!("start VM {name}"), warnings))
 }
 
 fn stop_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
     refuse_deleted(name, &spec)?;
     let run = if force { Run::Killed } else { Run::Stopped };
-    let off = matches!(spec.run, Run::Stopped | Run::Killed) && !is_active(name, state);
-    if !off && (spec.run != run || is_active(name, state)) {
+    let off = matches!(spec.run, Run::Stopped | Run::Killed) && !state.is_active(name);
+    if !off && (spec.run != run || state.is_active(name)) {
         spec.run = run;
         spec.serial += 1;
     }
@@ -331,7 +421,7 @@ fn attach_gpu(
         found.push(finding);
     }
     let foreign =
-        domain_of(name, state).is_some_and(|domain| domain.defined_devices.iter().any(|device| !device.ours));
+        state.domain(name).is_some_and(|domain| domain.defined_devices.iter().any(|device| !device.ours));
     if foreign {
         found.push(say::foreign_device(name));
     }
@@ -368,7 +458,7 @@ fn set_request(
         return Ok(with_vm(state, name, spec, Goal::Recorded, title, warnings));
     }
     spec.request = request.clone();
-    if !is_active(name, state) {
+    if !state.is_active(name) {
         return Ok(with_vm(state, name, spec, Goal::Recorded, title, warnings));
     }
     if !restart {
@@ -402,14 +492,6 @@ fn host_of<'a>(key: &GpuKey, state: State<'a>) -> Result<&'a HostInventory, Refu
 
 fn vm_of<'a>(name: &VmName, state: State<'a>) -> Result<&'a VmSpec, Refusal> {
     state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])
-}
-
-fn domain_of<'a>(name: &VmName, state: State<'a>) -> Option<&'a Domain> {
-    state.inventory.values().find_map(|observed| observed.domain(name))
-}
-
-fn is_active(name: &VmName, state: State<'_>) -> bool {
-    domain_of(name, state).is_some_and(|domain| domain.state.is_active())
 }
 
 fn refuse_deleted(name: &VmName, spec: &VmSpec) -> Result<(), Refusal> {

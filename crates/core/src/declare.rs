@@ -1,17 +1,17 @@
-//! The declarative file: what GPUs and VMs there shall be, whole or in part.
+//! The declarative file: what GPUs, VMs and rules there shall be, whole or in part.
 //!
 //! A declaration becomes ordinary [`Change`]s, in an order that works. What it does not name is left alone: a file that
 //! lost a line must not cost anybody a VM.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, NewVm};
 use crate::diagnostics as say;
 use crate::finding::Finding;
-use crate::name::{GpuAddress, GpuKey, HostName, VmName};
-use crate::spec::{GpuMode, Policy, Request, Spec, VmHardware, VmSource};
+use crate::name::{GpuAddress, GpuKey, HostName, RuleName, VmName};
+use crate::spec::{Availability, GpuMode, Policy, Request, Rule, Spec, VmHardware, VmSource};
 
 /// The most GPUs, and the most VMs, in one declaration.
 pub const DECLARED_MAX: usize = 10_000;
@@ -28,6 +28,9 @@ pub struct Declaration {
     pub gpus: Vec<DeclaredGpu>,
     /// VMs.
     pub vms: Vec<DeclaredVm>,
+    /// Rules about where VMs run, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<RuleName, Rule>,
 }
 
 /// A GPU and its mode.
@@ -66,9 +69,12 @@ pub struct DeclaredVm {
     /// The NUMA node whose GPUs are preferred. Only heeded when the VM is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_numa_node: Option<u16>,
+    /// How much is done to keep it running. Only heeded when the VM is made.
+    #[serde(default, skip_serializing_if = "Availability::is_default")]
+    pub availability: Availability,
 }
 
-/// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file.
+/// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file, then rules.
 ///
 /// # Errors
 /// Findings about things that are declared twice, hosts that are not named, and hardware of a VM that differs.
@@ -113,6 +119,8 @@ pub fn changes(
             refusal.push(declared_twice(&format!("VM {}", vm.name)));
         }
     }
+    let differing = declared.rules.iter().filter(|(name, rule)| spec.rules.get(*name) != Some(rule));
+    changes.extend(differing.map(|(name, rule)| Change::SetRule { name: name.clone(), rule: rule.clone() }));
     if refusal.is_empty() { Ok(changes) } else { Err(refusal) }
 }
 
@@ -145,6 +153,7 @@ fn vm_changes(vm: &DeclaredVm, spec: &Spec) -> Result<Vec<Change>, Finding> {
                         request: vm.gpu.clone(),
                         reserved: vm.reserved,
                         prefer_numa_node: vm.prefer_numa_node,
+                        availability: vm.availability,
                     },
                 },
                 None => {

@@ -3,9 +3,19 @@
 //! A message is a sentence about what is wrong, with the names and numbers that it concerns. A hint is a sentence about
 //! what its reader can do. Neither repeats the other.
 
+mod cluster;
 mod gpu;
+mod homogeneity;
+mod membership;
+mod placement;
+mod whereabouts;
 
+pub use self::cluster::*;
 pub use self::gpu::*;
+pub use self::homogeneity::*;
+pub use self::membership::*;
+pub use self::placement::*;
+pub use self::whereabouts::*;
 use crate::finding::{Code, Finding, Severity, Subject};
 use crate::inventory::{Gpu, Holder, OffReason, Offer};
 use crate::name::{GpuKey, HostName, NameError, PoolName, SlotKey, VmName};

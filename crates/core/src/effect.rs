@@ -9,7 +9,7 @@ use crate::finding::{Code, Finding, Severity};
 use crate::inventory::{DomainState, Hypervisor, Inventory, OffReason};
 use crate::name::{GpuKey, HostName, Slot, Timestamp, VmName};
 use crate::plan::{Plan, VmGoal};
-use crate::spec::Spec;
+use crate::spec::{Duty, GpuMode, GpuSpec, Spec};
 use crate::step::Step;
 use crate::steps::steps;
 use crate::{planner, reload};
@@ -18,12 +18,30 @@ use crate::{planner, reload};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Effect {
+    /// What would become of each GPU that it concerns.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gpus: BTreeMap<GpuKey, GpuEffect>,
     /// What would become of each VM that it concerns.
     pub vms: BTreeMap<VmName, VmEffect>,
+    /// On which host VMs would start that move.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub homes: BTreeMap<VmName, HostName>,
     /// What each host would do first. Steps that depend on the outcome of these are not listed.
     pub steps: Vec<HostStep>,
     /// What would be wrong or wait that is not so now.
     pub findings: Vec<Finding>,
+}
+
+/// What would become of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GpuEffect {
+    /// What it is used for now.
+    pub from: GpuMode,
+    /// What it would be used for.
+    pub to: GpuMode,
+    /// The VMs that hold it, or a part of it, now.
+    pub vms: Vec<VmName>,
 }
 
 /// What would become of a VM.
@@ -37,6 +55,10 @@ pub enum VmEffect {
     Stops,
     /// It would be shut down, or turned off if that is asked for, and started again.
     Restarts,
+    /// It would be shut down and started on another host.
+    Moves,
+    /// It would run on where it is, because no other host can take it: it must be stopped by whoever wants it away.
+    Stays,
     /// It would be off and wait for room.
     Waits,
     /// It is off, and would lose what is reserved for it.
@@ -59,6 +81,9 @@ pub struct HostStep {
 
 /// What would follow if the spec were this one.
 pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
+    // What a host has not heard of yet, it will in a moment.
+    let inventory = in_step(state.inventory, state.plan);
+    let state = State { inventory: &inventory, ..state };
     let before = planner::plan(state.spec, state.inventory, state.plan, now);
     let planned = planner::plan(after, state.inventory, state.plan, now);
     let due_before = due(state.spec, &before.plan, state.inventory);
@@ -74,6 +99,8 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
         })
         .collect();
     let mut findings = planned.findings.clone();
+    let mut homes = BTreeMap::new();
+    vms.extend(left_behind(after, state).map(|name| (name, VmEffect::Stays)));
     if let Some(left) = Left::by_drained(after, &planned.plan, state) {
         let then = planner::plan(after, &left.inventory, &planned.plan, now);
         for step in due(after, &then.plan, &left.inventory) {
@@ -81,10 +108,16 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
                 steps.push(step);
             }
         }
-        vms.extend(left.vms.into_iter().map(|name| {
-            let effect = effect_of_drain(&name, after, &then.plan);
-            (name, effect)
-        }));
+        for name in left.vms {
+            let (was, is) = (planned.plan.vms.get(&name), then.plan.vms.get(&name));
+            let home = is.map(|is| &is.host).filter(|host| was.is_some_and(|was| &was.host != *host));
+            let mut effect = effect_of_drain(&name, after, &then.plan);
+            if let (Some(home), VmEffect::Restarts) = (home, effect) {
+                effect = VmEffect::Moves;
+                homes.insert(name.clone(), home.clone());
+            }
+            vms.insert(name, effect);
+        }
         findings.extend(then.findings);
     }
     // What the steps put right is not wrong.
@@ -92,7 +125,17 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
     findings.retain(|finding| !before.findings.contains(finding) && !passing(finding));
     findings.sort();
     findings.dedup();
-    Effect { vms, steps, findings }
+    Effect { gpus: gpus(after, state), vms, homes, steps, findings }
+}
+
+fn gpus(after: &Spec, state: State<'_>) -> BTreeMap<GpuKey, GpuEffect> {
+    let changed = after.gpus.iter().filter(|(key, wish)| state.spec.gpus.get(*key) != Some(*wish));
+    let effect = |(key, wish): (&GpuKey, &GpuSpec)| {
+        let vms: BTreeSet<VmName> = state.plan.bookings_on(key).map(|(_, held)| held.vm.clone()).collect();
+        let (from, to) = (state.plan.mode(key).clone(), wish.mode.clone());
+        (key.clone(), GpuEffect { from, to, vms: vms.into_iter().collect() })
+    };
+    changed.map(effect).collect()
 }
 
 /// What hosts would show once the VMs that must leave a GPU had left it.
@@ -110,9 +153,14 @@ impl Left {
             })
         };
         let leaving = state.plan.bookings.iter().filter(|(slot, _)| changes(&slot.gpu));
-        let vms: BTreeSet<VmName> = leaving.map(|(_, booking)| booking.vm.clone()).collect();
+        let mut vms: BTreeSet<VmName> = leaving.map(|(_, booking)| booking.vm.clone()).collect();
         let all = vms.iter().all(|vm| plan.vms.get(vm).is_none_or(|planned| planned.goal != VmGoal::Run));
-        if vms.is_empty() || !all {
+        if !all {
+            return None;
+        }
+        let moving = plan.vms.iter().filter(|(_, planned)| planned.goal == VmGoal::Move);
+        vms.extend(moving.map(|(name, _)| name.clone()));
+        if vms.is_empty() {
             return None;
         }
         let mut inventory = state.inventory.clone();
@@ -138,8 +186,37 @@ impl Left {
                 domain.defined_devices.retain(|device| !device.ours);
             }
         }
-        Some(Self { inventory, vms })
+        Some(Self { inventory: in_step(&inventory, plan), vms })
     }
+}
+
+/// What hosts would show once they knew all that was decided for them.
+fn in_step(inventory: &Inventory, plan: &Plan) -> Inventory {
+    let mut inventory = inventory.clone();
+    for (host, generation) in &plan.generations {
+        if let Some(observed) = inventory.get_mut(host) {
+            observed.progress.generation = *generation;
+        }
+    }
+    inventory
+}
+
+/// The VMs that run on hosts which are about to be emptied, whatever becomes of them.
+fn left_behind(after: &Spec, state: State<'_>) -> impl Iterator<Item = VmName> {
+    let drained = |host: &HostName| {
+        let duty = |spec: &Spec| spec.hosts.get(host).map(|wish| wish.duty);
+        duty(after) == Some(Duty::Maintenance) && duty(state.spec) != Some(Duty::Maintenance)
+    };
+    let runs = move |name: &VmName, host: &HostName| {
+        let domain = state.inventory.get(host).and_then(|observed| observed.domain(name));
+        domain.is_some_and(|domain| domain.state.is_active())
+    };
+    let here = state
+        .plan
+        .vms
+        .iter()
+        .filter(move |(name, planned)| drained(&planned.host) && runs(name, &planned.host));
+    here.map(|(name, _)| name.clone())
 }
 
 fn effect_of_drain(name: &VmName, after: &Spec, plan: &Plan) -> VmEffect {

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{GpuKey, HostName, SlotKey, VmName};
+use crate::name::{GpuKey, HostName, RuleName, SlotKey, VmName};
 
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +70,8 @@ pub enum Subject {
     Partition(SlotKey),
     /// A VM.
     Vm(VmName),
+    /// A rule about where VMs run.
+    Rule(RuleName),
     /// Something that came in from outside: a field of a request, a file.
     Input(String),
 }
@@ -93,6 +95,7 @@ impl fmt::Display for Subject {
             Self::Gpu(gpu) => write!(f, "gpu {gpu}"),
             Self::Partition(slot) => write!(f, "partition {slot}"),
             Self::Vm(vm) => write!(f, "vm {vm}"),
+            Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Input(input) => f.pad(input),
         }
     }
@@ -164,12 +167,36 @@ codes! {
     LibvirtDown "libvirt_down" Unavailable "libvirt does not answer, so nothing is known of running domains.",
     LibvirtSlow "libvirt_slow" Unavailable "libvirt has not finished with a VM yet; a start may take minutes while much memory is pinned.",
     HostSilent "host_silent" Unavailable "The host has not reported yet.",
+    HostLost "host_lost" Unavailable "A member of the cluster is silent; it gets no more VMs.",
+    HostUnfenced "host_unfenced" Conflict "A silent host has neither watchdog nor fence agent, so its VMs are started nowhere.",
+    HostFencing "host_fencing" Unavailable "A host was given up, and its power is being cut.",
+    HostDown "host_down" Unavailable "A host was given up and runs nothing any more.",
+    HostNotEmpty "host_not_empty" Conflict "A host that is to be removed has VMs.",
+    HostNotSilent "host_not_silent" Conflict "A host that is to be taken for down is there.",
+    HostMaintenance "host_maintenance" Note "A host is in maintenance and takes no VMs.",
+    DrainBlocked "drain_blocked" Conflict "A VM of a host in maintenance has no other place to run.",
+    FailoverPaused "failover_paused" Note "Nothing follows when a host dies, because failover is paused.",
     KvmMissing "kvm_missing" Note "The host has no working KVM; VMs are emulated, which is slow.",
     CatalogueInvalid "catalogue_invalid" Note "A file that extends the catalogue of GPUs is wrong, and all of it is left out.",
     CallStuck "call_stuck" Unavailable "A kernel call has not come back within its limit.",
     Busy "busy" Unavailable "The daemon did not answer in time, or has too many readers.",
+    // Fencing.
+    WatchdogMissing "watchdog_missing" Conflict "The host has no watchdog that would reset it.",
+    WatchdogBusy "watchdog_busy" Conflict "Another program has the host's watchdog.",
+    WatchdogUnfit "watchdog_unfit" Conflict "The host's watchdog cannot be relied on to reset the host in time.",
+    WatchdogSoftware "watchdog_software" Note "The host's watchdog is a timer of its own kernel, which a kernel that hangs may not heed.",
+    WatchdogFired "watchdog_fired" Note "The host's watchdog reset it before this boot.",
+    FenceAgentUnusable "fence_agent_unusable" Unavailable "A fence agent is not installed, is not safe to run, or cannot do what is needed.",
+    FenceOptionInvalid "fence_option_invalid" Invalid "An option of a fence agent is unknown, missing, or not allowed.",
+    FenceSecretUnreadable "fence_secret_unreadable" Unavailable "A secret that a fence agent needs cannot be read.",
+    FenceFailed "fence_failed" Unavailable "A fence agent did not do, or did not confirm, what it was asked for.",
+    // What VMs use of hosts.
+    StorageMissing "storage_missing" Conflict "A storage pool that a VM uses is not on the host, or not started there.",
+    StorageLocal "storage_local" Conflict "A VM's disk is in a storage pool that only its own host has.",
+    NetworkMissing "network_missing" Conflict "A network that a VM uses is not on the host, or not started there.",
+    DefinitionLocal "definition_local" Conflict "A VM was adopted, and only its own host has its definition.",
     // GPUs.
-    NoPartitionableGpu "no_partitionable_gpu" Conflict "The host has no GPU that can be partitioned.",
+    NoPartitionableGpu "no_partitionable_gpu" Conflict "There is no GPU that can be partitioned.",
     NotPartitionable "not_partitionable" Conflict "The GPU offers no way to be partitioned.",
     SriovDisabled "sriov_disabled" Conflict "The GPU has SR-IOV, but firmware or driver allow no virtual functions.",
     DriverMissing "driver_missing" Conflict "No driver is bound to the GPU, and partitioning is the driver's work.",
@@ -200,6 +227,25 @@ codes! {
     GpuSick "gpu_sick" Unavailable "A GPU has failed, or says that it will; it takes no new VM.",
     GpuGone "gpu_gone" Unavailable "A GPU that is in use has disappeared.",
     CatalogueMismatch "catalogue_mismatch" Note "What the catalogue says of a GPU is not what its kernel shows.",
+    // Homogeneity.
+    UnlikeVendor "unlike_vendor" Note "GPUs that should be alike are of several vendors.",
+    UnlikeDevice "unlike_device" Note "GPUs that should be alike are of several models.",
+    UnlikeSubsystem "unlike_subsystem" Note "GPUs that should be alike are on boards of several makers or kinds.",
+    UnlikeMemory "unlike_memory" Note "GPUs that should be alike differ in video memory.",
+    UnlikeBackend "unlike_backend" Note "GPUs that should be alike make partitions in several ways.",
+    UnlikeOffers "unlike_offers" Note "GPUs that should be alike offer other partition counts, or sizes.",
+    UnlikeCount "unlike_count" Note "GPUs that should be alike are split into other counts.",
+    UnlikeSeries "unlike_series" Note "GPUs that should be alike are split into partitions of several series.",
+    UnlikeDriver "unlike_driver" Note "GPUs that should be alike have several versions of their driver.",
+    UnlikeFirmware "unlike_firmware" Note "GPUs that should be alike have several versions of firmware.",
+    UnlikeEcc "unlike_ecc" Note "Error correction is on for some of the GPUs that should be alike, and off for others.",
+    BreaksHomogeneity "breaks_homogeneity" Conflict "With this change, GPUs that serve VMs would be less alike.",
+    SetUnlike "set_unlike" Conflict "The GPUs of all hosts are not all of one configuration.",
+    NoHomogeneousSet "no_homogeneous_set" Conflict "No two GPUs have the same configuration.",
+    SelectionUnlike "selection_unlike" Conflict "The GPUs that were chosen are of several configurations.",
+    SetIncomplete "set_incomplete" Note "Not all GPUs of a homogeneous set were chosen.",
+    SetChange "set_change" Note "A change concerns all GPUs of a set, and the VMs on them.",
+    VersionChanged "version_changed" Conflict "What a preview rested on has changed since.",
     Drift "drift" Note "The hardware differs from what was decided; it will be put right.",
     KernelRefused "kernel_refused" Unavailable "The kernel refused a write.",
     // VMs.
@@ -209,6 +255,9 @@ codes! {
     VmHasNoGpu "vm_has_no_gpu" Conflict "The VM asks for no GPU.",
     NoFreePartition "no_free_partition" Conflict "No partition that fits is free; the VM waits and starts by itself.",
     NoFreeGpu "no_free_gpu" Conflict "No GPU for passthrough is free; the VM waits and starts by itself.",
+    NoFreeMemory "no_free_memory" Conflict "No host that could serve the VM has enough memory or processors left; it waits and starts by itself.",
+    CapacityShort "capacity_short" Conflict "With one more VM, not every protected VM could run again if a host died.",
+    HostClosed "host_closed" Unavailable "The host that a VM belongs to takes no VMs at the moment.",
     SizeMismatch "size_mismatch" Conflict "No GPU is partitioned into partitions of the size that is asked for.",
     PoolMismatch "pool_mismatch" Conflict "The GPU is in another pool than the one that is asked for.",
     GuestUnsupported "guest_unsupported" Note "The guest system is not on the list of supported ones.",
@@ -220,7 +269,39 @@ codes! {
     DomainMissing "domain_missing" Unavailable "The domain of an adopted VM is gone.",
     DomainTransient "domain_transient" Conflict "The domain has no stored definition, so it would be gone when it stops.",
     ForeignDevice "foreign_device" Conflict "The domain has a host device that Tranche did not put there.",
+    VmWaitsForHost "vm_waits_for_host" Unavailable "A VM belongs to a host that is down, and waits for it.",
+    VmFalls "vm_falls" Note "A VM fell over several times in a row, and is started again after a pause.",
+    VmGivenUp "vm_given_up" Conflict "A VM fell over as often as its policy allows, and is not started again.",
     LibvirtRefused "libvirt_refused" Unavailable "libvirt refused.",
+    // Rules.
+    RuleNotFound "rule_not_found" NotFound "No rule of that name is known.",
+    RuleContradiction "rule_contradiction" Conflict "Rules that are kept at any price contradict each other, or what hosts there are.",
+    RuleWaits "rule_waits" Conflict "There is room for the VM only where a rule forbids it to run; it waits and starts by itself.",
+    RuleForbids "rule_forbids" Conflict "A rule forbids the VM to run on the host.",
+    RuleBroken "rule_broken" Note "A VM runs where a rule forbids it; it is left running.",
+    RuleFailback "rule_failback" Note "A VM could go back to a host that a rule prefers.",
+    // Clusters.
+    ClusterAlready "cluster_already" Conflict "The host is a member of a cluster already.",
+    ClusterNone "cluster_none" Conflict "The host is a member of no cluster.",
+    ClusterBusy "cluster_busy" Conflict "The host is on its way into a cluster, or out of it.",
+    ClusterUnreachable "cluster_unreachable" Unavailable "No member of the cluster that could help can be reached.",
+    ClusterUntrusted "cluster_untrusted" Conflict "What answers cannot prove that it is the cluster that was meant.",
+    NoLeader "no_leader" Unavailable "No host of the cluster leads at the moment.",
+    LeaderUnreachable "leader_unreachable" Unavailable "The host that leads the cluster cannot be reached from here.",
+    TokenInvalid "token_invalid" Invalid "A join token is malformed, unknown, over or used.",
+    BackupInvalid "backup_invalid" Invalid "A file is no backup, or is damaged.",
+    HostExists "host_exists" Conflict "The cluster has a host, or a host's records, of that name already.",
+    HostHasVms "host_has_vms" Conflict "A host that has VMs cannot leave.",
+    HostAlive "host_alive" Conflict "A host that may be alive is not removed.",
+    LastHost "last_host" Conflict "The last host of a cluster cannot leave it.",
+    StoreMemberFailed "store_member_failed" Unavailable "The host's member of the cluster's store cannot be started or changed.",
+    StoreMemberDown "store_member_down" Unavailable "A member of the cluster's store does not answer.",
+    StoreWithoutMajority "store_without_majority" Note "The cluster's store has so few members that it can lose none.",
+    StoreOutOfSpace "store_out_of_space" Unavailable "A member of the cluster's store has used up its quota.",
+    StoreNearQuota "store_near_quota" Note "A member of the cluster's store has nearly used up its quota.",
+    StoreFragmented "store_fragmented" Note "Most of the file of a member of the cluster's store is unused.",
+    CertificateEnds "certificate_ends" Note "A certificate ends soon.",
+    VersionsDiffer "versions_differ" Note "Hosts have different versions of Tranche; the oldest rules.",
     // Invariants.
     Invariant "invariant" Conflict "An invariant is violated. This is a defect of Tranche.",
     // Store.

@@ -4,11 +4,17 @@
 //! In particular [`Hypervisor::Down`] says "unknown", which is not the same as "no domain runs here".
 
 mod health;
+mod progress;
+mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use self::progress::{Guard, Progress, Pulse};
+
+pub use self::resources::{Network, Resources, StoragePool, WatchdogFacts};
 
 pub use self::health::{Ecc, Health, HealthState, PartitionTelemetry, Telemetry};
 use crate::finding::Finding;
@@ -47,6 +53,12 @@ pub struct HostInventory {
     pub stuck: Vec<StuckCall>,
     /// What was amiss while observing.
     pub notes: Vec<Finding>,
+    /// How far it has followed the plan.
+    #[serde(default, skip_serializing_if = "Progress::is_default")]
+    pub progress: Progress,
+    /// Its last heartbeat, as the leader knows it; none where one host stands alone. It is not part of the report.
+    #[serde(skip)]
+    pub pulse: Option<Pulse>,
 }
 
 impl HostInventory {
@@ -59,6 +71,14 @@ impl HostInventory {
     pub fn domains(&self) -> Option<&BTreeMap<String, Domain>> {
         match &self.hypervisor {
             Hypervisor::Up { domains, .. } => Some(domains),
+            Hypervisor::Down { .. } => None,
+        }
+    }
+
+    /// What VMs use by name, unless nothing is known of it.
+    pub fn resources(&self) -> Option<&Resources> {
+        match &self.hypervisor {
+            Hypervisor::Up { resources, .. } => resources.as_ref(),
             Hypervisor::Down { .. } => None,
         }
     }
@@ -90,6 +110,9 @@ pub struct SystemFacts {
     pub memory_mib: u64,
     /// Whether the IOMMU is on, and which units serve it.
     pub iommu: Iommu,
+    /// Its watchdog, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<WatchdogFacts>,
 }
 
 /// The state of the IOMMU.
@@ -119,6 +142,9 @@ pub enum Hypervisor {
         qemu: String,
         /// Every domain that it knows, by name, whether Tranche manages it or not.
         domains: BTreeMap<String, Domain>,
+        /// What VMs use by name, unless libvirt's part for it does not answer: then nothing is known of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resources: Option<Resources>,
     },
     /// libvirt does not answer: nothing is known of any domain, so nothing may be released.
     Down {
@@ -151,6 +177,9 @@ pub struct Gpu {
     pub vram_mib: Option<u64>,
     /// The driver bound to it.
     pub driver: Option<String>,
+    /// The version of that driver, where it has one of its own; one that comes with the kernel has the kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
     /// The NUMA node, where the firmware tells.
     pub numa_node: Option<u16>,
     /// Its IOMMU group with every member, itself included.

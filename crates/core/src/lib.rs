@@ -7,15 +7,20 @@
 //! Deliberately absent: IO, clocks, randomness, threads, async, logging. Time and ids are parameters. The same input
 //! gives the same plan, byte for byte, so every collection here is ordered.
 
+pub mod capacity;
 pub mod change;
 pub mod check;
 pub mod declare;
 pub mod diagnostics;
 pub mod effect;
+pub mod falls;
 pub mod finding;
 pub mod guest;
+pub mod homogeneity;
 pub mod identity;
 pub mod inventory;
+pub mod liveness;
+pub mod membership;
 pub mod mixed;
 pub mod mode;
 pub mod name;
@@ -27,4 +32,5 @@ pub mod reload;
 pub mod spec;
 pub mod step;
 pub mod steps;
+pub mod whereabouts;
 pub mod why;

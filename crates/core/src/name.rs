@@ -15,6 +15,10 @@ pub const VM_NAME_LEN_MAX: usize = 63;
 pub const HOST_NAME_LEN_MAX: usize = 253;
 /// The longest name of a pool of GPUs, in bytes.
 pub const POOL_NAME_LEN_MAX: usize = 63;
+/// The longest name of a rule, in bytes.
+pub const RULE_NAME_LEN_MAX: usize = 63;
+/// The longest key, and the longest value, of a host's label, in bytes.
+pub const LABEL_LEN_MAX: usize = 63;
 /// The longest name of a device that is not on the PCI bus, in bytes.
 pub const DEVICE_NAME_LEN_MAX: usize = 63;
 
@@ -155,6 +159,51 @@ text_name!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
     "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
     "render"
+);
+
+text_name!(
+    /// A rule about where VMs run.
+    RuleName,
+    "rule name",
+    RULE_NAME_LEN_MAX,
+    |text| starts_with_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
+    "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
+    "databases-apart"
+);
+
+text_name!(
+    /// The key of a host's label.
+    LabelKey,
+    "label key",
+    LABEL_LEN_MAX,
+    |text| starts_with_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
+    "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
+    "rack"
+);
+
+text_name!(
+    /// The value of a host's label.
+    LabelValue,
+    "label value",
+    LABEL_LEN_MAX,
+    |text| starts_with_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
+    "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
+    "a-07"
+);
+
+text_name!(
+    /// A fence agent: a program that cuts a machine's power (ClusterLabs, `FenceAgentAPI`).
+    AgentName,
+    "fence agent",
+    DEVICE_NAME_LEN_MAX,
+    |text| text.strip_prefix("fence_").is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    }),
+    "'fence_' and lower-case letters, digits and '_', at most 63 characters",
+    "fence_ipmilan"
 );
 
 /// A PCI function: domain, bus, device, function.

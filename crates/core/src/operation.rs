@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::{Class, Finding, Severity, Subject};
-use crate::name::{GpuKey, OperationId, Timestamp, VmName};
-use crate::spec::{GpuMode, GpuSpec, Run};
-use crate::step::VFIO_DRIVER;
+use crate::name::{GpuKey, HostName, OperationId, Timestamp, VmName};
+use crate::spec::{Duty, GpuMode, GpuSpec, Run};
+use crate::step::{Step, VFIO_DRIVER};
 use crate::{placement, reload};
 
 /// The most lines in an operation's log; the oldest go first.
@@ -118,6 +118,11 @@ pub enum Goal {
         /// The VM.
         vm: VmName,
     },
+    /// No VM runs on the host.
+    HostEmpty {
+        /// The host.
+        host: HostName,
+    },
     /// The wish itself was all there was to do.
     Recorded,
 }
@@ -126,8 +131,11 @@ pub enum Goal {
 pub const STEP_FAILURES_MAX: u32 = 3;
 
 /// What the loop knows of a subject's last steps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StepFailure {
+    /// The last of them.
+    pub step: Step,
     /// What failed, and what to do about it.
     pub finding: Finding,
     /// How often in a row.
@@ -269,7 +277,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             }
             Some(spec) => {
                 let off = state.inventory.values().any(|observed| observed.domains().is_some())
-                    && !is_active(vm, state);
+                    && !state.is_active(vm);
                 let kept = spec.reserved || state.plan.held_by(vm).next().is_none();
                 match (off, kept) {
                     (true, true) => Verdict::new(OperationState::Succeeded, 100),
@@ -279,6 +287,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             }
             None => Verdict::new(OperationState::Superseded, 0),
         },
+        Goal::HostEmpty { host } => host_progress(host, state),
         Goal::VmGone { vm } => match state.spec.vms.get(vm) {
             None => Verdict::new(OperationState::Succeeded, 100),
             Some(spec) if spec.run != Run::Deleted => Verdict::new(OperationState::Superseded, 0),
@@ -354,12 +363,27 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
     }
 }
 
+/// How far a host was emptied.
+fn host_progress(host: &HostName, state: State<'_>) -> Verdict {
+    match state.spec.hosts.get(host).map(|wish| wish.duty) {
+        Some(Duty::Maintenance) => {}
+        Some(Duty::Serving) | None => return Verdict::new(OperationState::Superseded, 0),
+    }
+    let here = state.plan.vms.iter().filter(|(_, planned)| &planned.host == host);
+    let left = here.filter(|(vm, planned)| planned.goal.starts() || state.is_active(vm)).count();
+    match left {
+        0 => Verdict::new(OperationState::Succeeded, 100),
+        left => Verdict::new(OperationState::Running, u8::try_from(100 / (left + 1)).unwrap_or(99)),
+    }
+}
+
 /// Whether a finding about a subject stands in the way of a goal.
 fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
     match goal {
         Goal::GpuMode { gpu, along, .. } => {
             subject.gpu().is_some_and(|concerned| concerned == gpu || along.contains_key(concerned))
-                || *subject == Subject::Host(gpu.host.clone())
+                || matches!(subject, Subject::Host(host)
+                    if *host == gpu.host || along.keys().any(|other| other.host == *host))
         }
         Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
             let held = || state.plan.held_by(vm).any(|(slot, _)| subject.gpu() == Some(&slot.gpu));
@@ -368,11 +392,10 @@ fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
             };
             *subject == Subject::Vm(vm.clone()) || held() || host()
         }
+        Goal::HostEmpty { host } => match subject {
+            Subject::Vm(vm) => state.plan.vms.get(vm).is_some_and(|planned| &planned.host == host),
+            subject => *subject == Subject::Host(host.clone()),
+        },
         Goal::Recorded => false,
     }
-}
-
-fn is_active(vm: &VmName, state: State<'_>) -> bool {
-    let domains = state.inventory.values().filter_map(|observed| observed.domain(vm));
-    domains.into_iter().any(|domain| domain.state.is_active())
 }

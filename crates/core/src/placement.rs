@@ -1,190 +1,35 @@
-//! Placement: which GPU and which partition a VM gets.
+//! Placement: which host, which GPU and which partition a VM gets.
 //!
-//! A person never picks a partition; this room does. Among the slots that fit, the best score wins and ties go to the
-//! lowest address, so the same input always gives the same answer. What makes a slot unfit is told by [`obstacles`],
-//! which `why-not` prints in full.
+//! A person never picks a partition; this room does. Host, GPU and partition are chosen together: among the slots that
+//! fit, the best score wins and ties go to the lowest address, so the same input always gives the same answer. [`Index`]
+//! finds it, [`Board`] knows whom for. What makes a slot unfit is told by [`obstacles`], which `why-not` prints in full.
+
+mod batch;
+mod board;
+mod groups;
+mod index;
+mod room;
+mod rules;
+mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use self::board::turn;
+pub use self::board::{Board, Closed, Move, closed, waiting_order};
+pub use self::groups::HostSet;
+pub use self::index::{Ask, HostId, Index, Place, Stock};
+pub use self::room::{GpuRoom, HostRoom, Kind, SlotSet, UNCOUNTED};
+pub use self::rules::{Whereabouts, broken, forbids, likes};
 
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{
-    Backend, DeviceSource, Gpu, HealthState, HostInventory, Inventory, ObservedPartition, Offer,
-    PartitionDevice,
+    Backend, DeviceSource, Gpu, HealthState, HostInventory, ObservedPartition, Offer, PartitionDevice,
 };
-use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
+use crate::name::{GpuKey, HostName, Slot, SlotKey};
 use crate::plan::{GpuPlan, Plan};
-use crate::spec::{GpuMode, PlacementPolicy, Request, VmSpec};
+use crate::spec::{GpuMode, Request};
 use crate::step::VFIO_DRIVER;
-
-/// Every GPU that could serve, with its free slots: built once a pass, kept up as slots are taken.
-#[derive(Debug, Clone)]
-pub struct Board<'a> {
-    gpus: Vec<BoardGpu<'a>>,
-}
-
-#[derive(Debug, Clone)]
-struct BoardGpu<'a> {
-    key: GpuKey,
-    numa_node: Option<u16>,
-    planned: &'a GpuPlan,
-    /// Slots that serve somebody, taken or not.
-    usable: BTreeSet<Slot>,
-    free: BTreeSet<Slot>,
-}
-
-/// How good a slot is: less is better, and of equals the lower address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Score {
-    /// Whether the GPU is off the NUMA node that the VM prefers.
-    far: bool,
-    /// How many smaller sizes on the GPU would serve too, and are all taken.
-    excess: usize,
-    /// Free slots on the GPU (pack), or the most possible less those (spread).
-    crowding: usize,
-}
-
-impl<'a> Board<'a> {
-    /// The board of what is decided and observed now. `uses` are the hosts' as [`Uses::of`] reads them.
-    pub fn new(
-        inventory: &Inventory,
-        gpus: &'a BTreeMap<GpuKey, GpuPlan>,
-        plan: &Plan,
-        uses: &UsesByHost,
-    ) -> Self {
-        let on_board = |(key, planned): (&GpuKey, &'a GpuPlan)| {
-            let observed = inventory.get(&key.host)?;
-            let gpu = observed.gpus.get(&key.address)?;
-            if !gpu_obstacles(key, planned, gpu, observed).is_empty() {
-                return None;
-            }
-            let usable: BTreeSet<Slot> = slots_of(&planned.mode)
-                .into_iter()
-                .filter(|slot| group_obstacle(&SlotKey { gpu: key.clone(), slot: *slot }, gpu).is_none())
-                .filter(|slot| !is_lost(*slot, planned, gpu))
-                .collect();
-            let booked: BTreeSet<Slot> = plan.bookings_on(key).map(|(slot, _)| slot.slot).collect();
-            let used = |slot: &Slot| uses.get(&key.host).is_some_and(|uses| uses.is_used(*slot, gpu));
-            let free = usable.iter().filter(|slot| !booked.contains(slot) && !used(slot)).copied().collect();
-            Some(BoardGpu { key: key.clone(), numa_node: gpu.numa_node, planned, usable, free })
-        };
-        Self { gpus: gpus.iter().filter_map(on_board).collect() }
-    }
-
-    /// Takes as many slots as a VM asks for: all on one host, each on another GPU. Nothing is taken if there are fewer.
-    ///
-    /// `only_host` confines the search, for VMs that belong to a host already.
-    ///
-    /// # Errors
-    /// The finding that says why there is no room.
-    pub fn take(
-        &mut self,
-        vm: (&VmName, &VmSpec),
-        only_host: Option<&HostName>,
-        policy: PlacementPolicy,
-    ) -> Result<Vec<SlotKey>, Box<Finding>> {
-        let chosen = self.choose(vm, only_host, policy)?;
-        for slot in &chosen {
-            for gpu in self.gpus.iter_mut().filter(|gpu| gpu.key == slot.gpu) {
-                gpu.free.remove(&slot.slot);
-            }
-        }
-        Ok(chosen)
-    }
-
-    /// The slots that [`Board::take`] would take.
-    ///
-    /// # Errors
-    /// The finding that says why there is no room.
-    pub fn choose(
-        &self,
-        (name, spec): (&VmName, &VmSpec),
-        only_host: Option<&HostName>,
-        policy: PlacementPolicy,
-    ) -> Result<Vec<SlotKey>, Box<Finding>> {
-        let needed = spec.request.slots();
-        let mut by_host: BTreeMap<&HostName, Vec<(Score, SlotKey)>> = BTreeMap::new();
-        for gpu in &self.gpus {
-            let Some((slot, excess)) = gpu.smallest(&spec.request) else { continue };
-            let far = spec.prefer_numa_node.is_some_and(|node| gpu.numa_node != Some(node));
-            let crowding = match policy {
-                PlacementPolicy::Pack => gpu.free.len(),
-                PlacementPolicy::Spread => usize::MAX - gpu.free.len(),
-            };
-            let slot = SlotKey { gpu: gpu.key.clone(), slot };
-            by_host.entry(&gpu.key.host).or_default().push((Score { far, excess, crowding }, slot));
-        }
-        by_host.retain(|host, slots| slots.len() >= needed && only_host.is_none_or(|only| only == *host));
-        let best = by_host.into_values().filter_map(|mut slots| {
-            slots.sort();
-            slots.truncate(needed);
-            Some((slots.first()?.0, slots))
-        });
-        match best.min_by_key(|(score, _)| *score) {
-            Some((_, slots)) => Ok(slots.into_iter().map(|(_, slot)| slot).collect()),
-            None if needed == 0 => Ok(Vec::new()),
-            None => Err(Box::new(self.no_room(name, &spec.request))),
-        }
-    }
-
-    /// The finding for a request that has no room: no such size, or all taken.
-    fn no_room(&self, name: &VmName, request: &Request) -> Finding {
-        let total: usize = self.gpus.iter().map(|gpu| gpu.fitting(&gpu.usable, request).count()).sum();
-        let free: usize = self.gpus.iter().map(|gpu| gpu.fitting(&gpu.free, request).count()).sum();
-        match request {
-            Request::Partition { vram_mib, profile }
-                if total == 0 && (vram_mib.is_some() || profile.is_some()) =>
-            {
-                let mut wanted: Vec<String> = profile.iter().cloned().collect();
-                wanted.extend(vram_mib.map(|mib| format!("{mib} MiB")));
-                let present: Vec<Offer> =
-                    self.gpus.iter().flat_map(|gpu| gpu.planned.distinct_sizes()).cloned().collect();
-                say::size_mismatch(name, &wanted.join(", "), &present)
-            }
-            request => {
-                let mut by_host: BTreeMap<&HostName, usize> = BTreeMap::new();
-                let has_room = |gpu: &&BoardGpu<'_>| gpu.fitting(&gpu.free, request).next().is_some();
-                for gpu in self.gpus.iter().filter(has_room) {
-                    *by_host.entry(&gpu.key.host).or_default() += 1;
-                }
-                let most = by_host.into_values().max().unwrap_or(0);
-                say::no_room(name, request, (total - free, total), most)
-            }
-        }
-    }
-}
-
-impl BoardGpu<'_> {
-    fn fitting<'b>(
-        &'b self,
-        slots: &'b BTreeSet<Slot>,
-        request: &'b Request,
-    ) -> impl Iterator<Item = Slot> + 'b {
-        let fits = |slot: &Slot| request_obstacle(&self.key, *slot, self.planned, request).is_none();
-        // Equal partitions serve alike: the first speaks for all.
-        let is_mixed = matches!(self.planned.mode, GpuMode::Mixed { .. });
-        let all_alike = (!is_mixed).then(|| slots.first().is_some_and(fits));
-        slots.iter().copied().filter(move |slot| all_alike.unwrap_or_else(|| fits(slot)))
-    }
-
-    /// The smallest free slot that serves a request, and how many sizes below it would, were they not taken.
-    fn smallest(&self, request: &Request) -> Option<(Slot, usize)> {
-        let size = |slot: &Slot| match slot {
-            Slot::Partition(index) => self.planned.size_of(*index).and_then(|size| size.vram_mib),
-            Slot::Whole => None,
-        };
-        if !matches!(self.planned.mode, GpuMode::Mixed { .. }) {
-            return Some((self.fitting(&self.free, request).next()?, 0));
-        }
-        let slot = self.fitting(&self.free, request).min_by_key(|slot| (size(slot), *slot))?;
-        let smaller: BTreeSet<Option<u64>> = self
-            .fitting(&self.usable, request)
-            .map(|slot| size(&slot))
-            .filter(|s| *s < size(&slot))
-            .collect();
-        Some((slot, smaller.len()))
-    }
-}
 
 /// What each host's devices are used for.
 pub type UsesByHost = BTreeMap<HostName, Uses>;
@@ -261,7 +106,9 @@ pub fn source_of(slot: Slot, gpu: &Gpu) -> Option<DeviceSource> {
 
 /// The partition with an index, if it exists.
 pub fn partition(gpu: &Gpu, index: u16) -> Option<&ObservedPartition> {
-    gpu.partitions.iter().find(|partition| partition.index == Some(index))
+    let is_it = |partition: &&ObservedPartition| partition.index == Some(index);
+    // As a rule each stands at its index.
+    gpu.partitions.get(usize::from(index)).filter(is_it).or_else(|| gpu.partitions.iter().find(is_it))
 }
 
 /// Why a slot does not serve a request, apart from being taken. Empty means that it does.

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::falls::Tried;
 use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
-use crate::name::{GpuKey, HostName, SlotKey, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use crate::spec::GpuMode;
 
 /// Everything that was decided.
@@ -24,6 +25,9 @@ pub struct Plan {
     pub vms: BTreeMap<VmName, VmPlan>,
     /// For each host, how often its part of the plan has changed. A host refuses an older number.
     pub generations: BTreeMap<HostName, u64>,
+    /// How the members of the cluster stand. Empty where one host stands alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<HostName, HostPlan>,
 }
 
 impl Plan {
@@ -34,7 +38,8 @@ impl Plan {
 
     /// The bookings on a GPU, in order.
     pub fn bookings_on<'a>(&'a self, gpu: &'a GpuKey) -> impl Iterator<Item = (&'a SlotKey, &'a Booking)> {
-        self.bookings.iter().filter(move |(key, _)| &key.gpu == gpu)
+        let first = SlotKey { gpu: gpu.clone(), slot: Slot::Partition(0) };
+        self.bookings.range(first..).take_while(move |(key, _)| &key.gpu == gpu)
     }
 
     /// The mode that a GPU is in or on its way to; `Host` where nothing was decided.
@@ -114,6 +119,9 @@ pub struct VmPlan {
     pub goal: VmGoal,
     /// The last command that was seen to have taken effect.
     pub settled: Option<Settled>,
+    /// Where it fell as often as its policy allows, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<Tried>,
 }
 
 /// What a host shall do with a VM.
@@ -135,6 +143,75 @@ pub enum VmGoal {
     Remove,
     /// It was started by hand although it shall be off: leave it alone until the next command.
     Leave,
+    /// It shall run on another host: shut it down here, then start it there.
+    Move,
+}
+
+/// How a member of the cluster stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct HostPlan {
+    /// Whether it is there.
+    pub standing: Standing,
+    /// How often it was given up. A host that lags behind with this number has nothing to run any more.
+    pub epoch: u64,
+}
+
+/// Whether a member of the cluster is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "standing", rename_all = "snake_case")]
+pub enum Standing {
+    /// It is.
+    #[default]
+    Up,
+    /// It is silent. It gets no more VMs; those that it has may run.
+    Lost {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It was given up, and its power is being cut. Its VMs may still run.
+    Fencing {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It was given up and runs nothing any more.
+    Down {
+        /// Since when.
+        since: Timestamp,
+        /// How that is known.
+        by: DownBy,
+    },
+}
+
+impl Standing {
+    /// Whether it was given up: its heartbeats are refused until it has begun anew.
+    pub fn is_given_up(self) -> bool {
+        matches!(self, Self::Fencing { .. } | Self::Down { .. })
+    }
+}
+
+/// How it is known that a host runs nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum DownBy {
+    /// The time is over by which its watchdog must have reset it.
+    Watchdog,
+    /// A fence agent cut its power and saw that it is off.
+    Agent,
+    /// Somebody said so.
+    Hand,
+    /// It said so itself before it shut down.
+    Shutdown,
+}
+
+impl VmGoal {
+    /// Whether a host with this goal may start the VM. What is to be restarted is only ended; that it is off, the planner sees
+    /// first, or a host that is not told would end it again.
+    pub fn starts(self) -> bool {
+        self == Self::Run
+    }
 }
 
 /// A command that took effect.

@@ -13,23 +13,24 @@
 //! next inventory. It never looks at how the last plan came about.
 
 mod bookings;
+mod falls;
+mod homes;
+mod standing;
+mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::identity::GpuIdentity;
-use crate::inventory::{
-    Domain, DomainState, Gpu, HealthState, HostInventory, Hypervisor, Inventory, Iommu, ObservedPartition,
-    OffReason,
-};
+use crate::inventory::{Gpu, HealthState, HostInventory, Hypervisor, Inventory, Iommu, ObservedPartition};
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
-use crate::placement::{self, Board, Uses, UsesByHost};
-use crate::plan::{Booking, GpuPlan, Plan, Settled, VmGoal, VmPlan};
-use crate::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
+use crate::placement::{self, Uses, UsesByHost};
+use crate::plan::{Booking, GpuPlan, Plan, VmPlan};
+use crate::spec::{GpuMode, GpuSpec, Spec};
 use crate::steps::is_open;
-use crate::{mixed, reload};
+use crate::{homogeneity, mixed, reload};
 
 /// What the planner decided, and what there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +54,13 @@ pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) 
         now,
         plan: current.clone(),
         held: BTreeMap::new(),
+        displaced: Vec::new(),
         findings: Vec::new(),
     };
+    planner.judge_standing();
     planner.judge_hosts();
+    planner.abandon_dead_hosts();
+    planner.judge_falls();
     reload::settle(&mut planner.plan, spec, inventory);
     planner.release_bookings();
     planner.decide_gpus();
@@ -66,6 +71,7 @@ pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) 
     }
     planner.count_generations(current);
     let mut findings = planner.findings;
+    findings.extend(homogeneity::findings(spec, inventory, &planner.plan));
     findings.sort();
     findings.dedup();
     Planned { plan: planner.plan, findings, gone }
@@ -80,12 +86,17 @@ struct Planner<'a> {
     plan: Plan,
     /// The bookings by VM.
     held: BTreeMap<VmName, Vec<SlotKey>>,
+    /// VMs that lost their host in this pass.
+    displaced: Vec<VmName>,
     findings: Vec<Finding>,
 }
 
 impl Planner<'_> {
     fn judge_hosts(&mut self) {
         for (host, observed) in self.inventory {
+            if !self.is_up(host) {
+                continue;
+            }
             if let Hypervisor::Down { reason } = &observed.hypervisor {
                 self.findings.push(say::libvirt_down(host, reason));
             }
@@ -107,6 +118,9 @@ impl Planner<'_> {
                 self.findings.push(say::host_silent(&key.host));
                 continue;
             };
+            if !self.is_up(&key.host) {
+                continue;
+            }
             match observed.gpus.get(&key.address) {
                 Some(gpu) => self.decide_gpu(key, wish, gpu, observed),
                 None => self.decide_absent_gpu(key, wish, observed),
@@ -344,185 +358,9 @@ impl Planner<'_> {
         }
     }
 
-    // VMs, oldest first: who asked first is served first.
-
-    fn decide_vms(&mut self) {
-        let mut gpus = self.plan.gpus.clone();
-        gpus.retain(|key, _| !self.is_changing(key));
-        let mut board = Board::new(self.inventory, &gpus, &self.plan, &self.uses);
-        let mut by_age: Vec<(&VmName, &VmSpec)> = self.spec.vms.iter().collect();
-        by_age.sort_by_key(|(name, spec)| (spec.created_at, *name));
-        for (name, spec) in by_age {
-            self.decide_vm(name, spec, &mut board);
-        }
-        self.plan.vms.retain(|name, _| self.spec.vms.contains_key(name));
-    }
-
-    fn decide_vm(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) {
-        let Some(host) = self.home_of(name, spec, board) else { return };
-        let observed = &self.inventory[&host];
-        if observed.domains().is_none() {
-            return;
-        }
-        let domain = observed.domain(name);
-        let before =
-            self.plan.vms.get(name).filter(|planned| planned.id == spec.id).and_then(|p| p.settled.clone());
-        if let Some(refusal) = domain_obstacle(name, spec, domain) {
-            self.findings.push(refusal);
-            self.plan
-                .vms
-                .insert(name.clone(), VmPlan { host, id: spec.id, goal: VmGoal::Leave, settled: before });
-            return;
-        }
-        let settled = self.settled(name, spec, domain, observed, before);
-        let goal = self.goal((name, spec), domain, observed, settled.as_ref(), board);
-        self.plan.vms.insert(name.clone(), VmPlan { host, id: spec.id, goal, settled });
-    }
-
-    /// The host of a VM: where it is, else where there is room, else where it could be some day.
-    fn home_of(&mut self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
-        let holding = self.held_by(name).first().map(|slot| &slot.gpu.host);
-        let planned = self.plan.vms.get(name).map(|planned| &planned.host);
-        let planned = planned.filter(|host| !self.may_leave(name, spec, host));
-        let known = holding.or(planned).cloned();
-        let defined = || {
-            let mut hosts = self.inventory.iter();
-            hosts.find(|(_, observed)| observed.domain(name).is_some()).map(|(host, _)| host.clone())
-        };
-        let roomy = || {
-            let slots = board.choose((name, spec), None, self.spec.policy.placement).ok()?;
-            slots.first().map(|slot| slot.gpu.host.clone())
-        };
-        let home = known.or_else(defined).or_else(roomy).or_else(|| self.inventory.keys().next().cloned())?;
-        if !self.inventory.contains_key(&home) {
-            self.findings.push(say::host_silent(&home));
-            return None;
-        }
-        Some(home)
-    }
-
-    /// Whether a VM that waits for room was never made on its host, so that any other serves it as well.
-    fn may_leave(&self, name: &VmName, spec: &VmSpec, host: &HostName) -> bool {
-        let domains = self.inventory.get(host).and_then(HostInventory::domains);
-        let undefined = domains.is_some_and(|domains| !domains.contains_key(name.as_str()));
-        undefined && spec.run.is_up() && matches!(spec.source, VmSource::Made(_)) && spec.request.slots() > 0
-    }
-
-    /// The last command that took effect, as far as plan and domain tell.
-    fn settled(
-        &self,
-        name: &VmName,
-        spec: &VmSpec,
-        domain: Option<&Domain>,
-        observed: &HostInventory,
-        before: Option<Settled>,
-    ) -> Option<Settled> {
-        let active = domain.is_some_and(|domain| domain.state.is_active());
-        let seen = |serial, running| {
-            Some(Settled { serial, running, boot_id: observed.boot_id.clone(), rests: None })
-        };
-        match (spec.run.is_up(), active) {
-            (true, true) if self.is_recalled(name, spec, before.as_ref()) => match before {
-                Some(before) if before.running => Some(before),
-                _ => seen(spec.serial - 1, true),
-            },
-            (true, true) => seen(spec.serial, true),
-            (true, false) => match self.rest(name, spec, domain) {
-                Some(reason) => before.map(|before| Settled { rests: Some(reason), ..before }),
-                None => before.and_then(|before| seen(before.serial, false)),
-            },
-            (false, true) => before,
-            (false, false) => seen(spec.serial, false),
-        }
-    }
-
-    fn goal(
-        &mut self,
-        (name, spec): (&VmName, &VmSpec),
-        domain: Option<&Domain>,
-        observed: &HostInventory,
-        settled: Option<&Settled>,
-        board: &mut Board<'_>,
-    ) -> VmGoal {
-        let active = domain.is_some_and(|domain| domain.state.is_active());
-        let was_off = settled.is_some_and(|settled| settled.serial == spec.serial && !settled.running);
-        let before = self.plan.vms.get(name).map(|planned| planned.goal);
-        if active
-            && !was_off
-            && spec.run != Run::Deleted
-            && matches!(before, Some(VmGoal::Stop | VmGoal::Cycle))
-        {
-            self.findings.push(say::shutdown_slow(name));
-        }
-        match spec.run {
-            Run::Deleted => VmGoal::Remove,
-            Run::Stopped | Run::Killed if active && was_off => {
-                self.findings.push(say::started_by_hand(name));
-                VmGoal::Leave
-            }
-            Run::Stopped => VmGoal::Stop,
-            Run::Killed => VmGoal::Kill,
-            run if active && settled.is_some_and(|settled| settled.serial < spec.serial) => {
-                if run == Run::Reset { VmGoal::Reset } else { VmGoal::Cycle }
-            }
-            Run::Running | Run::Reset if active => {
-                let has_gpu =
-                    domain.is_some_and(|domain| domain.live_devices.iter().any(|device| device.ours));
-                if spec.request.slots() > 0 && !has_gpu {
-                    self.findings.push(say::vm_without_gpu(name));
-                }
-                VmGoal::Run
-            }
-            Run::Running | Run::Reset => match self.rest(name, spec, domain) {
-                Some(reason) => {
-                    self.findings.push(say::guest_rests(name, reason));
-                    VmGoal::Stop
-                }
-                None if self.book(name, spec, observed, board) => VmGoal::Run,
-                None => VmGoal::Stop,
-            },
-        }
-    }
-
-    /// Why a VM that shall run rests all the same: somebody meant it, after it was seen running.
-    ///
-    /// A guest that shut down stays off in this boot of its host; with the next one it starts. One whose state was saved or
-    /// moved may go on from there, and would then write to the disks that its second self has open.
-    fn rest(&self, name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> Option<OffReason> {
-        let planned = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
-        let settled =
-            planned.settled.as_ref().filter(|settled| settled.running && settled.serial == spec.serial)?;
-        let DomainState::Off { reason } = domain?.state else { return None };
-        let reason = if reason == OffReason::Unknown { settled.rests? } else { reason };
-        let same_boot = self.inventory.get(&planned.host).is_some_and(|seen| seen.boot_id == settled.boot_id);
-        match reason {
-            OffReason::Saved | OffReason::Migrated => Some(reason),
-            OffReason::Shutdown | OffReason::Destroyed => same_boot.then_some(reason),
-            OffReason::Crashed | OffReason::Unknown => None,
-        }
-    }
-
-    /// Deleted VMs of which neither domain nor booking nor device is left.
-    fn gone(&self) -> Vec<VmName> {
-        let is_gone = |name: &VmName, spec: &VmSpec| {
-            let Some(planned) = self.plan.vms.get(name) else { return false };
-            let Some(domains) = self.inventory.get(&planned.host).and_then(HostInventory::domains) else {
-                return false;
-            };
-            let nothing_left = match (domains.get(name.as_str()), &spec.source) {
-                (None, _) => true,
-                (Some(domain), _) if domain.uuid != spec.id.0 => true,
-                (Some(_), VmSource::Made(_)) => false,
-                (Some(domain), VmSource::Adopted) => !domain.defined_devices.iter().any(|device| device.ours),
-            };
-            nothing_left && self.held_by(name).is_empty()
-        };
-        let deleted = self.spec.vms.iter().filter(|(_, spec)| spec.run == Run::Deleted);
-        deleted.filter(|(name, spec)| is_gone(name, spec)).map(|(name, _)| name.clone()).collect()
-    }
-
     fn count_generations(&mut self, before: &Plan) {
-        for host in self.inventory.keys() {
+        let hosts: BTreeSet<&HostName> = self.inventory.keys().chain(self.spec.hosts.keys()).collect();
+        for host in hosts {
             if part_of(before, host) != part_of(&self.plan, host) {
                 *self.plan.generations.entry(host.clone()).or_insert(0) += 1;
             }
@@ -540,24 +378,6 @@ fn part_of<'a>(plan: &'a Plan, host: &HostName) -> Part<'a> {
         plan.bookings.iter().filter(|(slot, _)| &slot.gpu.host == host).collect(),
         plan.vms.iter().filter(|(_, planned)| &planned.host == host).collect(),
     )
-}
-
-/// Why a VM's domain must not be touched.
-fn domain_obstacle(name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> Option<Finding> {
-    match domain {
-        Some(domain) if domain.uuid != spec.id.0 => Some(say::domain_identity(name)),
-        _ if spec.run == Run::Deleted => None,
-        Some(domain) if !domain.persistent && !domain.state.is_active() => Some(say::domain_transient(name)),
-        Some(domain)
-            if spec.request != Request::None && domain.defined_devices.iter().any(|device| !device.ours) =>
-        {
-            Some(say::foreign_device(name))
-        }
-        None if matches!(spec.source, VmSource::Adopted) && spec.run != Run::Deleted => {
-            Some(say::domain_missing(name))
-        }
-        _ => None,
-    }
 }
 
 fn describe_device(partition: &crate::inventory::ObservedPartition) -> String {

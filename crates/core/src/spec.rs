@@ -8,10 +8,23 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod availability;
+mod homogeneity;
+mod host;
+mod rule;
 mod strict;
 
+pub use self::availability::{
+    Admission, Availability, Failover, FailoverPolicy, PRIORITY_DEFAULT, PRIORITY_MAX, RestartPolicy,
+    ShutdownPolicy, Timers,
+};
+pub use self::homogeneity::Homogeneity;
+pub use self::host::{Duty, FenceSpec, HostSpec, LABELS_PER_HOST_MAX};
+
+pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
+
 use crate::identity::GpuIdentity;
-use crate::name::{GpuKey, PoolName, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, PoolName, RuleName, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
 pub const PARTITIONS_PER_GPU_MAX: u16 = 256;
@@ -37,6 +50,12 @@ pub struct Spec {
     pub vms: BTreeMap<VmName, VmSpec>,
     /// Policies.
     pub policy: Policy,
+    /// The members of the cluster, by name. Empty where one host stands alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<HostName, HostSpec>,
+    /// Rules about where VMs run, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<RuleName, Rule>,
 }
 
 /// What a GPU shall be used for.
@@ -148,6 +167,9 @@ pub struct VmSpec {
     /// The NUMA node whose GPUs it prefers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_numa_node: Option<u16>,
+    /// How much is done to keep it running.
+    #[serde(default, skip_serializing_if = "Availability::is_default")]
+    pub availability: Availability,
     /// Whether it shall run.
     pub run: Run,
     /// Counts the commands to start, restart and stop, so that a new command is told from one already carried out.
@@ -288,6 +310,42 @@ pub enum Firmware {
 pub struct Policy {
     /// How VMs are laid over GPUs.
     pub placement: PlacementPolicy,
+    /// How many virtual processors a host's VMs may have together for each of its processors; only in a cluster.
+    #[serde(skip_serializing_if = "VcpusPerCpu::is_default")]
+    pub vcpus_per_cpu: VcpusPerCpu,
+    /// What is said to a VM that is to run although then the loss of a host could not be made good; only in a cluster.
+    #[serde(skip_serializing_if = "Admission::is_default")]
+    pub admission: Admission,
+    /// What is said to a wish with which GPUs that serve VMs would be less alike.
+    #[serde(skip_serializing_if = "Homogeneity::is_default")]
+    pub homogeneity: Homogeneity,
+    /// What follows when a host dies; only in a cluster.
+    #[serde(skip_serializing_if = "FailoverPolicy::is_default")]
+    pub failover: FailoverPolicy,
+    /// What becomes of a host's VMs when its administrator shuts it down; only in a cluster.
+    #[serde(skip_serializing_if = "ShutdownPolicy::is_default")]
+    pub shutdown: ShutdownPolicy,
+}
+
+/// How many virtual processors there may be for each processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(transparent)]
+pub struct VcpusPerCpu(pub u16);
+
+impl VcpusPerCpu {
+    /// The most that may be asked for.
+    pub const MAX: u16 = 64;
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for VcpusPerCpu {
+    fn default() -> Self {
+        Self(4)
+    }
 }
 
 /// How VMs are laid over GPUs.

@@ -171,7 +171,9 @@ pub struct VmDevice {
 }
 
 /// What a step works on: steps of one subject are carried out in order, and the first failure ends the row.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", content = "name", rename_all = "snake_case")]
 pub enum StepSubject {
     /// A GPU.
     Gpu(GpuAddress),

@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inventory::{
-    Backend, DeviceSource, Domain, DomainState, Gpu, HostInventory, ObservedPartition, PartitionDevice,
-    mdev_uuid,
+    Backend, DeviceSource, Domain, DomainState, Gpu, Guard, HostInventory, ObservedPartition,
+    PartitionDevice, mdev_uuid,
 };
 use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
-use crate::name::{GpuAddress, GpuKey, PciAddress, Slot, VmName};
-use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
-use crate::spec::{GpuMode, Spec, VmSource};
+use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, VmName};
+use crate::plan::{GpuPlan, Plan, Standing, VmGoal, VmPlan};
+use crate::spec::{Failover, GpuMode, Spec, VmSource};
 use crate::step::{Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
 
@@ -33,7 +33,49 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
             due.extend(steps);
         }
     }
+    due.extend(leftover_steps(spec, plan, observed));
     due
+}
+
+/// Domains of VMs that are another host's by now: they end at once, whatever they do, and leave nothing behind that somebody
+/// could start.
+fn leftover_steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
+    let domains = observed.domains().into_iter().flat_map(BTreeMap::values);
+    let leftover = |domain: &Domain| {
+        let name: VmName = domain.name.parse().ok()?;
+        let planned = plan.vms.get(&name)?;
+        if planned.host == observed.host || planned.id.0 != domain.uuid {
+            return None;
+        }
+        let (vm, id) = (name.clone(), planned.id);
+        if domain.state.is_active() {
+            return Some(Step::KillVm { vm, id });
+        }
+        let made = spec.vms.get(&name).is_some_and(|spec| matches!(spec.source, VmSource::Made(_)));
+        if made {
+            Some(Step::UndefineVm { vm, id })
+        } else {
+            clear_devices(&name, planned, Some(domain)).pop()
+        }
+    };
+    domains.filter_map(leftover).collect()
+}
+
+/// What a host does that was given up: every VM that is, or may soon be, another host's ends at once.
+pub fn surrender(plan: &Plan, observed: &HostInventory) -> Vec<Step> {
+    let domains = observed.domains().into_iter().flat_map(BTreeMap::values);
+    let active = domains.filter(|domain| domain.state.is_active());
+    let end = |domain: &Domain| {
+        let name: VmName = domain.name.parse().ok()?;
+        let planned = plan.vms.get(&name).filter(|planned| planned.id.0 == domain.uuid)?;
+        let fenced = matches!(
+            plan.hosts.get(&observed.host).map(|host| host.standing),
+            Some(Standing::Fencing { .. })
+        );
+        let ends = fenced || planned.host != observed.host;
+        ends.then_some(Step::KillVm { vm: name, id: planned.id })
+    };
+    active.filter_map(end).collect()
 }
 
 /// The GPUs whose partitions a step replaces: nothing on them may be handed to a VM before that is done.
@@ -332,13 +374,12 @@ fn vm_steps(
     let shutting_down = domain.is_some_and(|domain| domain.state == DomainState::ShuttingDown);
     match (planned.goal, active) {
         (VmGoal::Leave, _) | (VmGoal::Run, true) => Vec::new(),
-        (VmGoal::Run | VmGoal::Cycle | VmGoal::Reset, false) => {
-            start_steps(name, planned, spec, plan, observed, domain)
-        }
-        (VmGoal::Cycle | VmGoal::Stop | VmGoal::Remove, true) if shutting_down => Vec::new(),
-        (VmGoal::Cycle | VmGoal::Stop, true) => vec![Step::ShutDownVm { vm, id }],
+        (VmGoal::Cycle | VmGoal::Reset, false) => Vec::new(),
+        (VmGoal::Run, false) => start_steps(name, planned, spec, plan, observed, domain),
+        (VmGoal::Cycle | VmGoal::Stop | VmGoal::Move | VmGoal::Remove, true) if shutting_down => Vec::new(),
+        (VmGoal::Cycle | VmGoal::Stop | VmGoal::Move, true) => vec![Step::ShutDownVm { vm, id }],
         (VmGoal::Reset | VmGoal::Kill | VmGoal::Remove, true) => vec![Step::KillVm { vm, id }],
-        (VmGoal::Stop | VmGoal::Kill, false) => clear_devices(name, planned, domain),
+        (VmGoal::Stop | VmGoal::Kill | VmGoal::Move, false) => clear_devices(name, planned, domain),
         (VmGoal::Remove, false) => {
             let made = spec.vms.get(name).is_some_and(|spec| matches!(spec.source, VmSource::Made(_)));
             match domain {
@@ -368,6 +409,10 @@ fn start_steps(
     domain: Option<&Domain>,
 ) -> Vec<Step> {
     let Some(devices) = ready_devices(name, plan, observed) else { return Vec::new() };
+    // It may be started elsewhere on the word of the watchdog, so that word is given first.
+    if observed.progress.guard == Guard::Ready && shall_arm(spec, plan, &observed.host) {
+        return Vec::new();
+    }
     let (vm, id) = (name.clone(), planned.id);
     let mut due = Vec::new();
     if domain.is_none() {
@@ -387,6 +432,18 @@ fn start_steps(
     }
     due.push(Step::StartVm { vm, id });
     due
+}
+
+/// Whether a host's watchdog shall be armed: something protected runs there, or is about to.
+pub fn shall_arm(spec: &Spec, plan: &Plan, host: &HostName) -> bool {
+    let is_protected = |(name, planned): (&VmName, &VmPlan)| {
+        let wish = spec.vms.get(name);
+        &planned.host == host
+            && wish.is_some_and(|wish| wish.availability.failover == Failover::Restart)
+            && !(matches!(planned.goal, VmGoal::Stop | VmGoal::Kill | VmGoal::Remove)
+                && planned.settled.as_ref().is_some_and(|settled| !settled.running))
+    };
+    !spec.hosts.is_empty() && !spec.policy.failover.paused && plan.vms.iter().any(is_protected)
 }
 
 /// The devices of everything that a VM holds, if all of it is ready.

@@ -5,7 +5,7 @@ use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::{Hypervisor, Iommu};
 use crate::name::{GpuKey, HostName, SlotKey, VmName};
-use crate::placement::{self, Uses};
+use crate::placement::{self, Board, Uses, UsesByHost};
 use crate::spec::Request;
 
 /// Everything that keeps a VM from running on a host. Empty means that nothing does.
@@ -28,6 +28,10 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
             found.push(say::foreign_device(name));
         }
     }
+    let uses: UsesByHost =
+        state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
+    let board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
+    found.extend(board.obstacles((name, spec), host));
     if spec.request == Request::None {
         return Ok(found);
     }
@@ -38,7 +42,7 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
     if holds_here {
         return Ok(found);
     }
-    let uses = Uses::of(observed);
+    let uses = &uses[host];
     let mut any_free = 0;
     let mut reasons = Vec::new();
     for (address, gpu) in &observed.gpus {

@@ -18,29 +18,38 @@ pub(super) fn set_mode(
     drain: bool,
     state: State<'_>,
 ) -> Result<Admitted, Refusal> {
-    let observed = host_of(key, state)?;
     let mut spec = state.spec.clone();
-    let title = title(key, mode);
-    let admitted = |spec, before: Option<GpuSpec>, findings| {
-        let before = before.map(Box::new);
-        let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone(), before, along: BTreeMap::new() };
-        Admitted { spec, goal, title, subject: Subject::Gpu(key.clone()), findings }
-    };
+    let (before, findings) = set_mode_in(key, mode, drain, &mut spec, state)?;
+    let before = before.map(Box::new);
+    let goal = Goal::GpuMode { gpu: key.clone(), mode: mode.clone(), before, along: BTreeMap::new() };
+    Ok(Admitted { spec, goal, title: title(key, mode), subject: Subject::Gpu(key.clone()), findings })
+}
+
+/// Writes the wish for a mode into a spec. Returns the wish that comes back if it fails, unless nothing changes, and what
+/// there is to say.
+pub(super) fn set_mode_in(
+    key: &GpuKey,
+    mode: &GpuMode,
+    drain: bool,
+    spec: &mut Spec,
+    state: State<'_>,
+) -> Result<(Option<GpuSpec>, Vec<Finding>), Refusal> {
+    let observed = host_of(key, state)?;
     let Some(gpu) = observed.gpus.get(&key.address) else {
-        let findings = release_gone(key, mode, drain, &mut spec, state)?;
-        return Ok(admitted(spec, None, findings));
+        let findings = release_gone(key, mode, drain, spec, state)?;
+        return Ok((None, findings));
     };
     let unchanged =
         spec.gpus.get(key).is_some_and(|wish| wish.mode == *mode && wish.identity.may_be(&gpu.identity()));
     if unchanged {
-        return Ok(admitted(spec, None, Vec::new()));
+        return Ok((None, Vec::new()));
     }
     let mut refusal = mode_obstacles(key, mode, gpu, observed);
     let mut users = users_of(key, gpu, observed, state.plan);
     let settled = state.plan.mode(key) == mode;
     let mut findings = Vec::new();
     if drain && !settled {
-        findings.extend(recall_vms(key, &mut spec, state));
+        findings.extend(recall_vms(key, spec, state));
         let ours: BTreeSet<String> =
             state.plan.bookings_on(key).map(|(_, held)| format!("VM {}", held.vm)).collect();
         users.retain(|user| !ours.contains(user));
@@ -63,7 +72,7 @@ pub(super) fn set_mode(
     // A GPU of which nobody has spoken is the host's.
     let untouched = GpuSpec { mode: GpuMode::Host, ..wish.clone() };
     let before = spec.gpus.insert(key.clone(), wish).unwrap_or(untouched);
-    Ok(admitted(spec, Some(before), findings))
+    Ok((Some(before), findings))
 }
 
 fn title(key: &GpuKey, mode: &GpuMode) -> String {

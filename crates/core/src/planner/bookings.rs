@@ -46,6 +46,9 @@ impl Planner<'_> {
     fn may_release(&self, slot: &SlotKey, booking: &Booking) -> bool {
         let Some(observed) = self.inventory.get(&slot.gpu.host) else { return false };
         let Some(domains) = observed.domains() else { return false };
+        if !self.is_in_step(&slot.gpu.host) || self.may_be_starting(&booking.vm) {
+            return false;
+        }
         if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
             return false;
         }
@@ -69,6 +72,12 @@ impl Planner<'_> {
             let failed = observed.is_none_or(|observed| self.has_failed(slot, observed));
             (spec.reserved || !failed) && self.still_fits(slot, spec)
         };
+        if spec.run.is_up() && !self.takes_vms(&slot.gpu.host) {
+            return false;
+        }
+        if spec.run.is_up() && self.has_done_with(&booking.vm, spec, &slot.gpu.host) {
+            return spec.reserved && self.is_given_up(&booking.vm);
+        }
         // It needs all that it holds: if one does not serve, it lets go of the others, too.
         let held = self.held_by(&booking.vm);
         if held.len() != spec.request.slots() || !held.iter().all(serves) {
@@ -111,7 +120,9 @@ impl Planner<'_> {
         let Some(spec) = self.spec.vms.get(&booking.vm).filter(|spec| spec.id == booking.vm_id) else {
             return true;
         };
-        let domain = self.inventory.values().find_map(|observed| observed.domain(&booking.vm));
+        let planned = self.plan.vms.get(&booking.vm);
+        let host = planned.and_then(|planned| self.inventory.get(&planned.host));
+        let domain = host.and_then(|observed| observed.domain(&booking.vm));
         let active = domain.is_some_and(|domain| domain.state.is_active());
         let settled = self.plan.vms.get(&booking.vm).and_then(|planned| planned.settled.as_ref());
         !active || !spec.run.is_up() || self.is_recalled(&booking.vm, spec, settled)
@@ -168,14 +179,18 @@ impl Planner<'_> {
             self.findings.extend(obstacles);
             return false;
         }
-        if held.is_empty() {
-            match board.take((name, spec), Some(&observed.host), self.spec.policy.placement) {
-                Ok(slots) => held = slots,
-                Err(finding) => {
-                    self.findings.push(*finding);
-                    return false;
-                }
+        let taken = match &*held {
+            [] => board.take((name, spec), Some(&observed.host)),
+            slots => board.take_beside((name, spec), &observed.host, slots),
+        };
+        match taken {
+            Ok(place) => held = place.slots,
+            Err(finding) => {
+                self.findings.push(*finding);
+                return false;
             }
+        }
+        if self.held_by(name).is_empty() {
             for slot in &held {
                 let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
                 self.plan.bookings.insert(slot.clone(), booking);

@@ -17,7 +17,13 @@ fn set(bus: u8, mode: GpuMode) -> Change {
 }
 
 fn create(name: &str, hardware: VmHardware) -> Change {
-    let vm = NewVm { hardware, request: Request::None, reserved: false, prefer_numa_node: None };
+    let vm = NewVm {
+        hardware,
+        request: Request::None,
+        reserved: false,
+        prefer_numa_node: None,
+        availability: tranche_core::spec::Availability::default(),
+    };
     Change::CreateVm { name: name.parse().unwrap(), vm }
 }
 
@@ -256,6 +262,7 @@ fn a_preview_tells_what_becomes_of_each_vm_and_changes_nothing() {
 fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
     let mut world = World::with_gpus(2);
     let declared = Declaration {
+        rules: Default::default(),
         policy: None,
         gpus: vec![DeclaredGpu { host: None, address: gpu(1).address, mode: partitioned(2) }],
         vms: vec![DeclaredVm {
@@ -265,6 +272,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
             running: Some(true),
             reserved: false,
             prefer_numa_node: Some(1),
+            availability: tranche_core::spec::Availability::default(),
         }],
     };
     let hosts = [&host()];

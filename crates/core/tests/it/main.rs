@@ -1,11 +1,22 @@
 //! Behaviour of the core as a whole: wishes go in, plans come out, a model of hosts carries out the steps.
 
 mod admitting;
+mod all_gpus;
 mod devices;
+mod drains;
+mod falls;
+mod fleet;
+mod homogeneity;
 mod mixed;
 mod mode_changes;
+mod placing;
 mod planning;
 mod pools;
 mod properties;
+mod quality;
 mod reloads;
+mod ruling;
+mod shortage;
+mod spare;
+mod whereabouts;
 mod world;

@@ -135,7 +135,7 @@ proptest! {
         let sizes: Vec<&str> = picks.iter().map(|pick| ["1/2", "1/4", "1/8"][*pick]).collect();
         let mut world = world();
         let placement = if spread { PlacementPolicy::Spread } else { PlacementPolicy::Pack };
-        world.accepts(&Change::SetPolicy { policy: Policy { placement } });
+        world.accepts(&Change::SetPolicy { policy: Policy { placement, ..Policy::default() } });
         if world.submit(&Change::SetGpuMode { gpu: gpu(1), mode: mixed(&sizes) }).is_ok() {
             world.settle();
             let mut free: Vec<(u64, usize)> = profiles(&mut world)

@@ -51,7 +51,12 @@ fn judged(world: &World, operation: &Operation, failures: u32) -> Verdict {
         message: "The kernel said ENOMEM.".to_owned(),
         hint: "Ask it why.".to_owned(),
     };
-    judge(operation, world.state(), &world.findings, &[StepFailure { finding, failures }])
+    judge(
+        operation,
+        world.state(),
+        &world.findings,
+        &[StepFailure { step: Step::EnableVfs { gpu: gpu(1).address, count: 4 }, finding, failures }],
+    )
 }
 
 #[test]
@@ -67,7 +72,11 @@ fn what_is_merely_slow_never_counts_as_failed() {
         message: "It has not finished.".to_owned(),
         hint: "Wait.".to_owned(),
     };
-    let slow = StepFailure { finding, failures: STEP_FAILURES_MAX };
+    let slow = StepFailure {
+        step: Step::EnableVfs { gpu: gpu(1).address, count: 4 },
+        finding,
+        failures: STEP_FAILURES_MAX,
+    };
     let verdict = judge(&operation, world.state(), &world.findings, &[slow]);
     assert_eq!(verdict.state, OperationState::Running);
     assert!(verdict.findings.iter().any(|finding| finding.code == Code::LibvirtSlow), "and it is told");

@@ -289,7 +289,7 @@ fn a_vm_that_was_started_by_hand_is_left_alone_until_the_next_command() {
 fn pack_fills_a_gpu_and_spread_alternates() {
     for (placement, expected) in [(PlacementPolicy::Pack, [1, 1, 1]), (PlacementPolicy::Spread, [1, 2, 1])] {
         let mut world = World::with_gpus(2);
-        world.accepts(&Change::SetPolicy { policy: Policy { placement } });
+        world.accepts(&Change::SetPolicy { policy: Policy { placement, ..Policy::default() } });
         world.set_mode(1, partitioned(4));
         world.set_mode(2, partitioned(4));
         for (name, bus) in ["a", "b", "c"].iter().zip(expected) {

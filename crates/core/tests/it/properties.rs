@@ -74,7 +74,13 @@ fn happen(world: &mut World, happening: Happening, libvirt: &mut Option<Hypervis
     let change = match happening {
         Happening::Mode(bus, mode) => Change::SetGpuMode { gpu: gpu(bus), mode },
         Happening::Create(index, request) => {
-            let new = NewVm { hardware: hardware(), request, reserved: index == 0, prefer_numa_node: None };
+            let new = NewVm {
+                hardware: hardware(),
+                request,
+                reserved: index == 0,
+                prefer_numa_node: None,
+                availability: tranche_core::spec::Availability::default(),
+            };
             Change::CreateVm { name: name(index), vm: new }
         }
         Happening::Start(index) => Change::StartVm { name: name(index) },
@@ -85,7 +91,7 @@ fn happen(world: &mut World, happening: Happening, libvirt: &mut Option<Hypervis
         Happening::Detach(index) => Change::DetachGpu { name: name(index), restart: true },
         Happening::Spread(spread) => {
             let placement = if spread { PlacementPolicy::Spread } else { PlacementPolicy::Pack };
-            Change::SetPolicy { policy: Policy { placement } }
+            Change::SetPolicy { policy: Policy { placement, ..Policy::default() } }
         }
         Happening::Pass(carried_out) => {
             let due = world.pass();
@@ -215,12 +221,13 @@ proptest! {
         }
         let mut spec = World::with_gpus(0);
         spec.create("a", Request::Partition { vram_mib, profile: None });
-        let policy = if spread { PlacementPolicy::Spread } else { PlacementPolicy::Pack };
+        spec.spec.policy.placement = if spread { PlacementPolicy::Spread } else { PlacementPolicy::Pack };
         let asked = (&vm("a"), &spec.spec.vms[&vm("a")]);
         let uses = world.inventory.iter().map(|(host, seen)| (host.clone(), Uses::of(seen))).collect();
-        let mut board = Board::new(&world.inventory, &plan.gpus, &plan, &uses);
-        match board.take(asked, None, policy) {
-            Ok(slots) => {
+        let mut board = Board::new(&spec.spec, &world.inventory, &plan.gpus, &plan, &uses);
+        match board.take(asked, None) {
+            Ok(place) => {
+                let slots = place.slots;
                 prop_assert_eq!(slots.len(), 1);
                 prop_assert!(free.contains(&slots[0]));
                 let free_on = |slot: &SlotKey| free.iter().filter(|other| other.gpu == slot.gpu).count();

@@ -209,7 +209,11 @@ fn a_load_that_fails_for_good_is_rolled_back_for_all_gpus_and_their_vms_run_agai
             message: "It does not load.".to_owned(),
             hint: "Ask it why.".to_owned(),
         };
-        let failure = StepFailure { finding, failures: STEP_FAILURES_MAX };
+        let failure = StepFailure {
+            step: Step::EnableVfs { gpu: gpu(1).address, count: 4 },
+            finding,
+            failures: STEP_FAILURES_MAX,
+        };
         let verdict = judge(&operation, world.state(), &world.findings, &[failure]);
         assert_eq!(verdict.state, OperationState::Failed);
         assert_eq!(verdict.put_back.keys().cloned().collect::<Vec<_>>(), [gpu(1), gpu(2)]);

@@ -82,15 +82,19 @@ impl World {
                 cpus: 8,
                 memory_mib: 65_536,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+                watchdog: None,
             },
             hypervisor: Hypervisor::Up {
                 libvirt: "11.3.0".to_owned(),
                 qemu: "10.0.2".to_owned(),
                 domains: BTreeMap::new(),
+                resources: None,
             },
             gpus,
             stuck: Vec::new(),
             notes: Vec::new(),
+            progress: Progress::default(),
+            pulse: None,
         };
         Self {
             spec: Spec::default(),
@@ -153,7 +157,13 @@ impl World {
 
     #[track_caller]
     pub(crate) fn create(&mut self, name: &str, request: Request) {
-        let new = NewVm { hardware: hardware(), request, reserved: false, prefer_numa_node: None };
+        let new = NewVm {
+            hardware: hardware(),
+            request,
+            reserved: false,
+            prefer_numa_node: None,
+            availability: Availability::default(),
+        };
         self.accepts(&Change::CreateVm { name: vm(name), vm: new });
         self.settle();
     }
@@ -201,6 +211,9 @@ impl World {
         for name in gone {
             self.spec.vms.remove(&name);
         }
+        // The host reads what was decided before it acts, and says so when it reports next.
+        let generation = self.plan.generations.get(&host()).copied().unwrap_or_default();
+        self.seen().progress.generation = generation;
         steps(&self.spec, &self.plan, &self.inventory[&host()])
     }
 
@@ -521,6 +534,7 @@ fn model_gpu(bus: u8) -> Gpu {
         emulated: true,
         vram_mib: Some(16_384),
         driver: Some("model".to_owned()),
+        driver_version: None,
         numa_node: Some(u16::from(bus % 2)),
         iommu_group: Some(IommuGroup { id: u32::from(bus), members: vec![member] }),
         bars: Vec::new(),

@@ -1,0 +1,111 @@
+//! Changes of the cluster's members.
+
+use super::{Admitted, Refusal, State};
+use crate::diagnostics as say;
+use crate::finding::Subject;
+use crate::name::{HostName, Timestamp};
+use crate::operation::Goal;
+use crate::plan::Standing;
+use crate::spec::{Duty, HostSpec, LABELS_PER_HOST_MAX, Spec};
+
+/// Takes a host into the cluster. One that is a member already stays as it is.
+pub(super) fn join(
+    host: &HostName,
+    wish: &HostSpec,
+    state: State<'_>,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
+    validate(wish)?;
+    let mut spec = state.spec.clone();
+    spec.hosts.entry(host.clone()).or_insert_with(|| HostSpec { joined_at: now, ..wish.clone() });
+    Ok(admitted(spec, host, Goal::Recorded, format!("take host {host} into the cluster")))
+}
+
+/// Forgets a host for good. What it has must be gone: its VMs elsewhere, or the host down.
+pub(super) fn remove(host: &HostName, state: State<'_>) -> Result<Admitted, Refusal> {
+    member(host, state)?;
+    let here: Vec<_> =
+        state.plan.vms.iter().filter(|(_, vm)| &vm.host == host).map(|(name, _)| name.clone()).collect();
+    let down = matches!(
+        state.plan.hosts.get(host).map(|planned| planned.standing),
+        Some(Standing::Down { .. }) | None
+    );
+    if !here.is_empty() && !down {
+        return Err(vec![say::host_not_empty(host, &here)]);
+    }
+    let mut spec = state.spec.clone();
+    spec.hosts.remove(host);
+    spec.gpus.retain(|key, _| &key.host != host);
+    Ok(admitted(spec, host, Goal::Recorded, format!("remove host {host} from the cluster")))
+}
+
+/// Changes labels, fencing and reserved memory of a host.
+pub(super) fn set(host: &HostName, wish: &HostSpec, state: State<'_>) -> Result<Admitted, Refusal> {
+    validate(wish)?;
+    let before = member(host, state)?;
+    let mut spec = state.spec.clone();
+    let wish = HostSpec {
+        joined_at: before.joined_at,
+        duty: before.duty,
+        said_down: before.said_down,
+        ..wish.clone()
+    };
+    spec.hosts.insert(host.clone(), wish);
+    Ok(admitted(spec, host, Goal::Recorded, format!("change host {host}")))
+}
+
+/// Empties a host, or lets it serve again.
+pub(super) fn set_duty(host: &HostName, duty: Duty, state: State<'_>) -> Result<Admitted, Refusal> {
+    let before = member(host, state)?;
+    let mut spec = state.spec.clone();
+    spec.hosts.insert(host.clone(), HostSpec { duty, ..before.clone() });
+    let (goal, title) = match duty {
+        Duty::Serving => (Goal::Recorded, format!("let host {host} serve")),
+        Duty::Maintenance => (Goal::HostEmpty { host: host.clone() }, format!("drain host {host}")),
+    };
+    Ok(admitted(spec, host, goal, title))
+}
+
+/// Takes somebody's word that a silent host is down.
+pub(super) fn confirm_down(host: &HostName, state: State<'_>) -> Result<Admitted, Refusal> {
+    let before = member(host, state)?;
+    let planned = state.plan.hosts.get(host).cloned().unwrap_or_default();
+    match planned.standing {
+        Standing::Up => return Err(vec![say::host_not_silent(host)]),
+        Standing::Lost { .. } | Standing::Fencing { .. } | Standing::Down { .. } => {}
+    }
+    let mut spec = state.spec.clone();
+    spec.hosts.insert(host.clone(), HostSpec { said_down: Some(planned.epoch), ..before.clone() });
+    Ok(admitted(spec, host, Goal::Recorded, format!("take host {host} for down")))
+}
+
+/// Pauses failover, or resumes it.
+pub(super) fn pause_failover(paused: bool, state: State<'_>) -> Admitted {
+    let mut spec = state.spec.clone();
+    spec.policy.failover.paused = paused;
+    let title = if paused { "pause failover" } else { "resume failover" };
+    Admitted {
+        spec,
+        goal: Goal::Recorded,
+        title: title.to_owned(),
+        subject: Subject::Installation,
+        findings: Vec::new(),
+    }
+}
+
+fn member<'a>(host: &HostName, state: State<'a>) -> Result<&'a HostSpec, Refusal> {
+    let known: Vec<&HostName> = state.spec.hosts.keys().collect();
+    state.spec.hosts.get(host).ok_or_else(|| vec![say::host_not_found(host, &known)])
+}
+
+fn validate(wish: &HostSpec) -> Result<(), Refusal> {
+    if wish.labels.len() > LABELS_PER_HOST_MAX {
+        let found = wish.labels.len().to_string();
+        return Err(vec![say::invalid_value("The number of labels", &found, "32 at most")]);
+    }
+    Ok(())
+}
+
+fn admitted(spec: Spec, host: &HostName, goal: Goal, title: String) -> Admitted {
+    Admitted { spec, goal, title, subject: Subject::Host(host.clone()), findings: Vec::new() }
+}

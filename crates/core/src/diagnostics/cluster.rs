@@ -1,0 +1,127 @@
+//! Findings about members of a cluster, and about VMs that wait for one of them.
+
+use super::{error, info, vm_subject, warning};
+use crate::finding::{Code, Finding, Subject};
+use crate::name::{HostName, VmName};
+use crate::plan::DownBy;
+
+fn host_subject(host: &HostName) -> Subject {
+    Subject::Host(host.clone())
+}
+
+/// A host is silent.
+pub fn host_lost(host: &HostName) -> Finding {
+    let message = format!("Nothing has been heard of host {host} for longer than a heartbeat may take.");
+    let hint = "It gets no more VMs; those that it has are left to it until it is known to be down. Look at its power, its network and its tranched.";
+    error(Code::HostLost, host_subject(host), message, hint)
+}
+
+/// A silent host cannot be shut off.
+pub fn host_unfenced(host: &HostName) -> Finding {
+    let message = format!(
+        "Host {host} is silent, and neither a watchdog nor a fence agent tells whether its VMs still run; so they are started nowhere."
+    );
+    let hint = format!(
+        "Make sure that it is off, then say so: tranche host confirm-down {host}. For the next time: tranche host set {host} --fence-agent AGENT, or a watchdog."
+    );
+    error(Code::HostUnfenced, host_subject(host), message, hint)
+}
+
+/// A host's power is being cut.
+pub fn host_fencing(host: &HostName) -> Finding {
+    let message = format!("Host {host} was given up, and its fence agent is cutting its power.");
+    let hint = format!(
+        "Its VMs start elsewhere as soon as the agent has seen it off. If it cannot, see to it by hand: tranche host confirm-down {host}."
+    );
+    warning(Code::HostFencing, host_subject(host), message, hint)
+}
+
+/// A host was given up.
+pub fn host_down(host: &HostName, by: DownBy) -> Finding {
+    let how = match by {
+        DownBy::Watchdog => "the time is over by which its watchdog has reset it",
+        DownBy::Agent => "its fence agent has cut its power",
+        DownBy::Hand => "somebody said so",
+        DownBy::Shutdown => "it said so before it shut down",
+    };
+    let message = format!("Host {host} is down: {how}.");
+    let hint = format!(
+        "It comes back by itself when it boots; 'tranche cluster remove {host}' forgets it for good."
+    );
+    warning(Code::HostDown, host_subject(host), message, hint)
+}
+
+/// A host takes no VMs.
+pub fn host_in_maintenance(host: &HostName) -> Finding {
+    let message = format!("Host {host} is in maintenance and takes no VMs.");
+    info(
+        Code::HostMaintenance,
+        host_subject(host),
+        message,
+        format!("'tranche host undrain {host}' ends it."),
+    )
+}
+
+/// A VM of a host that is to be emptied has no other place.
+pub fn drain_blocked(vm: &VmName, host: &HostName) -> Finding {
+    let message =
+        format!("Host {host} is in maintenance, and no other host has room for VM {vm}; so it stays.");
+    let hint = format!("Make room elsewhere, or stop it: tranche vm stop {vm}.");
+    warning(Code::DrainBlocked, vm_subject(vm), message, hint)
+}
+
+/// A VM is not started elsewhere.
+pub fn vm_waits_for_host(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!("Host {host} is down, and VM {vm} belongs to it; so it waits.");
+    let hint = "A VM with --failover restart that Tranche made is started elsewhere instead.";
+    warning(Code::VmWaitsForHost, vm_subject(vm), message, hint)
+}
+
+/// Failover is paused.
+pub fn failover_paused() -> Finding {
+    let message =
+        "Failover is paused: no watchdog is armed, and no VM is started elsewhere when its host dies.";
+    warning(
+        Code::FailoverPaused,
+        Subject::Installation,
+        message.to_owned(),
+        "'tranche cluster resume' ends the pause.",
+    )
+}
+
+/// A VM falls over again and again.
+pub fn vm_falls(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!(
+        "VM {vm} fell over on host {host} as often as its policy allows there; it is started elsewhere if there is room, else here after a pause."
+    );
+    let hint = format!("Find out why: virsh console {vm}, /var/log/libvirt/qemu/{vm}.log.");
+    warning(Code::VmFalls, vm_subject(vm), message, hint)
+}
+
+/// A VM fell over too often.
+pub fn vm_given_up(vm: &VmName, hosts: usize) -> Finding {
+    let message = format!(
+        "VM {vm} fell over on {hosts} hosts as often as its policy allows, and is not started again."
+    );
+    let hint =
+        format!("Find out why (virsh console, /var/log/libvirt/qemu/{vm}.log), then: tranche vm start {vm}.");
+    error(Code::VmGivenUp, vm_subject(vm), message, hint)
+}
+
+/// A host that is to be forgotten has VMs.
+pub fn host_not_empty(host: &HostName, vms: &[VmName]) -> Finding {
+    let message = format!("Host {host} still has VMs: {}.", super::list(vms));
+    error(
+        Code::HostNotEmpty,
+        host_subject(host),
+        message,
+        format!("Empty it first: tranche host drain {host}."),
+    )
+}
+
+/// A host that somebody takes for down is not silent.
+pub fn host_not_silent(host: &HostName) -> Finding {
+    let message = format!("Host {host} is there: its heartbeats arrive.");
+    let hint = format!("To empty it: tranche host drain {host}.");
+    error(Code::HostNotSilent, host_subject(host), message, hint)
+}

@@ -1,0 +1,241 @@
+//! Findings about what belongs to a cluster, and about the cluster's store.
+
+use super::{error, info, warning};
+use crate::finding::{Code, Finding, Subject};
+use crate::name::{HostName, Timestamp, VmName};
+
+fn host_subject(host: &HostName) -> Subject {
+    Subject::Host(host.clone())
+}
+
+fn list<T: ToString>(names: &[T]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The host is in a cluster.
+pub fn cluster_already(cluster: &str) -> Finding {
+    let message = format!("This host is a member of the cluster {cluster} already.");
+    let hint = "'tranche cluster status' shows it; 'tranche cluster leave' takes this host out of it.";
+    error(Code::ClusterAlready, Subject::Installation, message, hint)
+}
+
+/// The host is in no cluster.
+pub fn cluster_none() -> Finding {
+    let message = "This host stands alone; it is a member of no cluster.".to_owned();
+    let hint =
+        "'tranche cluster init' begins a cluster with it, 'tranche cluster join TOKEN' takes it into one.";
+    error(Code::ClusterNone, Subject::Installation, message, hint)
+}
+
+/// Nobody decides for the cluster.
+pub fn no_leader(asked: &HostName) -> Finding {
+    let message = format!("Host {asked} knows of no host that leads the cluster at the moment.");
+    let hint = "A new one is chosen within seconds; try again. If it stays so, 'tranche cluster status' shows which members of the store answer.";
+    error(Code::NoLeader, Subject::Installation, message, hint)
+}
+
+/// Who decided for the cluster does so no more; nothing was changed.
+pub fn lead_lost() -> Finding {
+    let message = "Another host has just begun to lead the cluster; nothing was changed.".to_owned();
+    error(Code::NoLeader, Subject::Installation, message, "Repeat it: the one that leads now takes it.")
+}
+
+/// Who decides for the cluster does not answer.
+pub fn leader_unreachable(leader: &HostName, why: &str) -> Finding {
+    let message = format!("Host {leader} leads the cluster and cannot be reached from here: {why}.");
+    let hint = "If it is down, another one leads within seconds: look what was done, then repeat. Else look at the network between the two hosts.";
+    error(Code::LeaderUnreachable, Subject::Host(leader.clone()), message, hint)
+}
+
+/// The host is on its way into a cluster, or out of it.
+pub fn cluster_busy(doing: &str) -> Finding {
+    let message = format!("This host is about to {doing}.");
+    let hint = "'tranche cluster status' shows how far it is; the same command again goes on, 'tranche cluster leave' gives it up.";
+    error(Code::ClusterBusy, Subject::Installation, message, hint)
+}
+
+/// A token that opens nothing.
+pub fn token_invalid(why: &str) -> Finding {
+    let message = format!("The join token cannot be used: {why}.");
+    let hint = "A token serves one host, once, and for a limited time. Make a new one on a member: tranche cluster token create.";
+    error(Code::TokenInvalid, Subject::Input("token".to_owned()), message, hint)
+}
+
+/// Whoever answers is not whom the token is for.
+pub fn cluster_untrusted(address: &str) -> Finding {
+    let message = format!(
+        "What answers at {address} cannot prove that it is the cluster that the token is for; the token's secret was not sent."
+    );
+    let hint = "Is the address right, and was the token made by this cluster? If both are so, somebody is between the two.";
+    error(Code::ClusterUntrusted, Subject::Input("token".to_owned()), message, hint)
+}
+
+/// No member of the cluster can be reached.
+pub fn cluster_unreachable(addresses: &[String], why: &str) -> Finding {
+    let message = format!("The cluster cannot be reached at {}: {why}.", list(addresses));
+    let hint = "See that tranched runs there, and that no firewall is between: a cluster's hosts need TCP ports 7443 to 7445 of each other.";
+    error(Code::ClusterUnreachable, Subject::Installation, message, hint)
+}
+
+/// Another machine has the name.
+pub fn host_exists(host: &HostName) -> Finding {
+    let message = format!("The cluster has a host {host} already.");
+    let hint = format!(
+        "Give this one another name (`host` in tranched.toml). If it takes the place of one that is gone: tranche cluster remove {host}, then a new token."
+    );
+    error(Code::HostExists, host_subject(host), message, hint)
+}
+
+/// The host is needed where it is.
+pub fn host_has_vms(host: &HostName, vms: &[&VmName]) -> Finding {
+    let message = format!("Host {host} has VMs: {}.", list(vms));
+    let hint = format!("Empty it first: tranche host drain {host}; or stop and delete them.");
+    error(Code::HostHasVms, host_subject(host), message, hint)
+}
+
+/// A host that lives is not removed.
+pub fn host_alive(host: &HostName) -> Finding {
+    let message = format!("Host {host} is not known to be down.");
+    let hint = format!(
+        "If it works, have it leave by itself: 'tranche cluster leave' there. If it is off for good, say so first: tranche host confirm-down {host}."
+    );
+    error(Code::HostAlive, host_subject(host), message, hint)
+}
+
+/// The last host cannot leave.
+pub fn last_host(host: &HostName) -> Finding {
+    let message = format!("Host {host} is the only one of its cluster that runs VMs.");
+    let hint = "Let another host join first, or keep it as a cluster of one.";
+    error(Code::LastHost, host_subject(host), message, hint)
+}
+
+/// A member of the store could not be made, changed or reached.
+pub fn store_member_failed(what: &str, why: &str) -> Finding {
+    let message = format!("etcd on this host cannot {what}: {why}.");
+    let hint = "Is etcd installed (apt install etcd-server), are its ports free, and what does it say? journalctl -u tranche-etcd. The same command again goes on where it stopped.";
+    error(Code::StoreMemberFailed, Subject::Installation, message, hint)
+}
+
+/// A file of the cluster's cannot be read or written.
+pub fn cluster_file(what: &str, why: &str) -> Finding {
+    let message = format!("{what}: {why}.");
+    let hint =
+        "Look at the directory's rights and at the space on its disk (`df -h`), then repeat the command.";
+    error(Code::StoreUnavailable, Subject::Installation, message, hint)
+}
+
+/// The records that a host would bring into a cluster clash with what is there.
+pub fn records_clash(keys: &[String]) -> Finding {
+    let message = format!("The cluster has other records of the same name: {}.", list(keys));
+    let hint =
+        "Rename or delete the VMs of that name on this host or in the cluster, then repeat the command.";
+    error(Code::HostExists, Subject::Installation, message, hint)
+}
+
+/// More records than can be brought at once.
+pub fn too_many_records(found: usize, max: usize) -> Finding {
+    let message = format!(
+        "This host has {found} records of its GPUs and VMs; at most {max} can be brought into a cluster at once."
+    );
+    let hint = "Begin the cluster with this host instead ('tranche cluster init' carries any number), and let the others join it.";
+    error(Code::HostHasVms, Subject::Installation, message, hint)
+}
+
+/// A file is no backup.
+pub fn backup_invalid(why: &str) -> Finding {
+    let message = format!("The backup cannot be used: {why}.");
+    let hint =
+        "Use a whole file as 'tranche cluster backup' wrote it, with this version of Tranche or a later one.";
+    error(Code::BackupInvalid, Subject::Input("backup".to_owned()), message, hint)
+}
+
+/// No host here may sign certificates.
+pub fn not_a_signer(signers: &[HostName]) -> Finding {
+    let message = "This host cannot sign certificates for others.".to_owned();
+    let hint = format!("Ask one that can: {}.", list(signers));
+    error(Code::ClusterUnreachable, Subject::Installation, message, hint)
+}
+
+/// The store has too few members to lose one.
+pub fn store_without_majority(voters: usize) -> Finding {
+    let message = if voters == 1 {
+        "The cluster's store has one member: while its host is down, nothing can be decided, and no VM is started elsewhere."
+    } else {
+        "The cluster's store has two members: when either host is lost, nothing can be decided any more, so no VM is started elsewhere. Two hosts alone survive the loss of neither."
+    };
+    let hint = "Let a third one join: a host, or any small machine as a witness ('tranched --witness' there, then 'tranche cluster join TOKEN').";
+    warning(Code::StoreWithoutMajority, Subject::Installation, message.to_owned(), hint)
+}
+
+/// A member of the store does not answer.
+pub fn store_member_down(host: &HostName, survives: Option<usize>) -> Finding {
+    let then = match survives {
+        None => "too few are left, so nothing can be written".to_owned(),
+        Some(0) => "until it is back, no other member may fail".to_owned(),
+        Some(more) => format!("{more} more may fail"),
+    };
+    let message = format!("The store's member on host {host} does not answer; {then}.");
+    let hint = format!(
+        "Look at that host, and there: systemctl status tranche-etcd. If it is gone for good: tranche cluster remove {host}."
+    );
+    error(Code::StoreMemberDown, host_subject(host), message, hint)
+}
+
+/// The store refuses writes because its quota is used up.
+pub fn store_out_of_space(host: &HostName) -> Finding {
+    let message =
+        format!("The store's member on host {host} has used up its quota, so nothing can be written.");
+    error(
+        Code::StoreOutOfSpace,
+        host_subject(host),
+        message,
+        "'tranche cluster defragment' makes room and takes the alarm back.",
+    )
+}
+
+/// The store's file is close to its limit.
+pub fn store_near_quota(host: &HostName, file_mib: u64, quota_mib: u64) -> Finding {
+    let message = format!(
+        "The store's file on host {host} has {file_mib} MiB of the {quota_mib} MiB that it may have."
+    );
+    warning(
+        Code::StoreNearQuota,
+        host_subject(host),
+        message,
+        "'tranche cluster defragment' makes it smaller; does something else keep its data in this etcd?",
+    )
+}
+
+/// Most of the store's file is holes.
+pub fn store_fragmented(host: &HostName, file_mib: u64, used_mib: u64) -> Finding {
+    let message =
+        format!("The store's file on host {host} has {file_mib} MiB, of which {used_mib} MiB are in use.");
+    info(
+        Code::StoreFragmented,
+        host_subject(host),
+        message,
+        "'tranche cluster defragment' gives the rest back, one member after the other.",
+    )
+}
+
+/// A certificate ends and was not renewed.
+pub fn certificate_ends(whose: &str, until: Timestamp, now: Timestamp) -> Finding {
+    let days = until.0.saturating_sub(now.0) / (24 * 60 * 60 * 1_000);
+    let message = format!("The certificate of {whose} ends in {days} days.");
+    let hint = "A host's is renewed by itself once a host that may sign can be reached. For the authority's, begin a new cluster from a backup.";
+    warning(Code::CertificateEnds, Subject::Installation, message, hint)
+}
+
+/// Versions differ.
+pub fn versions_differ(ruling: &str, newer: &[&HostName]) -> Finding {
+    let message = format!(
+        "Hosts have different versions of Tranche: {ruling} rules, {} have a later one.",
+        list(newer)
+    );
+    info(
+        Code::VersionsDiffer,
+        Subject::Installation,
+        message,
+        "Bring the others up to date, too; what is new is used when all have it.",
+    )
+}

@@ -1,0 +1,71 @@
+//! How far a host has followed the plan, and when it was last heard of.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::falls::Falls;
+use crate::name::VmName;
+use crate::operation::StepFailure;
+use crate::plan::DownBy;
+
+/// How far a host has followed the plan when it reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Progress {
+    /// The generation of its part of the plan that it knew before it looked. It acts on no older one any more.
+    pub generation: u64,
+    /// The epoch that it lives in ([`crate::plan::HostPlan::epoch`]).
+    #[serde(default, skip_serializing_if = "crate::spec::is_zero")]
+    pub epoch: u64,
+    /// Whether its watchdog guards it.
+    #[serde(default, skip_serializing_if = "Guard::is_default")]
+    pub guard: Guard,
+    /// Steps that are due and failed when they were last tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<StepFailure>,
+    /// VMs that crashed or could not be started, and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub falls: BTreeMap<VmName, Falls>,
+}
+
+impl Progress {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Whether a host's watchdog guards it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Guard {
+    /// It has none that it could use.
+    #[default]
+    None,
+    /// It has one, which is not armed.
+    Ready,
+    /// It is armed, and the store has acknowledged a heartbeat that says so.
+    Armed,
+}
+
+impl Guard {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A host's last heartbeat, as the leader knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// For how long no other one has come, in milliseconds of the leader's monotonic clock.
+    pub silent_ms: u64,
+    /// The epoch that the host lives in.
+    pub epoch: u64,
+    /// Whether its watchdog was armed.
+    pub armed: bool,
+    /// How it is known that the host runs nothing any more, if it is: an agent cut its power in this epoch, or it said so
+    /// itself.
+    pub off: Option<DownBy>,
+}

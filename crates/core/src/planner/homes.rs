@@ -1,0 +1,89 @@
+//! Homes: on which host a VM is, or is to be.
+//!
+//! A VM that runs stays where it is. One that is off and holds nothing is at home wherever there is room when it is to
+//! start; it leaves a host only once that host has reported that it is off and will not start it.
+
+use super::Planner;
+use crate::diagnostics as say;
+use crate::inventory::HostInventory;
+use crate::name::{HostName, VmName};
+use crate::placement::Board;
+use crate::plan::VmGoal;
+use crate::spec::{Duty, VmSource, VmSpec};
+
+impl Planner<'_> {
+    /// The host of a VM: where it is, else where there is room, else where it could be some day.
+    pub(super) fn home_of(&mut self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
+        let holding = self.held_by(name).first().map(|slot| &slot.gpu.host);
+        let planned = self.plan.vms.get(name).map(|planned| &planned.host);
+        let planned = planned.filter(|host| !self.may_leave(name, spec, host));
+        let known = holding.or(planned).cloned();
+        let defined = || {
+            let is_there = |(host, observed): &(&HostName, &HostInventory)| {
+                self.is_up(host) && observed.domain(name).is_some_and(|domain| domain.uuid == spec.id.0)
+            };
+            let movable = self.is_cluster() && matches!(spec.source, VmSource::Made(_));
+            let mut hosts = self.inventory.iter().filter(|_| !movable);
+            hosts.find(is_there).map(|(host, _)| host.clone())
+        };
+        let home = known
+            .or_else(defined)
+            .or_else(|| board.choose((name, spec), None).ok().map(|place| place.host))
+            .or_else(|| self.stand_by(name))?;
+        if !self.inventory.contains_key(&home) {
+            self.findings.push(say::host_silent(&home));
+            return None;
+        }
+        Some(home)
+    }
+
+    /// Where a VM waits for room: where it waits already, else the first host that is there.
+    fn stand_by(&self, name: &VmName) -> Option<HostName> {
+        let before = self.plan.vms.get(name).map(|planned| &planned.host);
+        let known = |host: &&HostName| self.inventory.contains_key(*host) && self.is_up(host);
+        before.filter(known).or_else(|| self.inventory.keys().find(|host| self.is_up(host))).cloned()
+    }
+
+    /// Whether a VM that waits for room is bound to its host by nothing, so that any other serves it as well.
+    fn may_leave(&self, name: &VmName, spec: &VmSpec, host: &HostName) -> bool {
+        if !spec.run.is_up() || !matches!(spec.source, VmSource::Made(_)) {
+            return false;
+        }
+        if self.is_given_up(name) {
+            return false;
+        }
+        let Some(domains) = self.inventory.get(host).and_then(HostInventory::domains) else { return false };
+        let domain = domains.get(name.as_str());
+        if !self.is_cluster() {
+            return domain.is_none() && spec.request.slots() > 0;
+        }
+        let is_off = domain.is_none_or(|domain| !domain.state.is_active());
+        let rests = self.rest(name, spec, domain).is_some();
+        is_off && !rests && self.is_in_step(host) && !self.may_be_starting(name)
+    }
+
+    /// Whether a VM that runs is to go on elsewhere: its host is to be emptied, and another one has room.
+    pub(super) fn shall_move(
+        &mut self,
+        name: &VmName,
+        spec: &VmSpec,
+        host: &HostName,
+        board: &mut Board<'_>,
+    ) -> bool {
+        // Its guest was asked to shut down: whether the host is still to be emptied or not, it goes off, and not by itself.
+        if self.plan.vms.get(name).is_some_and(|planned| planned.goal == VmGoal::Move) {
+            return true;
+        }
+        let drained = self.spec.hosts.get(host).is_some_and(|wish| wish.duty == Duty::Maintenance);
+        if !drained {
+            return false;
+        }
+        let movable = matches!(spec.source, VmSource::Made(_));
+        // What is taken is not offered to the next one that asks in this pass.
+        let has_room = movable && board.take((name, spec), None).is_ok();
+        if !has_room {
+            self.findings.push(say::drain_blocked(name, host));
+        }
+        has_room
+    }
+}

@@ -1,0 +1,320 @@
+//! How the members of a cluster stand: there, silent, given up, down.
+//!
+//! ```text
+//!        silent                 agent: power off, seen off ──────────────┐
+//! Up ◄──────────► Lost ──► Fencing ─────────────────────────────────────►│
+//!  ▲               │          │ watchdog: its time is over               ▼
+//!  │               └──────────┴──── by hand, watchdog ────────────────► Down ──► its VMs start elsewhere
+//!  └──── it has begun anew: knows that it was given up, runs nothing of others ──┘
+//! ```
+//!
+//! Giving a host up takes one compare with its last heartbeat, so either that comes first and the host lives, or it is
+//! refused and the host knows. Until then the host may run its VMs, and nobody else may.
+
+use super::Planner;
+use crate::diagnostics as say;
+use crate::inventory::{HostInventory, Pulse};
+use crate::name::{HostName, Timestamp, VmName};
+use crate::plan::{DownBy, HostPlan, Standing, VmGoal};
+use crate::spec::{Duty, Failover, FailoverPolicy, HostSpec, Run, VmSource};
+
+impl Planner<'_> {
+    /// Whether there are members; else one host stands alone, and is in step with the plan by its nature.
+    pub(super) fn is_cluster(&self) -> bool {
+        !self.spec.hosts.is_empty()
+    }
+
+    /// Whether what is known of a host is of now, and it may be given something to do.
+    pub(super) fn is_up(&self, host: &HostName) -> bool {
+        !self.is_cluster()
+            || self.plan.hosts.get(host).is_some_and(|planned| planned.standing == Standing::Up)
+    }
+
+    /// Whether a host takes VMs that are not there yet.
+    pub(super) fn takes_vms(&self, host: &HostName) -> bool {
+        let serves = self.spec.hosts.get(host).is_none_or(|wish| wish.duty == Duty::Serving);
+        let answers = || self.inventory.get(host).is_some_and(|observed| observed.domains().is_some());
+        !self.is_cluster() || (serves && self.is_up(host) && answers())
+    }
+
+    /// Whether a host has reported since it knew all that was decided for it. What it reported before frees nothing.
+    pub(super) fn is_in_step(&self, host: &HostName) -> bool {
+        let Some(observed) = self.inventory.get(host) else { return false };
+        let decided = self.plan.generations.get(host).copied().unwrap_or_default();
+        !self.is_cluster() || (self.is_up(host) && observed.progress.generation == decided)
+    }
+
+    /// Whether a start that was decided earlier may be under way, although what was reported does not show it.
+    ///
+    /// A host that stands alone looks, decides and acts in turn, so there is none.
+    pub(super) fn may_be_starting(&self, vm: &VmName) -> bool {
+        self.is_cluster() && self.plan.vms.get(vm).is_some_and(|planned| planned.goal.starts())
+    }
+
+    /// Whether the end of a VM that was decided earlier may be under way, although what was reported does not show it. It is
+    /// seen through, and the VM started anew: else it would look as if its guest had gone off by itself.
+    pub(super) fn may_be_ending(&self, goal: Option<VmGoal>) -> bool {
+        let ends = matches!(goal, Some(VmGoal::Stop | VmGoal::Kill | VmGoal::Cycle | VmGoal::Reset));
+        self.is_cluster() && ends
+    }
+
+    /// Brings the standing of every member up to what is known of it.
+    pub(super) fn judge_standing(&mut self) {
+        if !self.is_cluster() {
+            self.plan.hosts.clear();
+            return;
+        }
+        self.plan.hosts.retain(|host, _| self.spec.hosts.contains_key(host));
+        if self.spec.policy.failover.paused {
+            self.findings.push(say::failover_paused());
+        }
+        for (host, wish) in &self.spec.hosts {
+            let observed = self.inventory.get(host);
+            let pulse = observed.and_then(|observed| observed.pulse);
+            let next = match self.plan.hosts.get(host) {
+                None => pulse.map(|_| HostPlan::default()),
+                Some(current) => {
+                    let has_begun_anew =
+                        observed.is_some_and(|observed| self.has_begun_anew(current, observed));
+                    Some(next(current, wish, &self.spec.policy.failover, pulse, has_begun_anew, self.now))
+                }
+            };
+            match next {
+                Some(planned) => {
+                    self.report_standing(host, wish, &planned, pulse);
+                    self.plan.hosts.insert(host.clone(), planned);
+                }
+                None => self.findings.push(say::host_silent(host)),
+            }
+        }
+    }
+
+    /// Whether a host that was given up knows it, and runs nothing that is another's by now.
+    fn has_begun_anew(&self, current: &HostPlan, observed: &HostInventory) -> bool {
+        let decided = self.plan.generations.get(&observed.host).copied().unwrap_or_default();
+        let knows = observed.progress.epoch == current.epoch && observed.progress.generation == decided;
+        let runs_others = |name: &str| {
+            let name: Result<VmName, _> = name.parse();
+            let planned = name.ok().and_then(|name| self.plan.vms.get(&name));
+            planned.is_some_and(|planned| planned.host != observed.host)
+        };
+        let domains = observed.domains();
+        knows
+            && domains.is_some_and(|domains| {
+                domains.values().all(|domain| !domain.state.is_active() || !runs_others(&domain.name))
+            })
+    }
+
+    fn report_standing(
+        &mut self,
+        host: &HostName,
+        wish: &HostSpec,
+        planned: &HostPlan,
+        pulse: Option<Pulse>,
+    ) {
+        let guarded = wish.fence.is_some() || pulse.is_some_and(|pulse| pulse.armed);
+        match planned.standing {
+            Standing::Up => {
+                if wish.duty == Duty::Maintenance {
+                    self.findings.push(say::host_in_maintenance(host));
+                }
+            }
+            Standing::Lost { .. } => {
+                self.findings.push(say::host_lost(host));
+                let runs_protected = self
+                    .plan
+                    .vms
+                    .iter()
+                    .any(|(name, vm)| &vm.host == host && vm.goal.starts() && self.is_protected(name));
+                if !guarded && runs_protected && !self.spec.policy.failover.paused {
+                    self.findings.push(say::host_unfenced(host));
+                }
+            }
+            Standing::Fencing { .. } => self.findings.push(say::host_fencing(host)),
+            Standing::Down { by, .. } => self.findings.push(say::host_down(host, by)),
+        }
+    }
+
+    /// Whether a VM is started elsewhere when its host dies.
+    pub(super) fn is_protected(&self, name: &VmName) -> bool {
+        self.spec.vms.get(name).is_some_and(|spec| {
+            spec.availability.failover == Failover::Restart && matches!(spec.source, VmSource::Made(_))
+        })
+    }
+
+    /// Takes the protected VMs from hosts that run nothing any more, with all that they hold there.
+    pub(super) fn abandon_dead_hosts(&mut self) {
+        let is_down = |host: &HostName| {
+            let standing = self.plan.hosts.get(host).map(|planned| planned.standing);
+            matches!(standing, Some(Standing::Down { .. }))
+        };
+        let stranded: Vec<(VmName, HostName)> = self
+            .plan
+            .vms
+            .iter()
+            .filter(|(_, planned)| is_down(&planned.host))
+            .map(|(name, planned)| (name.clone(), planned.host.clone()))
+            .collect();
+        for (name, host) in stranded {
+            let deleted = self.spec.vms.get(&name).is_none_or(|spec| spec.run == Run::Deleted);
+            if self.is_protected(&name) && !deleted {
+                self.plan.bookings.retain(|_, booking| booking.vm != name);
+                self.plan.vms.remove(&name);
+                self.displaced.push(name);
+            } else {
+                self.findings.push(say::vm_waits_for_host(&name, &host));
+            }
+        }
+    }
+}
+
+/// What becomes of a member's standing.
+fn next(
+    current: &HostPlan,
+    wish: &HostSpec,
+    policy: &FailoverPolicy,
+    pulse: Option<Pulse>,
+    has_begun_anew: bool,
+    now: Timestamp,
+) -> HostPlan {
+    let HostPlan { standing, epoch } = *current;
+    let timers = &policy.timers;
+    let silent_ms = pulse.map_or(0, |pulse| pulse.silent_ms);
+    let is_silent = pulse.is_none() || silent_ms >= timers.lost_ms;
+    let off = pulse.filter(|pulse| pulse.epoch == epoch).and_then(|pulse| pulse.off);
+    let watchdog_bit =
+        !policy.paused && pulse.is_some_and(|pulse| pulse.armed) && silent_ms >= timers.restart_ms;
+    let known_down = if wish.said_down == Some(epoch) {
+        Some(DownBy::Hand)
+    } else if off.is_some() {
+        off
+    } else {
+        watchdog_bit.then_some(DownBy::Watchdog)
+    };
+    let given_up = |standing| HostPlan { standing, epoch: epoch + 1 };
+    match (standing, known_down) {
+        (Standing::Up | Standing::Lost { .. }, Some(by)) if is_silent || off.is_some() => {
+            given_up(Standing::Down { since: now, by })
+        }
+        (Standing::Up | Standing::Lost { .. }, _) if !is_silent => HostPlan { standing: Standing::Up, epoch },
+        (Standing::Up | Standing::Lost { .. }, _) if wish.fence.is_some() && !policy.paused => {
+            given_up(Standing::Fencing { since: now })
+        }
+        (Standing::Up, _) => HostPlan { standing: Standing::Lost { since: now }, epoch },
+        // The host was given up with this epoch; its heartbeats are refused, so its last one tells of the epoch before.
+        (Standing::Fencing { .. }, _) => {
+            let bit = watchdog_bit.then_some(DownBy::Watchdog);
+            let cut = pulse.and_then(|pulse| pulse.off).filter(|by| *by == DownBy::Agent);
+            let said = (wish.said_down == Some(epoch)).then_some(DownBy::Hand);
+            match cut.or(said).or(bit) {
+                Some(by) => HostPlan { standing: Standing::Down { since: now, by }, epoch },
+                None => current.clone(),
+            }
+        }
+        (Standing::Down { .. }, _) if !is_silent && has_begun_anew && off.is_none() => {
+            HostPlan { standing: Standing::Up, epoch }
+        }
+        (Standing::Lost { .. } | Standing::Down { .. }, _) => current.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::FenceSpec;
+
+    fn pulse(silent_ms: u64, epoch: u64, armed: bool) -> Pulse {
+        Pulse { silent_ms, epoch, armed, off: None }
+    }
+
+    fn member(agent: bool) -> HostSpec {
+        let fence = agent.then(|| FenceSpec {
+            agent: "fence_ipmilan".parse().unwrap(),
+            options: std::collections::BTreeMap::new(),
+        });
+        HostSpec {
+            joined_at: Timestamp(0),
+            labels: std::collections::BTreeMap::new(),
+            duty: Duty::Serving,
+            fence,
+            said_down: None,
+            reserved_memory_mib: 0,
+        }
+    }
+
+    fn follow(wish: &HostSpec, policy: &FailoverPolicy, pulses: &[Pulse]) -> Vec<HostPlan> {
+        let mut current = HostPlan::default();
+        let mut stories = Vec::new();
+        for pulse in pulses {
+            current = next(&current, wish, policy, Some(*pulse), false, Timestamp(9));
+            stories.push(current.clone());
+        }
+        stories
+    }
+
+    #[test]
+    fn a_silent_host_is_lost_and_comes_back_without_harm() {
+        let story = follow(
+            &member(false),
+            &FailoverPolicy::default(),
+            &[4_999, 5_000, 9_999, 0].map(|ms| pulse(ms, 0, true)),
+        );
+        let lost = Standing::Lost { since: Timestamp(9) };
+        assert_eq!(
+            story.iter().map(|plan| plan.standing).collect::<Vec<_>>(),
+            [Standing::Up, lost, lost, Standing::Up]
+        );
+        assert!(story.iter().all(|plan| plan.epoch == 0));
+    }
+
+    #[test]
+    fn a_watchdogs_word_counts_only_after_its_time_and_only_if_it_was_armed() {
+        let policy = FailoverPolicy::default();
+        let down = Standing::Down { since: Timestamp(9), by: DownBy::Watchdog };
+        let story = follow(&member(false), &policy, &[9_999, 10_000].map(|ms| pulse(ms, 0, true)));
+        assert_eq!(story[1], HostPlan { standing: down, epoch: 1 });
+        let unarmed = follow(&member(false), &policy, &[pulse(5_000, 0, false), pulse(99_000, 0, false)]);
+        assert_eq!(unarmed[1].standing, Standing::Lost { since: Timestamp(9) });
+        let paused = FailoverPolicy { paused: true, ..policy };
+        let story = follow(&member(true), &paused, &[pulse(5_000, 0, true), pulse(99_000, 0, true)]);
+        assert_eq!(story[1].standing, Standing::Lost { since: Timestamp(9) });
+    }
+
+    #[test]
+    fn an_agents_word_counts_at_once_and_the_watchdogs_if_it_has_none() {
+        let policy = FailoverPolicy::default();
+        let agent = |off| Pulse { off, ..pulse(5_400, 0, true) };
+        let story =
+            follow(&member(true), &policy, &[pulse(5_000, 0, true), agent(None), agent(Some(DownBy::Agent))]);
+        assert_eq!(story[1], HostPlan { standing: Standing::Fencing { since: Timestamp(9) }, epoch: 1 });
+        assert_eq!(story[2].standing, Standing::Down { since: Timestamp(9), by: DownBy::Agent });
+        let story = follow(&member(true), &policy, &[pulse(5_000, 0, true), pulse(10_000, 0, true)]);
+        assert_eq!(story[1].standing, Standing::Down { since: Timestamp(9), by: DownBy::Watchdog });
+    }
+
+    #[test]
+    fn somebodys_word_counts_for_the_epoch_that_it_was_given_in_and_for_a_silent_host_only() {
+        let mut wish = member(false);
+        wish.said_down = Some(0);
+        let story =
+            follow(&wish, &FailoverPolicy::default(), &[pulse(100, 0, false), pulse(6_000, 0, false)]);
+        assert_eq!(story[0].standing, Standing::Up);
+        assert_eq!(
+            story[1],
+            HostPlan { standing: Standing::Down { since: Timestamp(9), by: DownBy::Hand }, epoch: 1 }
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_down_is_up_again_only_once_it_has_begun_anew() {
+        let current =
+            HostPlan { standing: Standing::Down { since: Timestamp(1), by: DownBy::Watchdog }, epoch: 3 };
+        let policy = FailoverPolicy::default();
+        let then = |anew, silent| {
+            next(&current, &member(false), &policy, Some(pulse(silent, 3, true)), anew, Timestamp(9))
+        };
+        assert_eq!(then(false, 0), current);
+        assert_eq!(then(true, 6_000), current);
+        assert_eq!(then(true, 0), HostPlan { standing: Standing::Up, epoch: 3 });
+    }
+}

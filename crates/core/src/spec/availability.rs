@@ -1,0 +1,182 @@
+//! How much is done to keep VMs running: what a VM asks for, and the cluster's policies.
+
+use serde::{Deserialize, Serialize};
+
+/// The highest priority of a VM.
+pub const PRIORITY_MAX: u16 = 1000;
+/// The priority of a VM that asks for none.
+pub const PRIORITY_DEFAULT: u16 = 100;
+
+/// How much is done to keep a VM running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Availability {
+    /// Who is served first when there is not room for all: the higher, 0 to [`PRIORITY_MAX`]; of equals the older VM.
+    pub priority: u16,
+    /// Whether it is started elsewhere when its host dies.
+    pub failover: Failover,
+    /// How often it is started again after it fell over.
+    pub restarts: RestartPolicy,
+}
+
+impl Default for Availability {
+    fn default() -> Self {
+        Self { priority: PRIORITY_DEFAULT, failover: Failover::default(), restarts: RestartPolicy::default() }
+    }
+}
+
+impl Availability {
+    /// Whether nothing special is asked for.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Whether a VM is started elsewhere when its host dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Failover {
+    /// It is, once its host is known to be down. Such a VM is protected.
+    #[default]
+    Restart,
+    /// It waits for its host.
+    Stay,
+}
+
+/// How often a VM is started again after it fell over, or could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartPolicy {
+    /// On one host, before another is tried. Where there is no other, it is tried there for ever.
+    pub local: u8,
+    /// On how many other hosts, before it is given up until the next command. With 0 it is given up where it is.
+    pub elsewhere: u8,
+}
+
+impl RestartPolicy {
+    /// Whether a host on which a VM fell so often has tried as often as it may.
+    pub fn is_spent(self, falls: u32) -> bool {
+        falls > u32::from(self.local)
+    }
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { local: 3, elsewhere: 3 }
+    }
+}
+
+/// What follows when a host dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct FailoverPolicy {
+    /// Nothing follows, for as long as planned work on the network lasts; watchdogs are not armed.
+    pub paused: bool,
+    /// When what follows.
+    pub timers: Timers,
+}
+
+impl FailoverPolicy {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// When what follows on a host's silence. Each counts from the host's last heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Timers {
+    /// How often a host shows that it lives, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// After how long it counts as lost and gets no more VMs, in milliseconds. An agent cuts its power then.
+    pub lost_ms: u64,
+    /// After how long its own watchdog has reset it, in milliseconds, counted from the last heartbeat that the store
+    /// acknowledged.
+    pub reset_ms: u64,
+    /// After how long its VMs may start elsewhere on the word of its watchdog, in milliseconds.
+    pub restart_ms: u64,
+    /// How long the store's members go without word from their leader before they choose another one, in milliseconds
+    /// (etcd: `--election-timeout`). The silence of a host counts only while the store answers within this time.
+    pub election_ms: u64,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { heartbeat_ms: 1_000, lost_ms: 5_000, reset_ms: 8_000, restart_ms: 10_000, election_ms: 1_000 }
+    }
+}
+
+impl Timers {
+    /// After how long without being fed a watchdog resets its host, in milliseconds, at most: half of [`Self::reset_ms`]. The
+    /// other half is how long a host may go on without a heartbeat that was acknowledged.
+    pub fn watchdog_ms(&self) -> u64 {
+        self.reset_ms / 2
+    }
+
+    /// What is wrong with these times, if anything: each must leave room for the one before it.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        let Self { heartbeat_ms, lost_ms, reset_ms, restart_ms, election_ms } = *self;
+        let rules = [
+            (heartbeat_ms >= 100, "heartbeat_ms is at least 100"),
+            (election_ms >= 100, "election_ms is at least 100"),
+            (lost_ms >= 3 * heartbeat_ms, "lost_ms is at least three times heartbeat_ms"),
+            (
+                lost_ms > election_ms + heartbeat_ms,
+                "lost_ms is more than election_ms and heartbeat_ms together",
+            ),
+            (reset_ms >= lost_ms + 2_000, "reset_ms is at least 2000 more than lost_ms"),
+            (restart_ms >= reset_ms + 1_000, "restart_ms is at least 1000 more than reset_ms"),
+            (restart_ms <= 600_000, "restart_ms is at most 600000"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule)
+    }
+}
+
+/// What becomes of a host's VMs when its administrator shuts it down or reboots it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ShutdownPolicy {
+    /// With a reboot they wait for the host; with a shutdown they are restarted elsewhere.
+    #[default]
+    Conditional,
+    /// They are moved first, live where that is possible.
+    Migrate,
+    /// They are shut down and restarted elsewhere at once.
+    Restart,
+    /// They wait for the host, whatever it does.
+    Freeze,
+}
+
+impl ShutdownPolicy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What is said to a VM with which the loss of a host could not be made good any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Admission {
+    /// Nothing.
+    Off,
+    /// It is accepted with a warning.
+    #[default]
+    Warn,
+    /// It is refused.
+    Enforce,
+}
+
+impl Admission {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,64 @@
+//! A member of the cluster, as wished for.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{AgentName, LabelKey, LabelValue, Timestamp};
+
+/// The most labels of a host.
+pub const LABELS_PER_HOST_MAX: usize = 32;
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct HostSpec {
+    /// When it joined: ties are broken by age.
+    pub joined_at: Timestamp,
+    /// What VMs are told apart by when they ask for a place.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Whether it takes VMs.
+    #[serde(default, skip_serializing_if = "Duty::is_default")]
+    pub duty: Duty,
+    /// How its power is cut; by its own watchdog alone if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<FenceSpec>,
+    /// The epoch of which somebody said that the host is down in it ([`crate::plan::HostPlan::epoch`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said_down: Option<u64>,
+    /// The memory that VMs leave to the host itself, in MiB.
+    #[serde(default, skip_serializing_if = "crate::spec::is_zero")]
+    pub reserved_memory_mib: u64,
+}
+
+/// Whether a host takes VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Duty {
+    /// It does.
+    #[default]
+    Serving,
+    /// It is drained and takes none, over its reboots, until it is told to serve again.
+    Maintenance,
+}
+
+impl Duty {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a host's power is cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FenceSpec {
+    /// The agent.
+    pub agent: AgentName,
+    /// Its options, as its metadata names them. A secret is named (`secret:NAME`), never written here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}

@@ -1,0 +1,71 @@
+//! What emptying a host would do, told beforehand.
+
+use tranche_core::change::{self, Change};
+use tranche_core::effect::{Effect, VmEffect, preview};
+use tranche_core::finding::Code;
+use tranche_core::inventory::{Domain, DomainState, Hypervisor};
+use tranche_core::name::{Timestamp, VmId};
+use tranche_core::plan::Settled;
+use tranche_core::spec::{Duty, Request};
+use uuid::Uuid;
+
+use crate::fleet::{Fleet, node};
+use crate::world::{hardware, model_domain, vm};
+
+/// Runs a VM on a host, as that host would show it.
+fn runs(fleet: &mut Fleet, name: &str, number: usize) {
+    fleet.add(name, Request::ANY_PARTITION);
+    assert!(fleet.run_on(name, &node(number)), "there is room");
+    let planned = fleet.plan.vms.get_mut(&vm(name)).unwrap();
+    let seen = fleet.inventory.get_mut(&node(number)).unwrap();
+    planned.settled = Some(Settled { serial: 1, running: true, boot_id: seen.boot_id.clone(), rests: None });
+    let id = planned.id;
+    let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
+    let domain = model_domain(&vm(name), id, &hardware());
+    domains.insert(name.to_owned(), Domain { state: DomainState::Running, ..domain });
+}
+
+fn drain(fleet: &Fleet) -> Effect {
+    let state = change::State { spec: &fleet.spec, plan: &fleet.plan, inventory: &fleet.inventory };
+    let wish = Change::SetHostDuty { host: node(1), duty: Duty::Maintenance };
+    let admitted =
+        change::admit(&wish, state, VmId(Uuid::nil()), Timestamp(1)).expect("a host may be drained");
+    preview(&admitted.spec, state, Timestamp(1))
+}
+
+#[test]
+fn each_vm_of_a_host_that_is_to_be_emptied_is_told_where_it_would_start() {
+    let mut fleet = Fleet::new(3, 1, 2);
+    runs(&mut fleet, "a", 1);
+    runs(&mut fleet, "b", 1);
+    runs(&mut fleet, "c", 2);
+    let effect = drain(&fleet);
+    let told: Vec<_> = effect.vms.iter().map(|(name, effect)| (name.as_str(), *effect)).collect();
+    assert_eq!(told, [("a", VmEffect::Moves), ("b", VmEffect::Moves)]);
+    assert!(effect.homes.values().all(|home| *home != node(1)));
+}
+
+#[test]
+fn a_vm_that_no_other_host_can_take_is_said_to_stay() {
+    let mut fleet = Fleet::new(2, 1, 2);
+    for (name, number) in [("a", 1), ("b", 1), ("c", 2)] {
+        runs(&mut fleet, name, number);
+    }
+    let effect = drain(&fleet);
+    let mut told: Vec<_> = effect.vms.values().copied().collect();
+    told.sort_by_key(|effect| format!("{effect:?}"));
+    assert_eq!(told, [VmEffect::Moves, VmEffect::Stays]);
+    assert!(
+        effect.findings.iter().any(|finding| finding.code == Code::DrainBlocked),
+        "{:#?}",
+        effect.findings
+    );
+}
+
+#[test]
+fn what_a_host_has_not_heard_of_yet_does_not_make_the_forecast_wrong() {
+    let mut fleet = Fleet::new(2, 1, 2);
+    runs(&mut fleet, "a", 1);
+    fleet.plan.generations.insert(node(1), 7);
+    assert_eq!(drain(&fleet).vms.values().collect::<Vec<_>>(), [&VmEffect::Moves]);
+}

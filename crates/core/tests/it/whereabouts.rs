@@ -1,0 +1,135 @@
+//! What keeps a VM from a host, room aside.
+
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::{HostInventory, Hypervisor, Network, Resources, StoragePool};
+use tranche_core::name::{HostName, Timestamp, VmId};
+use tranche_core::spec::{Availability, Request, Run, VmHardware, VmSource, VmSpec, VolumeRef};
+use tranche_core::whereabouts::{Lack, host_lacks, lacks};
+use uuid::Uuid;
+
+use crate::world::{World, hardware, host, vm};
+
+/// A VM with disks in these pools and these networks.
+fn wants(pools: &[&str], networks: &[&str]) -> VmSpec {
+    let disk = |pool: &&str| VolumeRef { pool: (*pool).to_owned(), volume: "disk".to_owned() };
+    let networks = networks.iter().map(|network| (*network).to_owned()).collect();
+    let hardware = VmHardware { disks: pools.iter().map(disk).collect(), networks, ..hardware() };
+    spec(VmSource::Made(hardware))
+}
+
+fn spec(source: VmSource) -> VmSpec {
+    VmSpec {
+        id: VmId(Uuid::from_u128(7)),
+        source,
+        request: Request::ANY_PARTITION,
+        reserved: false,
+        prefer_numa_node: None,
+        availability: Availability::default(),
+        run: Run::Running,
+        serial: 1,
+        created_at: Timestamp(0),
+    }
+}
+
+/// A host that tells of these resources, or of none.
+fn observed(told: Option<Resources>) -> HostInventory {
+    let mut world = World::with_gpus(1);
+    let Hypervisor::Up { resources, .. } = &mut world.seen().hypervisor else { panic!("libvirt is up") };
+    *resources = told;
+    world.seen().clone()
+}
+
+fn pool(active: bool, shared: bool) -> StoragePool {
+    StoragePool { kind: "dir".to_owned(), path: Some("/srv/vms".to_owned()), active, shared }
+}
+
+fn usual() -> Resources {
+    Resources {
+        pools: [
+            ("own".to_owned(), pool(true, false)),
+            ("shared".to_owned(), pool(true, true)),
+            ("off".to_owned(), pool(false, true)),
+        ]
+        .into(),
+        networks: [
+            ("lan".to_owned(), Network { active: true }),
+            ("off".to_owned(), Network { active: false }),
+        ]
+        .into(),
+    }
+}
+
+fn other() -> HostName {
+    "other".parse().unwrap()
+}
+
+fn found(wanted: &VmSpec, home: Option<&HostName>, seen: &HostInventory) -> Vec<Finding> {
+    host_lacks((&vm("desk"), wanted), home, seen)
+}
+
+#[test]
+fn a_vm_is_at_home_where_its_own_pool_is_and_goes_only_where_its_pools_are_shared() {
+    let seen = observed(Some(usual()));
+    for (pools, home, expected) in [
+        (["own", "shared"], None, vec![]),
+        (["own", "shared"], Some(host()), vec![]),
+        (["own", "shared"], Some(other()), vec![Code::StorageLocal]),
+        (["shared", "shared"], Some(other()), vec![]),
+        (["off", "own"], Some(other()), vec![Code::StorageMissing, Code::StorageLocal]),
+        (["nowhere", "nowhere"], None, vec![Code::StorageMissing]),
+    ] {
+        let codes: Vec<Code> = found(&wants(&pools, &["lan"]), home.as_ref(), &seen)
+            .iter()
+            .map(|finding| finding.code)
+            .collect();
+        assert_eq!(codes, expected, "{pools:?} {home:?}");
+    }
+}
+
+#[test]
+fn each_network_that_is_missing_or_off_is_named_once() {
+    let seen = observed(Some(usual()));
+    let wanted = wants(&[], &["lan", "off", "nowhere", "off"]);
+    let name = vm("desk");
+    let lacking: Vec<Lack<'_>> = lacks((&name, &wanted), None, &seen).collect();
+    assert_eq!(lacking, [Lack::NetworkInactive("off"), Lack::Network("nowhere")]);
+    let words = found(&wanted, None, &seen);
+    assert!(words[0].message.contains("off") && words[0].message.contains("desk"), "{}", words[0]);
+    assert!(words[0].hint.contains("virsh net-start off"), "{}", words[0]);
+}
+
+#[test]
+fn what_is_not_known_keeps_nobody_away() {
+    let wanted = wants(&["nowhere"], &["nowhere"]);
+    assert_eq!(found(&wanted, Some(&other()), &observed(None)), []);
+    let mut silent = observed(Some(usual()));
+    silent.hypervisor = Hypervisor::Down { reason: "it restarts".to_owned() };
+    assert_eq!(found(&wanted, Some(&other()), &silent), []);
+    assert_eq!(found(&spec(VmSource::Adopted), Some(&other()), &silent), []);
+}
+
+#[test]
+fn an_adopted_vm_stays_where_its_definition_is() {
+    let mut world = World::with_gpus(1);
+    let adopted = spec(VmSource::Adopted);
+    assert_eq!(found(&adopted, Some(&host()), world.seen()), []);
+    let [finding] = &found(&adopted, Some(&other()), world.seen())[..] else { panic!("one finding") };
+    assert_eq!(finding.code, Code::DefinitionLocal);
+    assert!(finding.message.contains("host other"), "{finding}");
+
+    let seen = world.seen();
+    let domain = tranche_core::inventory::Domain {
+        name: "desk".to_owned(),
+        uuid: adopted.id.0,
+        state: tranche_core::inventory::DomainState::Running,
+        persistent: true,
+        autostart: false,
+        vcpus: 1,
+        memory_mib: 512,
+        live_devices: Vec::new(),
+        defined_devices: Vec::new(),
+    };
+    let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("libvirt is up") };
+    domains.insert("desk".to_owned(), domain);
+    assert_eq!(found(&adopted, Some(&other()), seen), []);
+}
