@@ -8,7 +8,9 @@ use std::sync::Arc;
 use divan::Bencher;
 use tempfile::TempDir;
 use tranche_core::spec::Run;
-use tranche_store::{Loaded, MemoryStore, MonotonicClock, Repository, Saved, Settings, SqliteStore, State};
+use tranche_store::{
+    Loaded, MemoryStore, MonotonicClock, Repository, Saved, Settings, SqliteStore, State, Terms,
+};
 
 const VMS: usize = 1_000;
 
@@ -23,7 +25,7 @@ fn open(dir: &TempDir) -> Repository {
 }
 
 fn save(repository: &Repository, loaded: Loaded, next: State) -> Loaded {
-    match repository.commit(loaded, next).expect("a commit") {
+    match repository.commit(loaded, next, &Terms::default()).expect("a commit") {
         Saved::Committed(loaded) => loaded,
         Saved::Conflict(conflict) => panic!("{conflict}"),
     }

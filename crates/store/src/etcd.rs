@@ -8,18 +8,16 @@
 //!
 //! Facts: etcd's `rpc.proto` and `rpctypes/error.go` (the texts of its refusals), release 3.4.
 
+mod calls;
+mod members;
 mod watch;
 
-use std::future::Future;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
 
 use etcd_client::{
-    Certificate, Client, Compare as EtcdCompare, CompareOp, ConnectOptions, Error as EtcdError, GetOptions,
-    Identity, KeyValue, KvClient, LeaseClient, PutOptions, ResponseHeader, TlsOptions, Txn as EtcdTxn, TxnOp,
-    TxnOpResponse, WatchClient,
+    Client, Compare as EtcdCompare, CompareOp, GetOptions, KvClient, PutOptions, ResponseHeader,
+    Txn as EtcdTxn, TxnOp, TxnOpResponse,
 };
-use tokio::runtime::{Builder, Runtime};
 
 use crate::error::StoreError;
 use crate::key::{Key, Prefix};
@@ -27,6 +25,8 @@ use crate::record::{Entry, Lease, LeaseId, Revision, Snapshot};
 use crate::txn::{Compare, Conflict, Expected, Op, Outcome, Txn};
 use crate::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Store, Watch};
 
+use self::calls::Calls;
+pub use self::members::{EtcdMember, EtcdMembers, EtcdStatus};
 use self::watch::EtcdWatch;
 
 /// What etcd says where a history was forgotten before, and where a lease is not known (`rpctypes/error.go`); the last is
@@ -39,11 +39,6 @@ const NO_SPACE: &str = "database space exceeded";
 const ROOT: &str = "tranche/";
 /// Entries that are asked for in one request, so that no answer holds up the members for long.
 const PAGE_ENTRIES: i64 = 1_000;
-/// How long a connection may take, in milliseconds.
-const CONNECT_MS: u64 = 2_000;
-/// How often a connection that nobody uses is tried, and how long the answer may take: a member that lost power is found
-/// out and left for another.
-const PROBE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
 
 /// Where a cluster's etcd is, and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -82,15 +77,12 @@ impl std::fmt::Debug for EtcdTls {
 
 /// A store in etcd.
 pub struct EtcdStore {
-    kv: KvClient,
-    leases: LeaseClient,
-    watches: WatchClient,
     calls: Arc<Calls>,
 }
 
 impl std::fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EtcdStore").field("place", &self.calls.place).finish_non_exhaustive()
+        f.debug_struct("EtcdStore").field("place", &self.calls.place()).finish_non_exhaustive()
     }
 }
 
@@ -100,54 +92,32 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError::Unavailable`] when the settings are of no use: no endpoint, one that is no URL, bad certificates.
     pub fn connect(settings: &EtcdSettings) -> Result<Self, StoreError> {
-        let place = format!("etcd at {}", settings.endpoints.join(", "));
-        let failed = |error| StoreError::Unreachable {
-            place: place.clone(),
-            source: Box::<std::io::Error>::new(error),
-        };
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("etcd")
-            .enable_all()
-            .build()
-            .map_err(failed)?;
-        let limit = Duration::from_millis(settings.timeout_ms);
-        let calls = Arc::new(Calls { runtime, limit, place });
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_millis(CONNECT_MS))
-            .with_keep_alive(PROBE.0, PROBE.1)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
-        if let Some(tls) = &settings.tls {
-            let tls = TlsOptions::new()
-                .ca_certificate(Certificate::from_pem(&tls.authority))
-                .identity(Identity::from_pem(&tls.certificate, &tls.key));
-            options = options.with_tls(tls);
-        }
-        let endpoints = settings.endpoints.clone();
-        let client = calls.wait(async move { Client::connect(endpoints, Some(options)).await })?;
-        Ok(Self {
-            // How much one entry may be is a limit of the writer; how many there are is not limited.
-            kv: client.kv_client().max_decoding_message_size(usize::MAX),
-            leases: client.lease_client(),
-            watches: client.watch_client().max_decoding_message_size(usize::MAX),
-            calls,
-        })
+        Ok(Self { calls: Arc::new(Calls::new(settings, true)?) })
+    }
+
+    /// From now on, the store is at these endpoints. Those that it was at before and that are not among them are left.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when one of them is no URL.
+    pub fn use_endpoints(&self, endpoints: &[String]) -> Result<(), StoreError> {
+        self.calls.use_endpoints(endpoints)
     }
 
     /// The revision that etcd is at.
     fn revision(&self) -> Result<Revision, StoreError> {
-        let mut kv = self.kv.clone();
-        let options = GetOptions::new().with_count_only();
-        let answer = self.calls.wait(async move { kv.get(ROOT, Some(options)).await })?;
+        let answer = self.calls.wait(|client| async move {
+            kv(&client).get(ROOT, Some(GetOptions::new().with_count_only())).await
+        })?;
         Ok(revision_of(answer.header()))
     }
 }
 
 impl Store for EtcdStore {
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        let (mut kv, name) = (self.kv.clone(), name_of(key));
-        let answer = self.calls.wait(async move { kv.get(name, None).await })?;
+        let answer = self.calls.wait(|client| {
+            let name = name_of(key);
+            async move { kv(&client).get(name, None).await }
+        })?;
         answer.kvs().first().map(|found| self.calls.entry(found)).transpose()
     }
 
@@ -159,8 +129,10 @@ impl Store for EtcdStore {
             if let Some(Revision(pinned)) = revision {
                 options = options.with_revision(signed(pinned));
             }
-            let (mut kv, start) = (self.kv.clone(), from.clone());
-            let answer = self.calls.wait(async move { kv.get(start, Some(options)).await })?;
+            let answer = self.calls.wait(|client| {
+                let (start, options) = (from.clone(), options.clone());
+                async move { kv(&client).get(start, Some(options)).await }
+            })?;
             let pinned = *revision.get_or_insert_with(|| revision_of(answer.header()));
             for found in answer.kvs() {
                 entries.push(self.calls.entry(found)?);
@@ -183,8 +155,10 @@ impl Store for EtcdStore {
             Op::Put { lease, .. } => *lease,
             Op::Delete(_) => None,
         });
-        let mut kv = self.kv.clone();
-        let answer = self.calls.wait_with(lease, async move { kv.txn(request).await })?;
+        let answer = self.calls.wait_with(lease, |client| {
+            let request = request.clone();
+            async move { kv(&client).txn(request).await }
+        })?;
         if answer.succeeded() {
             return Ok(Outcome::Committed(revision_of(answer.header())));
         }
@@ -203,13 +177,13 @@ impl Store for EtcdStore {
 
     fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         let range = (start_of(prefix), end_of(prefix));
-        Ok(Box::new(EtcdWatch::open(self.watches.clone(), Arc::clone(&self.calls), range, after)?))
+        Ok(Box::new(EtcdWatch::open(Arc::clone(&self.calls), range, after)?))
     }
 
     fn compact(&self, through: Revision) -> Result<(), StoreError> {
         let through = through.min(self.revision()?);
-        let mut kv = self.kv.clone();
-        match self.calls.run(async move { kv.compact(signed(through.0), None).await })? {
+        let compacting = |client: Client| async move { kv(&client).compact(signed(through.0), None).await };
+        match self.calls.run(compacting)? {
             Err(error) if !error.to_string().contains(ALREADY_COMPACTED) => {
                 Err(self.calls.error(None, error))
             }
@@ -222,104 +196,27 @@ impl Store for EtcdStore {
             let max = if ttl_ms < LEASE_TTL_MS_MIN { LEASE_TTL_MS_MIN } else { LEASE_TTL_MS_MAX };
             return Err(StoreError::Limit { what: "milliseconds of a lease".to_owned(), found: ttl_ms, max });
         }
-        let mut leases = self.leases.clone();
         let ttl_s = i64::try_from(ttl_ms.div_ceil(1_000)).unwrap_or(i64::MAX);
-        let granted = self.calls.wait(async move { leases.grant(ttl_s, None).await })?;
+        let granted =
+            self.calls.wait(|client| async move { client.lease_client().grant(ttl_s, None).await })?;
         let ttl_ms = u64::try_from(granted.ttl()).unwrap_or_default() * 1_000;
         Ok(Lease { id: LeaseId(unsigned(granted.id())), ttl_ms })
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut leases = self.leases.clone();
-        self.calls.wait_with(Some(lease), async move { leases.keep_alive(signed(lease.0)).await }).map(|_| ())
+        let keeping = |client: Client| async move { client.lease_client().keep_alive(signed(lease.0)).await };
+        self.calls.wait_with(Some(lease), keeping).map(|_| ())
     }
 
     fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut leases = self.leases.clone();
-        self.calls.wait_with(Some(lease), async move { leases.revoke(signed(lease.0)).await }).map(|_| ())
+        let revoking = |client: Client| async move { client.lease_client().revoke(signed(lease.0)).await };
+        self.calls.wait_with(Some(lease), revoking).map(|_| ())
     }
 }
 
-/// Calls to etcd, each with a limit.
-struct Calls {
-    runtime: Runtime,
-    limit: Duration,
-    place: String,
-}
-
-impl Calls {
-    /// Waits for an answer, however it turns out.
-    fn run<T: Send + 'static>(
-        &self,
-        call: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.run_for(self.limit, call)
-    }
-
-    fn run_for<T: Send + 'static>(
-        &self,
-        limit: Duration,
-        call: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        // Whoever gave up does not listen any more.
-        let task = self.runtime.spawn(async move { drop(answer.send(call.await)) });
-        answered.recv_timeout(limit).map_err(|_| {
-            task.abort();
-            self.nonsense(&format!("no answer within {} ms", limit.as_millis()))
-        })
-    }
-
-    fn wait<T: Send + 'static>(
-        &self,
-        call: impl Future<Output = Result<T, EtcdError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.wait_with(None, call)
-    }
-
-    /// Waits for the answer to a call that concerns a lease.
-    fn wait_with<T: Send + 'static>(
-        &self,
-        lease: Option<LeaseId>,
-        call: impl Future<Output = Result<T, EtcdError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.run(call)?.map_err(|error| self.error(lease, error))
-    }
-
-    fn error(&self, lease: Option<LeaseId>, error: EtcdError) -> StoreError {
-        let text = error.to_string();
-        let place = self.place.clone();
-        match lease {
-            Some(lease) if LEASE_NOT_FOUND.iter().any(|known| text.contains(known)) => {
-                StoreError::LeaseGone { lease }
-            }
-            _ if text.contains(NO_SPACE) => StoreError::Quota { place, source: Box::new(error) },
-            _ => StoreError::Unreachable { place, source: Box::new(error) },
-        }
-    }
-
-    /// An answer, or the lack of one, that is no good.
-    fn nonsense(&self, what: &str) -> StoreError {
-        StoreError::Unreachable { place: self.place.clone(), source: what.into() }
-    }
-
-    fn key(&self, name: &[u8]) -> Result<Key, StoreError> {
-        let text = name.strip_prefix(ROOT.as_bytes()).and_then(|name| std::str::from_utf8(name).ok());
-        text.and_then(|text| text.parse().ok()).ok_or_else(|| StoreError::Corrupt {
-            place: self.place.clone(),
-            source: format!("{:?} is no key of Tranche's", String::from_utf8_lossy(name)).into(),
-        })
-    }
-
-    fn entry(&self, found: &KeyValue) -> Result<Entry, StoreError> {
-        Ok(Entry {
-            key: self.key(found.key())?,
-            value: found.value().to_vec(),
-            created: Revision(unsigned(found.create_revision())),
-            modified: Revision(unsigned(found.mod_revision())),
-            lease: (found.lease() != 0).then(|| LeaseId(unsigned(found.lease()))),
-        })
-    }
+/// How much one entry may be is a limit of the writer; how many there are is not limited.
+fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(usize::MAX)
 }
 
 fn name_of(key: &Key) -> String {

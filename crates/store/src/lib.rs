@@ -28,12 +28,14 @@ use std::time::Duration;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use error::StoreError;
-pub use etcd::{EtcdSettings, EtcdStore, EtcdTls};
+pub use etcd::{EtcdMember, EtcdMembers, EtcdSettings, EtcdStatus, EtcdStore, EtcdTls};
 pub use history::{HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX};
 pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, SEGMENT_LEN_MAX, SEGMENTS_MAX};
 pub use memory::MemoryStore;
 pub use record::{Entry, Event, Lease, LeaseId, Revision, Snapshot};
-pub use repository::{Loaded, Repository, RepositoryError, Saved, Shared, State};
+pub use repository::{
+    Beat, Beaten, Decisions, Loaded, Part, Repository, RepositoryError, Saved, Shared, Stands, State, Terms,
+};
 pub use sqlite::{FILE_NAME, LOCK_FILE_NAME, SCHEMA_VERSION, SIZE_BYTES_MAX, Settings, SqliteStore};
 pub use txn::{
     COMPARES_MAX, Compare, Conflict, Expected, OPS_MAX, Op, Outcome, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX,

@@ -7,6 +7,7 @@
 //! Deliberately absent: what a record means, and what follows from a conflict (read again, decide again).
 
 mod changes;
+mod cluster;
 mod layout;
 mod shared;
 mod stored;
@@ -14,20 +15,22 @@ mod stored;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::Inventory;
-use tranche_core::name::OperationId;
+use tranche_core::name::{HostName, OperationId};
 use tranche_core::operation::{OPERATIONS_KEPT_MAX, Operation};
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
+pub use self::cluster::{Beat, Beaten, Decisions, Part, Stands};
 pub use self::shared::Shared;
 use self::stored::malformed;
 use crate::error::{self, StoreError};
 use crate::key::{Key, Prefix};
-use crate::record::Revision;
-use crate::txn::{Conflict, Expected, Outcome, Txn};
+use crate::record::{Event, Revision};
+use crate::txn::{Compare, Conflict, Expected, Outcome, Txn};
 use crate::{Store, Watch};
 
 /// Everything that is remembered. Copies are cheap: see [`Shared`].
@@ -51,6 +54,36 @@ pub struct Loaded {
     /// The revision that it was read at; watch from here.
     pub revision: Revision,
     versions: BTreeMap<Key, Revision>,
+    /// What this one deleted, and when: a watch may still tell of it from before.
+    deleted: BTreeMap<Key, Revision>,
+}
+
+impl Loaded {
+    /// Takes what a watch tells, unless it is known already. Returns whether it was news.
+    fn take(&mut self, event: Event) -> Result<bool, RepositoryError> {
+        let revision = event.revision();
+        let is_known =
+            |known: &BTreeMap<Key, Revision>| known.get(event.key()).is_some_and(|at| *at >= revision);
+        let news = !is_known(&self.versions) && !is_known(&self.deleted);
+        self.deleted.retain(|_, at| *at > revision);
+        self.revision = self.revision.max(revision);
+        if !news {
+            return Ok(false);
+        }
+        match event {
+            Event::Put(entry) => {
+                let ours = layout::file(&mut self.state, &entry.key, &entry.value)?;
+                if ours {
+                    self.versions.insert(entry.key, revision);
+                }
+                Ok(ours)
+            }
+            Event::Deleted { key, .. } => {
+                self.versions.remove(&key);
+                layout::forget(&mut self.state, &key)
+            }
+        }
+    }
 }
 
 /// How a commit ended.
@@ -61,6 +94,15 @@ pub enum Saved {
     Committed(Loaded),
     /// Somebody else changed the same record meanwhile: load, decide again, commit again.
     Conflict(Conflict),
+}
+
+/// On which terms a state is stored, besides that nobody else has touched what differs.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// These hold for each transaction.
+    pub always: Vec<Compare>,
+    /// These hold for the transaction that changes how a host stands.
+    pub standing: BTreeMap<HostName, Compare>,
 }
 
 /// What the keys of records that were set aside begin with.
@@ -100,16 +142,23 @@ impl Repository {
     /// between two leaves a state which can be planned on: what is released before what is booked, a wish before what
     /// was decided for it, and a VM's bookings always together with its plan.
     ///
+    /// All of it is stored on the given terms, or the rest of it is not.
+    ///
     /// # Errors
     /// After an error, load again: nothing, a part or everything may have been stored.
-    pub fn commit(&self, mut loaded: Loaded, mut next: State) -> Result<Saved, RepositoryError> {
+    pub fn commit(
+        &self,
+        mut loaded: Loaded,
+        mut next: State,
+        terms: &Terms,
+    ) -> Result<Saved, RepositoryError> {
         forget_old_operations(&mut next.operations);
         let changes = changes::between(&loaded.state, &next, &loaded.versions)?;
         for batch in changes::pack(changes) {
-            match self.store.commit(&batch.txn())? {
+            match self.store.commit(&batch.txn(terms))? {
                 Outcome::Conflict(conflict) => return Ok(Saved::Conflict(conflict)),
                 Outcome::Committed(revision) => {
-                    batch.note_versions(revision, &mut loaded.versions);
+                    batch.note_versions(revision, &mut loaded.versions, &mut loaded.deleted);
                     loaded.revision = revision;
                 }
             }
@@ -139,7 +188,24 @@ impl Repository {
         }
     }
 
-    /// Watches for changes by others since `loaded`. What it hears are wake-ups; load again to see.
+    /// Brings `loaded` up to what a watch has heard since, without waiting. Returns whether anything is new.
+    ///
+    /// # Errors
+    /// After an error, load again and watch from there.
+    pub fn catch_up(&self, loaded: &mut Loaded, watch: &mut dyn Watch) -> Result<bool, RepositoryError> {
+        let mut news = false;
+        loop {
+            let events = watch.next(Duration::ZERO)?;
+            if events.is_empty() {
+                return Ok(news);
+            }
+            for event in events {
+                news |= loaded.take(event)?;
+            }
+        }
+    }
+
+    /// Watches for changes since `loaded`.
     ///
     /// # Errors
     /// [`StoreError::Compacted`] when `loaded` is too old: load again.

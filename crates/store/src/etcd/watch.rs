@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_client::{EventType, WatchClient, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 
-use super::{Calls, signed, unsigned};
+use super::calls::Calls;
+use super::{signed, unsigned};
 use crate::Watch;
 use crate::error::StoreError;
 use crate::record::{Event, Revision};
 
 /// The events of one range of keys. Nothing is read ahead: what nobody asks for waits at etcd.
 pub(super) struct EtcdWatch {
-    client: WatchClient,
     calls: Arc<Calls>,
     range: (Vec<u8>, Vec<u8>),
     /// Everything up to here was told.
@@ -30,28 +30,30 @@ impl std::fmt::Debug for EtcdWatch {
 
 impl EtcdWatch {
     pub(super) fn open(
-        client: WatchClient,
         calls: Arc<Calls>,
         range: (Vec<u8>, Vec<u8>),
         after: Revision,
     ) -> Result<Self, StoreError> {
-        let mut watch = Self { client, calls, range, after, stream: None, compacted: None };
+        let mut watch = Self { calls, range, after, stream: None, compacted: None };
         watch.stream = Some(watch.start()?);
         Ok(watch)
     }
 
     /// Opens the stream behind what was told, and waits until etcd has taken note of it.
     fn start(&self) -> Result<WatchStream, StoreError> {
-        let (mut client, (from, end)) = (self.client.clone(), self.range.clone());
-        let options = WatchOptions::new()
-            .with_range(end)
-            .with_start_revision(signed(self.after.0 + 1))
-            .with_progress_notify();
-        self.calls.wait(async move {
-            let mut stream = client.watch(from, Some(options)).await?;
-            // The first answer says that the watch was made.
-            stream.message().await?;
-            Ok(stream)
+        self.calls.wait(|client| {
+            let (from, end) = self.range.clone();
+            let options = WatchOptions::new()
+                .with_range(end)
+                .with_start_revision(signed(self.after.0 + 1))
+                .with_progress_notify();
+            async move {
+                let mut client = client.watch_client().max_decoding_message_size(usize::MAX);
+                let mut stream = client.watch(from, Some(options)).await?;
+                // The first answer says that the watch was made.
+                stream.message().await?;
+                Ok(stream)
+            }
         })
     }
 
@@ -93,8 +95,8 @@ impl Watch for EtcdWatch {
                 None => self.start()?,
             };
             let rest = until.saturating_duration_since(Instant::now());
-            let wait = rest + self.calls.limit;
-            let (stream, heard) = self.calls.run_for(wait, async move {
+            let wait = rest + self.calls.limit();
+            let (stream, heard) = self.calls.within(wait, async move {
                 let heard = tokio::time::timeout(rest, stream.message()).await;
                 (stream, heard)
             })?;

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use tranche_core::name::VmName;
 
 use super::layout::{
-    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, Inventories, Operations, VmPlans, VmSpecs, policy,
+    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HostPlans, HostSpecs, Inventories, Operations, Rules,
+    VmPlans, VmSpecs, policy,
 };
 use super::stored::encode;
-use super::{RepositoryError, State};
+use super::{RepositoryError, State, Terms};
 use crate::error::StoreError;
 use crate::key::Key;
 use crate::record::Revision;
-use crate::txn::{Expected, OPS_MAX, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX};
+use crate::txn::{COMPARES_MAX, Expected, OPS_MAX, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX};
 
 /// A record to write or to delete.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ pub(super) struct Change {
 impl Change {
     fn deletes(&self) -> bool {
         self.value.is_none()
+    }
+
+    /// How many compares it brings at most: its own, and the term on which a host's standing changes.
+    fn compares(&self) -> usize {
+        if self.key.as_str().starts_with(HostPlans::PREFIX) { 2 } else { 1 }
     }
 
     /// What it adds to a transaction, which names its key twice.
@@ -44,8 +50,14 @@ pub(super) struct Batch(Vec<Change>);
 
 impl Batch {
     /// The transaction that makes these changes, if everything is as it was loaded.
-    pub(super) fn txn(&self) -> Txn {
-        self.0.iter().fold(Txn::new(), |txn, change| {
+    pub(super) fn txn(&self, terms: &Terms) -> Txn {
+        let standing = terms.standing.iter().filter(|(host, _)| {
+            let key = HostPlans::key(host);
+            self.0.iter().any(|change| change.key == key)
+        });
+        let compares = terms.always.iter().chain(standing.map(|(_, compare)| compare));
+        let txn = compares.fold(Txn::new(), |txn, compare| txn.expect(compare.key.clone(), compare.expected));
+        self.0.iter().fold(txn, |txn, change| {
             let expected = change.before.map_or(Expected::Absent, Expected::At);
             let txn = txn.expect(change.key.clone(), expected);
             match &change.value {
@@ -64,10 +76,16 @@ impl Batch {
     }
 
     /// Notes the versions that the records have since `revision`.
-    pub(super) fn note_versions(self, revision: Revision, versions: &mut BTreeMap<Key, Revision>) {
+    pub(super) fn note_versions(
+        self,
+        revision: Revision,
+        versions: &mut BTreeMap<Key, Revision>,
+        deleted: &mut BTreeMap<Key, Revision>,
+    ) {
         for change in self.0 {
             if change.deletes() {
                 versions.remove(&change.key);
+                deleted.insert(change.key, revision);
             } else {
                 versions.insert(change.key, revision);
             }
@@ -91,6 +109,7 @@ pub(super) fn between(
         }
     }
     let (gpu_wishes_gone, gpu_wishes) = split(diff.of::<GpuSpecs>()?);
+    let (host_wishes_gone, host_wishes) = split(diff.of::<HostSpecs>()?);
     let (vm_wishes_gone, vm_wishes) = split(diff.of::<VmSpecs>()?);
 
     let mut vms: BTreeMap<VmName, Vec<Change>> = BTreeMap::new();
@@ -101,30 +120,40 @@ pub(super) fn between(
         vms.entry(vm).or_default().push(change);
     }
 
-    let mut groups = singly(released);
+    // A host is given up before anything that it had is given to others.
+    let mut groups = singly(diff.of::<HostPlans>()?);
+    groups.extend(singly(released));
+    groups.extend(singly(host_wishes));
     groups.extend(diff.policy()?.map(|change| vec![change]));
     groups.extend(singly(gpu_wishes));
     groups.extend(singly(vm_wishes));
+    groups.extend(singly(diff.of::<Rules>()?));
     groups.extend(singly(diff.of::<GpuPlans>()?));
     groups.extend(vms.into_values());
     groups.extend(singly(diff.of::<Generations>()?));
     groups.extend(singly(vm_wishes_gone));
     groups.extend(singly(gpu_wishes_gone));
+    groups.extend(singly(host_wishes_gone));
     groups.extend(singly(diff.of::<Operations>()?));
     groups.extend(singly(diff.of::<Inventories>()?));
     Ok(groups)
 }
 
+/// The most terms that hold for each transaction.
+const TERMS_MAX: usize = 4;
+/// The most compares that the changes of a batch bring.
+const CHANGED_MAX: usize = if OPS_MAX < COMPARES_MAX { OPS_MAX } else { COMPARES_MAX } - TERMS_MAX;
+
 /// Packs groups, in order, into as few batches as fit into transactions.
 pub(super) fn pack(groups: Vec<Vec<Change>>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
-    let (mut ops, mut bytes) = (OPS_MAX, TXN_BYTES_MAX);
+    let (mut ops, mut bytes) = (CHANGED_MAX, TXN_BYTES_MAX);
     for group in groups {
-        ops += group.len();
+        ops += group.iter().map(Change::compares).sum::<usize>();
         bytes += group.iter().map(Change::bytes).sum::<usize>();
-        if ops > OPS_MAX || bytes > TXN_BYTES_MAX {
+        if ops > CHANGED_MAX || bytes > TXN_BYTES_MAX {
             batches.push(Batch::default());
-            ops = group.len();
+            ops = group.iter().map(Change::compares).sum();
             bytes = group.iter().map(Change::bytes).sum();
         }
         if let Some(batch) = batches.last_mut() {

@@ -5,9 +5,12 @@
 //! | `spec/policy` | the policies |
 //! | `spec/gpu/HOST/ADDRESS` | what a GPU shall be used for |
 //! | `spec/vm/NAME` | a VM, as wished for |
+//! | `spec/host/HOST` | a member of the cluster |
+//! | `spec/rule/NAME` | a rule about where VMs run |
 //! | `plan/gpu/HOST/ADDRESS` | what was decided for a GPU |
 //! | `plan/booking/HOST/ADDRESS/SLOT` | who holds a partition or a whole GPU |
 //! | `plan/vm/NAME` | what was decided for a VM |
+//! | `plan/host/HOST` | how a member of the cluster stands |
 //! | `plan/generation/HOST` | how often a host's part of the plan has changed |
 //! | `inventory/HOST` | what a host reported last |
 //! | `operation/ID` | an operation |
@@ -20,10 +23,10 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use tranche_core::inventory::HostInventory;
-use tranche_core::name::{GpuKey, HostName, NameError, OperationId, SlotKey, VmName};
+use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, SlotKey, VmName};
 use tranche_core::operation::Operation;
-use tranche_core::plan::{Booking, GpuPlan, VmPlan};
-use tranche_core::spec::{GpuSpec, VmSpec};
+use tranche_core::plan::{Booking, GpuPlan, HostPlan, VmPlan};
+use tranche_core::spec::{GpuSpec, HostSpec, Rule, VmSpec};
 
 use super::stored::{Stored, decode, malformed};
 use super::{RepositoryError, State};
@@ -93,18 +96,40 @@ macro_rules! drawers {
             }
             Ok(false)
         }
+
+        /// Forgets a record; says whether it was there.
+        pub(super) fn forget(state: &mut State, key: &Key) -> Result<bool, RepositoryError> {
+            if key.as_str() == POLICY {
+                state.spec.policy = Default::default();
+                return Ok(true);
+            }
+            $(if let Some(gone) = take_out::<$drawer>(state, key) {
+                return Ok(gone);
+            })*
+            Ok(false)
+        }
     };
 }
 
 drawers! {
     GpuSpecs "spec/gpu/" GpuKey => GpuSpec, spec.gpus;
     VmSpecs "spec/vm/" VmName => VmSpec, spec.vms;
+    HostSpecs "spec/host/" HostName => HostSpec, spec.hosts;
+    Rules "spec/rule/" RuleName => Rule, spec.rules;
+    HostPlans "plan/host/" HostName => HostPlan, plan.hosts;
     GpuPlans "plan/gpu/" GpuKey => GpuPlan, plan.gpus;
     Bookings "plan/booking/" SlotKey => Booking, plan.bookings;
     VmPlans "plan/vm/" VmName => VmPlan, plan.vms;
     Generations "plan/generation/" HostName => u64, plan.generations;
     Inventories "inventory/" HostName => HostInventory, inventory;
     Operations "operation/" OperationId => Operation, operations;
+}
+
+/// Takes a record out of `state`; says whether it was there.
+fn take_out<D: Drawer>(state: &mut State, key: &Key) -> Option<bool> {
+    let name = key.as_str().strip_prefix(D::PREFIX)?.parse().ok()?;
+    // Looked at first: to change what is shared is to copy it.
+    Some(D::of(state).contains_key(&name) && D::of_mut(state).remove(&name).is_some())
 }
 
 fn put_away<D: Drawer>(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {

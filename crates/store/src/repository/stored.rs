@@ -9,9 +9,10 @@ use std::error::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tranche_core::inventory::HostInventory;
+use tranche_core::liveness::Heartbeat;
 use tranche_core::operation::Operation;
-use tranche_core::plan::{Booking, GpuPlan, VmPlan};
-use tranche_core::spec::{GpuSpec, Policy, VmSpec};
+use tranche_core::plan::{Booking, GpuPlan, HostPlan, VmPlan};
+use tranche_core::spec::{GpuSpec, HostSpec, Policy, Rule, VmSpec};
 
 use super::RepositoryError;
 use crate::key::Key;
@@ -54,7 +55,20 @@ macro_rules! first_version {
     )*};
 }
 
-first_version!(Policy, GpuSpec, VmSpec, GpuPlan, Booking, VmPlan, HostInventory, Operation);
+first_version!(
+    Policy,
+    GpuSpec,
+    VmSpec,
+    HostSpec,
+    Rule,
+    GpuPlan,
+    Booking,
+    VmPlan,
+    HostPlan,
+    HostInventory,
+    Heartbeat,
+    Operation
+);
 // How often a host's part of the plan has changed.
 first_version!(u64);
 

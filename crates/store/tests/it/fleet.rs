@@ -19,7 +19,8 @@ pub(crate) fn fleet(vms: usize) -> State {
         add_vm(&mut state, index);
     }
     let domains = state.spec.vms.iter().map(|(name, vm)| (name.to_string(), domain(name, vm.id))).collect();
-    let hypervisor = Hypervisor::Up { libvirt: "11.3.0".to_owned(), qemu: "10.0.2".to_owned(), domains };
+    let hypervisor =
+        Hypervisor::Up { libvirt: "11.3.0".to_owned(), qemu: "10.0.2".to_owned(), domains, resources: None };
     let inventory = HostInventory {
         host: host(),
         boot_id: "0e2b4f8c-1b7a-4bb0-9f43-7d3c1e1f9a11".to_owned(),
@@ -30,11 +31,14 @@ pub(crate) fn fleet(vms: usize) -> State {
             cpus: 64,
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            watchdog: None,
         },
         hypervisor,
         gpus: BTreeMap::new(),
         stuck: Vec::new(),
         notes: Vec::new(),
+        progress: tranche_core::inventory::Progress::default(),
+        pulse: None,
     };
     state.inventory.insert(host(), inventory);
     state.plan.generations.insert(host(), 7);
@@ -107,13 +111,15 @@ fn add_vm(state: &mut State, index: usize) {
         request: Request::ANY_PARTITION,
         reserved: false,
         prefer_numa_node: None,
+        availability: tranche_core::spec::Availability::default(),
         run: Run::Running,
         serial: 1,
         created_at: Timestamp(1_700_000_000_000),
     };
     state.spec.vms.insert(name.clone(), spec);
     let settled = Settled { serial: 1, running: true, boot_id: "0e2b4f8c".to_owned(), rests: None };
-    let planned = VmPlan { host: host(), id: vm_id(index), goal: VmGoal::Run, settled: Some(settled) };
+    let planned =
+        VmPlan { host: host(), id: vm_id(index), goal: VmGoal::Run, settled: Some(settled), tried: None };
     state.plan.vms.insert(name.clone(), planned);
     book(state, index, slot(index));
 }

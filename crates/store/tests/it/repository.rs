@@ -10,7 +10,7 @@ use tranche_core::operation::{Goal, OPERATIONS_KEPT_MAX, Operation, OperationSta
 use tranche_core::spec::{PlacementPolicy, Run};
 use tranche_store::{
     Event, Loaded, MemoryStore, OPS_MAX, Prefix, Repository, RepositoryError, Saved, State, Store,
-    StoreError, Txn, VALUE_BYTES_MAX,
+    StoreError, Terms, Txn, VALUE_BYTES_MAX,
 };
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ fn repository() -> (Arc<MemoryStore>, Repository) {
 
 #[track_caller]
 fn save(repository: &Repository, loaded: Loaded, next: State) -> Loaded {
-    match repository.commit(loaded, next).unwrap() {
+    match repository.commit(loaded, next, &Terms::default()).unwrap() {
         Saved::Committed(loaded) => loaded,
         Saved::Conflict(conflict) => panic!("{conflict}"),
     }
@@ -139,7 +139,7 @@ fn collision(repository: &Repository, change: impl Fn(&mut State, usize)) -> Str
     let first = next(&one, 0);
     save(repository, one, first.clone());
     let second = next(&other, 1);
-    let Saved::Conflict(conflict) = repository.commit(other, second).unwrap() else {
+    let Saved::Conflict(conflict) = repository.commit(other, second, &Terms::default()).unwrap() else {
         panic!("the second change was taken");
     };
     assert_eq!(repository.load().unwrap().state, first, "the second change has left something");
@@ -400,7 +400,7 @@ fn a_record_that_is_too_large_is_refused_by_name_and_nothing_is_stored() {
     let mut next = fleet(1);
     let reported = next.inventory.get_mut(&host()).unwrap();
     reported.system.cpu_model = "x".repeat(VALUE_BYTES_MAX);
-    let error = repository.commit(loaded, next).unwrap_err();
+    let error = repository.commit(loaded, next, &Terms::default()).unwrap_err();
     assert!(matches!(&error, RepositoryError::Store(StoreError::Limit { .. })), "{error:?}");
     assert!(error.finding().message.contains("inventory/node1"), "{}", error.finding());
     assert_eq!(all(store.as_ref()), []);
@@ -425,7 +425,7 @@ fn records_of_version_1_are_read_and_written_as_ever() {
         .map(|line| line.split_once(' ').unwrap())
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    assert_eq!(samples.len(), 15);
+    assert_eq!(samples.len(), 16);
     let (store, old) = repository();
     for (name, value) in &samples {
         commit(store.as_ref(), Txn::new().put(key(name), value.as_str()));

@@ -1,0 +1,264 @@
+//! What several hosts say to each other through the store: that they live, who leads, what each reports and shall do.
+//!
+//! | key | record |
+//! | --- | --- |
+//! | `beat/HOST` | a host's last heartbeat |
+//! | `leader` | who leads; it goes with its lease |
+//!
+//! A heartbeat is taken only while the host's standing (`plan/host/HOST`) is as the host knows it, and a host is given up
+//! only while its heartbeat is as the leader knows it ([`super::Terms`]). So one of the two comes first, and the other
+//! learns of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use tranche_core::inventory::HostInventory;
+use tranche_core::liveness::Heartbeat;
+use tranche_core::name::{HostName, VmName};
+use tranche_core::plan::{HostPlan, Plan};
+use tranche_core::spec::Spec;
+
+use super::layout::{self, Drawer, Generations, HostPlans, Inventories, VmSpecs};
+use super::stored::{decode, encode, malformed};
+use super::{Repository, RepositoryError, State};
+use crate::Watch;
+use crate::key::{Key, Prefix};
+use crate::record::{Entry, LeaseId, Revision};
+use crate::txn::{Compare, Expected, Outcome, Txn};
+
+const BEATS: &str = "beat";
+const LEADER: &str = "leader";
+
+/// What came of a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beaten {
+    /// It was acknowledged.
+    Acknowledged,
+    /// The host's standing is another than it knew: it has to look before it says that it lives.
+    Refused,
+}
+
+/// How a host stands, and the version of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stands {
+    /// How; nothing before the leader has seen it for the first time.
+    pub planned: Option<HostPlan>,
+    version: Expected,
+}
+
+/// All that concerns one host.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The wishes for what the host has, the policies, and the members.
+    pub spec: Spec,
+    /// What was decided for it.
+    pub plan: Plan,
+    /// The generation of that, at least.
+    pub generation: u64,
+    mark: Mark,
+}
+
+/// What tells that a host's part is as it was: its generation, its standing, the policies.
+type Mark = Vec<Option<Revision>>;
+
+/// A heartbeat and its version.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    /// The heartbeat.
+    pub heartbeat: Heartbeat,
+    /// On this term the host has said nothing since.
+    pub unchanged: Compare,
+}
+
+/// Tells when something was decided for a host.
+#[derive(Debug)]
+pub struct Decisions {
+    key: Key,
+    watch: Box<dyn Watch>,
+}
+
+impl Decisions {
+    /// Waits until something was decided for the host, at most so long. Returns whether something was.
+    ///
+    /// # Errors
+    /// The watch is of no use any more: look, and watch anew.
+    pub fn next(&mut self, timeout: Duration) -> Result<bool, RepositoryError> {
+        let events = self.watch.next(timeout)?;
+        Ok(events.iter().any(|event| event.key() == &self.key))
+    }
+}
+
+impl Repository {
+    /// How a host stands.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn stands(&self, host: &HostName) -> Result<Stands, RepositoryError> {
+        let entry = self.store.get(&HostPlans::key(host))?;
+        let version = entry.as_ref().map_or(Expected::Absent, |entry| Expected::At(entry.modified));
+        let planned = entry.map(|entry| decode(&entry.key, &entry.value)).transpose()?;
+        Ok(Stands { planned, version })
+    }
+
+    /// Says that a host lives, if it stands as it knows.
+    ///
+    /// # Errors
+    /// Whether it was stored is not known.
+    pub fn beat(
+        &self,
+        host: &HostName,
+        beat: &Heartbeat,
+        stands: &Stands,
+    ) -> Result<Beaten, RepositoryError> {
+        let key = key_of(BEATS, host);
+        let value = encode(&key, beat)?;
+        let txn = Txn::new().expect(HostPlans::key(host), stands.version).put(key, value);
+        match self.store.commit(&txn)? {
+            Outcome::Committed(_) => Ok(Beaten::Acknowledged),
+            Outcome::Conflict(_) => Ok(Beaten::Refused),
+        }
+    }
+
+    /// The last heartbeats of all hosts.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn beats(&self) -> Result<BTreeMap<HostName, Beat>, RepositoryError> {
+        let of = |entry: Entry| {
+            let text = entry.key.as_str().strip_prefix("beat/").unwrap_or_default();
+            let host = text.parse().map_err(|error| malformed(&entry.key, error))?;
+            let heartbeat = decode(&entry.key, &entry.value)?;
+            let unchanged = Compare { key: entry.key, expected: Expected::At(entry.modified) };
+            Ok((host, Beat { heartbeat, unchanged }))
+        };
+        self.store.range(&prefix(BEATS))?.entries.into_iter().map(of).collect()
+    }
+
+    /// Forgets that a host ever lived: it is no member any more.
+    ///
+    /// # Errors
+    /// Whether it was stored is not known.
+    pub fn forget_beat(&self, host: &HostName) -> Result<(), RepositoryError> {
+        let _ = self.store.commit(&Txn::new().delete(key_of(BEATS, host)))?;
+        Ok(())
+    }
+
+    /// Stores what a host reports. It alone does so.
+    ///
+    /// # Errors
+    /// Whether it was stored is not known.
+    pub fn report(&self, observed: &HostInventory) -> Result<(), RepositoryError> {
+        let key = Inventories::key(&observed.host);
+        let value = encode(&key, observed)?;
+        let _ = self.store.commit(&Txn::new().put(key, value))?;
+        Ok(())
+    }
+
+    /// Whether a part is still what concerns its host.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn is_current(&self, host: &HostName, part: &Part) -> Result<bool, RepositoryError> {
+        Ok(self.mark(host)?.1 == part.mark)
+    }
+
+    /// Watches for decisions that concern a host, from now on.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn watch_decisions(&self, host: &HostName) -> Result<Decisions, RepositoryError> {
+        let generations = prefix("plan/generation");
+        let now = self.store.range(&generations)?.revision;
+        let watch = self.store.watch(&generations, now)?;
+        Ok(Decisions { key: Generations::key(host), watch })
+    }
+
+    fn mark(&self, host: &HostName) -> Result<(u64, Mark), RepositoryError> {
+        let key = Generations::key(host);
+        let entry = self.store.get(&key)?;
+        let generation = match &entry {
+            Some(entry) => decode(&key, &entry.value)?,
+            None => 0,
+        };
+        let mut mark = vec![entry.map(|entry| entry.modified)];
+        for key in [HostPlans::key(host), layout::policy()] {
+            mark.push(self.store.get(&key)?.map(|entry| entry.modified));
+        }
+        Ok((generation, mark))
+    }
+
+    /// All that concerns a host. Of VMs that are others', those with a domain on this host are told, too.
+    ///
+    /// The generation is read first, and is what the leader writes last; so the rest is of that generation or newer.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn part(&self, host: &HostName, domains: &[VmName]) -> Result<Part, RepositoryError> {
+        let mut state = State::default();
+        let (generation, mark) = self.mark(host)?;
+        for kind in ["spec/gpu", "plan/gpu", "plan/booking"] {
+            self.read(&mut state, &format!("{kind}/{host}"))?;
+        }
+        self.read(&mut state, "spec/host")?;
+        self.read(&mut state, "plan/host")?;
+        if let Some(entry) = self.store.get(&layout::policy())? {
+            layout::file(&mut state, &entry.key, &entry.value)?;
+        }
+        self.read(&mut state, "plan/vm")?;
+        let concerned = |name: &VmName, of: &HostName| of == host || domains.contains(name);
+        state.plan.vms.retain(|name, planned| concerned(name, &planned.host));
+        for name in state.plan.vms.keys().cloned().collect::<Vec<_>>() {
+            if let Some(entry) = self.store.get(&VmSpecs::key(&name))? {
+                layout::file(&mut state, &entry.key, &entry.value)?;
+            }
+        }
+        let State { spec, plan, .. } = state;
+        Ok(Part { spec: Spec::clone(&spec), plan: Plan::clone(&plan), generation, mark })
+    }
+
+    fn read(&self, state: &mut State, below: &str) -> Result<(), RepositoryError> {
+        for entry in self.store.range(&prefix(below))?.entries {
+            layout::file(state, &entry.key, &entry.value)?;
+        }
+        Ok(())
+    }
+
+    /// Tries to lead: succeeds if nobody does, or this one does already. It holds as long as the lease, and only on the term
+    /// that is returned.
+    ///
+    /// # Errors
+    /// Whether it was stored is not known.
+    pub fn lead(&self, name: &HostName, lease: LeaseId) -> Result<Option<Compare>, RepositoryError> {
+        let key: Key = LEADER.parse().expect("it is a plain text of our own");
+        let txn =
+            Txn::new().expect(key.clone(), Expected::Absent).put_leased(key.clone(), name.to_string(), lease);
+        match self.store.commit(&txn)? {
+            Outcome::Committed(revision) => Ok(Some(Compare { key, expected: Expected::At(revision) })),
+            Outcome::Conflict(_) => {
+                // A commit whose answer was lost may have been this one's.
+                let own = self.store.get(&key)?.filter(|entry| entry.lease == Some(lease));
+                Ok(own.map(|entry| Compare { key, expected: Expected::At(entry.modified) }))
+            }
+        }
+    }
+
+    /// Who leads.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn leader(&self) -> Result<Option<HostName>, RepositoryError> {
+        let key: Key = LEADER.parse().expect("it is a plain text of our own");
+        let Some(entry) = self.store.get(&key)? else { return Ok(None) };
+        let name = String::from_utf8_lossy(&entry.value).parse().map_err(|error| malformed(&key, error))?;
+        Ok(Some(name))
+    }
+}
+
+fn key_of(kind: &str, name: &impl Display) -> Key {
+    format!("{kind}/{name}").parse().expect("the core's names are made of what keys may hold")
+}
+
+fn prefix(of: &str) -> Prefix {
+    format!("{of}/").parse().expect("it is a plain text of our own")
+}
