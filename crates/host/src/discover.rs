@@ -183,6 +183,7 @@ fn pci_gpu(
     let text = |name: &str| tree.text(&format!("{dir}/{name}")).unwrap_or_default();
     let iommu_group = function::iommu_group(tree, &dir);
     let partitions = sriov::partitions(tree, &dir, holders);
+    let driver = function::driver(tree, &dir);
     let mut gpu = Gpu {
         address: key.address.clone(),
         ids,
@@ -191,7 +192,8 @@ fn pci_gpu(
             .map_or_else(|| format!("{:04x}:{:04x}", ids.vendor, ids.device), |entry| entry.model.clone()),
         emulated: entry.is_some_and(|entry| entry.emulated),
         vram_mib: vram_mib(tree, &dir, entry),
-        driver: function::driver(tree, &dir),
+        driver_version: driver.as_deref().and_then(|driver| module_version(tree, driver)),
+        driver,
         numa_node: function::numa_node(tree, &dir),
         open_by: holders.of(tree, &dir, iommu_group.as_ref().map(|group| group.id)),
         iommu_group,
@@ -290,6 +292,7 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         emulated: entry.emulated,
         vram_mib: entry.vram_mib.as_ref().map(|figure| figure.value),
         driver: None,
+        driver_version: None,
         numa_node: None,
         iommu_group: None,
         bars: Vec::new(),
@@ -310,6 +313,12 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         partitions: observed.partitions,
         open_by: Vec::new(),
     }
+}
+
+/// The version of a driver that is not the kernel's own (`/sys/module/NAME/version`, where a module has `MODULE_VERSION`).
+fn module_version(tree: &dyn Tree, driver: &str) -> Option<String> {
+    let version = tree.text(&format!("sys/module/{}/version", driver.replace('-', "_"))).ok()?;
+    (!version.is_empty() && version.len() <= 64).then_some(version)
 }
 
 /// Video memory: what the driver tells (amdgpu does, in bytes), else what the catalogue says.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use camino::Utf8Path;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::inventory::{self, HostInventory, Iommu, SystemFacts};
+use tranche_core::inventory::{self, HostInventory, Iommu, Progress, SystemFacts};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::step::Step;
 
@@ -84,11 +84,14 @@ fn unreadable(
             cpus: 0,
             memory_mib: 0,
             iommu: Iommu::Off,
+            watchdog: None,
         },
         hypervisor: NotAsked.observe(),
         gpus: Default::default(),
         stuck: Vec::new(),
         notes,
+        progress: Progress::default(),
+        pulse: None,
     }
 }
 

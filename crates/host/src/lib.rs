@@ -7,12 +7,14 @@ pub mod calls;
 pub mod catalogue;
 pub mod conformance;
 pub mod fake;
+pub mod fence;
 pub mod linux;
 pub mod modules;
 pub mod monitor;
 pub mod nvml;
 pub mod tree;
 pub mod vm;
+pub mod watchdog;
 
 mod bind;
 mod board;
@@ -61,6 +63,11 @@ pub trait Host: Send + Sync + std::fmt::Debug {
         now: Timestamp,
     ) -> HostInventory {
         self.observe(now)
+    }
+
+    /// The kernel's boot id, as [`HostInventory::boot_id`] will say it. A host that is not asked this has none.
+    fn boot_id(&self) -> String {
+        String::new()
     }
 
     /// What it knows of GPUs before it looks at one. A host that is not asked this knows nothing.

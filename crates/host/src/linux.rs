@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Gpu, HostInventory, StuckCall};
+use tranche_core::inventory::{Gpu, HostInventory, Progress, StuckCall};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
 use tranche_core::step::{Step, VFIO_DRIVER};
 
@@ -150,6 +150,10 @@ impl LinuxHost {
 }
 
 impl Host for LinuxHost {
+    fn boot_id(&self) -> String {
+        system::boot_id(self.calls.tree())
+    }
+
     fn observe(&self, now: Timestamp) -> HostInventory {
         let tree = self.calls.tree();
         let boot_id = system::boot_id(tree);
@@ -180,6 +184,8 @@ impl Host for LinuxHost {
             gpus,
             stuck: self.stuck(unanswered),
             notes,
+            progress: Progress::default(),
+            pulse: None,
         }
     }
 

@@ -9,6 +9,7 @@ use tranche_core::name::HostName;
 use super::parse;
 use crate::report;
 use crate::tree::Tree;
+use crate::watchdog;
 
 /// What of `/proc/cpuinfo` is read, in bytes: its first processor.
 const CPUINFO_LEN_MAX: usize = 4096;
@@ -27,6 +28,7 @@ pub(crate) fn facts(tree: &dyn Tree) -> SystemFacts {
         cpus: parse::cpu_list_len(&text("sys/devices/system/cpu/online")),
         memory_mib: memory_kib.unwrap_or(0) / 1024,
         iommu: iommu(tree),
+        watchdog: watchdog::all(tree).into_iter().next(),
     }
 }
 
@@ -52,6 +54,7 @@ pub(crate) fn notes(tree: &dyn Tree, host: &HostName) -> Vec<Finding> {
         let hint = "Switch on virtualisation in the firmware and load kvm_intel or kvm_amd; without it VMs are emulated.";
         notes.push(report::host_note(host, Code::KvmMissing, message, hint));
     }
+    notes.extend(watchdog::notes(tree, host));
     notes
 }
 

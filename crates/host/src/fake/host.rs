@@ -15,6 +15,7 @@ use crate::catalogue::Catalogue;
 use crate::linux::LinuxHost;
 use crate::vm::Hypervisor;
 use crate::vm::fake::FakeHypervisor;
+use crate::watchdog::fake::{FakeWatchdog, Model};
 
 /// A fake host.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct FakeHost {
     pub kernel: Arc<FakeKernel>,
     /// Its hypervisor, whose VMs open devices in the kernel.
     pub hypervisor: Arc<FakeHypervisor>,
+    /// Its watchdog, which resets it when time is passed by [`Self::pass_time`].
+    pub watchdog: FakeWatchdog,
     host: LinuxHost,
 }
 
@@ -33,13 +36,23 @@ impl FakeHost {
         let hypervisor = Arc::new(FakeHypervisor::new(Arc::<FakeKernel>::clone(&kernel)));
         let vms = Box::new(Arc::clone(&hypervisor));
         let host = LinuxHost::new(name, Arc::<FakeKernel>::clone(&kernel), limits, catalogue, vms);
-        Self { kernel, hypervisor, host }
+        Self { kernel, hypervisor, watchdog: FakeWatchdog::new(Model::default()), host }
     }
 
     /// Power is lost and comes back: no VM runs, and what the kernel does not keep is gone.
     pub fn reboot(&self) {
         self.hypervisor.lose_power();
+        self.watchdog.reset();
         self.kernel.reboot();
+    }
+
+    /// Virtual time goes on to this, in milliseconds. True if the watchdog has reset the host on the way.
+    pub fn pass_time(&self, now_ms: u64) -> bool {
+        let fired = self.watchdog.advance_to(now_ms);
+        if fired {
+            self.reboot();
+        }
+        fired
     }
 }
 

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use camino::Utf8Path;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::inventory::{self, Domain, DomainState, Holder, HostDevice, OffReason};
+use tranche_core::inventory::{
+    self, Domain, DomainState, Holder, HostDevice, Network, OffReason, Resources, StoragePool,
+};
 use tranche_core::name::{VmId, VmName};
 use tranche_core::spec::VmHardware;
 use tranche_core::step::{Step, StepSubject, VmDevice};
@@ -54,6 +56,7 @@ struct Model {
     down: Option<String>,
     domains: BTreeMap<String, FakeDomain>,
     next_pid: u32,
+    resources: Resources,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,8 @@ impl Stored {
 impl FakeHypervisor {
     /// A hypervisor without domains, whose domains use these devices.
     pub fn new(devices: Arc<dyn DeviceUse>) -> Self {
-        let model = Model { down: None, domains: BTreeMap::new(), next_pid: FIRST_PID };
+        let model =
+            Model { down: None, domains: BTreeMap::new(), next_pid: FIRST_PID, resources: usual_resources() };
         Self { model: Mutex::new(model), devices }
     }
 
@@ -143,6 +147,11 @@ impl FakeHypervisor {
         if let Some(domain) = self.lock().domains.get_mut(vm.as_str()) {
             domain.start_refusal = words.map(str::to_owned);
         }
+    }
+
+    /// Somebody defines, starts or stops pools and networks.
+    pub fn change_resources(&self, change: impl FnOnce(&mut Resources)) {
+        change(&mut self.lock().resources);
     }
 
     /// libvirtd goes away, for this reason. Domains go on.
@@ -251,6 +260,7 @@ impl Hypervisor for FakeHypervisor {
             libvirt: LIBVIRT_VERSION.to_owned(),
             qemu: QEMU_VERSION.to_owned(),
             domains,
+            resources: Some(model.resources.clone()),
         }
     }
 
@@ -287,6 +297,16 @@ impl Hypervisor for FakeHypervisor {
             },
             _ => Err(refusal::not_about_a_vm(step)),
         }
+    }
+}
+
+/// What an installation of libvirt has at first: a directory of its own, and a network.
+fn usual_resources() -> Resources {
+    let path = Some("/var/lib/libvirt/images".to_owned());
+    let pool = StoragePool { kind: "dir".to_owned(), path, active: true, shared: false };
+    Resources {
+        pools: [("default".to_owned(), pool)].into(),
+        networks: [("default".to_owned(), Network { active: true })].into(),
     }
 }
 

@@ -13,6 +13,8 @@ pub mod libvirt;
 mod refusal;
 #[cfg(feature = "libvirt")]
 mod seed;
+#[cfg(feature = "libvirt")]
+mod shared;
 pub mod xml;
 
 use tranche_core::finding::Finding;

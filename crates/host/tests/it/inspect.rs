@@ -58,6 +58,15 @@ fn an_nvidia_a2_is_one_gpu_with_sixteen_functions_though_all_share_its_ids() {
 }
 
 #[test]
+fn a_driver_that_does_not_come_with_the_kernel_has_a_version() {
+    let captured = a2_host();
+    let version = || inspect(captured.root(), None).gpus[&at("0000:08:00.0")].driver_version.clone();
+    assert_eq!(version(), None);
+    captured.add("sys/module/nvidia/version = 570.133.10");
+    assert_eq!(version().as_deref(), Some("570.133.10"));
+}
+
+#[test]
 fn the_machine_is_described_and_what_was_not_asked_is_not_guessed() {
     let captured = a2_host();
     let seen = inspect(captured.root(), None);

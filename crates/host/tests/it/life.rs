@@ -110,7 +110,13 @@ impl Life {
     /// Makes a VM that asks for something, and starts it.
     #[track_caller]
     pub(crate) fn start_new(&mut self, name: &str, request: Request) {
-        let vm = NewVm { hardware: hardware(), request, reserved: false, prefer_numa_node: None };
+        let vm = NewVm {
+            hardware: hardware(),
+            request,
+            reserved: false,
+            prefer_numa_node: None,
+            availability: tranche_core::spec::Availability::default(),
+        };
         self.wish(&Change::CreateVm { name: vm_name(name), vm }).expect("the VM is made");
         self.start(name);
     }

@@ -47,6 +47,22 @@ fn the_same_host_observed_twice_is_the_same() {
 }
 
 #[test]
+fn it_has_the_pool_and_the_network_of_a_fresh_libvirt_and_what_somebody_makes_of_them() {
+    let host = host(Machine::gpus(1, 8));
+    let shared =
+        |host: &_| inventory(host).resources().expect("libvirt tells of them").pools["default"].shared;
+    assert!(!shared(&host));
+    host.hypervisor.change_resources(|resources| {
+        resources.pools.get_mut("default").expect("it is there").shared = true;
+        resources.networks.clear();
+    });
+    assert!(shared(&host));
+    assert!(inventory(&host).resources().unwrap().networks.is_empty());
+    host.hypervisor.go_down("it restarts");
+    assert_eq!(inventory(&host).resources(), None);
+}
+
+#[test]
 fn presets_are_found_by_name() {
     for (name, gpus) in Machine::PRESETS.into_iter().zip([2, 8, 5]) {
         let machine = Machine::preset(name).unwrap_or_else(|| panic!("no {name}"));

@@ -23,9 +23,13 @@ fn libvirt_takes_what_is_written_into_a_users_domain_and_gives_it_back() {
     let woken = Arc::new(AtomicUsize::new(0));
     let config = Config { uri: uri.into(), ..Config::default() };
     let hypervisor = Libvirt::new(config, Arc::new(count_in(&woken)));
-    let Observed::Up { libvirt, domains, .. } = hypervisor.observe() else {
+    let Observed::Up { libvirt, domains, resources, .. } = hypervisor.observe() else {
         panic!("the test driver is down")
     };
+    let resources = resources.expect("it tells of pools and networks");
+    let pool = &resources.pools["default-pool"];
+    assert_eq!((pool.kind.as_str(), pool.active, pool.shared), ("dir", true, false));
+    assert!(resources.networks["default"].active);
     assert!(libvirt.split('.').count() == 3, "{libvirt}");
     assert_eq!(domains["test"].state, DomainState::Running);
 

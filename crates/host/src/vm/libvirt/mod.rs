@@ -4,12 +4,13 @@
 //! is opened anew at the next call, so a restart of libvirtd needs nobody's attention. libvirtd's events wake the
 //! daemon and tell which definition to read again; they decide nothing.
 //!
-//! Deliberately absent: pools, volumes and networks are used by name and never made; and nothing here remembers what
+//! Deliberately absent: pools, volumes and networks are used by name (`resources`) and never made; and nothing here remembers what
 //! it has done, because libvirt does.
 
 mod lanes;
 mod link;
 mod observe;
+mod resources;
 mod steps;
 
 use std::sync::{Arc, Mutex, PoisonError};

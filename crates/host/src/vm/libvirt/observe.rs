@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tranche_core::inventory::{self, DomainState, HostDevice, OffReason};
+use tranche_core::inventory::{self, DomainState, HostDevice, OffReason, Resources};
 use uuid::Uuid;
+use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
 
-use super::Shared;
 use super::link::Link;
+use super::{Shared, resources};
 use crate::vm::xml::{self, XmlError};
 
 /// What was read of each domain, and which have changed since.
@@ -30,6 +31,8 @@ pub(super) struct Cache {
 struct Known {
     readings: HashMap<Uuid, Reading>,
     changed: HashSet<Uuid>,
+    /// Pools and networks, and when they were asked for.
+    resources: Option<(Instant, Option<Resources>)>,
     /// The last whole answer, and when it was asked for.
     answer: Option<(Instant, inventory::Hypervisor)>,
     /// Counts what made an answer old.
@@ -123,6 +126,17 @@ impl Cache {
         Ok(reading)
     }
 
+    /// Pools and networks, asked for now if need be.
+    fn resources(&self, connect: &Connect) -> Option<Resources> {
+        let known = self.lock().resources.clone();
+        if let Some((_, told)) = known.filter(|(at, _)| at.elapsed() < resources::AGE_MAX) {
+            return told;
+        }
+        let (at, told) = (Instant::now(), resources::read(connect));
+        self.lock().resources = Some((at, told.clone()));
+        told
+    }
+
     /// Forgets domains that are gone.
     fn keep_only(&self, present: &HashSet<Uuid>) {
         self.lock().readings.retain(|domain, _| present.contains(domain));
@@ -191,6 +205,7 @@ impl Shared {
             // libvirt asks the emulator itself; where none is installed, there is no version.
             qemu: connect.get_hyp_version().map_or_else(|_| "not installed".to_owned(), version),
             domains,
+            resources: self.cache.resources(connect),
         })
     }
 }

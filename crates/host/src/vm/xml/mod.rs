@@ -39,6 +39,19 @@ pub enum XmlError {
     },
 }
 
+/// The kind of a storage pool, and where its volumes are on this host (libvirt: docs/formatstorage).
+///
+/// # Errors
+/// When this is not the XML of a storage pool.
+#[cfg(feature = "libvirt")]
+pub(crate) fn read_pool(xml: &str) -> Result<(String, Option<String>), XmlError> {
+    let document = roxmltree::Document::parse(xml)?;
+    let pool = document.root_element();
+    let kind = pool.attribute("type").ok_or(XmlError::Missing("type of a pool"))?;
+    let path = descend(pool, &["target", "path"]).and_then(|path| path.text());
+    Ok((kind.to_owned(), path.map(str::to_owned)))
+}
+
 /// The first child element of that name.
 fn child<'a, 'input>(node: roxmltree::Node<'a, 'input>, name: &str) -> Option<roxmltree::Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))

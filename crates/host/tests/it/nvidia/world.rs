@@ -240,7 +240,13 @@ impl World {
             guest_os: Some("ubuntu22.04".to_owned()),
             cloud_init: None,
         };
-        let new = NewVm { hardware, request, reserved: false, prefer_numa_node: None };
+        let new = NewVm {
+            hardware,
+            request,
+            reserved: false,
+            prefer_numa_node: None,
+            availability: tranche_core::spec::Availability::default(),
+        };
         self.accepts(&Change::CreateVm { name: vm(name), vm: new });
         self.settle();
     }
