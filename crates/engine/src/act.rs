@@ -1,0 +1,74 @@
+//! Carrying out steps: those of one subject in order, those of different subjects side by side.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::thread;
+
+use tranche_core::finding::Finding;
+use tranche_core::name::Timestamp;
+use tranche_core::step::{Step, StepSubject};
+use tranche_host::Host;
+
+/// What came of a step.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The step.
+    pub(super) step: Step,
+    /// The finding, if it failed.
+    pub(super) result: Result<(), Box<Finding>>,
+}
+
+/// Carries out steps and returns what came of each one tried, in the order of their subjects. Steps behind one that
+/// failed are not tried. GPUs come before VMs, so that a partition is never touched while its VM starts.
+pub(super) fn act(host: &dyn Host, due: Vec<Step>, workers: usize, now: Timestamp) -> Vec<Outcome> {
+    let mut rows: BTreeMap<StepSubject, Vec<Step>> = BTreeMap::new();
+    for step in due {
+        rows.entry(step.subject()).or_default().push(step);
+    }
+    let (gpus, vms): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|(subject, _)| matches!(subject, StepSubject::Gpu(_)));
+    let mut outcomes = side_by_side(host, gpus.into_iter().map(|(_, row)| row).collect(), workers, now);
+    outcomes.extend(side_by_side(host, vms.into_iter().map(|(_, row)| row).collect(), workers, now));
+    outcomes
+}
+
+fn side_by_side(host: &dyn Host, rows: Vec<Vec<Step>>, workers: usize, now: Timestamp) -> Vec<Outcome> {
+    if workers == 1 || rows.len() < 2 {
+        return rows.into_iter().flat_map(|row| in_order(host, row, now)).collect();
+    }
+    let count = rows.len();
+    let queue = Mutex::new(rows.into_iter().enumerate());
+    let done = Mutex::new(BTreeMap::new());
+    let next = || queue.lock().ok()?.next();
+    thread::scope(|scope| {
+        for _ in 0..workers.min(count) {
+            scope.spawn(|| {
+                while let Some((index, row)) = next() {
+                    let outcomes = in_order(host, row, now);
+                    if let Ok(mut done) = done.lock() {
+                        done.insert(index, outcomes);
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_default().into_values().flatten().collect()
+}
+
+fn in_order(host: &dyn Host, row: Vec<Step>, now: Timestamp) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for step in row {
+        let result = host.apply(&step, now);
+        let failed = result.is_err();
+        if let Err(finding) = &result {
+            tracing::warn!(step = %step, code = %finding.code, "{}", finding.message);
+        } else {
+            tracing::info!(step = %step, "done");
+        }
+        outcomes.push(Outcome { step, result });
+        if failed {
+            break;
+        }
+    }
+    outcomes
+}

@@ -1,0 +1,235 @@
+//! A member's host: reads what was decided for it, looks, reports, acts.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tranche_core::finding::Finding;
+use tranche_core::inventory::HostInventory;
+use tranche_core::name::{HostName, Timestamp, VmName};
+use tranche_core::plan::Standing;
+use tranche_core::spec::Timers;
+use tranche_core::steps;
+use tranche_host::Host;
+use tranche_store::{Part, Repository, RepositoryError};
+
+use super::Heart;
+use super::trouble::Trouble;
+use crate::hand::{Hand, PassReport};
+
+/// How long a report may be old before it is stored again although nothing changed, in milliseconds.
+const REPORT_EVERY_MS: u64 = 60_000;
+
+/// What is to be done with the watchdog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tending {
+    /// Nothing.
+    Leave,
+    /// Start it.
+    Arm,
+    /// Feed it.
+    Feed,
+    /// Stop it: nothing protected runs here.
+    Disarm,
+}
+
+/// A member's host.
+#[derive(Debug)]
+pub struct Member {
+    name: HostName,
+    repository: Repository,
+    heart: Arc<Heart>,
+    trouble: Trouble,
+    inner: Mutex<Inner>,
+    /// What others ask for while a pass is under way, which may take minutes.
+    known: Mutex<Known>,
+}
+
+/// What is known of the plan.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Not known before the plan was read: a watchdog that was left armed is then neither stopped nor fed.
+    shall_arm: Option<bool>,
+    timers: Timers,
+    /// The daemon is about to end, and its watchdog with it.
+    retires: bool,
+    /// What is to be reported besides what was seen.
+    notes: Vec<Finding>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hand: Hand,
+    part: Option<Part>,
+    /// The domains that the part was read for.
+    domains: Vec<VmName>,
+    seen: Option<HostInventory>,
+    /// What the store has of this host, and since when.
+    reported: Option<(HostInventory, Timestamp)>,
+}
+
+impl Member {
+    /// The host of a member. `workers` steps of different VMs and GPUs are done side by side.
+    pub fn new(
+        name: HostName,
+        host: Arc<dyn Host>,
+        repository: Repository,
+        heart: Arc<Heart>,
+        workers: usize,
+    ) -> Self {
+        let hand = Hand::new(host, workers);
+        let inner = Inner { hand, part: None, domains: Vec::new(), seen: None, reported: None };
+        Self {
+            name,
+            repository,
+            heart,
+            trouble: Trouble::default(),
+            inner: Mutex::new(inner),
+            known: Mutex::default(),
+        }
+    }
+
+    /// One turn: read, look, report, act. Called by one thread only; takes as long as its longest step.
+    ///
+    /// While the store does not answer, what was decided last is carried on: a VM that crashes is started again. A host that
+    /// was given up only ends what is not its own.
+    pub fn pass(&self, now: Timestamp) -> PassReport {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let domains = inner.seen.as_ref().map(names_of_domains).unwrap_or_default();
+        let read = self.read(&inner, &domains);
+        let fresh = self.keep(&mut inner, read);
+        inner.domains.clone_from(&domains);
+        let mut seen = inner.hand.look(now);
+        let knew_all = names_of_domains(&seen).iter().all(|name| domains.contains(name));
+        let Some(part) = inner.part.clone() else {
+            inner.seen = Some(seen);
+            return nothing();
+        };
+        seen.progress.generation = part.generation;
+        seen.progress.guard = self.heart.guard();
+        seen.notes.extend(self.known().notes.iter().cloned());
+        let standing = part.plan.hosts.get(&self.name).cloned().unwrap_or_default();
+        let is_given_up = self.heart.epoch().is_none_or(|epoch| epoch < standing.epoch);
+        if is_given_up && fresh && knew_all && is_clear(&self.name, &part, &seen, standing.standing) {
+            self.heart.begin_anew(standing.epoch);
+        }
+        seen.progress.epoch = self.heart.epoch().unwrap_or_default();
+        self.report(&mut inner, &seen, now);
+        inner.seen = Some(seen.clone());
+        if is_given_up {
+            // Nothing is begun before the leader has taken this host up again.
+            return inner.hand.carry_out(steps::surrender(&part.plan, &seen), now);
+        }
+        inner.hand.act((&part.spec, &part.plan), &seen, &std::collections::BTreeSet::new(), now)
+    }
+
+    /// Says what is to be done with a watchdog that resets the host `watchdog_ms` after it was last fed. Never waits.
+    pub fn tend(&self, armed: bool, now_ms: u64, watchdog_ms: u64) -> Tending {
+        let (shall_arm, timers) = {
+            let known = self.known();
+            (if known.retires { Some(false) } else { known.shall_arm }, known.timers)
+        };
+        self.heart.note_watchdog(armed, shall_arm != Some(false));
+        match (armed, shall_arm) {
+            (false, None | Some(false)) => Tending::Leave,
+            (false, Some(true)) => Tending::Arm,
+            // The leader counts on it until it was told otherwise.
+            (true, Some(false)) if self.heart.said_unguarded() => Tending::Disarm,
+            (true, _) if self.heart.may_feed(now_ms, watchdog_ms, &timers) => Tending::Feed,
+            (true, _) => Tending::Leave,
+        }
+    }
+
+    /// The times that the cluster goes by, as far as is known.
+    pub fn timers(&self) -> Timers {
+        self.known().timers
+    }
+
+    /// From now on no watchdog is wanted: it is stopped as soon as the leader knows that it guards nothing any more.
+    pub fn retire(&self) {
+        self.known().retires = true;
+    }
+
+    /// What the host's own report shall say besides what is seen there, from now on.
+    pub fn note(&self, notes: Vec<Finding>) {
+        self.known().notes = notes;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what was decided, if that is not known yet.
+    fn read(&self, inner: &Inner, domains: &[VmName]) -> Result<Part, RepositoryError> {
+        match &inner.part {
+            Some(part) if inner.domains == domains && self.repository.is_current(&self.name, part)? => {
+                Ok(part.clone())
+            }
+            _ => self.repository.part(&self.name, domains),
+        }
+    }
+
+    /// Keeps what was read, unless it is older than what is known. Returns whether it is of now.
+    fn keep(&self, inner: &mut Inner, read: Result<Part, RepositoryError>) -> bool {
+        match read {
+            Ok(part) if inner.part.as_ref().is_none_or(|known| known.generation <= part.generation) => {
+                let mut known = self.known();
+                known.shall_arm = Some(steps::shall_arm(&part.spec, &part.plan, &self.name));
+                known.timers = part.spec.policy.failover.timers;
+                drop(known);
+                inner.part = Some(part);
+                self.trouble.is_over("what was decided can be read again", &self.name);
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                self.trouble.tell(
+                    "what was decided cannot be read, and what was decided last is carried on",
+                    &self.name,
+                    &error,
+                );
+                false
+            }
+        }
+    }
+
+    /// Stores what was seen, if it differs from what is stored.
+    fn report(&self, inner: &mut Inner, seen: &HostInventory, now: Timestamp) {
+        let known = inner.reported.as_ref().is_some_and(|(reported, at)| {
+            crate::view::same_host(reported, seen) && now.ms_since(*at) < REPORT_EVERY_MS
+        });
+        if known {
+            return;
+        }
+        match self.repository.report(seen) {
+            Ok(()) => inner.reported = Some((seen.clone(), now)),
+            Err(error) => {
+                inner.reported = None;
+                self.trouble.tell("what was seen cannot be reported", &self.name, &error);
+            }
+        }
+    }
+}
+
+fn names_of_domains(seen: &HostInventory) -> Vec<VmName> {
+    let domains = seen.domains().into_iter().flatten();
+    domains.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// Whether a host that was given up runs nothing of others, as the plan since then says.
+fn is_clear(host: &HostName, part: &Part, seen: &HostInventory, standing: Standing) -> bool {
+    // While its power is being cut, it is not known yet what becomes of its VMs.
+    if matches!(standing, Standing::Fencing { .. }) {
+        return false;
+    }
+    let runs_others = |name: &str| {
+        let name: Result<VmName, _> = name.parse();
+        let planned = name.ok().and_then(|name| part.plan.vms.get(&name));
+        planned.is_some_and(|planned| &planned.host != host)
+    };
+    seen.domains().is_some_and(|domains| {
+        domains.values().all(|domain| !domain.state.is_active() || !runs_others(&domain.name))
+    })
+}
+
+fn nothing() -> PassReport {
+    PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: false }
+}

@@ -1,0 +1,561 @@
+//! The desk: takes wishes, plans, and stores what was decided.
+//!
+//! What is decided is decided by [`tranche_core`]; what is remembered is remembered by the store. One desk at a time decides
+//! for a whole cluster; where one host stands alone, it is that host's.
+//!
+//! Deliberately absent: hosts. What they report is given to [`Desk::decide`]; what they do follows from what it stores.
+
+mod wishes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tranche_core::change::{self, Admitted, Change};
+use tranche_core::check;
+use tranche_core::declare::{self, Declaration};
+use tranche_core::diagnostics::lead_lost;
+use tranche_core::effect::{self, Effect};
+use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::{HostInventory, Inventory, Pulse};
+use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
+use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
+use tranche_core::plan::Plan;
+use tranche_core::planner::{self, Planned};
+use tranche_core::spec::Spec;
+use tranche_core::step::StepSubject;
+use tranche_core::steps;
+use tranche_core::why;
+use tranche_store::{Loaded, Repository, RepositoryError, Saved, Shared, State, Terms, Watch};
+use uuid::Uuid;
+
+use self::wishes::Wishes;
+use crate::hand::{News, with_host};
+use crate::view::{self, View};
+
+/// How often a wish is considered that meets somebody else's change of the same thing.
+const WISH_TRIES: usize = 4;
+
+/// Takes wishes and decides.
+#[derive(Debug)]
+pub struct Desk {
+    repository: Repository,
+    ids: Ids,
+    inner: Mutex<Inner>,
+    wishes: Wishes,
+    view: watch::Sender<Arc<View>>,
+}
+
+/// Where new names of VMs and operations come from.
+#[derive(Clone)]
+pub struct Ids(pub Arc<dyn Fn() -> Uuid + Send + Sync>);
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self(Arc::new(Uuid::new_v4))
+    }
+}
+
+impl std::fmt::Debug for Ids {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ids")
+    }
+}
+
+/// What the desk knows. Only `loaded` outlives the process.
+#[derive(Debug, Default)]
+struct Inner {
+    loaded: Loaded,
+    /// Set when a commit failed half-way: what is stored is known only by reading again.
+    reload: bool,
+    inventory: Shared<Inventory>,
+    /// Tells what others store, where there are others.
+    watch: Option<Box<dyn Watch>>,
+    /// On which terms wishes are stored.
+    terms: Terms,
+    store_finding: Option<Finding>,
+    findings: Shared<Vec<Finding>>,
+}
+
+/// What was decided and stored: what hosts may act on.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// What people asked for.
+    pub spec: Shared<Spec>,
+    /// What was decided.
+    pub plan: Shared<Plan>,
+    /// What is about to go back to an earlier wish, so that nothing more shall be done for the one that failed.
+    pub put_back: BTreeSet<StepSubject>,
+}
+
+/// What hosts reported, and what happened there.
+#[derive(Debug)]
+pub struct Reports {
+    /// What they reported.
+    pub inventory: Reported,
+    /// What happened, for the logs of operations.
+    pub news: News,
+}
+
+/// What hosts reported.
+#[derive(Debug)]
+pub enum Reported {
+    /// One of them did; of others, what is known is as before.
+    One(Box<HostInventory>),
+    /// All that is stored, and when each host was last heard of. The desk reads everything again.
+    Stored(BTreeMap<HostName, Pulse>),
+}
+
+/// What a wish led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is stored; the operation tells what becomes of it.
+    Accepted {
+        /// The operation.
+        operation: Box<Operation>,
+        /// Warnings.
+        findings: Vec<Finding>,
+    },
+    /// Nothing was changed; this is what would be.
+    Preview {
+        /// What was asked for, in words.
+        title: String,
+        /// What would follow.
+        effect: Effect,
+        /// What the preview rests on, where a wish can insist on that.
+        version: Option<change::Version>,
+    },
+}
+
+/// What a declaration led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is stored, all of it; one operation for each change that was needed.
+    Accepted {
+        /// The operations.
+        operations: Vec<Operation>,
+        /// Warnings.
+        findings: Vec<Finding>,
+    },
+    /// Nothing was changed; this is what would be.
+    Preview {
+        /// What each change would be, in words.
+        titles: Vec<String>,
+        /// What would follow.
+        effect: Effect,
+    },
+}
+
+/// Why a wish was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejected {
+    /// It cannot come true as things are.
+    Refused(Vec<Finding>),
+    /// It could not be stored.
+    Store(Box<Finding>),
+}
+
+impl Rejected {
+    /// Why, in full.
+    pub fn into_findings(self) -> Vec<Finding> {
+        match self {
+            Self::Refused(findings) => findings,
+            Self::Store(finding) => vec![*finding],
+        }
+    }
+}
+
+impl Desk {
+    /// A desk over what is stored.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn open(repository: Repository, ids: Ids) -> Result<Self, RepositoryError> {
+        let loaded = repository.load()?;
+        let inner = Inner { loaded, ..Inner::default() };
+        let view = watch::Sender::new(Arc::new(inner.view(0)));
+        Ok(Self { repository, ids, inner: Mutex::new(inner), wishes: Wishes::default(), view })
+    }
+
+    /// What is known now. Cheap.
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Returns when a host has been looked at for the first time since the start: before, views show what is stored and
+    /// no hardware.
+    pub async fn looked(&self, host: &HostName) {
+        // A desk outlives those who wait for it, so that the channel is never closed under them.
+        let _ = self.watch().wait_for(|view| view.inventory.contains_key(host)).await;
+    }
+
+    /// Ticks with each decision and each wish. A view with the revision of the one before shows nothing new.
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// Takes a wish, or tells what it would do. Waits for the store, never for hardware.
+    ///
+    /// # Errors
+    /// [`Rejected`] carries the findings that stand against it; nothing was changed.
+    pub fn submit(&self, change: &Change, dry_run: bool, now: Timestamp) -> Result<Submitted, Rejected> {
+        if dry_run { self.preview(change, now) } else { self.take(change, now) }
+    }
+
+    fn preview(&self, change: &Change, now: Timestamp) -> Result<Submitted, Rejected> {
+        let mut inner = self.lock();
+        self.refresh(&mut inner)?;
+        let admitted =
+            change::admit(change, state(&inner), VmId((self.ids.0)()), now).map_err(Rejected::Refused)?;
+        let mut effect = effect::preview(&admitted.spec, state(&inner), now);
+        // What is said at the door of GPUs that go along, or should; the effect itself names VMs and steps.
+        let said = admitted.findings.into_iter().filter(|finding| is_said_of_gpus(finding.code));
+        effect.findings.extend(said);
+        let version = match change {
+            Change::SetAllGpus(wish) => change::version(wish, state(&inner)).ok(),
+            _ => None,
+        };
+        Ok(Submitted::Preview { title: admitted.title, effect, version })
+    }
+
+    /// Takes all of a declaration or nothing of it, or tells what it would do.
+    ///
+    /// # Errors
+    /// [`Rejected`] carries the findings that stand against any part of it; nothing was changed.
+    pub fn apply(&self, declared: &Declaration, dry_run: bool, now: Timestamp) -> Result<Applied, Rejected> {
+        anew_after_conflicts(|| self.try_apply(declared, dry_run, now))
+    }
+
+    fn try_apply(&self, declared: &Declaration, dry_run: bool, now: Timestamp) -> Result<Applied, Rejected> {
+        let mut inner = self.lock();
+        self.refresh(&mut inner)?;
+        let hosts: Vec<&HostName> = inner.inventory.keys().collect();
+        let changes =
+            declare::changes(declared, &inner.loaded.state.spec, &hosts).map_err(Rejected::Refused)?;
+        let mut next = inner.loaded.state.clone();
+        let mut operations = Vec::new();
+        let id = || VmId((self.ids.0)());
+        let admitted = change::admit_all(&changes, state(&inner), id, now, |admitted| {
+            operations.push(new_operation(OperationId((self.ids.0)()), admitted, &next, now));
+        });
+        let (spec, findings) = admitted.map_err(Rejected::Refused)?;
+        next.spec = spec.into();
+        if dry_run {
+            let titles = operations.into_iter().map(|operation| operation.title).collect();
+            return Ok(Applied::Preview { titles, effect: effect::preview(&next.spec, state(&inner), now) });
+        }
+        next.operations.extend(operations.iter().map(|operation| (operation.id, operation.clone())));
+        self.commit_wish(&mut inner, next)?;
+        self.publish(&inner);
+        Ok(Applied::Accepted { operations, findings })
+    }
+
+    /// Everything that keeps a VM from running on a host.
+    ///
+    /// # Errors
+    /// The VM or the host does not exist.
+    pub fn why_not(&self, vm: &VmName, host: &HostName) -> Result<Vec<Finding>, Rejected> {
+        let inner = self.lock();
+        why::why_not(vm, host, state(&inner)).map_err(Rejected::Refused)
+    }
+
+    /// Tells everything that is not as it should be by a fresh look at a host: violated invariants, drift, refusals.
+    pub fn examine(&self, seen: HostInventory, now: Timestamp) -> Vec<Finding> {
+        let inner = self.lock();
+        let inventory = with_host(&inner.inventory, seen);
+        let stored = &inner.loaded.state;
+        let planned = planner::plan(&stored.spec, &inventory, &stored.plan, now);
+        let mut findings = planned.findings;
+        findings.extend(check::check(&stored.plan));
+        findings.extend(check::check_world(&inventory));
+        let failures = inner.inventory.values().flat_map(|observed| &observed.progress.failures);
+        findings.extend(failures.map(|failure| failure.finding.clone()));
+        findings.extend(inner.store_finding.clone());
+        findings.sort();
+        findings.dedup();
+        findings
+    }
+
+    /// Plans with what hosts reported, and stores the plan on the given terms, which then hold for wishes, too. Nothing may
+    /// be done unless it was stored.
+    pub fn decide(&self, reports: Reports, terms: &Terms, now: Timestamp) -> Option<Decided> {
+        let mut inner = self.lock();
+        inner.terms.always.clone_from(&terms.always);
+        let known = match reports.inventory {
+            Reported::One(_) => self.refresh(&mut inner),
+            Reported::Stored(_) => self.follow(&mut inner),
+        };
+        if let Err(rejected) = known {
+            if let Reported::One(seen) = reports.inventory {
+                inner.inventory = with_host(&inner.inventory, *seen).into();
+            }
+            inner.findings = rejected.into_findings().into();
+            self.publish(&inner);
+            return None;
+        }
+        inner.inventory = match reports.inventory {
+            Reported::One(seen) => with_host(&inner.inventory, *seen).into(),
+            Reported::Stored(pulses) => with_pulses(&inner.loaded.state.inventory, &pulses).into(),
+        };
+        let stored = &inner.loaded.state;
+        let Planned { plan, mut findings, gone } =
+            planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
+        let mut violations = check::check(&plan);
+        violations.extend(check::check_transition(&stored.plan, &plan));
+        let sound = violations.is_empty();
+        findings.extend(violations);
+        let mut next = stored.clone();
+        // What is as before stays the same value, which readers and the store's image share.
+        if sound && *next.plan != plan {
+            next.plan = plan.into();
+        }
+        if sound && !gone.is_empty() {
+            next.spec.vms.retain(|name, _| !gone.contains(name));
+        }
+        let failures = failures_that_matter(&next, &inner.inventory);
+        findings.extend(failures.iter().map(|failure| failure.finding.clone()));
+        let put_back =
+            judge_operations(&mut next, &inner.inventory, &findings, &failures, &reports.news, now);
+        let stored = self.commit(&mut inner, next, terms).is_ok();
+        findings.extend(inner.store_finding.clone());
+        findings.sort();
+        findings.dedup();
+        inner.findings = findings.into();
+        self.publish(&inner);
+        let State { spec, plan, .. } = &inner.loaded.state;
+        (sound && stored).then(|| Decided { spec: spec.clone(), plan: plan.clone(), put_back })
+    }
+
+    fn commit_wish(&self, inner: &mut Inner, next: State) -> Result<(), Rejected> {
+        let terms = inner.terms.clone();
+        self.commit(inner, next, &terms)
+    }
+
+    /// Stores the next state if it differs from the last. On failure nothing may be done that rests on it.
+    fn commit(&self, inner: &mut Inner, next: State, terms: &Terms) -> Result<(), Rejected> {
+        if next == inner.loaded.state {
+            return Ok(());
+        }
+        match self.repository.commit(inner.loaded.clone(), next, terms) {
+            Ok(Saved::Committed(loaded)) => {
+                inner.loaded = loaded;
+                inner.store_finding = None;
+                Ok(())
+            }
+            Ok(Saved::Conflict(conflict)) => {
+                inner.reload = true;
+                let lost = terms.always.iter().any(|term| term.key == conflict.key);
+                let finding = if lost { lead_lost() } else { view::conflict_finding(&conflict.to_string()) };
+                Err(Rejected::Store(Box::new(finding)))
+            }
+            Err(error) => {
+                inner.reload = true;
+                inner.store_finding = Some(error.finding());
+                Err(Rejected::Store(Box::new(error.finding())))
+            }
+        }
+    }
+
+    /// Reads the store again where a commit left it unknown.
+    fn refresh(&self, inner: &mut Inner) -> Result<(), Rejected> {
+        if !inner.reload {
+            return Ok(());
+        }
+        match self.repository.load() {
+            Ok(loaded) => {
+                inner.loaded = loaded;
+                inner.reload = false;
+                Ok(())
+            }
+            Err(error) => Err(Rejected::Store(Box::new(error.finding()))),
+        }
+    }
+
+    /// Takes what others stored meanwhile.
+    fn follow(&self, inner: &mut Inner) -> Result<(), Rejected> {
+        let mut watch = inner.watch.take();
+        if let Some(heard) = watch.as_mut().filter(|_| !inner.reload) {
+            match self.repository.catch_up(&mut inner.loaded, heard.as_mut()) {
+                Ok(_) => {
+                    inner.watch = watch;
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::info!(
+                        error = &error as &dyn std::error::Error,
+                        "the store is read again as a whole"
+                    );
+                }
+            }
+        }
+        let refused = |error: RepositoryError| Rejected::Store(Box::new(error.finding()));
+        inner.loaded = self.repository.load().map_err(refused)?;
+        inner.reload = false;
+        inner.watch = Some(self.repository.watch(&inner.loaded).map_err(refused)?);
+        Ok(())
+    }
+
+    fn publish(&self, inner: &Inner) {
+        let current = self.view();
+        let mut next = inner.view(current.revision + 1);
+        if next.same_as(&current) {
+            next.revision = current.revision;
+        }
+        // Also where nothing has changed: the last view would keep alive what the engine has replaced.
+        self.view.send_replace(Arc::new(next));
+    }
+
+    /// A panic while the lock was held left nothing half-written that matters: the store has the truth.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            self.inner.clear_poison();
+            let mut inner = PoisonError::into_inner(poisoned);
+            inner.reload = true;
+            inner
+        })
+    }
+}
+
+impl Inner {
+    fn view(&self, revision: u64) -> View {
+        let stored = &self.loaded.state;
+        View {
+            revision,
+            spec: stored.spec.clone(),
+            plan: stored.plan.clone(),
+            inventory: self.inventory.clone(),
+            findings: self.findings.clone(),
+            operations: stored.operations.clone(),
+        }
+    }
+}
+
+/// Considers a wish anew, from what is stored by then, when somebody else was quicker to change the same thing.
+fn anew_after_conflicts<T>(consider: impl Fn() -> Result<T, Rejected>) -> Result<T, Rejected> {
+    let met_another = |answer: &Result<T, Rejected>| answer.as_ref().is_err_and(is_conflict);
+    let mut answer = consider();
+    for _ in 1..WISH_TRIES {
+        if !met_another(&answer) {
+            break;
+        }
+        answer = consider();
+    }
+    answer
+}
+
+fn is_conflict(rejected: &Rejected) -> bool {
+    matches!(rejected, Rejected::Store(finding) if finding.code == Code::VersionConflict)
+}
+
+/// What hosts reported, each with its pulse.
+fn with_pulses(reported: &Inventory, pulses: &BTreeMap<HostName, Pulse>) -> Inventory {
+    let with_pulse = |(host, observed): (&HostName, &HostInventory)| {
+        (host.clone(), HostInventory { pulse: pulses.get(host).copied(), ..observed.clone() })
+    };
+    reported.iter().map(with_pulse).collect()
+}
+
+fn state(inner: &Inner) -> change::State<'_> {
+    let stored = &inner.loaded.state;
+    change::State { spec: &stored.spec, plan: &stored.plan, inventory: &inner.inventory }
+}
+
+fn is_said_of_gpus(code: Code) -> bool {
+    matches!(
+        code,
+        Code::DriverReload
+            | Code::BreaksHomogeneity
+            | Code::SetUnlike
+            | Code::SetIncomplete
+            | Code::SetChange
+    )
+}
+
+fn new_operation(id: OperationId, admitted: &Admitted, so_far: &State, now: Timestamp) -> Operation {
+    Operation {
+        id,
+        title: admitted.title.clone(),
+        subject: admitted.subject.clone(),
+        goal: admitted.goal.clone().behind(so_far.operations.values()),
+        created_at: now,
+        updated_at: now,
+        state: OperationState::Running,
+        progress_percent: 0,
+        findings: admitted.findings.clone(),
+        log: vec![LogLine { at: now, text: "accepted".to_owned() }],
+    }
+}
+
+/// The failures of steps that are still due: one that serves a plan of yesterday says nothing about the wish of today.
+fn failures_that_matter(next: &State, inventory: &Inventory) -> Vec<StepFailure> {
+    let failing = inventory.values().filter(|observed| !observed.progress.failures.is_empty());
+    failing
+        .flat_map(|observed| {
+            let due = steps::steps(&next.spec, &next.plan, observed);
+            observed.progress.failures.iter().filter(move |failure| due.contains(&failure.step)).cloned()
+        })
+        .collect()
+}
+
+/// Brings every operation that is not over up to what is known now. Returns the GPUs that go back to an earlier wish.
+fn judge_operations(
+    next: &mut State,
+    inventory: &Inventory,
+    findings: &[Finding],
+    failures: &[StepFailure],
+    news: &[(StepSubject, LogLine)],
+    now: Timestamp,
+) -> BTreeSet<StepSubject> {
+    if next.operations.values().all(|operation| operation.state.is_over()) {
+        return BTreeSet::new();
+    }
+    let mut put_back = BTreeMap::new();
+    let mut operations = next.operations.clone();
+    let known = change::State { spec: &next.spec, plan: &next.plan, inventory };
+    for operation in operations.values_mut().filter(|operation| !operation.state.is_over()) {
+        let verdict = operation::judge(operation, known, findings, failures);
+        put_back.extend(verdict.put_back);
+        let concerned = subjects(operation, &next.plan);
+        operation.log.extend(
+            news.iter().filter(|(subject, _)| concerned.contains(subject)).map(|(_, line)| line.clone()),
+        );
+        if verdict.state != operation.state {
+            let text = format!("{:?}", verdict.state).to_lowercase();
+            operation.log.push(LogLine { at: now, text });
+            operation.updated_at = now;
+        }
+        operation.state = verdict.state;
+        operation.progress_percent = operation.progress_percent.max(verdict.progress_percent);
+        if !verdict.findings.is_empty() || verdict.state == OperationState::Succeeded {
+            operation.findings = verdict.findings;
+        }
+        let surplus = operation.log.len().saturating_sub(LOG_LINES_MAX);
+        operation.log.drain(..surplus);
+    }
+    next.operations = operations;
+    let gpus = put_back.keys().map(|gpu| StepSubject::Gpu(gpu.address.clone())).collect();
+    if !put_back.is_empty() {
+        next.spec.gpus.extend(put_back);
+    }
+    gpus
+}
+
+/// The subjects of steps that an operation depends on.
+fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
+    use tranche_core::operation::Goal;
+    match &operation.goal {
+        Goal::GpuMode { gpu, along, .. } => std::iter::once(gpu)
+            .chain(along.keys())
+            .map(|gpu| StepSubject::Gpu(gpu.address.clone()))
+            .collect(),
+        Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
+            let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
+            std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
+        }
+        Goal::HostEmpty { host } => {
+            let here = plan.vms.iter().filter(|(_, planned)| &planned.host == host);
+            here.map(|(vm, _)| StepSubject::Vm(vm.clone())).collect()
+        }
+        Goal::Recorded => Vec::new(),
+    }
+}

@@ -1,0 +1,125 @@
+//! Wishes that come at the same time are stored together.
+//!
+//! A commit costs a round trip to the store and its disk, whether it holds one wish or ten. Each wish waits for the desk;
+//! whoever gets to it considers all that wait by then, one after the other in the order in which they came, stores what is
+//! taken in one commit, and leaves the others their answers. A wish that is refused keeps none of the others back, and none
+//! is answered before it is stored.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tranche_core::change::{self, Admitted, Change};
+use tranche_core::name::{OperationId, Timestamp, VmId};
+use tranche_store::State;
+
+use super::{Desk, Inner, Rejected, Submitted, WISH_TRIES, is_conflict, new_operation};
+use crate::view;
+
+/// How many wishes one commit may hold. Each is a few records; the store takes 128 in one transaction.
+const TOGETHER_MAX: usize = 16;
+
+/// The wishes that wait.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    waiting: Mutex<VecDeque<Arc<Wish>>>,
+}
+
+#[derive(Debug)]
+struct Wish {
+    change: Change,
+    now: Timestamp,
+    answer: Mutex<Option<Result<Submitted, Rejected>>>,
+}
+
+impl Wish {
+    fn answer(&self, answer: Result<Submitted, Rejected>) {
+        *lock(&self.answer) = Some(answer);
+    }
+}
+
+impl Desk {
+    /// Stores a wish, and returns when it is stored or refused.
+    pub(super) fn take(&self, change: &Change, now: Timestamp) -> Result<Submitted, Rejected> {
+        let wish = Arc::new(Wish { change: change.clone(), now, answer: Mutex::new(None) });
+        lock(&self.wishes.waiting).push_back(Arc::clone(&wish));
+        loop {
+            let mut inner = self.lock();
+            if let Some(answer) = lock(&wish.answer).take() {
+                return answer;
+            }
+            let together: Vec<_> = {
+                let mut waiting = lock(&self.wishes.waiting);
+                let count = waiting.len().min(TOGETHER_MAX);
+                waiting.drain(..count).collect()
+            };
+            if together.is_empty() {
+                // Whoever had this one in hand panicked over another.
+                let words = "it was considered together with one that failed; nothing of it was stored";
+                return Err(Rejected::Store(Box::new(view::conflict_finding(words))));
+            }
+            self.take_together(&mut inner, together);
+        }
+    }
+
+    fn take_together(&self, inner: &mut Inner, mut wishes: Vec<Arc<Wish>>) {
+        for attempt in 1..=WISH_TRIES {
+            let stored = self.try_together(inner, &mut wishes);
+            match stored {
+                Ok(accepted) => {
+                    self.publish(inner);
+                    for (wish, accepted) in wishes.iter().zip(accepted) {
+                        wish.answer(Ok(accepted));
+                    }
+                    return;
+                }
+                Err(rejected) if is_conflict(&rejected) && attempt < WISH_TRIES => {}
+                Err(rejected) => {
+                    for wish in &wishes {
+                        wish.answer(Err(rejected.clone()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Considers wishes one after the other and stores those that are taken. The others are answered and leave the list.
+    fn try_together(
+        &self,
+        inner: &mut Inner,
+        wishes: &mut Vec<Arc<Wish>>,
+    ) -> Result<Vec<Submitted>, Rejected> {
+        self.refresh(inner)?;
+        let mut next = inner.loaded.state.clone();
+        let mut accepted = Vec::new();
+        wishes.retain(|wish| {
+            let state = change::State { spec: &next.spec, plan: &next.plan, inventory: &inner.inventory };
+            match change::admit(&wish.change, state, VmId((self.ids.0)()), wish.now) {
+                Ok(admitted) => {
+                    accepted.push(self.note(&mut next, admitted, wish.now));
+                    true
+                }
+                Err(findings) => {
+                    wish.answer(Err(Rejected::Refused(findings)));
+                    false
+                }
+            }
+        });
+        if !accepted.is_empty() {
+            self.commit_wish(inner, next)?;
+        }
+        Ok(accepted)
+    }
+
+    fn note(&self, next: &mut State, admitted: Admitted, now: Timestamp) -> Submitted {
+        let operation = new_operation(OperationId((self.ids.0)()), &admitted, next, now);
+        next.operations.insert(operation.id, operation.clone());
+        next.spec = admitted.spec.into();
+        Submitted::Accepted { operation: Box::new(operation), findings: admitted.findings }
+    }
+}
+
+/// What is held is whole between any two statements.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

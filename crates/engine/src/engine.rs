@@ -1,0 +1,120 @@
+//! What people ask of a host; and, where it stands alone, its own desk and its own hand in turn.
+//!
+//! [`Engine::submit`] puts a wish into the store and returns; [`Engine::pass`] does one turn of the only loop there is.
+//! First start, repair, recovery after a crash and every command take this same path. Of a member of a cluster only the desk is
+//! used, while it leads: its host is the hand of a [`crate::cluster::Member`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tranche_core::change::Change;
+use tranche_core::declare::Declaration;
+use tranche_core::finding::Finding;
+use tranche_core::name::{HostName, Timestamp, VmName};
+use tranche_host::Host;
+use tranche_host::catalogue::Catalogue;
+use tranche_store::{Repository, RepositoryError, Terms};
+
+use crate::desk::{Applied, Desk, Ids, Rejected, Reported, Reports, Submitted};
+use crate::hand::{Hand, PassReport};
+use crate::view::View;
+
+/// A host, as people ask it.
+#[derive(Debug)]
+pub struct Engine {
+    name: HostName,
+    host: Arc<dyn Host>,
+    desk: Arc<Desk>,
+    /// Only the pass uses it, so nobody waits for it.
+    hand: Mutex<Hand>,
+}
+
+impl Engine {
+    /// An engine for one host over what is stored. `workers` steps of different VMs and GPUs are done side by side.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn open(
+        name: HostName,
+        host: Arc<dyn Host>,
+        repository: Repository,
+        workers: usize,
+    ) -> Result<Self, RepositoryError> {
+        let desk = Arc::new(Desk::open(repository, Ids::default())?);
+        let hand = Mutex::new(Hand::new(Arc::clone(&host), workers));
+        Ok(Self { name, host, desk, hand })
+    }
+
+    /// Where it is decided. A member of a cluster shares it with whoever leads there.
+    pub fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.desk)
+    }
+
+    /// The host that this engine serves.
+    pub fn host_name(&self) -> &HostName {
+        &self.name
+    }
+
+    /// What the host knows of GPUs before it looks at one.
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.host.catalogue()
+    }
+
+    /// What is known now. Cheap.
+    pub fn view(&self) -> Arc<View> {
+        self.desk.view()
+    }
+
+    /// Returns when the host has been looked at for the first time since the start.
+    pub async fn looked(&self) {
+        self.desk.looked(&self.name).await;
+    }
+
+    /// Ticks with each pass and each wish. A view with the revision of the one before shows nothing new.
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.desk.watch()
+    }
+
+    /// Takes a wish, or tells what it would do: see [`Desk::submit`].
+    ///
+    /// # Errors
+    /// [`Rejected`] carries the findings that stand against it; nothing was changed.
+    pub fn submit(&self, change: &Change, dry_run: bool, now: Timestamp) -> Result<Submitted, Rejected> {
+        self.desk.submit(change, dry_run, now)
+    }
+
+    /// Takes all of a declaration or nothing of it, or tells what it would do: see [`Desk::apply`].
+    ///
+    /// # Errors
+    /// [`Rejected`] carries the findings that stand against any part of it; nothing was changed.
+    pub fn apply(&self, declared: &Declaration, dry_run: bool, now: Timestamp) -> Result<Applied, Rejected> {
+        self.desk.apply(declared, dry_run, now)
+    }
+
+    /// Everything that keeps a VM from running on a host.
+    ///
+    /// # Errors
+    /// The VM or the host does not exist.
+    pub fn why_not(&self, vm: &VmName, host: &HostName) -> Result<Vec<Finding>, Rejected> {
+        self.desk.why_not(vm, host)
+    }
+
+    /// Looks anew and tells everything that is not as it should be: violated invariants, drift, refusals.
+    pub fn doctor(&self, now: Timestamp) -> Vec<Finding> {
+        self.desk.examine(self.host.observe(now), now)
+    }
+
+    /// One turn of a host that stands alone: observe, plan, commit, act. Called by one thread only; takes as long as its longest step.
+    pub fn pass(&self, now: Timestamp) -> PassReport {
+        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = hand.look(now);
+        let reports = Reports { inventory: Reported::One(Box::new(seen.clone())), news: hand.take_news() };
+        match self.desk.decide(reports, &Terms::default(), now) {
+            Some(decided) => hand.act((&decided.spec, &decided.plan), &seen, &decided.put_back, now),
+            None => {
+                let view = self.view();
+                hand.stand_still((&view.spec, &view.plan), &seen)
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A view: everything that is known at one moment, for readers who must not wait.
+
+use std::collections::BTreeMap;
+
+use tranche_core::diagnostics::finding;
+use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::inventory::{HostInventory, Inventory};
+use tranche_core::name::{OperationId, Timestamp};
+use tranche_core::operation::Operation;
+use tranche_core::plan::Plan;
+use tranche_core::spec::Spec;
+use tranche_store::Shared;
+
+/// Everything that is known at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Grows with each view; starts anew with the daemon.
+    pub revision: u64,
+    /// What people asked for.
+    pub spec: Shared<Spec>,
+    /// What was decided.
+    pub plan: Shared<Plan>,
+    /// What hosts report.
+    pub inventory: Shared<Inventory>,
+    /// What is wrong or waits.
+    pub findings: Shared<Vec<Finding>>,
+    /// What is being done and was done.
+    pub operations: Shared<BTreeMap<OperationId, Operation>>,
+}
+
+impl View {
+    /// Whether a reader would see no difference; the time of observation is none.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        self.spec == other.spec
+            && self.plan == other.plan
+            && self.findings == other.findings
+            && self.operations == other.operations
+            && self.inventory.len() == other.inventory.len()
+            && self.inventory.values().zip(other.inventory.values()).all(|(a, b)| same_host(a, b))
+    }
+
+    /// When a host last reported.
+    pub fn observed_at(&self) -> Timestamp {
+        self.inventory.values().map(|seen| seen.observed_at).max().unwrap_or_default()
+    }
+}
+
+/// Whether a host is as it was. Taking it apart makes the compiler ask about every field that is added.
+pub(crate) fn same_host(a: &HostInventory, b: &HostInventory) -> bool {
+    let HostInventory {
+        host,
+        boot_id,
+        observed_at: _,
+        system,
+        hypervisor,
+        gpus,
+        stuck,
+        notes,
+        progress,
+        pulse: _,
+    } = a;
+    (host, boot_id, system, hypervisor) == (&b.host, &b.boot_id, &b.system, &b.hypervisor)
+        && (gpus, stuck, notes, progress) == (&b.gpus, &b.stuck, &b.notes, &b.progress)
+}
+
+/// The finding for a commit that met somebody else's.
+pub(super) fn conflict_finding(what: &str) -> Finding {
+    finding(
+        Code::VersionConflict,
+        Severity::Error,
+        Subject::Installation,
+        format!("Somebody else changed the same thing meanwhile: {what}."),
+        "Look again, then repeat.",
+    )
+}
