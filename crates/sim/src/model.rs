@@ -1,0 +1,332 @@
+//! A machine without a kernel: GPUs that are split at a word, and domains that start at one.
+//!
+//! Steps take effect at once and faithfully. One that would hang, hurt a guest or be refused by a real machine is an error,
+//! and what must never be asked for at all is a violation.
+
+use std::collections::BTreeMap;
+
+use tranche_core::identity::GpuIdentity;
+use tranche_core::inventory::{
+    Backend, DeviceSource, Domain, DomainState, Gpu, GroupMember, Health, Holder, HostDevice, HostInventory,
+    Hypervisor, Iommu, IommuGroup, ObservedPartition, OffReason, Offer, PartitionDevice, Progress, Sriov,
+    SystemFacts,
+};
+use tranche_core::name::{GpuAddress, HostName, PciAddress, Timestamp, VmId, VmName};
+use tranche_core::spec::VmHardware;
+use tranche_core::step::{Step, VFIO_DRIVER};
+
+/// How many partitions a GPU can have.
+const PARTITIONS_MAX: u16 = 16;
+/// A GPU's video memory in MiB.
+const VRAM_MIB: u64 = 16_384;
+
+/// A machine's hardware and hypervisor, as long as it is on.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    name: HostName,
+    boots: u32,
+    memory_mib: u64,
+    gpus: BTreeMap<GpuAddress, Gpu>,
+    pub(crate) domains: BTreeMap<String, Domain>,
+    /// How many more starts of a domain fail.
+    pub(crate) failing: BTreeMap<String, u32>,
+    pub(crate) libvirt_down: bool,
+}
+
+impl Model {
+    pub(crate) fn new(name: HostName, gpus: u8, memory_mib: u64) -> Self {
+        let gpus = (1..=gpus).map(|bus| (GpuAddress::Pci(function(bus, 0)), model_gpu(bus))).collect();
+        let (domains, failing) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, boots: 0, memory_mib, gpus, domains, failing, libvirt_down: false }
+    }
+
+    pub(crate) fn boot_id(&self) -> String {
+        format!("{}-{}", self.name, self.boots)
+    }
+
+    /// What a GPU is.
+    pub(crate) fn identity(&self, gpu: &GpuAddress) -> Option<GpuIdentity> {
+        self.gpus.get(gpu).map(Gpu::identity)
+    }
+
+    /// Power is lost: what runs is gone, and what is only in memory.
+    pub(crate) fn lose_power(&mut self) {
+        for domain in self.domains.values_mut() {
+            domain.state = DomainState::Off { reason: OffReason::Unknown };
+            domain.live_devices.clear();
+        }
+        for gpu in self.gpus.values_mut() {
+            gpu.partitions.clear();
+            gpu.open_by.clear();
+            if let Some(sriov) = gpu.sriov.as_mut() {
+                sriov.vfs = 0;
+            }
+        }
+        self.boots += 1;
+    }
+
+    pub(crate) fn observe(&self, now: Timestamp) -> HostInventory {
+        let hypervisor = if self.libvirt_down {
+            Hypervisor::Down { reason: "connection refused".to_owned() }
+        } else {
+            Hypervisor::Up {
+                libvirt: "11.3.0".to_owned(),
+                qemu: "10.0.2".to_owned(),
+                domains: self.domains.clone(),
+                resources: None,
+            }
+        };
+        HostInventory {
+            host: self.name.clone(),
+            boot_id: self.boot_id(),
+            observed_at: now,
+            system: SystemFacts {
+                kernel: "6.12.0".to_owned(),
+                cpu_model: "model".to_owned(),
+                cpus: 64,
+                memory_mib: self.memory_mib,
+                iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+                watchdog: None,
+            },
+            hypervisor,
+            gpus: self.gpus.clone(),
+            stuck: Vec::new(),
+            notes: Vec::new(),
+            progress: Progress::default(),
+            pulse: None,
+        }
+    }
+
+    /// Carries out a step.
+    pub(crate) fn apply(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::EnableVfs { gpu, count } => self.enable_vfs(gpu, *count),
+            Step::DisableVfs { gpu, .. } => {
+                let gpu = self.gpu(gpu)?;
+                if gpu.partitions.iter().any(|partition| !partition.open_by.is_empty()) {
+                    return Err("disabling functions in use hangs".to_owned());
+                }
+                gpu.partitions.clear();
+                gpu.sriov.iter_mut().for_each(|sriov| sriov.vfs = 0);
+                Ok(())
+            }
+            Step::BindPartition { gpu, index, driver, .. } => {
+                for partition in self.gpu(gpu)?.partitions.iter_mut().filter(|one| one.index == Some(*index))
+                {
+                    partition.driver = Some(driver.clone());
+                }
+                Ok(())
+            }
+            Step::TakeGpu { gpu, .. } => {
+                bind(self.gpu(gpu)?, VFIO_DRIVER);
+                Ok(())
+            }
+            Step::ReturnGpu { gpu, .. } => {
+                let gpu = self.gpu(gpu)?;
+                if !gpu.open_by.is_empty() {
+                    return Err("a GPU in use is given back".to_owned());
+                }
+                bind(gpu, "model");
+                Ok(())
+            }
+            Step::DefineVm { vm, id, hardware } => {
+                self.domains.entry(vm.to_string()).or_insert_with(|| model_domain(vm, *id, hardware));
+                Ok(())
+            }
+            Step::PutDevices { vm, devices, .. } => {
+                let domain = self.domain(vm)?;
+                domain.defined_devices.retain(|device| !device.ours);
+                let put =
+                    devices.iter().map(|device| HostDevice { source: device.source.clone(), ours: true });
+                domain.defined_devices.extend(put);
+                Ok(())
+            }
+            Step::StartVm { vm, .. } => self.start(vm),
+            Step::ShutDownVm { vm, .. } => self.end(vm.as_str(), OffReason::Shutdown),
+            Step::KillVm { vm, .. } => self.end(vm.as_str(), OffReason::Destroyed),
+            Step::UndefineVm { vm, .. } => {
+                if self.domain(vm)?.state.is_active() {
+                    return Err("a running domain is undefined".to_owned());
+                }
+                self.domains.remove(vm.as_str());
+                Ok(())
+            }
+            Step::SetProfile { .. }
+            | Step::SetMixedSizes { .. }
+            | Step::ReloadDriver { .. }
+            | Step::CreateMdev { .. }
+            | Step::RemoveMdev { .. } => Err("the model has no such hardware".to_owned()),
+        }
+    }
+
+    fn enable_vfs(&mut self, gpu: &GpuAddress, count: u16) -> Result<(), String> {
+        let bus = gpu.pci().map(|address| address.bus).unwrap_or_default();
+        let gpu = self.gpu(gpu)?;
+        let Some(sriov) = gpu.sriov.as_mut() else { return Err("there is no SR-IOV".to_owned()) };
+        if sriov.vfs != 0 && sriov.vfs != count {
+            return Err("EBUSY".to_owned());
+        }
+        if sriov.vfs == 0 {
+            sriov.vfs = count;
+            gpu.partitions = (0..count).map(|index| model_partition(bus, index)).collect();
+        }
+        Ok(())
+    }
+
+    /// Starts a domain as libvirt does: every device must be there, on the right driver, and free.
+    fn start(&mut self, vm: &VmName) -> Result<(), String> {
+        if let Some(more) = self.failing.get_mut(vm.as_str()).filter(|more| **more > 0) {
+            *more -= 1;
+            return Err("the guest's boot failed".to_owned());
+        }
+        let domain = self.domain(vm)?;
+        if domain.state.is_active() {
+            return Ok(());
+        }
+        let devices = domain.defined_devices.clone();
+        for device in &devices {
+            let (driver, wanted, holders) = self.holders(&device.source).ok_or("ENODEV")?;
+            if driver != wanted {
+                return Err(format!("{:?} is on {driver}", device.source));
+            }
+            if !holders.is_empty() {
+                return Err(format!("{:?} is in use: EBUSY", device.source));
+            }
+            holders.push(Holder { pid: 42, command: format!("qemu-{vm}") });
+        }
+        let domain = self.domain(vm)?;
+        domain.live_devices = devices;
+        domain.state = DomainState::Running;
+        Ok(())
+    }
+
+    /// Ends a domain.
+    pub(crate) fn end(&mut self, name: &str, reason: OffReason) -> Result<(), String> {
+        let domain = self.domains.get_mut(name).ok_or("no domain of that name")?;
+        if !domain.state.is_active() {
+            return Ok(());
+        }
+        domain.state = DomainState::Off { reason };
+        let devices = std::mem::take(&mut domain.live_devices);
+        for device in devices {
+            if let Some((_, _, holders)) = self.holders(&device.source) {
+                holders.retain(|holder| holder.command != format!("qemu-{name}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver that a device has, the one that it needs, and who has it open.
+    fn holders(&mut self, source: &DeviceSource) -> Option<(String, String, &mut Vec<Holder>)> {
+        for gpu in self.gpus.values_mut() {
+            if gpu.address.pci().map(|address| DeviceSource::Pci { address }).as_ref() == Some(source) {
+                let driver = gpu.driver.clone().unwrap_or_default();
+                return Some((driver, VFIO_DRIVER.to_owned(), &mut gpu.open_by));
+            }
+            for partition in &mut gpu.partitions {
+                if DeviceSource::from(&partition.device) == *source {
+                    let driver = partition.driver.clone().unwrap_or_default();
+                    return Some((driver, gpu.partition_driver.clone(), &mut partition.open_by));
+                }
+            }
+        }
+        None
+    }
+
+    fn gpu(&mut self, address: &GpuAddress) -> Result<&mut Gpu, String> {
+        self.gpus.get_mut(address).ok_or_else(|| format!("there is no GPU {address}"))
+    }
+
+    fn domain(&mut self, vm: &VmName) -> Result<&mut Domain, String> {
+        self.domains.get_mut(vm.as_str()).ok_or_else(|| format!("there is no domain {vm}"))
+    }
+}
+
+fn function(bus: u8, index: u16) -> PciAddress {
+    let function = u8::try_from(index & 7).unwrap_or_default();
+    let device = u8::try_from(index >> 3 & 0x1f).unwrap_or_default();
+    PciAddress { domain: 0, bus, device, function }
+}
+
+fn bind(gpu: &mut Gpu, driver: &str) {
+    gpu.driver = Some(driver.to_owned());
+    for member in gpu.iommu_group.iter_mut().flat_map(|group| &mut group.members) {
+        member.driver = Some(driver.to_owned());
+        member.driver_override = Some(driver.to_owned()).filter(|driver| driver == VFIO_DRIVER);
+    }
+}
+
+fn member(address: PciAddress, driver: Option<&str>) -> GroupMember {
+    GroupMember { address, class: 0x03_0200, driver: driver.map(ToOwned::to_owned), driver_override: None }
+}
+
+fn model_gpu(bus: u8) -> Gpu {
+    let offer = |count: u16| Offer {
+        count,
+        profile: format!("1/{count}"),
+        series: None,
+        vram_mib: Some(VRAM_MIB / u64::from(count)),
+    };
+    Gpu {
+        address: GpuAddress::Pci(function(bus, 0)),
+        ids: "1af4:00aa:1af4:0001".parse().expect("they are ids"),
+        unique_id: None,
+        board: None,
+        class: 0x03_0200,
+        model: "Model GPU".to_owned(),
+        emulated: true,
+        vram_mib: Some(VRAM_MIB),
+        driver: Some("model".to_owned()),
+        driver_version: None,
+        numa_node: Some(u16::from(bus % 2)),
+        iommu_group: Some(IommuGroup {
+            id: u32::from(bus),
+            members: vec![member(function(bus, 0), Some("model"))],
+        }),
+        bars: Vec::new(),
+        reset_methods: vec!["flr".to_owned()],
+        boot_vga: false,
+        aer: None,
+        health: Health::default(),
+        telemetry: None,
+        backend: Some(Backend::SriovVfio),
+        partition_driver: VFIO_DRIVER.to_owned(),
+        sriov: Some(Sriov { total_vfs: PARTITIONS_MAX, vfs: 0, autoprobe: true }),
+        offers: [1, 2, 4, 8, PARTITIONS_MAX].map(offer).to_vec(),
+        partitions: Vec::new(),
+        mixed: Vec::new(),
+        blanks: Vec::new(),
+        reload: None,
+        open_by: Vec::new(),
+    }
+}
+
+fn model_partition(bus: u8, index: u16) -> ObservedPartition {
+    let address = function(bus + 0x40, index);
+    ObservedPartition {
+        index: Some(index),
+        device: PartitionDevice::Vf { address },
+        driver: None,
+        iommu_group: Some(IommuGroup { id: 100 + u32::from(index), members: vec![member(address, None)] }),
+        profile: None,
+        mmio_mib: 0,
+        open_by: Vec::new(),
+        vram_mib: None,
+        answers: true,
+        telemetry: None,
+    }
+}
+
+fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Domain {
+    Domain {
+        name: name.to_string(),
+        uuid: id.0,
+        state: DomainState::Off { reason: OffReason::Unknown },
+        persistent: true,
+        autostart: false,
+        vcpus: hardware.vcpus,
+        memory_mib: hardware.memory_mib,
+        live_devices: Vec::new(),
+        defined_devices: Vec::new(),
+    }
+}

@@ -1,0 +1,92 @@
+//! How the world is at the beginning: who is a member, and what people asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tranche_core::name::{GpuAddress, GpuKey, PciAddress, Timestamp, VmId};
+use tranche_core::spec::{
+    Duty, FenceSpec, Firmware, GpuMode, GpuSpec, HostSpec, Policy, Run, Spec, VmHardware, VmSource, VmSpec,
+};
+use tranche_store::{Repository, Saved, State, Store, Terms};
+
+use crate::scenario::{HostSetup, Scenario, VmSetup};
+use crate::world::{Inner, Shared};
+
+/// What people asked for before the beginning.
+pub(crate) fn write_wishes(world: &Shared, scenario: &Scenario) {
+    let mut spec = Spec {
+        policy: Policy {
+            placement: scenario.placement,
+            failover: scenario.failover,
+            shutdown: scenario.shutdown,
+            ..Policy::default()
+        },
+        ..Spec::default()
+    };
+    for (name, setup) in &scenario.hosts {
+        spec.hosts.insert(name.clone(), member(setup));
+        for bus in 1..=setup.gpus {
+            let address = PciAddress { domain: 0, bus, device: 0, function: 0 };
+            let key = GpuKey { host: name.clone(), address: GpuAddress::Pci(address) };
+            let identity = world.with(|inner| {
+                let node = inner.nodes.iter().find(|node| &node.name == name);
+                node.and_then(|node| node.model.identity(&key.address)).expect("it has this GPU")
+            });
+            let mode = match setup.partitions {
+                0 => GpuMode::Passthrough { allow_console: false, pool: None },
+                count => GpuMode::Partitioned { count, series: None },
+            };
+            spec.gpus.insert(key, GpuSpec { mode, identity, reloads: 0 });
+        }
+    }
+    for (index, (name, setup)) in scenario.vms.iter().enumerate() {
+        let id = VmId(world.with(Inner::next_id));
+        spec.vms.insert(name.clone(), wished(setup, id, index as u64));
+    }
+    let repository = Repository::new(Arc::clone(&world.store) as Arc<dyn Store>);
+    let loaded = repository.load().expect("a store in memory is read");
+    let next = State { spec: spec.into(), ..State::default() };
+    let saved = repository.commit(loaded, next, &Terms::default()).expect("a store in memory is written");
+    assert!(matches!(saved, Saved::Committed(_)), "nobody else writes yet");
+}
+
+fn member(setup: &HostSetup) -> HostSpec {
+    let fence = setup.agent.then(|| FenceSpec {
+        agent: "fence_virsh".parse().expect("it is an agent's name"),
+        options: BTreeMap::new(),
+    });
+    HostSpec {
+        joined_at: Timestamp(0),
+        labels: BTreeMap::new(),
+        duty: Duty::Serving,
+        fence,
+        said_down: None,
+        reserved_memory_mib: 0,
+    }
+}
+
+pub(crate) fn hardware(setup: &VmSetup) -> VmHardware {
+    VmHardware {
+        vcpus: 1,
+        memory_mib: setup.memory_mib,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        firmware: Firmware::Bios,
+        guest_os: Some("ubuntu22.04".to_owned()),
+        cloud_init: None,
+    }
+}
+
+fn wished(setup: &VmSetup, id: VmId, created_at: u64) -> VmSpec {
+    VmSpec {
+        id,
+        source: VmSource::Made(hardware(setup)),
+        request: setup.gpu.clone(),
+        reserved: setup.reserved,
+        prefer_numa_node: None,
+        availability: setup.availability,
+        run: if setup.running { Run::Running } else { Run::Stopped },
+        serial: 1,
+        created_at: Timestamp(created_at),
+    }
+}

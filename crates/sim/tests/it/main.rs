@@ -1,0 +1,5 @@
+//! The simulator, by what it shows.
+
+mod falls;
+mod scenarios;
+mod stories;

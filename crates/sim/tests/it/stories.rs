@@ -1,0 +1,54 @@
+//! Stories that nobody wrote. Many more are played with `tranche sim fuzz`.
+
+use tranche_sim::{Planted, fuzz, fuzz_with};
+
+/// How many stories are played in each test run.
+const STORIES: u64 = 40;
+/// Within how many stories a planted defect is found.
+const FOUND_WITHIN: u64 = 1_000;
+
+#[track_caller]
+fn nothing_breaks(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let report = fuzz(seed).expect("the story can be played");
+        assert!(report.ok, "seed {seed}: {:#?}", report.violations);
+    }
+}
+
+/// Plays stories from a seed on, which is near one that is known to find it: those before take minutes where the simulator is
+/// not optimised.
+#[track_caller]
+fn is_found(planted: Planted, first: u64, is_it: impl Fn(&str) -> bool) {
+    let found = (first..FOUND_WITHIN).chain(0..first).find(|seed| {
+        let report = fuzz_with(*seed, planted).expect("the story can be played");
+        report.violations.iter().any(|violation| is_it(&violation.what))
+    });
+    assert!(found.is_some(), "{planted:?} was not found within {FOUND_WITHIN} stories");
+}
+
+#[test]
+fn no_story_breaks_an_invariant() {
+    nothing_breaks(0..STORIES / 2);
+}
+
+#[test]
+fn no_other_story_does_either() {
+    nothing_breaks(STORIES / 2..STORIES);
+}
+
+#[test]
+fn a_leader_that_does_not_wait_for_the_fence_is_found() {
+    is_found(Planted::NoFenceWait, 0, |what| what.contains("while it runs on"));
+}
+
+#[test]
+fn a_start_before_its_booking_is_found() {
+    is_found(Planted::BookingAfterStart, 0, |what| what.contains("bookings there"));
+}
+
+#[test]
+fn leaders_that_write_without_terms_are_found() {
+    is_found(Planted::StaleLeaderWrites, 43, |what| {
+        ["while it runs on", "bookings", "goes backwards"].iter().any(|sign| what.contains(sign))
+    });
+}
