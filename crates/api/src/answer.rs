@@ -1,6 +1,7 @@
 //! Answers that are no view: what came of a change, and what a question found.
 
 use serde::{Deserialize, Serialize};
+use tranche_core::change::Version;
 use tranche_core::effect::Effect;
 use tranche_core::finding::{Finding, Severity, Subject};
 use tranche_core::name::{HostName, VmName};
@@ -31,6 +32,10 @@ pub struct Preview {
     pub changes: Vec<String>,
     /// What would become of VMs, and what each host would do.
     pub effect: Effect,
+    /// What it rests on. A wish with this version is refused if that has changed; only of wishes for all GPUs of a set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub version: Option<Version>,
 }
 
 /// Why a VM cannot run on a host: `GET /v1/why-not/{vm}/{host}`.

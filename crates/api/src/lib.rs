@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod catalogue;
+pub mod cluster;
 pub mod limits;
 pub mod problem;
 pub mod request;

@@ -3,10 +3,12 @@
 //! The mode of a GPU is asked for with a [`tranche_core::spec::AskedMode`], the policies with a
 //! [`tranche_core::spec::Policy`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tranche_core::change::{Change, NewVm};
-use tranche_core::name::{NameError, VmName};
-use tranche_core::spec::{Request, VmHardware};
+use tranche_core::name::{HostName, LabelKey, LabelValue, NameError, Timestamp, VmName};
+use tranche_core::spec::{Availability, Duty, FenceSpec, HostSpec, Request, VmHardware};
 
 /// Makes a VM: `POST /v1/vms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -26,6 +28,9 @@ pub struct CreateVm {
     /// The NUMA node whose GPUs it prefers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_numa_node: Option<u16>,
+    /// How much is done to keep it running.
+    #[serde(default, skip_serializing_if = "Availability::is_default")]
+    pub availability: Availability,
 }
 
 impl CreateVm {
@@ -34,9 +39,32 @@ impl CreateVm {
     /// # Errors
     /// The name is none.
     pub fn into_change(self) -> Result<Change, NameError> {
-        let Self { name, hardware, request, reserved, prefer_numa_node } = self;
-        let vm = NewVm { hardware, request, reserved, prefer_numa_node };
+        let Self { name, hardware, request, reserved, prefer_numa_node, availability } = self;
+        let vm = NewVm { hardware, request, reserved, prefer_numa_node, availability };
         Ok(Change::CreateVm { name: name.parse()?, vm })
+    }
+}
+
+/// Changes a member of the cluster: `PUT /v1/hosts/{host}`. What is left out is as without it, not as before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetHost {
+    /// What VMs are told apart by when they ask for a place.
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// How its power is cut; by its own watchdog alone if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fence: Option<FenceSpec>,
+    /// The memory that VMs leave to the host itself, in MiB.
+    pub reserved_memory_mib: u64,
+}
+
+impl SetHost {
+    /// The wish that this asks for. What it says nothing of stays as it is.
+    pub fn into_change(self, host: HostName) -> Change {
+        let Self { labels, fence, reserved_memory_mib } = self;
+        let (joined_at, duty, said_down) = (Timestamp::default(), Duty::default(), None);
+        let wish = HostSpec { joined_at, labels, duty, fence, said_down, reserved_memory_mib };
+        Change::SetHost { host, wish }
     }
 }
 

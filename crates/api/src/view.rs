@@ -16,7 +16,7 @@ use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
 pub use gpu::{GpuStatus, GpuView, gpu, gpus};
-pub use host::{HostView, LibvirtView, host, hosts};
+pub use host::{HostView, LibvirtView, MemberView, host, hosts};
 pub use partition::{PartitionState, PartitionView, partitions, partitions_of};
 pub use vm::{VmOrigin, VmState, VmView, vm, vms};
 

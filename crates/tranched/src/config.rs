@@ -8,6 +8,7 @@ use std::fmt;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tranche_core::name::{HostName, NameError};
+use tranche_core::spec::Timers;
 
 /// The file that is read unless another is named. It may be missing.
 pub const DEFAULT_PATH: &str = "/etc/tranche/tranched.toml";
@@ -17,6 +18,9 @@ pub const DEFAULT_FILE: &str = include_str!("../../../dist/tranched.toml");
 
 /// The least and the most seconds between two looks at the host when nothing happens.
 pub const TICK_S: std::ops::RangeInclusive<u64> = 1..=300;
+
+/// The least and the most milliseconds of an election of the store (etcd: at most 50 s).
+pub const ELECTION_MS: std::ops::RangeInclusive<u64> = 100..=50_000;
 
 /// The largest configuration file, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -41,8 +45,59 @@ pub struct Config {
     pub tick_s: u64,
     /// The hypervisor.
     pub libvirt: LibvirtConfig,
+    /// The cluster.
+    pub cluster: ClusterConfig,
+    /// The cluster's store.
+    pub etcd: EtcdConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// Settings of the cluster. Whether this host is a member of one is no setting: `tranche cluster` makes it one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The address, or the name, by which other hosts reach this one; its own name if empty.
+    pub address: String,
+    /// The TCP port at which other hosts ask it.
+    pub port: u16,
+    /// Whether this machine only has a voice in the store.
+    pub witness: bool,
+}
+
+/// Settings of the cluster's store.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// Who runs this host's member.
+    pub run: EtcdRun,
+    /// Its program.
+    pub program: Utf8PathBuf,
+    /// The TCP port at which it serves clients.
+    pub client_port: u16,
+    /// The TCP port at which it speaks to other members.
+    pub peer_port: u16,
+    /// How long members go without word from their leader before they choose another one, in milliseconds; the same on
+    /// every host, and as the policy's `failover.timers.election_ms`.
+    pub election_ms: u64,
+    /// An etcd that somebody else runs, as `https://HOST:PORT`; then no host keeps the store itself.
+    pub endpoints: Vec<String>,
+    /// Whom that one is certified by.
+    pub authority: Utf8PathBuf,
+    /// What is shown to it.
+    pub certificate: Utf8PathBuf,
+    /// The key of that.
+    pub key: Utf8PathBuf,
+}
+
+/// Who runs a host's member of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EtcdRun {
+    /// systemd does: `tranche-etcd.service`.
+    Systemd,
+    /// The daemon does, where there is no systemd.
+    Child,
 }
 
 /// Settings of the hypervisor.
@@ -92,7 +147,31 @@ impl Default for Config {
             catalogue_dir: "/etc/tranche/catalogue.d".into(),
             tick_s: 10,
             libvirt: LibvirtConfig::default(),
+            cluster: ClusterConfig::default(),
+            etcd: EtcdConfig::default(),
             log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { address: String::new(), port: 7443, witness: false }
+    }
+}
+
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self {
+            run: EtcdRun::Systemd,
+            program: "/usr/bin/etcd".into(),
+            client_port: 7444,
+            peer_port: 7445,
+            election_ms: Timers::default().election_ms,
+            endpoints: Vec::new(),
+            authority: "/etc/tranche/etcd/ca.crt".into(),
+            certificate: "/etc/tranche/etcd/client.crt".into(),
+            key: "/etc/tranche/etcd/client.key".into(),
         }
     }
 }
@@ -195,6 +274,10 @@ impl Config {
             let choose = format!("{} to {} seconds", TICK_S.start(), TICK_S.end());
             return Err(wrong("tick_s", self.tick_s, choose));
         }
+        if !ELECTION_MS.contains(&self.etcd.election_ms) {
+            let choose = format!("{} to {} milliseconds", ELECTION_MS.start(), ELECTION_MS.end());
+            return Err(wrong("etcd.election_ms", self.etcd.election_ms, choose));
+        }
         let paths = [
             ("state_dir", &self.state_dir),
             ("socket", &self.socket),
@@ -202,10 +285,19 @@ impl Config {
             ("catalogue_dir", &self.catalogue_dir),
             ("libvirt.seed_dir", &self.libvirt.seed_dir),
             ("libvirt.serial_log_dir", &self.libvirt.serial_log_dir),
+            ("etcd.program", &self.etcd.program),
+            ("etcd.authority", &self.etcd.authority),
+            ("etcd.certificate", &self.etcd.certificate),
+            ("etcd.key", &self.etcd.key),
         ];
         for (setting, path) in paths {
             if !path.is_absolute() {
                 return Err(wrong(setting, path, "an absolute path".to_owned()));
+            }
+        }
+        for endpoint in &self.etcd.endpoints {
+            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+                return Err(wrong("etcd.endpoints", endpoint, "URLs such as https://etcd1:2379".to_owned()));
             }
         }
         if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::Targets>() {
@@ -253,7 +345,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 12, "every setting is in the file");
+        assert_eq!(keys, 24, "every setting is in the file");
     }
 
     #[test]
@@ -268,6 +360,8 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named_with_what_it_can_be() {
         assert_eq!(message("tick_s = 0"), "the setting tick_s cannot be 0; choose 1 to 300 seconds");
+        let short = message("[etcd]\nelection_ms = 1");
+        assert_eq!(short, "the setting etcd.election_ms cannot be 1; choose 100 to 50000 milliseconds");
         assert!(message("socket = \"x.sock\"").contains("the setting socket cannot be x.sock"));
         assert!(message("tick = 3").contains("unknown field `tick`"), "{}", message("tick = 3"));
         assert!(

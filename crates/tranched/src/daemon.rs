@@ -18,12 +18,18 @@ use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use sd_notify::NotifyState;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tranche_core::finding::Finding;
 
 use crate::bell::Bell;
+use crate::cluster::Cluster;
+use crate::cluster::door::{Caller, Door};
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::gate::Gate;
-use crate::looper::{Looper, Stage};
+use crate::looper::{Looper, Pass, Stage};
+use crate::member::Member;
+use crate::member::guard::Guard;
 use crate::metrics::Metrics;
 use crate::patience::Patience;
 use crate::pulse::Pulse;
@@ -31,6 +37,9 @@ use crate::rest::{self, App, Peer};
 
 /// How long READY waits for the first look at libvirt, which may itself wait for READY.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// The longest wait between two looks of a member, which also looks whether the store answers again.
+const MEMBER_TICK: Duration = Duration::from_secs(2);
 
 /// How long requests and the pass that is under way get to end.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -46,6 +55,10 @@ pub struct Daemon {
     pub gate: Gate,
     /// The longest wait between two passes.
     pub tick: Duration,
+    /// This host's side of its cluster.
+    pub cluster: Cluster,
+    /// This host as a member of that; none where it stands alone.
+    pub member: Option<(Member, Guard)>,
     /// How long it waits for itself.
     pub patience: Patience,
 }
@@ -62,6 +75,9 @@ pub enum DaemonError {
         #[source]
         source: std::io::Error,
     },
+    /// The host is a member of a cluster, and what it shows to others is of no use.
+    #[error("{}; {}", .0.message, .0.hint)]
+    Cluster(Box<Finding>),
     /// The loop panicked; the lines before say where.
     #[error("the reconcile loop ended; this is a defect, and the service manager starts the daemon anew")]
     LoopEnded,
@@ -77,33 +93,41 @@ impl Daemon {
         let socket = tokio::net::UnixListener::from_std(socket).map_err(system("prepare the socket"))?;
         let (pulse, metrics) = (Pulse::new(self.patience.pass), Arc::new(Metrics::default()));
         let events = Events::new(self.engine.watch());
+        let (member, guard) = self.member.unzip();
         let following = tokio::spawn(events.clone().follow());
         let app = App {
             engine: Arc::clone(&self.engine),
-            bell: self.bell.clone(),
+            bell: member.as_ref().map_or_else(|| self.bell.clone(), Member::wishes),
             events: events.clone(),
             metrics: Arc::clone(&metrics),
             pulse: pulse.clone(),
+            cluster: self.cluster.clone(),
+            member: member.clone(),
             patience: self.patience,
         };
-        let looper = Looper {
-            engine: self.engine,
-            bell: self.bell.clone(),
-            pulse: pulse.clone(),
-            metrics,
-            tick: self.tick,
-        };
+        let (stop, stopped) = watch::channel(false);
+        let door = open_door(&self.cluster, rest::for_members(&app), self.patience, stopped.clone()).await?;
+        self.cluster.resume();
+        self.cluster.care();
+        let tick = member.as_ref().map_or(self.tick, |_| self.tick.min(MEMBER_TICK));
+        let pass = pass(member.clone(), self.engine);
+        let looper = Looper { pass, bell: self.bell.clone(), pulse: pulse.clone(), metrics, tick };
+        if let (Some(member), Some(guard)) = (&member, guard) {
+            member.start(guard).map_err(system("start the threads of a member"))?;
+        }
         let (_, stages) = looper.start().map_err(system("start the loop's thread"))?;
         let announcing = tokio::spawn(announce(stages.clone(), self.gate, self.bell.clone()));
         let watchdog = tokio::spawn(watchdog(pulse));
-        let (stop, stopped) = watch::channel(false);
         let mut serving = tokio::spawn(serve(socket, service(app), stopped));
         let ended = tokio::select! {
             () = end => Ok(()),
             () = closed(stages.clone()) => Err(DaemonError::LoopEnded),
             served = &mut serving => served.unwrap_or(Ok(())).map_err(system("serve")),
         };
-        notify(&[NotifyState::Stopping]);
+        // A process that replaces itself does not stop: the service manager would kill what comes after it.
+        if !self.cluster.is_anew() {
+            notify(&[NotifyState::Stopping]);
+        }
         events.end();
         self.bell.end();
         stop.send_replace(true);
@@ -116,10 +140,55 @@ impl Daemon {
         if tokio::time::timeout(END_TIME, ending).await.is_err() {
             tracing::warn!("a request or a step is still under way; the next start sees what came of it");
         }
-        for task in [following, announcing, watchdog] {
+        if let Some(member) = member {
+            // Waits a moment for the store.
+            let _ = tokio::task::spawn_blocking(move || member.end()).await;
+        }
+        for task in [following, announcing, watchdog].into_iter().chain(door) {
             task.abort();
         }
         ended
+    }
+}
+
+/// Opens the door at which other hosts ask, if this one is a member of a cluster. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The system refuses the port, or the host's certificates are of no use.
+pub async fn open_door(
+    cluster: &Cluster,
+    members: Router,
+    patience: Patience,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<Option<JoinHandle<()>>, DaemonError> {
+    let identity = cluster.identity().map_err(|finding| DaemonError::Cluster(Box::new(finding)))?;
+    let Some(identity) = identity else { return Ok(None) };
+    let everywhere = (std::net::Ipv6Addr::UNSPECIFIED, cluster.port()).into();
+    let opened = match Door::open(everywhere, &identity).await {
+        // A machine without IPv6.
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
+            Door::open((std::net::Ipv4Addr::UNSPECIFIED, cluster.port()).into(), &identity).await
+        }
+        opened => opened,
+    };
+    let door = opened.map_err(system("open the cluster's port"))?;
+    let router = rest::door(cluster.clone(), members, patience);
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    Ok(Some(tokio::spawn(async move {
+        if let Err(error) = axum::serve(door, service).with_graceful_shutdown(stop).await {
+            tracing::error!(%error, "other hosts are not answered any more");
+        }
+    })))
+}
+
+/// What a turn of the host's loop is.
+fn pass(member: Option<Member>, engine: Arc<Engine>) -> Pass {
+    match member {
+        Some(member) => Box::new(move |now| member.pass(now)),
+        None => Box::new(move |now| engine.pass(now)),
     }
 }
 
@@ -183,7 +252,7 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
+pub(crate) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
     move |source| DaemonError::System { what, source }
 }
 

@@ -2,16 +2,19 @@
 //!
 //! [`engine`] carries things between them, [`looper`] turns it, [`rest`] asks it, [`daemon`] starts and ends all of it.
 
+pub use tranche_engine as engine;
+
 pub mod bell;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
-pub mod engine;
 pub mod events;
 pub mod gate;
 pub mod listen;
 pub mod logs;
 pub mod looper;
+pub mod member;
 pub mod metrics;
 pub mod openapi;
 pub mod patience;
@@ -19,3 +22,4 @@ pub mod pulse;
 pub mod rest;
 pub mod uevents;
 pub mod wiring;
+pub mod witness;

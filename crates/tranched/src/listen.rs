@@ -4,12 +4,14 @@
 //! replaced, but only if nobody answers on it.
 
 use std::io;
-use std::os::fd::FromRawFd as _;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{Gid, Mode};
+
+use crate::member::guard;
 
 /// The socket's mode: owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -61,8 +63,9 @@ pub enum ListenError {
 /// # Errors
 /// Another daemon is there, something else is in the way, or the system refuses.
 pub fn listen(path: &Utf8Path, group: &str) -> Result<Listening, ListenError> {
-    let passed = sd_notify::listen_fds().map_err(system("take the socket passed for", path))?.next();
-    if let Some(fd) = passed {
+    let mut passed =
+        sd_notify::listen_fds_with_names().map_err(system("take the socket passed for", path))?;
+    if let Some((fd, _)) = passed.find(|(_, name)| name != guard::KEPT_AS) {
         // SAFETY: systemd passed this descriptor to this process (LISTEN_PID was compared), and it is taken only here.
         let socket = unsafe { UnixListener::from_raw_fd(fd) };
         return Ok(Listening { socket, own_path: None });
@@ -71,6 +74,15 @@ pub fn listen(path: &Utf8Path, group: &str) -> Result<Listening, ListenError> {
     let socket = bind(path)?;
     give_to_group(path, group)?;
     Ok(Listening { socket, own_path: Some(path.to_owned()) })
+}
+
+/// What systemd kept open under a name since the daemon before died (`FileDescriptorStoreMax=`). Must be asked for once.
+pub fn kept(name: &str) -> Option<OwnedFd> {
+    let mut passed = sd_notify::listen_fds_with_names().ok()?;
+    let (fd, _) = passed.find(|(_, kept)| kept == name)?;
+    // SAFETY: systemd passed this descriptor to this process (LISTEN_PID was compared), and it is taken only here: the socket
+    // has another name.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn bind(path: &Utf8Path) -> Result<UnixListener, ListenError> {
@@ -114,7 +126,8 @@ fn give_to_group(path: &Utf8Path, group: &str) -> Result<(), ListenError> {
     std::fs::set_permissions(path, mode).map_err(system("change the mode of", path))
 }
 
-fn group_id(group: &str) -> Option<u32> {
+/// The number of a group of this machine.
+pub(crate) fn group_id(group: &str) -> Option<u32> {
     let file = std::fs::read_to_string(GROUP_FILE).ok()?;
     find_group(&file, group)
 }

@@ -7,10 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tranche_core::name::Timestamp;
 
 use crate::bell::{Bell, Wake};
 use crate::clock;
-use crate::engine::{Engine, PassReport};
+use crate::engine::PassReport;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 
@@ -32,11 +33,13 @@ pub enum Stage {
     Settled,
 }
 
+/// Does a pass.
+pub type Pass = Box<dyn FnMut(Timestamp) -> PassReport + Send>;
+
 /// What the loop works with.
-#[derive(Debug)]
 pub struct Looper {
     /// Does a pass.
-    pub engine: Arc<Engine>,
+    pub pass: Pass,
     /// Wakes the loop, and ends it.
     pub bell: Bell,
     /// Beats with each pass.
@@ -45,6 +48,12 @@ pub struct Looper {
     pub metrics: Arc<Metrics>,
     /// The longest wait between two passes.
     pub tick: Duration,
+}
+
+impl std::fmt::Debug for Looper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Looper").field("tick", &self.tick).finish_non_exhaustive()
+    }
 }
 
 impl Looper {
@@ -58,11 +67,11 @@ impl Looper {
         Ok((thread, stages))
     }
 
-    fn run(self, stage: &watch::Sender<Stage>) {
+    fn run(mut self, stage: &watch::Sender<Stage>) {
         let started = Instant::now();
         loop {
             let begun = Instant::now();
-            let report = self.engine.pass(clock::now());
+            let report = (self.pass)(clock::now());
             self.pulse.beat();
             self.metrics.pass(begun.elapsed(), &report);
             let restored = report.restored || started.elapsed() > RESTORE_TIME;
@@ -99,7 +108,6 @@ fn pause(report: &PassReport, tick: Duration, now_ms: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tranche_core::name::Timestamp;
 
     const TICK: Duration = Duration::from_secs(10);
 

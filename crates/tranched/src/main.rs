@@ -1,13 +1,15 @@
 //! `tranched`: reads its settings, then serves until it is told to stop.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tranched::cluster::hold::Hold;
 use tranched::config::{self, Config};
-use tranched::{listen, logs, wiring};
+use tranched::{listen, logs, wiring, witness};
 
 /// What wrong settings exit with (sysexits.h: EX_CONFIG); the service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
@@ -36,6 +38,12 @@ struct Args {
     /// Move a record with which the store cannot be read out of the way, and exit. The daemon must be stopped.
     #[arg(long, value_name = "KEY", conflicts_with = "check_config")]
     set_aside: Option<String>,
+    /// Only have a voice in a cluster's store: no GPU, no VM, no libvirt.
+    #[arg(long)]
+    witness: bool,
+    /// Whether this host's member of the cluster's store may be started: exits with 0 if so. The store's service asks this.
+    #[arg(long, value_name = "FILE", hide = true)]
+    may_start_store: Option<Utf8PathBuf>,
     /// Serve a host that does not exist, for trials without hardware.
     #[arg(long, value_name = "PRESET", hide = true)]
     fake_host: Option<String>,
@@ -47,9 +55,15 @@ fn main() -> ExitCode {
         print!("{}", config::DEFAULT_FILE);
         return ExitCode::SUCCESS;
     }
+    if let Some(file) = args.may_start_store {
+        return if Hold::at(file).is_held() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
     let settings = Config::load(args.config.as_deref()).and_then(|config| config.host_name().map(|_| config));
     let config = match settings {
-        Ok(config) => config,
+        Ok(mut config) => {
+            config.cluster.witness |= args.witness;
+            config
+        }
         Err(error) => {
             eprintln!("tranched: {:#}", anyhow::Error::from(error));
             return ExitCode::from(EXIT_CONFIG);
@@ -71,7 +85,16 @@ fn main() -> ExitCode {
         };
     }
     match run(&config, args.fake_host.as_deref()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::ForGood) => ExitCode::SUCCESS,
+        Ok(Ended::Anew) => {
+            // The same process with the same arguments: whoever watches it sees no end.
+            let mut again = Command::new("/proc/self/exe");
+            // What systemd passed was taken already, and is closed now.
+            again.args(std::env::args_os().skip(1)).env_remove("LISTEN_FDS");
+            let error = again.exec();
+            tracing::error!(%error, "the daemon cannot replace itself");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -79,17 +102,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: &Config, fake_host: Option<&str>) -> anyhow::Result<()> {
+/// How serving ended.
+enum Ended {
+    /// It was told to stop.
+    ForGood,
+    /// The process shall replace itself, because the host got into a cluster, or out of one.
+    Anew,
+}
+
+fn run(config: &Config, fake_host: Option<&str>) -> anyhow::Result<Ended> {
     logs::start(&config.log)?;
+    // One that replaced itself would be called "exe".
+    let _ = rustix::thread::set_name(c"tranched");
     let listening = listen::listen(&config.socket, &config.socket_group)?;
-    let daemon = wiring::build(config, fake_host)?;
+    let cluster = wiring::cluster(config)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket, "starting");
+    let daemon = match config.cluster.witness {
+        true => None,
+        false => Some(wiring::build(config, fake_host, cluster.clone())?),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVERS)
         .max_blocking_threads(WAITERS_MAX)
         .enable_all()
         .build()
         .context("the system refused to start threads")?;
+    let anew = cluster.clone();
     let served = runtime.block_on(async {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -97,16 +135,23 @@ fn run(config: &Config, fake_host: Option<&str>) -> anyhow::Result<()> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                () = anew.anew() => {}
             }
             tracing::info!("stopping");
         };
-        anyhow::Ok(daemon.serve(listening.socket, end).await?)
+        match daemon {
+            Some(daemon) => daemon.serve(listening.socket, end).await?,
+            None => witness::serve(cluster.clone(), listening.socket, end).await?,
+        }
+        anyhow::Ok(())
     });
+    let ended = if cluster.is_anew() { Ended::Anew } else { Ended::ForGood };
     if let Some(path) = listening.own_path {
         // A socket that stays behind is replaced at the next start.
         let _ = std::fs::remove_file(path);
     }
     // A step that is under way goes on in the kernel or in libvirt; the next start sees what came of it.
     runtime.shutdown_background();
-    served
+    cluster.end();
+    served.map(|()| ended)
 }

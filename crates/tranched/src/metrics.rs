@@ -69,11 +69,19 @@ impl Metrics {
     pub fn text<'a>(
         &self,
         sources: &Sources<'_>,
+        leads: bool,
         revision: u64,
         operations: impl Iterator<Item = &'a Operation>,
     ) -> String {
         let mut text = String::new();
-        let present = present(sources, revision, operations);
+        let mut present = present(sources, revision, operations);
+        let leading: Gauge = Gauge::default();
+        leading.set(leads.into());
+        present.register(
+            "leads",
+            "Whether this host decides, and so tells of GPUs, VMs and findings",
+            leading,
+        );
         // Writing into a string does not fail.
         let written = encode_registry(&mut text, &self.kept)
             .and_then(|()| encode_registry(&mut text, &present))
@@ -244,7 +252,7 @@ mod tests {
         let inventory = Inventory::from([(seen.host.clone(), seen)]);
         let (spec, plan) = (Spec::default(), Plan::default());
         let sources = Sources { spec: &spec, plan: &plan, inventory: &inventory, findings: &[] };
-        let text = Metrics::default().text(&sources, 1, std::iter::empty());
+        let text = Metrics::default().text(&sources, true, 1, std::iter::empty());
         let measured: Vec<&str> =
             text.lines().filter(|line| line.starts_with("tranche_") && line.contains("gpu=")).collect();
         assert_eq!(

@@ -54,6 +54,7 @@ pub(crate) enum Refusals {
         (name = "vms", description = "Virtual machines and what they ask for."),
         (name = "operations", description = "Changes that take their time: each is answered with an operation."),
         (name = "installation", description = "What concerns everything: findings, policies, declarations."),
+        (name = "cluster", description = "The cluster that the host is in."),
         (name = "daemon", description = "The daemon itself: events, health, metrics, this document.")
     )
 )]

@@ -5,15 +5,19 @@
 //! goes wrong is answered as problem+json, also what HTTP itself refuses.
 
 mod catalogue;
+mod cluster;
 mod events;
 mod gpus;
 mod guard;
+mod homogeneity;
 mod hosts;
 mod input;
 mod installation;
+mod leader;
 mod meta;
 mod operations;
 mod refusal;
+mod rules;
 mod vms;
 
 use std::sync::Arc;
@@ -33,12 +37,15 @@ use utoipa_axum::routes;
 
 use crate::bell::Bell;
 use crate::clock;
+use crate::cluster::Cluster;
 use crate::engine::{Engine, Rejected, Submitted, View};
 use crate::events::Events;
+use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::patience::Patience;
 use crate::pulse::Pulse;
 
+pub use cluster::{door, witness};
 pub use guard::Peer;
 pub(crate) use refusal::Refusal;
 
@@ -47,7 +54,7 @@ pub(crate) use refusal::Refusal;
 pub struct App {
     /// Knows everything and takes wishes.
     pub engine: Arc<Engine>,
-    /// Wakes the loop after a wish.
+    /// Wakes whoever decides, after a wish.
     pub bell: Bell,
     /// Tells readers what changed.
     pub events: Events,
@@ -55,32 +62,50 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Whether the loop is alive.
     pub pulse: Pulse,
+    /// This host's side of its cluster.
+    pub cluster: Cluster,
+    /// This host as a member of that, at work; none where it stands alone.
+    pub member: Option<Member>,
     /// How long requests wait.
     pub patience: Patience,
 }
 
-/// The whole REST interface.
+/// The whole REST interface, on the host's own socket.
 pub fn router(app: App) -> Router {
-    let (of_the_host, _) = of_the_host().split_for_parts();
-    let (of_the_daemon, _) = of_the_daemon().split_for_parts();
-    of_the_host
-        .route_layer(from_fn_with_state(app.clone(), guard::after_the_first_look))
-        .merge(of_the_daemon)
+    let (of_the_cluster, _) = cluster::of_the_cluster::<App>().split_for_parts();
+    let of_the_cluster = of_the_cluster.with_state(app.clone());
+    routes_of(&app)
+        .merge(of_the_cluster)
         .fallback(guard::not_found)
         .method_not_allowed_fallback(guard::method_not_allowed)
         .layer(from_fn_with_state(app.patience, guard::guard))
-        .with_state(app)
+}
+
+/// What members of the cluster may ask at the host's door: all that does not concern this host's own place in the cluster.
+pub fn for_members(app: &App) -> Router {
+    routes_of(app)
+}
+
+fn routes_of(app: &App) -> Router {
+    let (of_the_hosts, _) = of_the_hosts().split_for_parts();
+    let (news, _) = news().split_for_parts();
+    let (of_the_daemon, _) = of_the_daemon().split_for_parts();
+    of_the_hosts
+        .route_layer(from_fn_with_state(app.clone(), guard::after_the_first_look))
+        .merge(news)
+        .route_layer(from_fn_with_state(app.clone(), leader::lead_to))
+        .merge(of_the_daemon)
+        .with_state(app.clone())
 }
 
 /// Every route with its documentation.
 pub(crate) fn documented() -> OpenApiRouter<App> {
-    of_the_host().merge(of_the_daemon())
+    of_the_hosts().merge(news()).merge(of_the_daemon()).merge(cluster::of_the_cluster())
 }
 
 /// What the daemon answers about itself and of what it knows beforehand, at any moment.
 fn of_the_daemon() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(events::stream))
         .routes(routes!(meta::openapi))
         .routes(routes!(meta::health))
         .routes(routes!(meta::metrics))
@@ -88,15 +113,27 @@ fn of_the_daemon() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::show))
 }
 
-/// What rests on how the host is, and is answered only after it has been looked at.
-fn of_the_host() -> OpenApiRouter<App> {
+/// What changes, as it changes.
+fn news() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(events::stream))
+}
+
+/// What rests on how hosts are, and is answered only after they have been looked at; in a cluster, by the host that leads.
+fn of_the_hosts() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(hosts::list))
-        .routes(routes!(hosts::show))
+        .routes(routes!(hosts::show, hosts::set))
+        .routes(routes!(hosts::drain))
+        .routes(routes!(hosts::undrain))
+        .routes(routes!(hosts::confirm_down))
+        .routes(routes!(hosts::pause))
+        .routes(routes!(hosts::resume))
         .routes(routes!(gpus::list))
         .routes(routes!(gpus::show))
         .routes(routes!(gpus::set_mode))
         .routes(routes!(gpus::partitions))
+        .routes(routes!(homogeneity::report))
+        .routes(routes!(homogeneity::set_mode))
         .routes(routes!(catalogue::check))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::show, vms::delete))
@@ -108,6 +145,9 @@ fn of_the_host() -> OpenApiRouter<App> {
         .routes(routes!(vms::detach))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
+        .routes(routes!(rules::list))
+        .routes(routes!(rules::show, rules::set, rules::delete))
+        .routes(routes!(rules::capacity))
         .routes(routes!(installation::findings))
         .routes(routes!(installation::why_not))
         .routes(routes!(installation::doctor))
@@ -136,8 +176,8 @@ impl App {
                 let accepted = Accepted { operation: *operation, findings };
                 Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(accepted)).into_response())
             }
-            Submitted::Preview { title, effect } => {
-                Ok(Json(Preview { changes: vec![title], effect }).into_response())
+            Submitted::Preview { title, effect, version } => {
+                Ok(Json(Preview { changes: vec![title], effect, version }).into_response())
             }
         }
     }

@@ -12,14 +12,21 @@ use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
+use tranche_host::tree::DirTree;
 use tranche_host::vm::fake::FakeHypervisor;
-use tranche_store::{Key, MonotonicClock, Repository, Settings, SqliteStore};
+use tranche_host::watchdog::{Open, Watchdog};
+use tranche_store::{EtcdStore, Key, MonotonicClock, Repository, Settings, SqliteStore};
 
 use crate::bell::Bell;
+use crate::cluster::book::{Book, Standing};
+use crate::cluster::{Cluster, walk};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::engine::Engine;
 use crate::gate::Gate;
+use crate::listen;
+use crate::member::guard::{self, Guard};
+use crate::member::{Agents, Member, Parts, StoreMembers};
 use crate::patience::Patience;
 
 /// How many steps of different GPUs and VMs are carried out side by side.
@@ -29,20 +36,68 @@ const WORKERS: usize = 4;
 ///
 /// # Errors
 /// The store or the tree cannot be opened; the message says what to do about it.
-pub fn build(config: &Config, fake: Option<&str>) -> anyhow::Result<Daemon> {
+pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::Result<Daemon> {
     let name = config.host_name()?;
-    let repository = open_store(config)?;
+    let repository = match cluster.store() {
+        Some(store) => Repository::new(store),
+        None => open_store(config)?,
+    };
     let (bell, gate) = (Bell::default(), Gate::default());
     let host = match fake {
         Some(preset) => fake_host(config, preset, &name)?,
         None => real_host(config, &name, &bell, &gate)?,
     };
-    let engine = Engine::open(name, host, repository, WORKERS).map_err(|error| {
+    let engine = Engine::open(name.clone(), Arc::clone(&host), repository, WORKERS).map_err(|error| {
         let hint = error.hint();
         anyhow::Error::from(error).context(hint).context("the store's content cannot be read")
     })?;
+    let member = cluster.store().map(|store| {
+        let may_lead = cluster.clone();
+        let member = Member::new(Parts {
+            name: name.clone(),
+            host,
+            store,
+            desk: engine.desk(),
+            // Each turn of whoever leads asks it.
+            fencer: Arc::new(Agents::installed(Bell::default())),
+            voices: Arc::new(StoreMembers(cluster.clone())),
+            may_lead: Arc::new(move || may_lead.may_lead()),
+            wake_host: bell.clone(),
+            workers: WORKERS,
+        });
+        (member, guard(config, fake.is_some(), &name))
+    });
     let tick = Duration::from_secs(config.tick_s);
-    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, patience: Patience::default() })
+    let patience = Patience::default();
+    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, patience })
+}
+
+/// The host's watchdog, as systemd kept it open when the daemon before died, or closed.
+fn guard(config: &Config, fake: bool, name: &HostName) -> Guard {
+    if fake || config.root != "/" {
+        return Guard::none();
+    }
+    let found = DirTree::open(&config.root).map_err(|error| error.to_string()).and_then(|tree| {
+        Watchdog::of_this_host(Arc::new(tree), name, None).map_err(|finding| finding.message)
+    });
+    match found {
+        Ok(watchdog) => Guard::new(watchdog, listen::kept(guard::KEPT_AS).map(Open::from)),
+        Err(why) => {
+            tracing::warn!("{why}; only a fence agent can tell that this host is down");
+            Guard::none()
+        }
+    }
+}
+
+/// This host's side of its cluster, with what was begun brought to its end.
+///
+/// # Errors
+/// A file is damaged, or the host cannot get out of its cluster yet.
+pub fn cluster(config: &Config) -> anyhow::Result<Cluster> {
+    let in_words = |finding: Finding| anyhow::anyhow!("{} {}", finding.message, finding.hint);
+    let cluster = Cluster::open(config, config.host_name()?).map_err(in_words)?;
+    cluster.settle().map_err(in_words)?;
+    Ok(cluster)
 }
 
 /// The catalogue, and the findings about files of it that are wrong: their GPUs are missed, which nobody may overlook.
@@ -60,7 +115,15 @@ fn open_catalogue(config: &Config) -> (Arc<Catalogue>, Vec<Finding>) {
 /// There is no such record, a daemon has the store open, or the store refuses.
 pub fn set_aside(config: &Config, key: &str) -> anyhow::Result<String> {
     let key: Key = key.parse().with_context(|| format!("{key:?} is no key of a record"))?;
-    let aside = open_store(config)?.set_aside(&key)?;
+    let repository = match Book::new(&config.state_dir).read()? {
+        Standing::Member(membership) => {
+            let settings =
+                walk::settings(&Book::new(&config.state_dir), &config.etcd, &membership.endpoints)?;
+            Repository::new(Arc::new(EtcdStore::connect(&settings)?))
+        }
+        Standing::Alone | Standing::Entering(_) | Standing::Leaving(_) => open_store(config)?,
+    };
+    let aside = repository.set_aside(&key)?;
     let aside = aside.with_context(|| format!("there is no record {key}"))?;
     Ok(format!("{key} is now {aside}; start the daemon again"))
 }
@@ -79,7 +142,6 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
 
 #[cfg(feature = "libvirt")]
 fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyhow::Result<Arc<dyn Host>> {
-    use tranche_host::tree::DirTree;
     use tranche_host::vm::libvirt::{self, Libvirt};
 
     use crate::gate::Gated;

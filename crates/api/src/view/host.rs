@@ -1,9 +1,13 @@
 //! Hosts, as people see them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::Finding;
-use tranche_core::inventory::{HostInventory, Hypervisor, Iommu, StuckCall};
-use tranche_core::name::{HostName, Timestamp};
+use tranche_core::inventory::{Guard, HostInventory, Hypervisor, Iommu, StuckCall};
+use tranche_core::name::{AgentName, HostName, LabelKey, LabelValue, Timestamp};
+use tranche_core::plan::Standing;
+use tranche_core::spec::Duty;
 
 use super::partition::{PartitionState, partitions};
 use super::{PartitionView, Sources};
@@ -39,10 +43,32 @@ pub struct HostView {
     pub vms: usize,
     /// Of these, the ones that run.
     pub vms_running: usize,
+    /// What it is in its cluster; nothing where it stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<MemberView>,
     /// Kernel calls that have not come back.
     pub stuck: Vec<StuckCall>,
     /// What was found about the host itself.
     pub findings: Vec<Finding>,
+}
+
+/// A host as a member of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MemberView {
+    /// Whether it is there.
+    #[serde(flatten)]
+    pub standing: Standing,
+    /// Whether it takes VMs.
+    pub duty: Duty,
+    /// Whether its watchdog guards it.
+    pub guard: Guard,
+    /// The agent that cuts its power.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentName>,
+    /// Its labels.
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// The memory that VMs leave to it, in MiB.
+    pub reserved_memory_mib: u64,
 }
 
 /// What libvirt is, without its domains.
@@ -94,6 +120,19 @@ fn build(sources: &Sources<'_>, observed: &HostInventory, partitions: &[Partitio
         partitions_free: own.iter().filter(|partition| partition.state == PartitionState::Free).count(),
         vms: vms.len(),
         vms_running: vms.iter().filter(|(name, _)| runs(name)).count(),
+        member: sources.spec.hosts.get(&observed.host).map(|wish| MemberView {
+            standing: sources
+                .plan
+                .hosts
+                .get(&observed.host)
+                .map(|planned| planned.standing)
+                .unwrap_or_default(),
+            duty: wish.duty,
+            guard: observed.progress.guard,
+            agent: wish.fence.as_ref().map(|fence| fence.agent.clone()),
+            labels: wish.labels.clone(),
+            reserved_memory_mib: wish.reserved_memory_mib,
+        }),
         stuck: observed.stuck.clone(),
         findings: sources.about_host(&observed.host),
     }

@@ -68,6 +68,7 @@ fn observed_gpu() -> Gpu {
         emulated: false,
         vram_mib: Some(16_384),
         driver: Some("nvidia".to_owned()),
+        driver_version: None,
         numa_node: Some(0),
         iommu_group: None,
         bars: Vec::new(),
@@ -117,6 +118,7 @@ impl Situation {
             request: Request::ANY_PARTITION,
             reserved: false,
             prefer_numa_node: None,
+            availability: tranche_core::spec::Availability::default(),
             run: Run::Stopped,
             serial: 0,
             created_at: Timestamp(0),
@@ -141,6 +143,7 @@ impl Situation {
             cpus: 8,
             memory_mib: 1024,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            watchdog: None,
         };
         let observed = HostInventory {
             host: key().host,
@@ -151,10 +154,13 @@ impl Situation {
                 libvirt: "11.3.0".to_owned(),
                 qemu: "10.0.2".to_owned(),
                 domains: [("a".to_owned(), domain(OFF))].into(),
+                resources: None,
             },
             gpus: [(key().address, gpu)].into(),
             stuck: Vec::new(),
             notes: Vec::new(),
+            progress: tranche_core::inventory::Progress::default(),
+            pulse: None,
         };
         let inventory = [(key().host, observed)].into();
         Self { spec, plan, inventory, findings: Vec::new() }
@@ -163,7 +169,7 @@ impl Situation {
     /// The VM shall run, by this decision; it holds partition 0 where it was decided that it runs.
     fn decided(mut self, goal: VmGoal) -> Self {
         self.spec.vms.get_mut(&name()).unwrap().run = Run::Running;
-        self.plan.vms.insert(name(), VmPlan { host: key().host, id: id(), goal, settled: None });
+        self.plan.vms.insert(name(), VmPlan { host: key().host, id: id(), goal, settled: None, tried: None });
         if goal == VmGoal::Run {
             self.plan.bookings.insert(slot(0), Booking { vm: name(), vm_id: id(), since: Timestamp(0) });
         }

@@ -8,7 +8,7 @@ use tranche_core::inventory::{Domain, DomainState, Gpu, HostInventory};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::placement;
 use tranche_core::plan::{VmGoal, VmPlan};
-use tranche_core::spec::{Request, Run, VmSource, VmSpec};
+use tranche_core::spec::{Availability, Request, Run, VmSource, VmSpec};
 
 use super::Sources;
 use super::partition::device_text;
@@ -46,6 +46,9 @@ pub struct VmView {
     pub reserved: bool,
     /// The NUMA node whose GPUs it prefers.
     pub prefer_numa_node: Option<u16>,
+    /// How much is done to keep it running.
+    #[serde(default)]
+    pub availability: Availability,
     /// Where its definition comes from.
     pub origin: VmOrigin,
     /// Virtual processors, where known.
@@ -173,6 +176,7 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
         request: spec.request.clone(),
         reserved: spec.reserved,
         prefer_numa_node: spec.prefer_numa_node,
+        availability: spec.availability,
         origin: if hardware.is_some() { VmOrigin::Made } else { VmOrigin::Adopted },
         vcpus: domain.map(|domain| domain.vcpus).or(hardware.map(|hardware| hardware.vcpus)),
         memory_mib: domain.map(|domain| domain.memory_mib).or(hardware.map(|hardware| hardware.memory_mib)),

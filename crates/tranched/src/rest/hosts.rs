@@ -2,11 +2,16 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
+use tranche_api::answer::{Accepted, Preview};
+use tranche_api::request::{Nothing, SetHost};
 use tranche_api::view::{self, HostView};
+use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
 use tranche_core::name::HostName;
+use tranche_core::spec::Duty;
 
-use super::input::{InPath, InQuery, NoQuery};
+use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
 use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
@@ -35,4 +40,110 @@ pub(super) async fn show(
     let host = view::host(&sources(&seen), &name);
     let known = || seen.inventory.keys().collect::<Vec<_>>();
     host.map(Json).ok_or_else(|| Refusal::from(say::host_not_found(&name, &known())))
+}
+
+/// Changes labels, fencing and reserved memory of a member of the cluster, all of them.
+#[utoipa::path(
+    put,
+    path = "/v1/hosts/{host}", operation_id = "set_host",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = SetHost,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn set(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(asked): InBody<SetHost>,
+) -> Result<Response, Refusal> {
+    app.change(asked.into_change(host), query.dry_run).await
+}
+
+/// Empties a host: its VMs go elsewhere, and it takes none until it shall serve again, over its reboots.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/drain", operation_id = "drain_host",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn drain(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::SetHostDuty { host, duty: Duty::Maintenance }, query.dry_run).await
+}
+
+/// Lets a host serve again, or takes a drain back.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/undrain", operation_id = "undrain_host",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn undrain(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::SetHostDuty { host, duty: Duty::Serving }, query.dry_run).await
+}
+
+/// Says that a silent host is down, so that its VMs may start elsewhere. If it is not, they run twice.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/confirm-down", operation_id = "confirm_host_down",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn confirm_down(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::ConfirmHostDown { host }, query.dry_run).await
+}
+
+/// Pauses failover: no host is given up, and no watchdog resets one, until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/v1/failover/pause", operation_id = "pause_failover",
+    tag = "hosts",
+    params(ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn pause(
+    State(app): State<App>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::PauseFailover { paused: true }, query.dry_run).await
+}
+
+/// Resumes failover.
+#[utoipa::path(
+    post,
+    path = "/v1/failover/resume", operation_id = "resume_failover",
+    tag = "hosts",
+    params(ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn resume(
+    State(app): State<App>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::PauseFailover { paused: false }, query.dry_run).await
 }

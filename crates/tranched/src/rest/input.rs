@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tranche_api::limits::BODY_LEN_MAX;
-use tranche_core::name::{GpuKey, HostName, NameError, OperationId, VmName};
+use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, VmName};
 
 use super::Refusal;
 
@@ -68,11 +68,15 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
         }
     }
     if len > BODY_LEN_MAX {
-        let message = format!("The request's body is larger than {BODY_LEN_MAX} bytes.");
-        let hint = "Split the declaration into several files; it need not be whole.";
-        return Err(Refusal::request(StatusCode::PAYLOAD_TOO_LARGE, "body", message, hint));
+        return Err(too_large());
     }
     Ok(bytes.into())
+}
+
+pub(super) fn too_large() -> Refusal {
+    let message = format!("The request's body is larger than {BODY_LEN_MAX} bytes.");
+    let hint = "Split the declaration into several files; it need not be whole.";
+    Refusal::request(StatusCode::PAYLOAD_TOO_LARGE, "body", message, hint)
 }
 
 /// Reads JSON; what is wrong is told with its place.
@@ -142,7 +146,7 @@ macro_rules! from_one_text {
     };
 }
 
-from_one_text!(HostName, VmName, OperationId);
+from_one_text!(HostName, VmName, OperationId, RuleName);
 
 /// Any text: what it names is looked up, and either is there or is not.
 impl FromTexts for String {

@@ -28,7 +28,9 @@ pub(super) async fn findings(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
 ) -> Json<Vec<Finding>> {
-    Json(Diagnosis::new(app.engine.view().findings.to_vec()).findings)
+    let mut findings = app.engine.view().findings.to_vec();
+    findings.extend(app.cluster.findings());
+    Json(Diagnosis::new(findings).findings)
 }
 
 /// Everything that keeps a VM from running on a host.
@@ -54,7 +56,8 @@ pub(super) async fn doctor(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
 ) -> Result<Json<Diagnosis>, Refusal> {
-    let findings = app.ask(|engine| Ok(engine.doctor(clock::now()))).await?;
+    let mut findings = app.ask(|engine| Ok(engine.doctor(clock::now()))).await?;
+    findings.extend(app.cluster.findings());
     Ok(Json(Diagnosis::new(findings)))
 }
 
@@ -121,7 +124,7 @@ async fn declare(app: &App, declaration: Declaration, dry_run: bool) -> Result<R
             Ok((StatusCode::ACCEPTED, Json(Applied { operations, findings })).into_response())
         }
         engine::Applied::Preview { titles, effect } => {
-            Ok(Json(Preview { changes: titles, effect }).into_response())
+            Ok(Json(Preview { changes: titles, effect, version: None }).into_response())
         }
     }
 }

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use tranche_api::answer::Health;
 
 use super::{App, Refusal, sources};
+use crate::member::Member;
 use crate::openapi::{self, Refusals};
 
 /// The media type of the numbers (OpenMetrics 1.0).
@@ -41,7 +42,9 @@ pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Refus
     responses((status = 200, description = "OpenMetrics text.", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let seen = app.engine.view();
-    let text = app.metrics.text(&sources(&seen), seen.revision, seen.operations.values());
+    // Whoever follows does not know how the cluster is; the numbers of it are told by the host that leads.
+    let leads = app.member.as_ref().is_none_or(Member::leads);
+    let seen = if leads { app.engine.view() } else { Default::default() };
+    let text = app.metrics.text(&sources(&seen), leads, seen.revision, seen.operations.values());
     ([(header::CONTENT_TYPE, METRICS_MEDIA_TYPE)], text).into_response()
 }

@@ -8,6 +8,7 @@ use tranche_core::diagnostics::{self as say, finding};
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::name::NameError;
 
+use super::leader::NOT_LEADING;
 use crate::engine::Rejected;
 
 /// A refusal, ready to be sent.
@@ -65,6 +66,11 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();
         let media_type = (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-        (status, [media_type], Json(self.0)).into_response()
+        let nobody_leads = self.0.code == Code::NoLeader;
+        let mut response = (status, [media_type], Json(self.0)).into_response();
+        if nobody_leads {
+            response.headers_mut().insert(NOT_LEADING, HeaderValue::from_static("true"));
+        }
+        response
     }
 }

@@ -59,5 +59,11 @@ pub(crate) fn new_vm(request: Request) -> NewVm {
         guest_os: None,
         cloud_init: None,
     };
-    NewVm { hardware, request, reserved: false, prefer_numa_node: None }
+    NewVm {
+        hardware,
+        request,
+        reserved: false,
+        prefer_numa_node: None,
+        availability: tranche_core::spec::Availability::default(),
+    }
 }

@@ -2,14 +2,19 @@
 
 mod bad_input;
 mod catalogue;
+mod cluster;
 mod desk;
+mod etcd;
 mod fake_machine;
 mod faults;
+mod homogeneity;
 mod kill_walk;
 mod matrix;
+mod members;
 mod openapi;
 mod patience;
 mod process;
+mod race;
 mod served;
 mod stores;
 mod stories;

@@ -69,7 +69,10 @@ async fn before_the_first_look_nothing_that_rests_on_the_host_is_answered() {
     let paths = document["paths"].as_object().unwrap();
     let gets = paths.iter().filter(|(_, methods)| methods["get"].is_object()).map(|(path, _)| path.as_str());
     let at_once = ["/healthz", "/metrics", "/v1/openapi.json", "/v1/catalogue"];
-    let of_the_daemon = |path: &&str| at_once.contains(path) || path.starts_with("/v1/catalogue/");
+    let of_the_cluster = ["/v1/cluster", "/v1/cluster/backup"];
+    let of_the_daemon = |path: &&str| {
+        at_once.contains(path) || of_the_cluster.contains(path) || path.starts_with("/v1/catalogue/")
+    };
     for path in gets.filter(|path| !of_the_daemon(path) && *path != "/v1/events") {
         assert_eq!(served.get(path).await.problem(), (503, "host_silent".to_owned()), "{path}");
     }

@@ -3,13 +3,14 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tranche_host::fake::{FakeKernel, Machine, Mounted};
 use tranche_host::tree::Tree as _;
 use tranche_store::{MonotonicClock, Settings, SqliteStore, Store as _, Txn};
@@ -80,13 +81,30 @@ impl Home {
 }
 
 /// The command, which is another package's: where this package is tested alone, it may have to be built.
-fn command() -> PathBuf {
+pub(crate) fn command() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_tranched")).with_file_name("tranche");
     if !path.exists() {
         let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "tranche"]).status();
         assert!(built.unwrap().success() && path.exists(), "the command is built");
     }
     path
+}
+
+/// What a daemon answers at its socket: JSON, or any other text as such.
+pub(crate) fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {}",
+        body.len()
+    );
+    write!(stream, "{head}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {answer:?}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
 }
 
 fn signal(child: &Child, signal: Signal) {

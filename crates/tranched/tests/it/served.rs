@@ -18,6 +18,7 @@ use tranche_host::Host;
 use tranche_host::fake::Machine;
 use tranche_store::{MemoryStore, Repository};
 use tranched::bell::Bell;
+use tranched::cluster::Cluster;
 use tranched::daemon::{Daemon, DaemonError};
 use tranched::engine::{Engine, View};
 use tranched::gate::Gate;
@@ -88,7 +89,9 @@ impl Served {
         // The tick is so long that a test hangs if nothing but the tick would wake the loop.
         let tick = Duration::from_secs(3600);
         let (bell, gate) = (Bell::default(), Gate::default());
-        let daemon = Daemon { engine: Arc::clone(&engine), bell, gate, tick, patience };
+        let cluster = Cluster::nowhere("node1".parse().unwrap());
+        let engine_of = Arc::clone(&engine);
+        let daemon = Daemon { engine: engine_of, bell, gate, tick, cluster, member: None, patience };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(daemon.serve(socket, async {
             let _ = stopped.await;

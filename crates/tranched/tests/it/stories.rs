@@ -1,6 +1,8 @@
 //! What people do by REST, from the first partition to the last VM.
 
 use serde_json::{Value, json};
+use tranche_core::finding::Code;
+use tranche_core::inventory::{DomainState, HostInventory};
 use tranche_core::operation::{Operation, OperationState};
 use tranche_host::fake::Machine;
 
@@ -331,4 +333,33 @@ async fn of_two_vms_for_the_last_partition_one_runs_and_the_other_waits_until_it
     served.until("the other starts by itself", |view| is(view, OperationState::Succeeded) == 2).await;
     let path = format!("/v1/vms/{}", loser["name"].as_str().unwrap());
     assert_eq!(served.get(&path).await.json()["state"], "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_made_shown_kept_and_forgotten() {
+    let served = with_vms(2, &["a", "b"]).await;
+    let rule = json!({"rule": "vms", "vms": ["a", "b"], "kind": "apart", "strict": true});
+    succeeded(ended(&served, &served.put("/v1/rules/apart", &rule).await).await);
+    assert_eq!(served.get("/v1/rules/apart").await.json(), rule);
+    assert_eq!(served.get("/v1/rules").await.json(), json!({"apart": rule}));
+    let wrong = json!({"rule": "vms", "vms": ["a", "b"], "kind": "together", "strict": true});
+    assert_eq!(served.put("/v1/rules/t", &wrong).await.problem(), (409, "rule_contradiction".to_owned()));
+    succeeded(ended(&served, &served.post("/v1/vms/a/start", &json!({})).await).await);
+    served.post("/v1/vms/b/start", &json!({})).await;
+    served
+        .until("b waits because of the rule", |view| {
+            view.findings.iter().any(|finding| finding.code == Code::RuleWaits)
+        })
+        .await;
+    succeeded(ended(&served, &served.send(hyper::Method::DELETE, "/v1/rules/apart", None).await).await);
+    assert_eq!(served.get("/v1/rules/apart").await.problem(), (404, "rule_not_found".to_owned()));
+    served
+        .until("b runs", |view| {
+            let domain = |seen: &HostInventory| seen.domain(&"b".parse().unwrap()).map(|domain| domain.state);
+            view.inventory.values().filter_map(domain).any(DomainState::is_active)
+        })
+        .await;
+    let capacity = served.get("/v1/capacity").await.json();
+    assert_eq!(capacity["sizes"][0]["free"], json!(0), "{capacity}");
+    assert_eq!(served.get("/v1/capacity?without=nobody").await.problem().0, 404);
 }

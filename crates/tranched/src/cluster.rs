@@ -1,0 +1,578 @@
+//! How hosts become a cluster: certificates, tokens, the store's members, the way in and out, backups.
+//!
+//! [`Cluster`] is this host's side of it. It says which store is in charge, and does what people ask of it. Whoever gets in
+//! or out gets a new daemon: the process replaces itself, because what it works with is another store, and because that is
+//! the same path as a crash, which has to work anyway.
+//!
+//! Deliberately absent: who lives, who leads, where VMs run. Those are decided elsewhere, from the records.
+
+mod answers;
+pub mod book;
+mod care;
+pub mod carry;
+pub mod door;
+pub mod hold;
+pub mod pki;
+pub mod registry;
+pub mod seat;
+pub mod token;
+pub mod walk;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use camino::Utf8Path;
+use tokio::sync::watch;
+use tranche_api::cluster::TokenCreated;
+use tranche_core::diagnostics as say;
+use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::membership::{Role, StoreHealth};
+use tranche_core::name::{HostName, Timestamp, VmName};
+use tranche_store::{EtcdStore, Repository, Store};
+
+use self::book::{Book, Entering, How, Leaving, Membership, Seat, Standing, Step};
+use self::carry::Backup;
+use self::door::Identity;
+use self::registry::{JoinAnswer, JoinRequest, Registry};
+use self::seat::Running;
+use self::token::Token;
+use self::walk::Ground;
+use crate::clock;
+use crate::config::{ClusterConfig, Config, EtcdConfig};
+
+/// The cluster's name, unless told otherwise.
+const NAME: &str = "tranche";
+/// How long a token may be used, in seconds: unless told otherwise, at least and at most.
+const TTL_S: u64 = 30 * 60;
+const TTL_S_RANGE: std::ops::RangeInclusive<u64> = 60..=86_400;
+
+/// This host's side of its cluster. Copies are the same.
+#[derive(Debug, Clone)]
+pub struct Cluster(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: HostName,
+    book: Book,
+    cluster: ClusterConfig,
+    etcd: EtcdConfig,
+    state: Mutex<State>,
+    /// Set when the process shall replace itself.
+    anew: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    standing: Standing,
+    running: Option<Running>,
+    store: Option<Arc<EtcdStore>>,
+    /// Whether somebody is on the way in, and what is being done.
+    walking: bool,
+    doing: Option<String>,
+    health: StoreHealth,
+    findings: Vec<Finding>,
+    members: Vec<HostName>,
+    /// Those that may lead; nothing before the store was asked.
+    candidates: Vec<HostName>,
+    /// Of each member of the store, where it is and where its host is asked.
+    doors: BTreeMap<String, String>,
+}
+
+impl Cluster {
+    /// This host as its files say. Where it has a seat, its member of the store is started.
+    ///
+    /// # Errors
+    /// A file is damaged or of a later version.
+    pub fn open(config: &Config, host: HostName) -> Result<Self, Finding> {
+        let book = Book::new(&config.state_dir);
+        let standing = book.read().map_err(walk::file)?;
+        let mut cluster = config.cluster.clone();
+        if cluster.address.is_empty() {
+            cluster.address = host.to_string();
+        }
+        let mut state = State { standing, ..State::default() };
+        let membership = match &state.standing {
+            Standing::Member(membership) => Some(membership),
+            Standing::Entering(entering) if entering.step == Step::Seated => Some(&entering.membership),
+            Standing::Leaving(leaving) => Some(&leaving.membership),
+            Standing::Alone | Standing::Entering(_) => None,
+        };
+        if let Some(membership) = membership.cloned()
+            && let Err(finding) = walk::start(&book, &config.etcd, &membership, &mut state.running)
+        {
+            // The other members may do without.
+            tracing::error!(code = %finding.code, "{} {}", finding.message, finding.hint);
+        }
+        let (etcd, state, anew) = (config.etcd.clone(), Mutex::new(state), watch::Sender::new(false));
+        let this = Self(Arc::new(Inner { host, book, cluster, etcd, state, anew }));
+        this.connect()?;
+        Ok(this)
+    }
+
+    /// A host that stands alone and has no place for files, for trials.
+    pub fn nowhere(host: HostName) -> Self {
+        let config = Config::default();
+        let book = Book::new(Utf8Path::new("/nonexistent"));
+        let (state, anew) = (Mutex::default(), watch::Sender::new(false));
+        Self(Arc::new(Inner { host, book, cluster: config.cluster, etcd: config.etcd, state, anew }))
+    }
+
+    /// Ends what was begun and needs that nobody else uses the host's own store: brings its records into the cluster, or
+    /// takes the host out. To be called before that store is opened.
+    ///
+    /// # Errors
+    /// The host cannot get out yet, or its files cannot be written.
+    pub fn settle(&self) -> Result<(), Finding> {
+        let standing = self.lock().standing.clone();
+        match standing {
+            Standing::Entering(entering) if entering.step == Step::Seated => self.arrive(entering),
+            Standing::Leaving(leaving) => self.depart(&leaving),
+            Standing::Member(membership) => {
+                self.ground(&|_| Ok(())).put_own_aside(&membership);
+                Ok(())
+            }
+            Standing::Alone => {
+                self.ground(&|_| Ok(())).forget_cluster();
+                Ok(())
+            }
+            Standing::Entering(_) => Ok(()),
+        }
+    }
+
+    /// Whoever cannot be reached is not left: the host stays a member until it is asked again.
+    fn depart(&self, leaving: &Leaving) -> Result<(), Finding> {
+        if let Err(finding) = self.ground(&|_| Ok(())).reach(&leaving.membership) {
+            tracing::error!(code = %finding.code, "{}; the host stays a member", finding.message);
+            self.note(Standing::Member(leaving.membership.clone()))?;
+            return self.connect();
+        }
+        let mut running = self.lock().running.take();
+        let departed = self.ground(&|_| Ok(())).depart(leaving, &mut running);
+        let mut state = self.lock();
+        state.running = running;
+        departed.map(|()| {
+            state.store = None;
+            state.standing = Standing::Alone;
+        })
+    }
+
+    fn arrive(&self, entering: Entering) -> Result<(), Finding> {
+        match self.ground(&|what| self.hear(what)).bring(&entering) {
+            Ok(membership) => {
+                tracing::info!(cluster = membership.cluster, "this host is a member now");
+                let mut state = self.lock();
+                state.standing = Standing::Member(membership);
+                state.doing = None;
+                drop(state);
+                self.connect()
+            }
+            Err(finding) => {
+                tracing::error!(code = %finding.code, "{}; the host stands alone as before", finding.message);
+                let stopped = Entering { step: Step::Certified, stopped: Some(finding), ..entering };
+                self.note(Standing::Entering(stopped))
+            }
+        }
+    }
+
+    fn connect(&self) -> Result<(), Finding> {
+        let mut state = self.lock();
+        if let Standing::Member(membership) = &state.standing {
+            let settings =
+                walk::settings(&self.0.book, &self.0.etcd, &membership.endpoints).map_err(walk::file)?;
+            let store = EtcdStore::connect(&settings).map_err(|error| error.finding())?;
+            state.store = Some(Arc::new(store));
+        }
+        Ok(())
+    }
+
+    /// The cluster's store, if this host is a member: then it is in charge, else SQLite is.
+    pub fn store(&self) -> Option<Arc<EtcdStore>> {
+        self.lock().store.clone()
+    }
+
+    /// What this host is as a member.
+    pub fn membership(&self) -> Option<Membership> {
+        match &self.lock().standing {
+            Standing::Member(membership) => Some(membership.clone()),
+            _ => None,
+        }
+    }
+
+    /// What this host shows to others, if it is a member.
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn identity(&self) -> Result<Option<Identity>, Finding> {
+        self.membership().map(|_| Identity::read(&self.0.book).map_err(walk::file)).transpose()
+    }
+
+    /// The port at which other hosts ask.
+    pub fn port(&self) -> u16 {
+        self.0.cluster.port
+    }
+
+    /// Returns when the process shall replace itself.
+    pub async fn anew(&self) {
+        // The sender lives as long as this does.
+        let _ = self.0.anew.subscribe().wait_for(|anew| *anew).await;
+    }
+
+    /// Whether the process shall replace itself.
+    pub fn is_anew(&self) -> bool {
+        *self.0.anew.borrow()
+    }
+
+    /// Ends what this process runs for the cluster.
+    pub fn end(&self) {
+        let running = self.lock().running.take();
+        drop(running);
+    }
+
+    /// Goes on where somebody was killed on the way in.
+    pub fn resume(&self) {
+        let standing = self.lock().standing.clone();
+        if let Standing::Entering(entering) = standing
+            && entering.stopped.is_none()
+        {
+            self.walk(entering);
+        }
+    }
+
+    /// Begins a cluster with this host.
+    ///
+    /// # Errors
+    /// It is in one, or on its way into another.
+    pub fn init(&self, name: Option<&str>, address: Option<&str>) -> Result<(), Finding> {
+        let name = name.unwrap_or(NAME);
+        // A cluster's name is like a host's.
+        name.parse::<HostName>().map_err(|error| say::invalid_name(&error))?;
+        let fresh = || self.entering(How::Begins, name, address);
+        self.enter(fresh, "begin a cluster", |how| matches!(how, How::Begins))
+    }
+
+    /// Begins a cluster with the records of a backup.
+    ///
+    /// # Errors
+    /// The file is no backup, or this host is a member of a cluster that lives.
+    pub fn restore(&self, bytes: &[u8], address: Option<&str>, force: bool) -> Result<(), Finding> {
+        let backup = Backup::read(bytes)?;
+        if let Some(membership) = self.membership() {
+            let lives =
+                self.store().is_some_and(|store| store.get(&registry::member_key(&membership.host)).is_ok());
+            if lives || !force {
+                return Err(say::cluster_already(&membership.cluster));
+            }
+            let mut running = self.lock().running.take();
+            if let Some(running) = running.take() {
+                running.end();
+            }
+            self.note(Standing::Alone)?;
+        }
+        book::write(&self.0.book.restored(), bytes, 0o600).map_err(walk::file)?;
+        let fresh = || self.entering(How::Restores, &backup.cluster, address);
+        self.enter(fresh, "restore a cluster", |how| matches!(how, How::Restores))
+    }
+
+    /// Takes this host into a cluster.
+    ///
+    /// # Errors
+    /// The token is none, or it is in a cluster, or on its way into another.
+    pub fn join(&self, token: &str, address: Option<&str>) -> Result<(), Finding> {
+        let parsed: Token = token.parse().map_err(say::token_invalid)?;
+        let how = || How::Joins { token: parsed.to_string() };
+        let known = self.lock().standing.clone();
+        if let Standing::Entering(mut entering) = known
+            && matches!(entering.how, How::Joins { .. })
+            && entering.step == Step::Planned
+            && !self.lock().walking
+        {
+            // The one before may have been no good.
+            (entering.how, entering.stopped) = (how(), None);
+            self.note(Standing::Entering(entering))?;
+        }
+        let fresh = || self.entering(how(), "", address);
+        self.enter(fresh, "join a cluster", |how| matches!(how, How::Joins { .. }))
+    }
+
+    fn entering(&self, how: How, name: &str, address: Option<&str>) -> Result<Entering, Finding> {
+        let address = address.unwrap_or(&self.0.cluster.address);
+        check_address(address)?;
+        let since = clock::now();
+        let role = if self.0.cluster.witness { Role::Witness } else { Role::Host };
+        let data = format!("{name}-{}", since.0).trim_start_matches('-').to_owned();
+        let keeps_store = self.0.etcd.endpoints.is_empty();
+        let seat = keeps_store.then(|| Seat { data, initial_cluster: String::new(), joins: false });
+        let membership = Membership {
+            cluster: name.to_owned(),
+            host: self.0.host.clone(),
+            address: address.to_owned(),
+            role,
+            since,
+            seat,
+            endpoints: Vec::new(),
+        };
+        Ok(Entering { how, step: Step::Planned, membership, stopped: None })
+    }
+
+    /// Sets out, or goes on if it is on the same way already.
+    fn enter(
+        &self,
+        fresh: impl FnOnce() -> Result<Entering, Finding>,
+        doing: &str,
+        is_same: impl FnOnce(&How) -> bool,
+    ) -> Result<(), Finding> {
+        let standing = self.lock().standing.clone();
+        let entering = match standing {
+            Standing::Alone => fresh()?,
+            Standing::Entering(entering) if is_same(&entering.how) => Entering { stopped: None, ..entering },
+            Standing::Entering(_) => return Err(say::cluster_busy("enter a cluster in another way")),
+            Standing::Leaving(_) => return Err(say::cluster_busy("leave its cluster")),
+            Standing::Member(membership) => return Err(say::cluster_already(&membership.cluster)),
+        };
+        tracing::info!(doing, "this host sets out");
+        self.note(Standing::Entering(entering.clone()))?;
+        self.walk(entering);
+        Ok(())
+    }
+
+    /// Walks on a thread of its own. One at a time.
+    fn walk(&self, entering: Entering) {
+        if std::mem::replace(&mut self.lock().walking, true) {
+            return;
+        }
+        let this = self.clone();
+        let walker = move || {
+            let mut running = this.lock().running.take();
+            let prepared = this.ground(&|what| this.hear(what)).prepare(entering.clone(), &mut running);
+            let mut state = this.lock();
+            state.running = running;
+            state.walking = false;
+            state.doing = None;
+            drop(state);
+            match prepared {
+                Ok(entering) => {
+                    this.lock().standing = Standing::Entering(entering);
+                    this.0.anew.send_replace(true);
+                }
+                Err(finding) => this.stop(finding),
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("cluster".to_owned()).spawn(walker) {
+            self.lock().walking = false;
+            self.stop(say::store_member_failed("be started", &error.to_string()));
+        }
+    }
+
+    /// Notes why the way in ended before its end.
+    fn stop(&self, finding: Finding) {
+        tracing::error!(code = %finding.code, "{}", finding.message);
+        // How far it is was noted on the way.
+        match self.0.book.read() {
+            Ok(Standing::Entering(entering)) => {
+                let stopped = Entering { stopped: Some(finding), ..entering };
+                if let Err(finding) = self.note(Standing::Entering(stopped)) {
+                    tracing::error!(code = %finding.code, "{}", finding.message);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "nothing was noted"),
+        }
+    }
+
+    /// Takes this host out of its cluster, or gives up to get into one.
+    ///
+    /// # Errors
+    /// It has VMs, it is the last host, or the store cannot be read.
+    pub fn leave(&self) -> Result<(), Finding> {
+        let standing = self.lock().standing.clone();
+        match standing {
+            Standing::Alone => Err(say::cluster_none()),
+            Standing::Leaving(_) => Err(say::cluster_busy("leave its cluster")),
+            Standing::Entering(entering) => self.give_up(&entering),
+            Standing::Member(membership) => {
+                let store = self.store().ok_or_else(say::cluster_none)?;
+                self.may_leave(&membership, &store)?;
+                let records = carry::records(store.as_ref()).map_err(|error| error.finding())?;
+                let own = carry::of_gpus(records, &self.0.host).into_iter();
+                let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+                let keeps = own.map(|(key, value)| (key.to_string(), text(value))).collect();
+                self.note(Standing::Leaving(Leaving { membership, keeps }))?;
+                self.0.anew.send_replace(true);
+                Ok(())
+            }
+        }
+    }
+
+    fn may_leave(&self, membership: &Membership, store: &Arc<EtcdStore>) -> Result<(), Finding> {
+        let members = Registry(store.as_ref()).members()?;
+        let seats = members.values().filter(|member| member.seat).count();
+        if membership.seat.is_some() && seats < 2 {
+            return Err(say::last_host(&self.0.host));
+        }
+        if membership.role == Role::Witness {
+            return Ok(());
+        }
+        if members.values().filter(|member| member.role == Role::Host).count() < 2 {
+            return Err(say::last_host(&self.0.host));
+        }
+        no_vms(&self.0.host, store)
+    }
+
+    fn give_up(&self, entering: &Entering) -> Result<(), Finding> {
+        if self.lock().walking {
+            return Err(say::cluster_busy("take the next step; ask again when it is done or has stopped"));
+        }
+        if matches!(entering.how, How::Joins { .. }) && entering.step >= Step::Certified {
+            // What the cluster knows of it may be taken out there, too: tranche cluster remove.
+            let settings = walk::settings(&self.0.book, &self.0.etcd, &entering.membership.endpoints);
+            if let Ok(store) = settings
+                .map_err(walk::file)
+                .and_then(|settings| EtcdStore::connect(&settings).map_err(|error| error.finding()))
+            {
+                drop(walk::forget(&store, &self.0.host));
+            }
+            drop(care::unseat(self, &entering.membership.endpoints, &self.0.host));
+        }
+        let running = self.lock().running.take();
+        if let Some(running) = running {
+            running.end();
+        }
+        seat::strip(&self.0.book);
+        self.note(Standing::Alone)?;
+        self.0.book.forget();
+        Ok(())
+    }
+
+    /// Forgets a machine that is gone for good.
+    ///
+    /// # Errors
+    /// It may be alive, it has VMs, or the store fails.
+    pub fn remove(&self, host: &HostName) -> Result<(), Finding> {
+        let membership = self.membership().ok_or_else(say::cluster_none)?;
+        let store = self.store().ok_or_else(say::cluster_none)?;
+        let members = Registry(store.as_ref()).members()?;
+        if !members.contains_key(host) {
+            return Err(say::host_not_found(host, &members.keys().collect::<Vec<_>>()));
+        }
+        if host == &membership.host || care::is_alive(self, host, &members, store.as_ref())? {
+            return Err(say::host_alive(host));
+        }
+        no_vms(host, &store)?;
+        care::unseat(self, &membership.endpoints, host)?;
+        walk::forget(store.as_ref(), host)
+    }
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// This host is no member, or the store fails.
+    pub fn token(&self, ttl_s: Option<u64>) -> Result<TokenCreated, Finding> {
+        let store = self.store().ok_or_else(say::cluster_none)?;
+        let ttl_s = ttl_s.unwrap_or(TTL_S);
+        if !TTL_S_RANGE.contains(&ttl_s) {
+            let message = format!("A token cannot be used for {ttl_s} s.");
+            let hint = "Choose one minute to one day: 60 to 86400.";
+            let subject = Subject::Input("ttl_s".to_owned());
+            return Err(say::finding(Code::InvalidValue, Severity::Error, subject, message, hint));
+        }
+        let now = clock::now();
+        let until = Timestamp(now.0 + ttl_s * 1_000);
+        let members = Registry(store.as_ref()).members()?;
+        // This host first: whoever makes a token knows that it works.
+        let (own, others): (Vec<_>, Vec<_>) =
+            members.iter().filter(|(_, member)| member.signs).partition(|(host, _)| **host == self.0.host);
+        let addresses = own.into_iter().chain(others).map(|(_, member)| member.door()).collect();
+        let authority = book::read(&self.0.book.authority()).map_err(walk::file)?.unwrap_or_default();
+        let damaged =
+            |error: pki::PkiError| say::cluster_file("The authority's certificate", &error.to_string());
+        let authority = pki::fingerprint(&pki::der(&authority).map_err(damaged)?);
+        let secret =
+            token::new_secret().map_err(|_| say::cluster_file("A secret", "the system has no randomness"))?;
+        Registry(store.as_ref()).offer(&secret, until, now)?;
+        Ok(TokenCreated { token: Token { addresses, authority, secret }.to_string(), until })
+    }
+
+    /// Lets a machine in that has a token.
+    ///
+    /// # Errors
+    /// It is refused, or this host cannot let anybody in.
+    pub fn admit(&self, asked: &JoinRequest) -> Result<JoinAnswer, Finding> {
+        let store = self.store().ok_or_else(say::cluster_none)?;
+        check_address(&asked.address)?;
+        let authority = walk::authority(&self.0.book).map_err(walk::file)?;
+        let authority = authority.ok_or_else(|| say::not_a_signer(&self.lock().members))?;
+        let seats = self.0.etcd.endpoints.is_empty();
+        Registry(store.as_ref()).admit(asked, &authority, seats, clock::now())
+    }
+
+    /// Gives the unused part of the store's files back, one member after the other.
+    ///
+    /// # Errors
+    /// A member does not answer; those before it are done.
+    pub fn defragment(&self) -> Result<(), Finding> {
+        care::defragment(self)
+    }
+
+    /// Sees to the cluster for as long as the process lives: endpoints, health, certificates.
+    pub fn care(&self) {
+        care::begin(self.clone());
+    }
+
+    /// Whether a host is a member, as far as is known.
+    pub fn knows(&self, host: &HostName) -> bool {
+        if self.lock().members.contains(host) {
+            return true;
+        }
+        let members = self.store().and_then(|store| Registry(store.as_ref()).members().ok());
+        let Some(members) = members else { return false };
+        self.lock().members = members.into_keys().collect();
+        self.lock().members.contains(host)
+    }
+
+    /// Signs the certificates of a member anew.
+    ///
+    /// # Errors
+    /// It is no member, its key is another one, or this host may not sign.
+    pub fn certify(&self, host: &HostName, request: &str) -> Result<pki::Certificates, Finding> {
+        care::certify(self, host, request)
+    }
+
+    fn ground<'a>(&'a self, tell: &'a dyn Fn(&str) -> Result<(), Finding>) -> Ground<'a> {
+        let Inner { book, cluster, etcd, .. } = &*self.0;
+        Ground { book, cluster, etcd, tell }
+    }
+
+    fn hear(&self, what: &str) -> Result<(), Finding> {
+        tracing::info!(what, "on the way into a cluster");
+        self.lock().doing = Some(what.to_owned());
+        Ok(())
+    }
+
+    fn note(&self, standing: Standing) -> Result<(), Finding> {
+        self.0.book.write(&standing).map_err(walk::file)?;
+        self.lock().standing = standing;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Refuses while VMs belong to a host.
+fn no_vms(host: &HostName, store: &Arc<EtcdStore>) -> Result<(), Finding> {
+    let repository = Repository::new(Arc::<EtcdStore>::clone(store));
+    let loaded = repository.load().map_err(|error| error.finding())?;
+    let planned = &loaded.state.plan.vms;
+    let vms: Vec<&VmName> =
+        planned.iter().filter(|(_, planned)| &planned.host == host).map(|(vm, _)| vm).collect();
+    if vms.is_empty() { Ok(()) } else { Err(say::host_has_vms(host, &vms)) }
+}
+
+/// An address is a number or a name; it goes into certificates, URLs and the environment of etcd.
+fn check_address(address: &str) -> Result<(), Finding> {
+    if address.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(());
+    }
+    address.parse::<HostName>().map(|_| ()).map_err(|error| say::invalid_name(&error))
+}

@@ -1,0 +1,138 @@
+//! What a host knows of its cluster, for those who ask.
+
+use std::time::Duration;
+
+use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView, StoreSeat};
+use tranche_core::diagnostics as say;
+use tranche_core::finding::Finding;
+use tranche_core::membership;
+use tranche_core::name::HostName;
+use tranche_store::{EtcdMembers, StoreError};
+
+use super::book::Standing;
+use super::carry::Backup;
+use super::registry::{self, Registry};
+use super::seat::Running;
+use super::{Cluster, care};
+use crate::clock;
+
+impl Cluster {
+    /// Whether this host may lead. Before the members are known, whoever keeps the store may.
+    pub fn may_lead(&self) -> bool {
+        let state = self.lock();
+        let Standing::Member(membership) = &state.standing else { return false };
+        match state.candidates.is_empty() {
+            true => membership.seat.is_some(),
+            false => state.candidates.contains(&membership.host),
+        }
+    }
+
+    /// Where a member is asked, as `HOST:PORT`.
+    ///
+    /// # Errors
+    /// The store cannot be read, or it is no member.
+    pub fn door_of(&self, host: &HostName) -> Result<String, Finding> {
+        let store = self.store().ok_or_else(say::cluster_none)?;
+        let members = Registry(store.as_ref()).members()?;
+        let member = members.get(host);
+        member
+            .map(registry::MemberRecord::door)
+            .ok_or_else(|| say::host_not_found(host, &members.keys().collect::<Vec<_>>()))
+    }
+
+    /// Whether this host's member of the store does not run, and will not for longer than an election. May take a while.
+    pub fn holds_store_member_down(&self) -> bool {
+        let (pledge, place) = {
+            let state = self.lock();
+            let pledge = state.running.as_ref().map(Running::pledge);
+            (pledge, state.candidates.iter().position(|host| host == &self.0.host).unwrap_or_default())
+        };
+        pledge.is_some_and(|pledge| pledge.is_given(place))
+    }
+
+    /// Whether the host of a member of the store says the same of that one.
+    pub fn is_held_down(&self, endpoint: &str, limit: Duration) -> bool {
+        care::is_held_down(self, endpoint, limit)
+    }
+
+    /// One member of the store, to be asked by itself.
+    ///
+    /// # Errors
+    /// The certificates are of no use.
+    pub fn voice(&self, endpoint: &String, timeout_ms: u64) -> Result<EtcdMembers, StoreError> {
+        care::at(self, std::slice::from_ref(endpoint), timeout_ms)
+    }
+
+    /// A backup of the cluster's records.
+    ///
+    /// # Errors
+    /// This host is no member, or the store cannot be read.
+    pub fn backup(&self) -> Result<Backup, Finding> {
+        let membership = self.membership().ok_or_else(say::cluster_none)?;
+        let store = self.store().ok_or_else(say::cluster_none)?;
+        Backup::take(&membership.cluster, store.as_ref(), clock::now()).map_err(|error| error.finding())
+    }
+
+    /// The cluster, as this host sees it.
+    pub fn view(&self) -> ClusterView {
+        let state = self.lock();
+        let (standing, membership, stopped) = match &state.standing {
+            Standing::Alone => (ClusterStanding::Alone, None, None),
+            Standing::Entering(entering) => {
+                (ClusterStanding::Entering, Some(&entering.membership), entering.stopped.clone())
+            }
+            Standing::Member(membership) => (ClusterStanding::Member, Some(membership), None),
+            Standing::Leaving(leaving) => (ClusterStanding::Leaving, Some(&leaving.membership), None),
+        };
+        let voters = state.health.members.iter().filter(|member| !member.learner).count();
+        ClusterView {
+            host: self.0.host.clone(),
+            standing,
+            cluster: membership.map(|membership| membership.cluster.clone()).filter(|name| !name.is_empty()),
+            doing: state.doing.clone(),
+            stopped,
+            members: Vec::new(),
+            ruling_version: None,
+            survives: membership::failures_survived(voters),
+            findings: state.findings.clone(),
+        }
+    }
+
+    /// The cluster, with its machines, asked anew.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn examine(&self) -> Result<ClusterView, Finding> {
+        let Some(store) = self.store() else { return Ok(self.view()) };
+        care::look(self);
+        let members = Registry(store.as_ref()).members()?;
+        let mut view = self.view();
+        let health = self.lock().health.clone();
+        let versions: Vec<&str> = members.values().map(|member| member.version.as_str()).collect();
+        view.ruling_version = membership::ruling_version(versions).map(str::to_owned);
+        let seat = |host: &HostName| {
+            let found = health.members.iter().find(|member| &member.host == host)?;
+            Some(StoreSeat { learner: found.learner, answer: found.answer.clone() })
+        };
+        let member = |(host, member): (HostName, registry::MemberRecord)| ClusterMember {
+            store: seat(&host),
+            address: member.door(),
+            role: member.role,
+            version: member.version,
+            joined_at: member.joined_at,
+            host,
+        };
+        view.members = members.into_iter().map(member).collect();
+        Ok(view)
+    }
+
+    /// What is wrong with the cluster or worth knowing, as it was seen last.
+    pub fn findings(&self) -> Vec<Finding> {
+        let state = self.lock();
+        let stopped = match &state.standing {
+            Standing::Entering(entering) => entering.stopped.clone(),
+            _ => None,
+        };
+        state.findings.iter().cloned().chain(stopped).collect()
+    }
+}

@@ -1,0 +1,460 @@
+//! What a cluster knows of its machines, and who may become one.
+//!
+//! | key | record |
+//! | --- | --- |
+//! | `cluster/meta` | the cluster's name, and how often it let somebody in |
+//! | `cluster/member/HOST` | a machine: where it is reached, what it is, its key's fingerprint, its version |
+//! | `cluster/token/HASH` | a join token, until it is over |
+//!
+//! Letting somebody in is one transaction: it uses the token up, takes the seat and makes the record, so that of two who race
+//! one gets in, and no more have a seat than shall.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tranche_core::diagnostics as say;
+use tranche_core::finding::Finding;
+use tranche_core::membership::{Role, SEATS_MAX};
+use tranche_core::name::{HostName, Timestamp};
+use tranche_store::{Expected, Key, Outcome, Prefix, Revision, Store, Txn};
+
+use super::pki::{self, Authority, Certificates, Subject};
+use super::seat;
+use super::token::{self, TokenRecord, TokenUse};
+
+/// How often letting somebody in is tried, while others get in.
+const TRIES_MAX: usize = 16;
+
+/// The cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Its name.
+    pub name: String,
+    /// How often somebody was let in.
+    pub joins: u64,
+}
+
+/// A machine of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Where it is reached.
+    pub address: String,
+    /// The TCP ports of its interface for other hosts, of its etcd for clients, and of its etcd for other members.
+    pub ports: Ports,
+    /// What it is.
+    pub role: Role,
+    /// Whether it keeps the store.
+    pub seat: bool,
+    /// Whether it has the authority's key.
+    pub signs: bool,
+    /// The fingerprint of its key.
+    pub key: String,
+    /// The version of its daemon.
+    pub version: String,
+    /// When it joined.
+    pub joined_at: Timestamp,
+}
+
+/// TCP ports of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    /// Where other hosts ask it.
+    pub cluster: u16,
+    /// Where its etcd serves clients.
+    pub client: u16,
+    /// Where its etcd speaks to other members.
+    pub peer: u16,
+}
+
+impl MemberRecord {
+    /// Where its etcd serves clients.
+    pub fn client_url(&self) -> String {
+        seat::url(&self.address, self.ports.client)
+    }
+
+    /// Where its etcd speaks to other members.
+    pub fn peer_url(&self) -> String {
+        seat::url(&self.address, self.ports.peer)
+    }
+
+    /// Where other hosts ask it, as `HOST:PORT`.
+    pub fn door(&self) -> String {
+        seat::authority(&self.address, self.ports.cluster)
+    }
+}
+
+/// What a machine asks that wants in: `POST /cluster/join`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The token's secret, in base64url.
+    pub secret: String,
+    /// Its name.
+    pub host: HostName,
+    /// Where it is reached.
+    pub address: String,
+    /// Its ports.
+    pub ports: Ports,
+    /// What it wants to be.
+    pub role: Role,
+    /// The version of its daemon.
+    pub version: String,
+    /// Its request to be certified, in PEM.
+    pub request: String,
+}
+
+/// What it is answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinAnswer {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The authority's certificate.
+    pub authority: String,
+    /// The authority's key, for a host that may sign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority_key: Option<String>,
+    /// The machine's certificates.
+    pub certificates: Certificates,
+    /// Whether it keeps the store.
+    pub seat: bool,
+    /// Where the store is now.
+    pub endpoints: Vec<String>,
+}
+
+/// The records of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Registry<'a>(pub &'a dyn Store);
+
+impl Registry<'_> {
+    /// The machines of the cluster.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn members(&self) -> Result<BTreeMap<HostName, MemberRecord>, Finding> {
+        let prefix: Prefix = "cluster/member/".parse().expect("it is a plain text of our own");
+        let entries = self.0.range(&prefix).map_err(|error| error.finding())?.entries;
+        let member = |entry: tranche_store::Entry| {
+            let host = entry.key.segments().next_back().and_then(|name| name.parse().ok());
+            Ok((host.ok_or_else(|| damaged(&entry.key, "no host"))?, decode(&entry.key, &entry.value)?))
+        };
+        entries.into_iter().map(member).collect()
+    }
+
+    /// Makes this machine the first of a cluster, or changes what is known of one. Can be repeated.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn put(&self, cluster: &str, host: &HostName, member: &MemberRecord) -> Result<(), Finding> {
+        let txn = Txn::new().put(member_key(host), encode(member));
+        let (meta, at) = self.meta()?;
+        let txn = match meta {
+            Some(_) => txn,
+            None => {
+                let meta = Meta { name: cluster.to_owned(), joins: 0 };
+                txn.expect(meta_key(), at).put(meta_key(), encode(&meta))
+            }
+        };
+        // Whoever was quicker has put the same.
+        self.0.commit(&txn).map(|_| ()).map_err(|error| error.finding())
+    }
+
+    /// Notes a token.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn offer(&self, secret: &[u8], until: Timestamp, now: Timestamp) -> Result<(), Finding> {
+        self.forget_tokens(now)?;
+        let record = TokenRecord { until, used: None };
+        let txn = Txn::new().put(token_key(&token::hash(secret)), encode(&record));
+        self.0.commit(&txn).map(|_| ()).map_err(|error| error.finding())
+    }
+
+    /// Forgets the tokens that are over.
+    fn forget_tokens(&self, now: Timestamp) -> Result<(), Finding> {
+        let prefix: Prefix = "cluster/token/".parse().expect("it is a plain text of our own");
+        for entry in self.0.range(&prefix).map_err(|error| error.finding())?.entries {
+            let over = decode::<TokenRecord>(&entry.key, &entry.value).is_ok_and(|token| token.until <= now);
+            if over {
+                let txn =
+                    Txn::new().expect(entry.key.clone(), Expected::At(entry.modified)).delete(entry.key);
+                // One that is used just now stays for the next time.
+                let _ = self.0.commit(&txn).map_err(|error| error.finding())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a machine in, if its token opens.
+    ///
+    /// # Errors
+    /// The token does not open, another machine has the name, or the store fails.
+    pub fn admit(
+        &self,
+        asked: &JoinRequest,
+        authority: &Authority,
+        seats: bool,
+        now: Timestamp,
+    ) -> Result<JoinAnswer, Finding> {
+        let unreadable = |error: pki::PkiError| {
+            say::token_invalid(&format!("the request to be certified is none ({error})"))
+        };
+        let secret = URL_SAFE_NO_PAD.decode(&asked.secret).unwrap_or_default();
+        let user = TokenUse {
+            host: asked.host.clone(),
+            key: pki::key_fingerprint(&asked.request).map_err(unreadable)?,
+        };
+        for _ in 0..TRIES_MAX {
+            if let Some((meta, member)) = self.try_admit(asked, &secret, &user, seats, now)? {
+                let subject =
+                    Subject { host: &asked.host, address: &asked.address, keeps_store: member.seat };
+                let certificates = authority.sign(&asked.request, &subject, now).map_err(unreadable)?;
+                let others =
+                    self.members()?.into_iter().filter(|(host, other)| other.seat && *host != asked.host);
+                return Ok(JoinAnswer {
+                    cluster: meta.name,
+                    authority: authority.certificate.clone(),
+                    authority_key: member.signs.then(|| authority.key.clone()),
+                    certificates,
+                    seat: member.seat,
+                    endpoints: others.map(|(_, other)| other.client_url()).collect(),
+                });
+            }
+        }
+        Err(say::token_invalid("too many join at once; try again"))
+    }
+
+    /// One try. Nothing when somebody else was let in meanwhile.
+    fn try_admit(
+        &self,
+        asked: &JoinRequest,
+        secret: &[u8],
+        user: &TokenUse,
+        seats: bool,
+        now: Timestamp,
+    ) -> Result<Option<(Meta, MemberRecord)>, Finding> {
+        let key = token_key(&token::hash(secret));
+        let entry = self.0.get(&key).map_err(|error| error.finding())?;
+        let entry = entry.ok_or_else(|| say::token_invalid("no token of this cluster has its secret"))?;
+        let mut token: TokenRecord = decode(&key, &entry.value)?;
+        if let Some(why) = token.refusal(user, now) {
+            return Err(say::token_invalid(why));
+        }
+        let (meta, at) = self.meta()?;
+        let mut meta = meta.ok_or_else(|| say::token_invalid("this cluster is only being made"))?;
+        let members = self.members()?;
+        let taken = members.iter().filter(|(host, member)| member.seat && **host != asked.host).count();
+        let known = members.get(&asked.host);
+        if known.is_some_and(|known| known.key != user.key) {
+            return Err(say::host_exists(&asked.host));
+        }
+        let seat = known.map_or(seats && taken < SEATS_MAX, |known| known.seat);
+        let member = MemberRecord {
+            address: asked.address.clone(),
+            ports: asked.ports,
+            role: asked.role,
+            seat,
+            signs: seat && asked.role == Role::Host,
+            key: user.key.clone(),
+            version: asked.version.clone(),
+            joined_at: known.map_or(now, |known| known.joined_at),
+        };
+        token.used = Some(user.clone());
+        meta.joins += 1;
+        let txn = Txn::new()
+            .expect(key.clone(), Expected::At(entry.modified))
+            .expect(meta_key(), at)
+            .put(key, encode(&token))
+            .put(meta_key(), encode(&meta))
+            .put(member_key(&asked.host), encode(&member));
+        match self.0.commit(&txn).map_err(|error| error.finding())? {
+            Outcome::Committed(_) => Ok(Some((meta, member))),
+            Outcome::Conflict(_) => Ok(None),
+        }
+    }
+
+    fn meta(&self) -> Result<(Option<Meta>, Expected), Finding> {
+        match self.0.get(&meta_key()).map_err(|error| error.finding())? {
+            Some(entry) => {
+                let at = Expected::At(Revision(entry.modified.0));
+                Ok((Some(decode(&entry.key, &entry.value)?), at))
+            }
+            None => Ok((None, Expected::Absent)),
+        }
+    }
+}
+
+/// The key of a machine's record.
+pub fn member_key(host: &HostName) -> Key {
+    format!("cluster/member/{host}").parse().expect("a host's name is made of what keys may hold")
+}
+
+fn meta_key() -> Key {
+    "cluster/meta".parse().expect("it is a plain text of our own")
+}
+
+fn token_key(hash: &str) -> Key {
+    format!("cluster/token/{hash}").parse().expect("it is made of hexadecimal digits")
+}
+
+fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("plain records are JSON")
+}
+
+fn decode<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, Finding> {
+    serde_json::from_slice(bytes).map_err(|error| damaged(key, &error.to_string()))
+}
+
+fn damaged(key: &Key, why: &str) -> Finding {
+    say::cluster_file(&format!("The record {key} of the cluster cannot be read"), why)
+}
+
+#[cfg(test)]
+mod tests {
+    use tranche_core::finding::Code;
+    use tranche_store::MemoryStore;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+    const PORTS: Ports = Ports { cluster: 7443, client: 7444, peer: 7445 };
+    const HOUR_MS: u64 = 3_600_000;
+
+    struct Cluster {
+        store: MemoryStore,
+        authority: Authority,
+    }
+
+    fn cluster() -> Cluster {
+        let cluster =
+            Cluster { store: MemoryStore::default(), authority: Authority::new("lab", NOW).unwrap() };
+        let first = MemberRecord {
+            address: "10.0.0.1".to_owned(),
+            ports: PORTS,
+            role: Role::Host,
+            seat: true,
+            signs: true,
+            key: "first".to_owned(),
+            version: "1.0.0".to_owned(),
+            joined_at: NOW,
+        };
+        Registry(&cluster.store).put("lab", &"node1".parse().unwrap(), &first).unwrap();
+        cluster
+    }
+
+    impl Cluster {
+        fn token(&self) -> [u8; 32] {
+            let secret = token::new_secret().unwrap();
+            Registry(&self.store).offer(&secret, Timestamp(NOW.0 + HOUR_MS), NOW).unwrap();
+            secret
+        }
+
+        fn join(&self, asked: &JoinRequest, now: Timestamp) -> Result<JoinAnswer, Finding> {
+            Registry(&self.store).admit(asked, &self.authority, true, now)
+        }
+    }
+
+    fn asks(host: &str, secret: &[u8]) -> JoinRequest {
+        let host: HostName = host.parse().unwrap();
+        let request = pki::request(&pki::new_key().unwrap(), &host).unwrap();
+        JoinRequest {
+            secret: URL_SAFE_NO_PAD.encode(secret),
+            host,
+            address: "10.0.0.2".to_owned(),
+            ports: PORTS,
+            role: Role::Host,
+            version: "1.0.0".to_owned(),
+            request,
+        }
+    }
+
+    fn code(result: Result<JoinAnswer, Finding>) -> Code {
+        result.map(|answer| answer.cluster).unwrap_err().code
+    }
+
+    #[test]
+    fn the_first_three_get_a_seat_and_the_authoritys_key_and_the_fourth_neither() {
+        let cluster = cluster();
+        let answers =
+            ["node2", "node3", "node4"].map(|host| cluster.join(&asks(host, &cluster.token()), NOW).unwrap());
+        assert_eq!(answers.each_ref().map(|answer| answer.seat), [true, true, false]);
+        assert_eq!(answers.each_ref().map(|answer| answer.authority_key.is_some()), [true, true, false]);
+        assert_eq!(answers[2].endpoints.len(), 3);
+        assert!(answers[2].certificates.peer.is_none());
+    }
+
+    #[test]
+    fn a_witness_gets_a_seat_and_never_the_authoritys_key() {
+        let cluster = cluster();
+        let asked = JoinRequest { role: Role::Witness, ..asks("small", &cluster.token()) };
+        let answer = cluster.join(&asked, NOW).unwrap();
+        assert!(answer.seat && answer.authority_key.is_none());
+    }
+
+    #[test]
+    fn a_token_that_is_wrong_over_or_used_opens_nothing() {
+        let cluster = cluster();
+        assert_eq!(code(cluster.join(&asks("node2", &[1; 32]), NOW)), Code::TokenInvalid);
+        let late = Timestamp(NOW.0 + HOUR_MS);
+        assert_eq!(code(cluster.join(&asks("node2", &cluster.token()), late)), Code::TokenInvalid);
+        let secret = cluster.token();
+        cluster.join(&asks("node2", &secret), NOW).unwrap();
+        assert_eq!(code(cluster.join(&asks("node3", &secret), NOW)), Code::TokenInvalid);
+        assert_eq!(Registry(&cluster.store).members().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_same_machine_may_ask_again_because_the_answer_may_have_been_lost() {
+        let cluster = cluster();
+        let asked = asks("node2", &cluster.token());
+        let seats = [0, 1].map(|_| cluster.join(&asked, NOW).unwrap().seat);
+        assert_eq!(seats, [true, true]);
+        assert_eq!(Registry(&cluster.store).members().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_refused_and_does_not_use_the_token_up() {
+        let cluster = cluster();
+        let secret = cluster.token();
+        assert_eq!(code(cluster.join(&asks("node1", &secret), NOW)), Code::HostExists);
+        cluster.join(&asks("node2", &secret), NOW).unwrap();
+    }
+
+    #[test]
+    fn of_many_that_race_with_one_token_one_gets_in() {
+        let cluster = cluster();
+        let secret = cluster.token();
+        let race = |index: usize| cluster.join(&asks(&format!("racer{index}"), &secret), NOW).is_ok();
+        let race = &race;
+        let won = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..8).map(|index| scope.spawn(move || race(index))).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).filter(|won| *won).count()
+        });
+        assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn of_many_that_race_with_tokens_of_their_own_two_get_a_seat() {
+        let cluster = cluster();
+        let tokens: Vec<_> = (0..6).map(|_| cluster.token()).collect();
+        let seats = std::thread::scope(|scope| {
+            let cluster = &cluster;
+            let racers: Vec<_> = tokens
+                .iter()
+                .enumerate()
+                .map(|(index, secret)| {
+                    scope.spawn(move || {
+                        cluster.join(&asks(&format!("racer{index}"), secret), NOW).unwrap().seat
+                    })
+                })
+                .collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).filter(|seat| *seat).count()
+        });
+        assert_eq!(seats, SEATS_MAX - 1, "the first has one already");
+    }
+}

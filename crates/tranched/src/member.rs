@@ -1,0 +1,325 @@
+//! A member of a cluster at work: its loops, each on a thread of its own, so that none waits for another.
+//!
+//! | thread | does |
+//! | --- | --- |
+//! | `heart` | says that the host lives |
+//! | `guard` | feeds the host's watchdog, or lets it reset the host |
+//! | `polls` | asks the store's members whether anybody can write, while heartbeats are not acknowledged |
+//! | `lead` | leads the cluster, or would |
+//! | `listen` | wakes the host's loop when something was decided for it |
+//!
+//! The host's loop itself is the [`crate::looper`]'s. What each turn does is [`tranche_engine::cluster`]'s; here are only threads,
+//! clocks, and the two things that those loops take for granted: a watchdog and fence agents.
+//!
+//! Deliberately absent: how hosts become members ([`crate::cluster`]).
+
+mod fencing;
+pub mod guard;
+mod polls;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tranche_core::liveness::MemberSays;
+use tranche_core::name::{HostName, Timestamp};
+use tranche_core::spec::Timers;
+use tranche_engine::cluster::{self, Fencer, Heart, Leader, Led, Rhythm};
+use tranche_engine::{Desk, PassReport};
+use tranche_host::Host;
+use tranche_store::{Repository, Store};
+
+pub use self::fencing::Agents;
+use self::guard::Guard;
+pub use self::polls::StoreMembers;
+use crate::bell::{Bell, Wake};
+use crate::clock;
+
+/// How long a watch waits for news before it looks whether it is to end.
+const LISTEN_MS: u64 = 1_000;
+/// After the store refused a watch.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// How long the end of the daemon waits for the store to hear that the host is not guarded any more.
+const RETIRE_TIME: Duration = Duration::from_secs(3);
+/// Between two looks whether it has.
+const RETIRE_LOOK: Duration = Duration::from_millis(50);
+
+/// Tells what the store's members say when each is asked by itself.
+pub trait Voices: Send + Sync + std::fmt::Debug {
+    /// Asks all of them beside each other. Takes less than an election's time.
+    fn ask(&self) -> Vec<MemberSays>;
+}
+
+/// Says whether this host may lead now. Does not wait.
+pub type MayLead = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What the loops of a member work with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The host's name.
+    pub name: HostName,
+    /// The host.
+    pub host: Arc<dyn Host>,
+    /// The cluster's store.
+    pub store: Arc<dyn Store>,
+    /// Where is decided, while this host leads.
+    pub desk: Arc<Desk>,
+    /// Who cuts the power of hosts.
+    pub fencer: Arc<dyn Fencer>,
+    /// Who is asked when heartbeats are not acknowledged.
+    pub voices: Arc<dyn Voices>,
+    /// Whether this host may lead.
+    pub may_lead: MayLead,
+    /// Wakes the host's loop.
+    pub wake_host: Bell,
+    /// How many steps of different VMs and GPUs are done side by side.
+    pub workers: usize,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A member at work. Copies are the same.
+#[derive(Debug, Clone)]
+pub struct Member(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    repository: Repository,
+    heart: Arc<Heart>,
+    host: cluster::Member,
+    leader: Leader,
+    /// Wakes who leads, after a wish.
+    wishes: Bell,
+    /// Each thread waits at its own.
+    bells: Mutex<Vec<Bell>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    leads: AtomicBool,
+    ended: AtomicBool,
+    /// Whether a watchdog is open.
+    guarded: AtomicBool,
+    /// It is proved that nobody can write to the store.
+    nobody_writes: AtomicBool,
+    /// When a heartbeat was acknowledged last, by `started`.
+    beaten_ms: AtomicU64,
+    started: Instant,
+}
+
+impl Member {
+    /// A member that is not at work yet.
+    pub fn new(parts: Parts) -> Self {
+        let repository = Repository::new(Arc::clone(&parts.store));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let heart =
+            Arc::new(Heart::new(parts.name.clone(), parts.host.boot_id(), version, repository.clone()));
+        let host = cluster::Member::new(
+            parts.name.clone(),
+            Arc::clone(&parts.host),
+            repository.clone(),
+            Arc::clone(&heart),
+            parts.workers,
+        );
+        let leader = Leader::new(parts.name.clone(), Arc::clone(&parts.store));
+        Self(Arc::new(Inner {
+            parts,
+            repository,
+            heart,
+            host,
+            leader,
+            wishes: Bell::default(),
+            bells: Mutex::default(),
+            threads: Mutex::default(),
+            leads: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            guarded: AtomicBool::new(false),
+            nobody_writes: AtomicBool::new(false),
+            beaten_ms: AtomicU64::new(0),
+            started: Instant::now(),
+        }))
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system has no more of them.
+    pub fn start(&self, guard: Guard) -> std::io::Result<()> {
+        let (this, bell) = (self.clone(), self.new_bell());
+        self.thread("guard", move || this.tend(guard, &bell))?;
+        self.repeat("heart", Self::beat)?;
+        self.repeat("polls", Self::poll)?;
+        let this = self.clone();
+        let wishes = self.0.wishes.clone();
+        self.thread("lead", move || {
+            while wishes.wait(this.lead()) != Wake::Over {}
+            this.0.leader.step_down();
+        })?;
+        let this = self.clone();
+        self.thread("listen", move || this.listen())
+    }
+
+    /// One turn of the host's loop. Called by one thread only.
+    pub fn pass(&self, now: Timestamp) -> PassReport {
+        self.0.host.pass(now)
+    }
+
+    /// The bell that wakes whoever leads, if that is this host.
+    pub fn wishes(&self) -> Bell {
+        self.0.wishes.clone()
+    }
+
+    /// Whether this host leads, and so may answer for the cluster.
+    pub fn leads(&self) -> bool {
+        self.0.leads.load(Ordering::SeqCst)
+    }
+
+    /// Who leads, as the store says.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn leader(&self) -> Result<Option<HostName>, tranche_store::RepositoryError> {
+        self.0.repository.leader()
+    }
+
+    /// Ends the threads: tells the cluster first that no watchdog guards this host any more, then stops it. Where the store does
+    /// not hear that in time, the watchdog stays armed, and resets the host unless another daemon goes on with it.
+    pub fn end(&self) {
+        self.0.host.retire();
+        let began = Instant::now();
+        while self.0.guarded.load(Ordering::SeqCst) && began.elapsed() < RETIRE_TIME {
+            thread::sleep(RETIRE_LOOK);
+        }
+        self.0.ended.store(true, Ordering::SeqCst);
+        self.0.wishes.end();
+        for bell in self.0.bells.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            bell.end();
+        }
+        let threads: Vec<_> =
+            self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        for thread in threads.into_iter().filter(JoinHandle::is_finished) {
+            // What it panicked with was told when it did. Who waits for the store is not waited for.
+            let _ = thread.join();
+        }
+    }
+
+    /// Says that the host lives. Returns how long to pause.
+    fn beat(&self) -> Duration {
+        let began = Instant::now();
+        if self.0.heart.beat(&|| self.now_ms(), clock::now()) == Rhythm::Beats {
+            self.0.beaten_ms.store(self.now_ms(), Ordering::SeqCst);
+        }
+        Duration::from_millis(self.timers().heartbeat_ms).saturating_sub(began.elapsed())
+    }
+
+    /// Asks the store's members if the last heartbeat is late. Returns how long to pause.
+    fn poll(&self) -> Duration {
+        let timers = self.timers();
+        let late_ms = self.now_ms().saturating_sub(self.0.beaten_ms.load(Ordering::SeqCst));
+        if late_ms > 2 * timers.heartbeat_ms {
+            let asked_ms = self.now_ms();
+            let says = self.0.parts.voices.ask();
+            let poll = tranche_core::liveness::Poll { asked_ms, answered_ms: self.now_ms(), says };
+            let proved = self.0.heart.hear_poll(&poll, &timers);
+            if proved && !self.0.nobody_writes.swap(true, Ordering::SeqCst) {
+                tracing::warn!(
+                    "the store has no majority anywhere: VMs run on, and nothing is decided until it is back"
+                );
+            }
+        } else if self.0.nobody_writes.swap(false, Ordering::SeqCst) {
+            tracing::info!("the store is back");
+        }
+        Duration::from_millis(timers.election_ms / 4)
+    }
+
+    /// Leads, if nobody else does. Returns how long to pause.
+    fn lead(&self) -> Duration {
+        let pause = Duration::from_millis(cluster::turn_every_ms(&self.timers()));
+        let Inner { parts, leader, leads, .. } = &*self.0;
+        if !(parts.may_lead)() {
+            leads.store(false, Ordering::SeqCst);
+            return pause;
+        }
+        match leader.turn(&parts.desk, &*parts.fencer, &|| self.now_ms(), clock::now()) {
+            Led::Decided => {
+                if !leads.swap(true, Ordering::SeqCst) {
+                    tracing::info!("this host leads the cluster");
+                }
+            }
+            Led::Hampered => {}
+            Led::Follows => {
+                if leads.swap(false, Ordering::SeqCst) {
+                    tracing::warn!("this host does not lead the cluster any more");
+                }
+            }
+        }
+        pause
+    }
+
+    /// Wakes the host's loop whenever something was decided for it.
+    fn listen(&self) {
+        let Inner { parts, repository, .. } = &*self.0;
+        while !self.has_ended() {
+            let watching = repository.watch_decisions(&parts.name).and_then(|mut decisions| {
+                // What was decided before the watch began.
+                parts.wake_host.ring();
+                while !self.has_ended() {
+                    if decisions.next(Duration::from_millis(LISTEN_MS))? {
+                        parts.wake_host.ring();
+                    }
+                }
+                Ok(())
+            });
+            if let Err(error) = watching {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the store is not heard");
+                thread::sleep(LISTEN_AGAIN);
+            }
+        }
+    }
+
+    /// Feeds the watchdog, or does not, again and again.
+    fn tend(&self, mut guard: Guard, bell: &Bell) {
+        loop {
+            guard.tend(&self.0.host, self.now_ms());
+            self.0.guarded.store(guard.is_armed(), Ordering::SeqCst);
+            if bell.wait(guard::FEED_EVERY) == Wake::Over {
+                guard.leave();
+                return;
+            }
+        }
+    }
+
+    /// Runs something again and again, each time after the pause that it asks for.
+    fn repeat(&self, name: &str, turn: fn(&Self) -> Duration) -> std::io::Result<()> {
+        let (this, bell) = (self.clone(), self.new_bell());
+        self.thread(name, move || while bell.wait(turn(&this)) != Wake::Over {})
+    }
+
+    fn thread(&self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// A bell that ends with this.
+    fn new_bell(&self) -> Bell {
+        let bell = Bell::default();
+        self.0.bells.lock().unwrap_or_else(PoisonError::into_inner).push(bell.clone());
+        bell
+    }
+
+    fn timers(&self) -> Timers {
+        self.0.host.timers()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,156 @@
+//! The host's watchdog in the hand of the daemon: armed, fed and stopped as the member's loops want it.
+//!
+//! The open device is also kept by systemd (`FileDescriptorStoreMax=` of the unit). So a daemon that dies does not close it, which
+//! would feed it once more, and the next one goes on with it.
+//!
+//! Deliberately absent: when to feed. [`tranche_engine::cluster::Member::tend`] says so.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sd_notify::NotifyState;
+use tranche_core::finding::Finding;
+use tranche_engine::cluster::{Member, Tending};
+use tranche_host::watchdog::{Feeder, Open, Refusal, Watchdog};
+
+/// How often it is fed, if it may be.
+pub const FEED_EVERY: Duration = Duration::from_millis(200);
+/// After it could not be armed.
+const ARM_AGAIN_MS: u64 = 10_000;
+/// What systemd calls the open device.
+pub const KEPT_AS: &str = "watchdog";
+/// How long systemd may take to forget it.
+const FORGET_TIME: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// A host's watchdog.
+#[derive(Debug)]
+pub struct Guard {
+    /// None where the host has none.
+    watchdog: Option<Watchdog>,
+    feeder: Option<Feeder>,
+    /// When to try again after it could not be armed.
+    not_before_ms: u64,
+    /// What stands against it now.
+    refused: Option<Box<Finding>>,
+}
+
+impl Guard {
+    /// A host without a watchdog.
+    pub fn none() -> Self {
+        Self { watchdog: None, feeder: None, not_before_ms: 0, refused: None }
+    }
+
+    /// A host with one, which systemd has kept open since the daemon before died, or not.
+    pub fn new(watchdog: Watchdog, kept: Option<Open>) -> Self {
+        let feeder = kept.and_then(|open| match watchdog.resume(open) {
+            Ok(feeder) => Some(feeder),
+            Err(finding) => {
+                tracing::error!(code = %finding.code, "{}", finding.message);
+                None
+            }
+        });
+        Self { watchdog: Some(watchdog), feeder, not_before_ms: 0, refused: None }
+    }
+
+    /// Whether it runs.
+    pub fn is_armed(&self) -> bool {
+        self.feeder.is_some()
+    }
+
+    /// Does what is due. Waits for nobody but the driver.
+    pub fn tend(&mut self, member: &Member, now_ms: u64) {
+        let Some(watchdog) = &self.watchdog else { return };
+        let wanted_ms = member.timers().watchdog_ms();
+        let timeout_ms = self.feeder.as_ref().map_or(wanted_ms, Feeder::timeout_ms);
+        match member.tend(self.feeder.is_some(), now_ms, timeout_ms) {
+            Tending::Leave => {}
+            Tending::Arm if now_ms < self.not_before_ms => {}
+            Tending::Arm => match watchdog.arm(wanted_ms) {
+                Ok(feeder) => {
+                    keep(&feeder);
+                    tracing::info!(timeout_ms = feeder.timeout_ms(), "the watchdog is armed");
+                    member.note(feeder.notes());
+                    (self.feeder, self.refused) = (Some(feeder), None);
+                }
+                Err(refusal) => {
+                    self.not_before_ms = now_ms + ARM_AGAIN_MS;
+                    self.refuse(member, *refusal);
+                }
+            },
+            Tending::Feed => {
+                if let Some(Err(error)) = self.feeder.as_mut().map(Feeder::feed) {
+                    tracing::error!(%error, "the watchdog takes no food");
+                }
+            }
+            Tending::Disarm => self.disarm(member),
+        }
+    }
+
+    fn disarm(&mut self, member: &Member) {
+        let Some(feeder) = self.feeder.take() else { return };
+        forget();
+        match feeder.disarm() {
+            Ok(()) => {
+                tracing::info!("the watchdog is stopped");
+                member.note(Vec::new());
+            }
+            Err(refusal) => self.refuse(member, *refusal),
+        }
+    }
+
+    fn refuse(&mut self, member: &Member, refusal: Refusal) {
+        let Refusal { finding, running } = refusal;
+        if self.refused.as_ref() != Some(&finding) {
+            tracing::error!(code = %finding.code, "{}", finding.message);
+        }
+        if let Some(feeder) = &running {
+            keep(feeder);
+        }
+        self.feeder = running;
+        member.note(vec![(*finding).clone()]);
+        self.refused = Some(finding);
+    }
+
+    /// Leaves it as it is: systemd has the open device, if there is one.
+    pub fn leave(self) {
+        if let Some(feeder) = self.feeder {
+            tracing::warn!("the watchdog stays armed; it resets this host unless the daemon comes back");
+            drop(feeder.into_open());
+        }
+    }
+}
+
+/// Gives a copy of the open device to systemd.
+fn keep(feeder: &Feeder) {
+    let Some(descriptor) = feeder.descriptor() else { return };
+    let state = [NotifyState::FdStore, NotifyState::FdName(KEPT_AS), NotifyState::Custom("FDPOLL=0")];
+    if let Err(error) = sd_notify::notify_with_fds(&state, &[descriptor]) {
+        tracing::warn!(%error, "the service manager does not keep the watchdog open");
+    }
+}
+
+/// Takes it back, and waits until that is done: the device is closed only when nobody has it open.
+fn forget() {
+    let state = [NotifyState::FdStoreRemove, NotifyState::FdName(KEPT_AS)];
+    let forgotten = sd_notify::notify(&state).and_then(|()| barrier());
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "the service manager does not let the watchdog go");
+    }
+}
+
+/// Waits until the service manager has done all that it was told (`sd_notify_barrier(3)`): it closes the one end of a pipe then.
+fn barrier() -> io::Result<()> {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return Ok(());
+    }
+    let (ours, theirs): (OwnedFd, OwnedFd) = rustix::pipe::pipe()?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    drop(theirs);
+    let mut fds = [PollFd::new(&ours, PollFlags::empty())];
+    match poll(&mut fds, Some(&FORGET_TIME))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! Real etcd members on this machine, in directories that go with them.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tranche_store::{EtcdSettings, EtcdStore, Prefix, Store as _};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+/// Somebody else may take a port between its choice and its use.
+const STARTS_MAX: u32 = 5;
+
+/// Members that end with their test.
+#[derive(Debug)]
+pub(crate) struct Members {
+    processes: Vec<Child>,
+    endpoints: Vec<String>,
+    _dir: TempDir,
+}
+
+impl Members {
+    pub(crate) fn start(count: usize) -> Self {
+        (0..STARTS_MAX).find_map(|_| Self::try_start(count)).expect("etcd ends at once; its words are above")
+    }
+
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    fn try_start(count: usize) -> Option<Self> {
+        let dir = TempDir::new().unwrap();
+        let listeners: Vec<TcpListener> =
+            (0..count * 2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let urls: Vec<String> = listeners
+            .iter()
+            .map(|listener| format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port()))
+            .collect();
+        drop(listeners);
+        let (clients, peers) = urls.split_at(count);
+        let all: Vec<String> =
+            peers.iter().enumerate().map(|(number, peer)| format!("m{number}={peer}")).collect();
+        let member = |(number, (client, peer)): (usize, (&String, &String))| {
+            Command::new("etcd")
+                .args(["--name", &format!("m{number}"), "--initial-cluster", &all.join(",")])
+                .args(["--data-dir", dir.path().join(number.to_string()).to_str().unwrap()])
+                .args(["--log-level", "error", "--logger", "zap"])
+                .args(["--listen-client-urls", client, "--advertise-client-urls", client])
+                .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+                .args(["--heartbeat-interval", "200", "--election-timeout", "2000"])
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("etcd can be started: apt install etcd-server")
+        };
+        let processes = clients.iter().zip(peers).enumerate().map(member).collect();
+        let mut members = Self { processes, endpoints: clients.to_vec(), _dir: dir };
+        members.answer().then_some(members)
+    }
+
+    fn answer(&mut self) -> bool {
+        let began = Instant::now();
+        let settings = EtcdSettings { endpoints: self.endpoints.clone(), tls: None, timeout_ms: 5_000 };
+        let store = EtcdStore::connect(&settings).unwrap();
+        while store.range(&Prefix::ALL).is_err() {
+            if self.processes.iter_mut().any(|process| process.try_wait().unwrap().is_some()) {
+                return false;
+            }
+            assert!(began.elapsed() < DEADLINE, "etcd does not answer");
+            std::thread::sleep(LOOK);
+        }
+        true
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            // One that is over already is over.
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
