@@ -6,8 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress};
-use tranche_core::spec::{Request, VolumeRef};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, LabelKey, LabelValue, PciAddress};
+use tranche_core::spec::{PREFERENCE, Request, VolumeRef};
 
 /// A GPU as people write it: `node1/0000:41:00.0`, `0000:41:00.0`, `41:00.0`, or the name of a virtual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +137,29 @@ pub(crate) fn volume(text: &str) -> Result<VolumeRef, String> {
     let parts = text.split_once('/').filter(|(pool, volume)| !pool.is_empty() && !volume.is_empty());
     let (pool, volume) = parts.ok_or("write POOL/VOLUME, as in default/desk-01.qcow2")?;
     Ok(VolumeRef { pool: pool.to_owned(), volume: volume.to_owned() })
+}
+
+/// A host and how much it is preferred: `node1`, `node1:10`.
+pub(crate) fn preferred_host(text: &str) -> Result<(HostName, u16), String> {
+    let (host, priority) = text.split_once(':').unwrap_or((text, ""));
+    let priority = match priority {
+        "" if !text.ends_with(':') => PREFERENCE,
+        priority => priority.parse().map_err(|_| "write HOST or HOST:PRIORITY, as in node1:10".to_owned())?,
+    };
+    Ok((host.parse().map_err(|error| format!("{error}"))?, priority))
+}
+
+/// A label: `KEY=VALUE`.
+pub(crate) fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, as in rack=3")?;
+    let wrong = |error| format!("{error}");
+    Ok((key.parse().map_err(wrong)?, value.parse().map_err(wrong)?))
+}
+
+/// An option of a fence agent: `NAME=VALUE`.
+pub(crate) fn fence_option(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, as in ip=10.0.9.11")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A time: `90`, `90s`, `5m`, `1h`.

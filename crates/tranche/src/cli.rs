@@ -2,17 +2,25 @@
 //!
 //! Completions, man pages and the handbook's page are made from this one definition.
 
+mod cluster;
 mod doing;
+mod gpu;
+mod host;
+mod rule;
 mod vm;
 
 use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tranche_core::name::{HostName, OperationId, PoolName, VmName};
-use tranche_core::spec::PlacementPolicy;
+use tranche_core::name::{HostName, OperationId, VmName};
+use tranche_core::spec::{Admission, Homogeneity, PlacementPolicy};
 
+pub use cluster::{At, ClusterCommand, TokenCommand};
 pub use doing::Doing;
+pub use gpu::{GpuCommand, PartitionArgs, SeveralArgs};
+pub use host::{HostArgs, HostCommand};
+pub use rule::{RuleArgs, RuleCommand};
 pub use vm::{AdoptArgs, AttachArgs, CreateArgs, FirmwareArg, VmCommand};
 
 use crate::argument::GpuArg;
@@ -40,7 +48,7 @@ Exit codes:
   3  it was refused; the message has a code and a hint
   4  it was accepted and is not done yet: it waits for something, or took longer than --timeout
   5  the daemon cannot be reached
-  6  looked and found something: doctor, why-not, diff, catalogue check
+  6  looked and found something: doctor, why-not, diff, catalogue check, cluster homogeneity
 
 Examples:
   tranche gpu list
@@ -94,6 +102,12 @@ pub enum Command {
     /// Virtual machines and the GPU that each asks for
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Rules about where VMs run: on which hosts, and with or without which others
+    #[command(subcommand)]
+    Rule(RuleCommand),
+    /// The cluster: begin one, join, leave, back it up, and what it has to spare
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Changes that were accepted: how far they are, and what became of them
     #[command(subcommand)]
     Operation(OperationCommand),
@@ -120,6 +134,9 @@ pub enum Command {
     /// A captured tree is a directory with `sys` and `proc` below it, as copied from another machine.
     #[command(after_long_help = "Examples:\n  tranche inspect\n  tranche inspect --root ./captured --json")]
     Inspect(InspectArgs),
+    /// Try out in virtual time what a cluster does when things fail; nothing real is touched
+    #[command(subcommand)]
+    Sim(SimCommand),
     /// Make GPUs and VMs as a YAML file declares them
     ///
     /// What the file does not name is left alone. Unknown fields and repeated keys are refused.
@@ -160,106 +177,6 @@ pub enum Command {
         directory: Option<PathBuf>,
     },
 }
-
-/// Hosts.
-#[derive(Debug, Subcommand)]
-pub enum HostCommand {
-    /// Show one host, or all
-    Show {
-        /// The host; all if left out
-        host: Option<HostName>,
-    },
-}
-
-/// GPUs.
-#[derive(Debug, Subcommand)]
-pub enum GpuCommand {
-    /// List the GPUs of all hosts
-    List,
-    /// Show everything about a GPU: valid counts, partitions, what is wrong with it
-    Show {
-        /// The GPU
-        #[arg(help = GPU_HELP)]
-        gpu: GpuArg,
-    },
-    /// Split a GPU into partitions
-    ///
-    /// The count must be one that the GPU's driver offers (`tranche gpu show`). It changes only while no VM holds or
-    /// uses a partition of the GPU. If it fails for good, the GPU goes back to what it was.
-    #[command(after_long_help = PARTITION_EXAMPLES)]
-    Partition {
-        /// The GPU
-        #[arg(help = GPU_HELP)]
-        gpu: GpuArg,
-        /// How many partitions
-        #[arg(required_unless_present = "sizes")]
-        count: Option<u16>,
-        /// The profile series, where the vendor has several; the driver's default if left out
-        #[arg(long)]
-        series: Option<String>,
-        /// The profile of each partition instead of a count: 8Q,4Q,4Q. Where the driver can have them beside each other
-        #[arg(long, value_delimiter = ',', conflicts_with_all = ["count", "series"])]
-        sizes: Vec<String>,
-        /// Shut down the VMs that hold the GPU first; they start again where there is room
-        #[arg(long)]
-        drain: bool,
-        /// Have the GPU's driver loaded anew where only that changes the count: every VM on every GPU of that driver is shut
-        /// down first, as with --drain, and every split GPU of it gets the count
-        #[arg(long, conflicts_with = "sizes")]
-        reload_driver: bool,
-        /// How to do it.
-        #[command(flatten)]
-        doing: Doing,
-    },
-    /// Prepare a GPU to be given whole to one VM
-    ///
-    /// Every function of its IOMMU group goes along. A GPU is partitioned or passed through, never both; one that is split
-    /// loses its partitions first.
-    #[command(
-        after_long_help = "Examples:\n  tranche gpu passthrough node1/0000:41:00.0 --dry-run\n  tranche gpu passthrough 41:00.0 --pool render"
-    )]
-    Passthrough {
-        /// The GPU
-        #[arg(help = GPU_HELP)]
-        gpu: GpuArg,
-        /// Take it even if the firmware's console is on it: the host's screen goes dark
-        #[arg(long)]
-        allow_console: bool,
-        /// The pool that it belongs to: VMs ask for GPUs of a pool with --gpu whole@NAME
-        #[arg(long, value_name = "NAME")]
-        pool: Option<PoolName>,
-        /// Shut down the VMs that hold the GPU first; they start again where there is room
-        #[arg(long)]
-        drain: bool,
-        /// How to do it.
-        #[command(flatten)]
-        doing: Doing,
-    },
-    /// Give a GPU back to the host: no partitions, no passthrough
-    Release {
-        /// The GPU
-        #[arg(help = GPU_HELP)]
-        gpu: GpuArg,
-        /// Shut down the VMs that hold the GPU first; they start again where there is room
-        #[arg(long)]
-        drain: bool,
-        /// How to do it.
-        #[command(flatten)]
-        doing: Doing,
-    },
-}
-
-const GPU_HELP: &str = "The GPU: host/address, the address alone, or its short form (01:00.0)";
-
-const PARTITION_EXAMPLES: &str = "\
-Examples:
-  tranche gpu show 01:00.0                  which counts are valid?
-  tranche gpu partition 01:00.0 4 --dry-run what would happen to which VM?
-  tranche gpu partition 01:00.0 4
-  tranche gpu partition 01:00.0 --sizes 8Q,4Q,4Q
-  tranche gpu partition 01:00.0 8 --drain   shut its VMs down first, start them again after
-  tranche gpu partition 01:00.0 8 --reload-driver --dry-run
-                                            which GPUs and VMs would a reload of the driver concern?";
 
 /// Partitions.
 #[derive(Debug, Subcommand)]
@@ -317,11 +234,24 @@ pub enum PolicyCommand {
     /// Show the policies
     Show,
     /// Change policies
-    #[command(after_long_help = "Examples:\n  tranche policy set --placement spread")]
+    ///
+    /// Those that are not named stay as they are.
+    #[command(
+        after_long_help = "Examples:\n  tranche policy set --placement spread\n  tranche policy set --admission enforce"
+    )]
     Set {
         /// How VMs are laid over GPUs
+        #[arg(long, value_enum, required_unless_present_any = ["vcpus_per_cpu", "admission", "homogeneity"])]
+        placement: Option<PlacementArg>,
+        /// How many virtual processors VMs may have for each processor of their host; only in a cluster
+        #[arg(long, value_name = "NUMBER")]
+        vcpus_per_cpu: Option<u16>,
+        /// What is said to a VM with which the loss of a host could not be made good; only in a cluster
         #[arg(long, value_enum)]
-        placement: PlacementArg,
+        admission: Option<AdmissionArg>,
+        /// What is said to a wish with which GPUs that serve VMs would be less alike
+        #[arg(long, value_enum)]
+        homogeneity: Option<HomogeneityArg>,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -346,6 +276,45 @@ impl From<PlacementArg> for PlacementPolicy {
     }
 }
 
+/// What is said to a VM with which the loss of a host could not be made good.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum AdmissionArg {
+    /// Nothing
+    Off,
+    /// It is started with a warning
+    Warn,
+    /// It is not started
+    Enforce,
+}
+
+impl From<AdmissionArg> for Admission {
+    fn from(admission: AdmissionArg) -> Self {
+        match admission {
+            AdmissionArg::Off => Self::Off,
+            AdmissionArg::Warn => Self::Warn,
+            AdmissionArg::Enforce => Self::Enforce,
+        }
+    }
+}
+
+/// What is said to a wish with which GPUs that serve VMs would be less alike.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum HomogeneityArg {
+    /// It is taken with a warning
+    Warn,
+    /// It is refused
+    Strict,
+}
+
+impl From<HomogeneityArg> for Homogeneity {
+    fn from(homogeneity: HomogeneityArg) -> Self {
+        match homogeneity {
+            HomogeneityArg::Warn => Self::Warn,
+            HomogeneityArg::Strict => Self::Strict,
+        }
+    }
+}
+
 /// What `inspect` looks at.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
@@ -358,4 +327,34 @@ pub struct InspectArgs {
     /// The same as `-o json`
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to simulate.
+#[derive(Debug, Subcommand)]
+pub enum SimCommand {
+    /// Play a scenario from a YAML file and print what happened, as JSON
+    ///
+    /// Exits with 6 if an invariant broke or something expected did not come true.
+    #[command(
+        after_long_help = "Examples:\n  tranche sim run failover.yaml\n  tranche sim run - < failover.yaml"
+    )]
+    Run {
+        /// The file; `-` is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make up stories, one for each seed, and play them until one breaks an invariant
+    ///
+    /// Prints the seed of the first failure and exits with 6; that seed replays exactly.
+    #[command(
+        after_long_help = "Examples:\n  tranche sim fuzz --seeds 1000\n  tranche sim fuzz --seeds 1 --first-seed 4711 -o json"
+    )]
+    Fuzz {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        first_seed: u64,
+    },
 }

@@ -2,9 +2,13 @@
 
 mod catalogue;
 mod change;
+mod cluster;
 mod declare;
 mod gpu;
+mod host;
 mod inspect;
+mod rule;
+mod sim;
 mod vm;
 
 use tranche_api::answer::{Diagnosis, WhyNot};
@@ -12,9 +16,9 @@ use tranche_api::view::{HostView, PartitionView};
 use tranche_core::finding::Finding;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::operation::Operation;
-use tranche_core::spec::Policy;
+use tranche_core::spec::{Policy, VcpusPerCpu};
 
-use crate::cli::{Cli, Command, HostCommand, OperationCommand, PartitionCommand, PolicyCommand};
+use crate::cli::{Cli, Command, OperationCommand, PartitionCommand, PolicyCommand};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::output::{Console, is_grave};
@@ -25,7 +29,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
     let client = Client::new(&cli.global.socket)?;
     let daemon = Daemon { client: &client, console };
     match cli.command {
-        Command::Host(HostCommand::Show { host }) => daemon.host_show(host.as_ref()),
+        Command::Host(command) => host::run(command, &daemon),
         Command::Gpu(command) => gpu::run(command, &daemon),
         Command::Partition(PartitionCommand::List { gpu }) => {
             let gpu = gpu.map(|gpu| gpu::find(&gpu, &daemon)).transpose()?;
@@ -35,6 +39,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         }
         Command::Catalogue(command) => catalogue::run(command, &daemon),
         Command::Vm(command) => vm::run(command, &daemon),
+        Command::Cluster(command) => cluster::run(command, &daemon),
         Command::Operation(command) => daemon.operation(command),
         Command::Findings => daemon.show(client.get::<Vec<Finding>>("/findings")?.as_slice()),
         Command::WhyNot { vm, host } => daemon.why_not(&vm, host),
@@ -44,11 +49,21 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
             Ok(if diagnosis.healthy { Exit::Done } else { Exit::Found })
         }
         Command::Inspect(args) => inspect::run(&args, console),
+        Command::Sim(command) => sim::run(&command, console),
         Command::Apply { file, doing } => declare::apply(&file, doing, &daemon),
         Command::Diff { file } => declare::diff(&file, &daemon),
         Command::Policy(PolicyCommand::Show) => daemon.show(&client.get::<Policy>("/policy")?),
-        Command::Policy(PolicyCommand::Set { placement, doing }) => {
-            change::put("/policy", &Policy { placement: placement.into() }, doing, &daemon)
+        Command::Rule(command) => rule::run(command, &daemon),
+        Command::Policy(PolicyCommand::Set { placement, vcpus_per_cpu, admission, homogeneity, doing }) => {
+            let now: Policy = daemon.client.get("/policy")?;
+            let policy = Policy {
+                placement: placement.map_or(now.placement, Into::into),
+                vcpus_per_cpu: vcpus_per_cpu.map_or(now.vcpus_per_cpu, VcpusPerCpu),
+                admission: admission.map_or(now.admission, Into::into),
+                homogeneity: homogeneity.map_or(now.homogeneity, Into::into),
+                ..now
+            };
+            change::put("/policy", &policy, doing, &daemon)
         }
         Command::Completions { shell } => console.print(&manual::completions(shell)).map(|()| Exit::Done),
         Command::Man { directory: Some(directory) } => manual::write_pages(&directory).map(|()| Exit::Done),
@@ -67,14 +82,6 @@ impl Daemon<'_> {
     fn show<T: serde::Serialize + crate::output::Show + ?Sized>(&self, value: &T) -> Result<Exit, Failure> {
         self.console.show(value)?;
         Ok(Exit::Done)
-    }
-
-    fn host_show(&self, host: Option<&HostName>) -> Result<Exit, Failure> {
-        let hosts: Vec<HostView> = match host {
-            Some(host) => vec![self.client.get(&format!("/hosts/{host}"))?],
-            None => self.client.get("/hosts")?,
-        };
-        self.show(hosts.as_slice())
     }
 
     fn operation(&self, command: OperationCommand) -> Result<Exit, Failure> {

@@ -3,14 +3,20 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use tranche_api::limits::BODY_LEN_MAX;
 use tranche_core::declare::Declaration;
 
 /// Reads a declaration; `-` is standard input.
 pub(crate) fn read(path: &Path) -> Result<Declaration, DeclarationError> {
+    read_as(path, "declaration")
+}
+
+/// Reads what a YAML file says, in the same way. `what` is what people call it.
+pub(crate) fn read_as<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, DeclarationError> {
     let from_stdin = path == Path::new("-");
     let name = if from_stdin { PathBuf::from("standard input") } else { path.to_owned() };
-    let unreadable = |source| DeclarationError::Unreadable { path: name.clone(), source };
+    let unreadable = |source| DeclarationError::Unreadable { what, path: name.clone(), source };
     let mut reader: Box<dyn Read> = if from_stdin {
         Box::new(std::io::stdin().lock())
     } else {
@@ -20,11 +26,11 @@ pub(crate) fn read(path: &Path) -> Result<Declaration, DeclarationError> {
     let mut bytes = Vec::new();
     reader.by_ref().take(BODY_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() > BODY_LEN_MAX {
-        return Err(DeclarationError::TooLong { path: name });
+        return Err(DeclarationError::TooLong { what, path: name });
     }
     serde_saphyr::from_slice_with_options(&bytes, within_limits()).map_err(|error| {
         let text = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        DeclarationError::Malformed { path: name, source: NotYaml(text) }
+        DeclarationError::Malformed { what, path: name, source: NotYaml(text) }
     })
 }
 
@@ -55,12 +61,12 @@ pub(crate) struct NotYaml(String);
 /// Why a file is no declaration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeclarationError {
-    #[error("The declaration in {} cannot be read.", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("The declaration in {} is longer than {BODY_LEN_MAX} bytes.", path.display())]
-    TooLong { path: PathBuf },
-    #[error("The declaration in {} is not valid.", path.display())]
-    Malformed { path: PathBuf, source: NotYaml },
+    #[error("The {what} in {} cannot be read.", path.display())]
+    Unreadable { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("The {what} in {} is longer than {BODY_LEN_MAX} bytes.", path.display())]
+    TooLong { what: &'static str, path: PathBuf },
+    #[error("The {what} in {} is not valid.", path.display())]
+    Malformed { what: &'static str, path: PathBuf, source: NotYaml },
 }
 
 impl DeclarationError {
@@ -69,6 +75,9 @@ impl DeclarationError {
         match self {
             Self::Unreadable { .. } => "Check the path and its permissions.",
             Self::TooLong { .. } => "Split it: what a declaration does not name is left alone.",
+            Self::Malformed { what: "scenario", .. } => {
+                "The fields and an example are in simulator.md of the documentation."
+            }
             Self::Malformed { .. } => "The fields and an example are in declarative.md of the documentation.",
         }
         .to_owned()

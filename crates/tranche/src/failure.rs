@@ -55,6 +55,12 @@ pub(crate) enum Failure {
     Write { what: String, source: std::io::Error },
     #[error("The program {program} cannot be started.")]
     Program { program: &'static str, source: std::io::Error },
+    #[error("Could not {title}: {}", finding.message)]
+    Stopped { title: String, finding: Box<Finding> },
+    #[error("Still at work to {title}.")]
+    Underway { title: String },
+    #[error("The scenario cannot be played. {0}")]
+    Scenario(tranche_sim::ScenarioError),
     #[error("The answer cannot be printed in this format.")]
     Print { source: Box<dyn Error + Send + Sync> },
 }
@@ -66,9 +72,11 @@ impl Failure {
             Self::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
             Self::Client(ClientError::Refused(_))
             | Self::Declaration(_)
+            | Self::Scenario(_)
             | Self::UnknownGpu { .. }
             | Self::UnknownModel { .. } => Exit::Refused,
             Self::Operation(operation) if !operation.state.is_over() => Exit::Waiting,
+            Self::Underway { .. } => Exit::Waiting,
             Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } => Exit::Usage,
             _ => Exit::Failed,
         }
@@ -79,6 +87,7 @@ impl Failure {
         match self {
             Self::Client(ClientError::Refused(problem)) => Some(problem.code),
             Self::Declaration(_) => Some(Code::InvalidRequest),
+            Self::Stopped { finding, .. } => Some(finding.code),
             Self::UnknownGpu { .. } => Some(Code::GpuNotFound),
             Self::UnknownModel { .. } => Some(Code::ModelNotFound),
             _ => None,
@@ -99,6 +108,8 @@ impl Failure {
                     operation.id
                 )
             }
+            Self::Stopped { finding, .. } => return Some(finding.hint.clone()),
+            Self::Underway { .. } => "It goes on by itself: tranche cluster status".to_owned(),
             Self::AmbiguousGpu { .. } => "Write host/address.".to_owned(),
             Self::UnknownGpu { .. } => "List them with: tranche gpu list".to_owned(),
             Self::UnknownModel { .. } => "List them with: tranche catalogue list".to_owned(),
@@ -107,7 +118,7 @@ impl Failure {
             Self::Program { program, .. } => {
                 format!("Install the package that has {program} (libvirt-clients).")
             }
-            Self::Read { .. } | Self::Write { .. } | Self::Print { .. } => return None,
+            Self::Scenario(_) | Self::Read { .. } | Self::Write { .. } | Self::Print { .. } => return None,
         };
         Some(hint)
     }

@@ -15,7 +15,7 @@ use tranche_core::finding::{Finding, Severity};
 use tranche_core::operation::Operation;
 
 pub(crate) use progress::Progress;
-pub(crate) use views::{CatalogueSheets, GpuSheet, HostSheet, Show};
+pub(crate) use views::{CatalogueSheets, GpuSheet, HostSheet, Hosts, Rules, Show};
 
 use crate::cli::{Format, Global};
 use crate::failure::Failure;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use tranche_core::name::VmName;
-use tranche_core::spec::{Firmware, Request, VolumeRef};
+use tranche_core::spec::{
+    Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Request, RestartPolicy, VolumeRef,
+};
 
 use super::Doing;
 use crate::argument;
@@ -146,6 +148,18 @@ pub struct CreateArgs {
     /// Prefer GPUs of this NUMA node
     #[arg(long, value_name = "NODE")]
     pub numa_node: Option<u16>,
+    /// Who is served first when there is not room for all: the higher, 0 to 1000
+    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT, value_parser = clap::value_parser!(u16).range(..=i64::from(PRIORITY_MAX)))]
+    pub priority: u16,
+    /// What becomes of it when its host dies
+    #[arg(long, value_enum, default_value_t)]
+    pub failover: FailoverArg,
+    /// How often it is started again on one host after it crashed or could not be started
+    #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().local)]
+    pub restarts: u8,
+    /// On how many other hosts it is tried after that, before it is given up
+    #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().elsewhere)]
+    pub restarts_elsewhere: u8,
     /// How to do it.
     #[command(flatten)]
     pub doing: Doing,
@@ -197,6 +211,25 @@ impl From<FirmwareArg> for Firmware {
         match firmware {
             FirmwareArg::Uefi => Self::Uefi,
             FirmwareArg::Bios => Self::Bios,
+        }
+    }
+}
+
+/// What becomes of a VM when its host dies.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum FailoverArg {
+    /// It is started elsewhere
+    #[default]
+    Restart,
+    /// It waits for its host
+    Stay,
+}
+
+impl From<FailoverArg> for Failover {
+    fn from(failover: FailoverArg) -> Self {
+        match failover {
+            FailoverArg::Restart => Self::Restart,
+            FailoverArg::Stay => Self::Stay,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Commands about GPUs.
 
 use tranche_api::view::{GpuView, PartitionView};
+use tranche_core::change::{Selection, SetMode};
 use tranche_core::name::GpuKey;
 use tranche_core::spec::{AskedMode, GpuMode};
 
 use super::{Daemon, change};
 use crate::argument::GpuArg;
-use crate::cli::{Doing, GpuCommand};
+use crate::cli::{Doing, GpuCommand, PartitionArgs, SeveralArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::GpuSheet;
 
@@ -14,21 +15,18 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
     match command {
         GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
-        GpuCommand::Partition { gpu, count, series, sizes, drain, reload_driver, doing } => {
-            let mode = match count {
-                Some(count) => GpuMode::Partitioned { count, series },
-                None => GpuMode::Mixed { sizes },
-            };
-            set_mode(&gpu, AskedMode { mode, drain, reload_driver }, doing, daemon)
-        }
+        GpuCommand::Partition(args) => partition(args, daemon),
         GpuCommand::Passthrough { gpu, allow_console, pool, drain, doing } => set_mode(
             &gpu,
             AskedMode { mode: GpuMode::Passthrough { allow_console, pool }, drain, reload_driver: false },
             doing,
             daemon,
         ),
-        GpuCommand::Release { gpu, drain, doing } => {
+        GpuCommand::Release { gpu: Some(gpu), drain, doing, .. } => {
             set_mode(&gpu, AskedMode { mode: GpuMode::Host, drain, reload_driver: false }, doing, daemon)
+        }
+        GpuCommand::Release { gpu: None, several, drain, doing } => {
+            set_all(several, GpuMode::Host, drain, doing, daemon)
         }
     }
 }
@@ -61,6 +59,33 @@ fn show(key: &GpuKey, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     let mut partitions: Vec<PartitionView> = daemon.client.get("/partitions")?;
     partitions.retain(|partition| is_of(partition, key));
     daemon.show(&GpuSheet { gpu, partitions })
+}
+
+fn partition(args: PartitionArgs, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let PartitionArgs { gpu, count, number, series, sizes, several, drain, reload_driver, doing } = args;
+    let mode = match count.or(number) {
+        Some(count) => GpuMode::Partitioned { count, series },
+        None => GpuMode::Mixed { sizes },
+    };
+    match gpu {
+        Some(gpu) => set_mode(&gpu, AskedMode { mode, drain, reload_driver }, doing, daemon),
+        None => set_all(several, mode, drain, doing, daemon),
+    }
+}
+
+fn set_all(
+    several: SeveralArgs,
+    mode: GpuMode,
+    drain: bool,
+    doing: Doing,
+    daemon: &Daemon<'_>,
+) -> Result<Exit, Failure> {
+    // With --gpu or --like, --all says nothing more.
+    let SeveralArgs { all: _, gpus, like, version } = several;
+    let gpus = gpus.iter().map(|gpu| find(gpu, daemon)).collect::<Result<_, _>>()?;
+    let like = like.map(|gpu| find(&gpu, daemon)).transpose()?;
+    let wish = SetMode { selection: Selection { gpus, like }, mode, drain, version };
+    change::put("/gpus/mode", &wish, doing, daemon)
 }
 
 fn set_mode(arg: &GpuArg, mode: AskedMode, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
 use tranche_core::name::VmName;
-use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware};
+use tranche_core::spec::{Availability, CLOUD_INIT_LEN_MAX, RestartPolicy, VmHardware};
 
 use super::{Daemon, change};
 use crate::cli::{CreateArgs, VmCommand};
@@ -71,6 +71,11 @@ fn creation(args: CreateArgs) -> Result<CreateVm, Failure> {
         request: args.gpu,
         reserved: args.reserved,
         prefer_numa_node: args.numa_node,
+        availability: Availability {
+            priority: args.priority,
+            failover: args.failover.into(),
+            restarts: RestartPolicy { local: args.restarts, elsewhere: args.restarts_elsewhere },
+        },
     })
 }
 

@@ -1,65 +1,31 @@
 //! How each answer looks to people.
 
+mod capacity;
 mod catalogue;
+mod cluster;
 mod gpu;
+mod homogeneity;
+mod host;
 mod plan;
 
 use tranche_api::answer::{Accepted, Applied, Diagnosis, WhyNot};
-use tranche_api::view::{HostView, LibvirtView, VmView};
+use tranche_api::view::VmView;
 use tranche_core::finding::Finding;
-use tranche_core::inventory::Iommu;
 use tranche_core::operation::{Operation, OperationState};
-use tranche_core::spec::{PlacementPolicy, Policy};
+use tranche_core::spec::{Admission, Homogeneity, PlacementPolicy, Policy, VcpusPerCpu};
 
 use super::table::{rows, sheet};
 use super::text;
 
+pub(crate) use capacity::Rules;
 pub(crate) use catalogue::CatalogueSheets;
 pub(crate) use gpu::{GpuSheet, HostSheet};
+pub(crate) use host::Hosts;
 
 /// Something that people can look at.
 pub(crate) trait Show {
     /// As text, with a line break at the end.
     fn as_text(&self) -> String;
-}
-
-impl Show for [HostView] {
-    fn as_text(&self) -> String {
-        let sheets: Vec<String> = self.iter().map(host).collect();
-        if sheets.is_empty() { "No host has reported yet.\n".to_owned() } else { sheets.join("\n") }
-    }
-}
-
-fn host(host: &HostView) -> String {
-    let libvirt = match &host.libvirt {
-        LibvirtView::Up { libvirt, qemu } => format!("{libvirt}, QEMU {qemu}"),
-        LibvirtView::Down { reason } => format!("does not answer: {reason}"),
-    };
-    let fields = sheet(&[
-        ("Host", host.name.to_string()),
-        ("Kernel", host.kernel.clone()),
-        ("Processor", format!("{} x {}", host.cpus, host.cpu_model)),
-        ("Memory", text::size(host.memory_mib)),
-        ("IOMMU", iommu(&host.iommu)),
-        ("libvirt", libvirt),
-        ("GPUs", host.gpus.to_string()),
-        ("Partitions", format!("{}, {} free", host.partitions, host.partitions_free)),
-        ("VMs", format!("{}, {} running", host.vms, host.vms_running)),
-        ("Reported", text::time(host.observed_at)),
-    ]);
-    let stuck: String = host
-        .stuck
-        .iter()
-        .map(|call| format!("stuck since {}: {}\n", text::time(call.since), text::plain(&call.call)))
-        .collect();
-    text::findings_below(&(fields + &stuck), &host.findings)
-}
-
-fn iommu(iommu: &Iommu) -> String {
-    match iommu {
-        Iommu::Off => "off".to_owned(),
-        Iommu::On { units } => format!("on ({})", units.join(", ")),
-    }
 }
 
 impl Show for [VmView] {
@@ -208,6 +174,21 @@ impl Show for Policy {
             PlacementPolicy::Pack => "pack",
             PlacementPolicy::Spread => "spread",
         };
-        sheet(&[("Placement", placement.to_owned())])
+        let admission = match self.admission {
+            Admission::Off => "off",
+            Admission::Warn => "warn",
+            Admission::Enforce => "enforce",
+        };
+        let homogeneity = match self.homogeneity {
+            Homogeneity::Warn => "warn",
+            Homogeneity::Strict => "strict",
+        };
+        let VcpusPerCpu(vcpus_per_cpu) = self.vcpus_per_cpu;
+        sheet(&[
+            ("Placement", placement.to_owned()),
+            ("Virtual processors", format!("{vcpus_per_cpu} for each processor")),
+            ("Admission", admission.to_owned()),
+            ("Homogeneity", homogeneity.to_owned()),
+        ])
     }
 }

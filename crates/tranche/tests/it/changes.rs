@@ -6,6 +6,7 @@ use expect_test::expect;
 use tranche_api::answer::Preview;
 use tranche_core::effect::{Effect, HostStep, VmEffect};
 use tranche_core::operation::OperationState::{Failed, Running, Succeeded, Superseded, Waiting};
+use tranche_core::spec::Policy;
 use tranche_core::step::Step;
 
 use crate::daemon::Daemon;
@@ -16,7 +17,10 @@ use crate::{check, run};
 #[track_caller]
 fn asks(args: &[&str], request: &str, expected: &str) {
     let done = accepted(operation("do it", Succeeded, &[], &[]));
-    let daemon = Daemon::new().answers("GET /v1/gpus", &[igb(), a2()]).answers(request, &done);
+    let daemon = Daemon::new()
+        .answers("GET /v1/gpus", &[igb(), a2()])
+        .answers("GET /v1/policy", &Policy::default())
+        .answers(request, &done);
     let output = run(&daemon, args);
     assert_eq!(output, "do it: done\nexit 0\n", "{:?}", daemon.asked());
     let asked = daemon.asked();
@@ -110,8 +114,66 @@ fn a_vm_is_made_from_its_flags() {
 }
 
 #[test]
-fn the_policy_is_set_whole() {
+fn one_policy_is_set_and_the_others_are_kept() {
     asks(&["policy", "set", "--placement", "spread"], "PUT /v1/policy", r#"{"placement":"spread"}"#);
+    asks(
+        &["policy", "set", "--admission", "enforce", "--vcpus-per-cpu", "2"],
+        "PUT /v1/policy",
+        r#"{"placement":"pack","vcpus_per_cpu":2,"admission":"enforce"}"#,
+    );
+}
+
+#[test]
+fn every_kind_of_rule_is_written_in_a_line() {
+    let rule = "PUT /v1/rules/r";
+    let set = |rest: &[&'static str]| [&["rule", "set", "r", "--vm", "a,b"], rest].concat();
+    asks(
+        &set(&["--apart", "--strict"]),
+        rule,
+        r#"{"rule":"vms","vms":["a","b"],"kind":"apart","strict":true}"#,
+    );
+    asks(&set(&["--together"]), rule, r#"{"rule":"vms","vms":["a","b"],"kind":"together","strict":false}"#);
+    asks(
+        &set(&["--host", "node1:10,node2", "--failback"]),
+        rule,
+        r#"{"rule":"hosts","vms":["a","b"],"hosts":{"node1":10,"node2":100},"strict":false,"failback":true}"#,
+    );
+    asks(
+        &set(&["--label", "rack=1", "--label", "zone=b"]),
+        rule,
+        r#"{"rule":"labels","vms":["a","b"],"labels":{"rack":"1","zone":"b"},"strict":false}"#,
+    );
+    asks(&["rule", "delete", "r"], "DELETE /v1/rules/r", "");
+}
+
+#[test]
+fn a_vm_is_made_with_how_often_it_is_tried_again() {
+    let create = ["vm", "create", "a", "--vcpus", "1", "--memory", "128MiB", "--disk", "default/a"];
+    let restarts = ["--restarts", "1", "--restarts-elsewhere", "0"];
+    asks(
+        &[&create[..], &restarts].concat(),
+        "POST /v1/vms",
+        r#"{"name":"a","hardware":{"vcpus":1,"memory_mib":128,"disks":[{"pool":"default","volume":"a"}],"networks":[],"firmware":"uefi"},"request":{"kind":"none"},"reserved":false,"availability":{"priority":100,"failover":"restart","restarts":{"local":1,"elsewhere":0}}}"#,
+    );
+}
+
+#[test]
+fn every_change_of_a_host_asks_for_what_it_says() {
+    asks(&["host", "drain", "node2"], "POST /v1/hosts/node2/drain", "{}");
+    asks(&["host", "undrain", "node2"], "POST /v1/hosts/node2/undrain", "{}");
+    asks(&["host", "confirm-down", "node2"], "POST /v1/hosts/node2/confirm-down", "{}");
+    asks(&["cluster", "pause"], "POST /v1/failover/pause", "{}");
+    asks(&["cluster", "resume"], "POST /v1/failover/resume", "{}");
+    let set = "PUT /v1/hosts/node1";
+    asks(&["host", "set", "node1"], set, r#"{"labels":{},"reserved_memory_mib":0}"#);
+    let agent = ["host", "set", "node1", "--label", "rack=4,zone=b", "--reserve-memory", "2GiB"];
+    let fence =
+        ["--fence-agent", "fence_virsh", "--fence-option", "ip=10.0.9.11", "--fence-option", "plug=a=b"];
+    asks(
+        &[&agent[..], &fence[..]].concat(),
+        set,
+        r#"{"labels":{"rack":"4","zone":"b"},"fence":{"agent":"fence_virsh","options":{"ip":"10.0.9.11","plug":"a=b"}},"reserved_memory_mib":2048}"#,
+    );
 }
 
 #[test]
@@ -119,12 +181,17 @@ fn a_dry_run_shows_the_effect_on_each_vm_and_changes_nothing() {
     let step = Step::DisableVfs { gpu: igb().address, autoprobe: true };
     let text = step.to_string();
     let effect = Effect {
+        gpus: BTreeMap::new(),
         vms: BTreeMap::from([("desk-01".parse().unwrap(), VmEffect::Restarts)]),
+        homes: BTreeMap::new(),
         steps: vec![HostStep { host: igb().host, step, text }],
         findings: vec![no_room()],
     };
-    let preview =
-        Preview { changes: vec!["split GPU node1/0000:01:00.0 into 2 partitions".to_owned()], effect };
+    let preview = Preview {
+        changes: vec!["split GPU node1/0000:01:00.0 into 2 partitions".to_owned()],
+        effect,
+        version: None,
+    };
     let daemon = Daemon::new().answers("PUT /v1/gpus/node1/0000:01:00.0/mode?dry_run=true", &preview);
     check(
         &daemon,

@@ -15,7 +15,7 @@ use crate::{check, run};
 const EXAMPLE: &str = include_str!("../../../../docs/examples/site.yaml");
 
 fn nothing() -> Effect {
-    Effect { vms: [].into(), steps: Vec::new(), findings: Vec::new() }
+    Effect { gpus: [].into(), vms: [].into(), homes: [].into(), steps: Vec::new(), findings: Vec::new() }
 }
 
 #[track_caller]
@@ -69,6 +69,17 @@ fn the_example_of_the_handbook_is_understood() {
           ],
           "policy": {
             "placement": "pack"
+          },
+          "rules": {
+            "apart": {
+              "kind": "apart",
+              "rule": "vms",
+              "strict": false,
+              "vms": [
+                "desk-01",
+                "train-01"
+              ]
+            }
           },
           "vms": [
             {
@@ -131,7 +142,7 @@ fn the_example_of_the_handbook_is_understood() {
 
 #[test]
 fn a_difference_is_told_by_the_exit_code() {
-    let same = Preview { changes: Vec::new(), effect: nothing() };
+    let same = Preview { changes: Vec::new(), effect: nothing(), version: None };
     let daemon = Daemon::new().answers("POST /v1/diff", &same);
     let file = daemon.dir().join("site.yaml");
     fs::write(&file, "{}").unwrap();
@@ -143,7 +154,7 @@ fn a_difference_is_told_by_the_exit_code() {
         exit 0
     "#]],
     );
-    let differs = Preview { changes: vec!["start VM desk-01".to_owned()], effect: nothing() };
+    let differs = Preview { changes: vec!["start VM desk-01".to_owned()], effect: nothing(), version: None };
     let daemon = Daemon::new().answers("POST /v1/diff", &differs);
     check(
         &daemon,
@@ -180,10 +191,10 @@ fn an_unknown_field_is_refused_with_its_place() {
     refuses(
         b"gpus: []\nvmz: []\n",
         expect![[r#"
-        ! error: The declaration in site.yaml is not valid: unknown field `vmz`, expected one of policy, gpus, vms at line 2, column 1 [invalid_request]
-        !   hint: The fields and an example are in declarative.md of the documentation.
-        exit 3
-    "#]],
+            ! error: The declaration in site.yaml is not valid: unknown field `vmz`, expected one of policy, gpus, vms, rules at line 2, column 1 [invalid_request]
+            !   hint: The fields and an example are in declarative.md of the documentation.
+            exit 3
+        "#]],
     );
     refuses(
         b"gpus:\n- address: \"0000:41:00.0\"\n  mode: {mode: host, count: 4}\n",

@@ -32,6 +32,7 @@ pub(crate) fn host() -> HostView {
         partitions_free: 3,
         vms: 2,
         vms_running: 1,
+        member: None,
         stuck: Vec::new(),
         findings: Vec::new(),
     }
@@ -151,6 +152,7 @@ pub(crate) fn desk_01() -> VmView {
         request: Request::ANY_PARTITION,
         reserved: false,
         prefer_numa_node: None,
+        availability: tranche_core::spec::Availability::default(),
         origin: VmOrigin::Made,
         vcpus: Some(4),
         memory_mib: Some(8192),

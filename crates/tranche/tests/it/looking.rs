@@ -5,8 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use expect_test::expect;
 use tranche_api::answer::{Diagnosis, WhyNot};
 use tranche_api::view::GpuView;
+use tranche_core::capacity::{Capacity, HostCapacity, SizeCapacity, Stranded};
 use tranche_core::inventory::{Ecc, PartitionTelemetry, Telemetry};
+use tranche_core::name::RuleName;
 use tranche_core::operation::OperationState;
+use tranche_core::spec::{Request, Rule};
 
 use crate::daemon::Daemon;
 use crate::fixtures::{ASK_OPERATION, a2, desk_01, desk_02, host, igb, no_room, operation, partitions};
@@ -372,4 +375,75 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+}
+
+#[test]
+fn rules_are_a_table_that_says_what_each_asks() {
+    let rules = r#"{"home":{"rule":"hosts","vms":["render"],"hosts":{"node1":10,"node2":5},"failback":true},
+        "db-apart":{"rule":"vms","vms":["db-1","db-2"],"kind":"apart","strict":true}}"#;
+    let rules: std::collections::BTreeMap<RuleName, Rule> = serde_json::from_str(rules).unwrap();
+    let daemon = Daemon::new().answers("GET /v1/rules", &rules);
+    check(
+        &daemon,
+        &["rule", "list"],
+        expect![[r#"
+        RULE      VMS         RUN                                 KEPT
+        db-apart  db-1, db-2  apart                               strict
+        home      render      on node1 (10), node2 (5), and back  preferred
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn capacity_tells_what_could_start_and_which_loss_could_not_be_made_good() {
+    let why =
+        tranche_core::diagnostics::no_room(&"db-2".parse().unwrap(), &Request::ANY_PARTITION, (8, 8), 0);
+    let of = |name: &str, free, stranded: Vec<Stranded>| HostCapacity {
+        host: name.parse().unwrap(),
+        free_memory_mib: Some(98_304),
+        free_vcpus: Some(40),
+        free_slots: free,
+        protected: 4,
+        stranded,
+    };
+    let left_over = Stranded { vm: "db-2".parse().unwrap(), why };
+    let capacity = Capacity {
+        without: Default::default(),
+        stranded: Vec::new(),
+        sizes: vec![
+            SizeCapacity {
+                profile: Some("A2-4Q".to_owned()),
+                vram_mib: Some(4_096),
+                pool: None,
+                total: 8,
+                free: 3,
+            },
+            SizeCapacity { profile: None, vram_mib: None, pool: "render".parse().ok(), total: 2, free: 0 },
+        ],
+        hosts: vec![of("node1", 0, vec![left_over]), of("node2", 3, Vec::new())],
+        survives_any: false,
+    };
+    let daemon = Daemon::new()
+        .answers("GET /v1/capacity", &capacity)
+        .answers("GET /v1/capacity?without=node3,node4", &capacity);
+    check(
+        &daemon,
+        &["cluster", "capacity"],
+        expect![[r#"
+        SIZE                MEMORY OF EACH  FREE  OF
+        A2-4Q               4 GiB           3     8
+        whole, pool render  -               0     2
+
+        HOST   FREE  MEMORY  VCPUS  PROTECTED VMS  IF IT DIED
+        node1  0     96 GiB  40     4              1 left over
+        node2  3     96 GiB  40     4              all run again
+
+        Not every protected VM would run again, whichever host died:
+          VM db-2 waits: of 8 partitions that fit, 8 are in use.
+        exit 6
+    "#]],
+    );
+    run(&daemon, &["cluster", "capacity", "--without", "node3,node4", "-o", "json"]);
+    assert!(daemon.asked().iter().any(|asked| asked.starts_with("GET /v1/capacity?without=node3,node4")));
 }

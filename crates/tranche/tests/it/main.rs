@@ -5,6 +5,7 @@ mod changes;
 mod daemon;
 mod declarations;
 mod fixtures;
+mod homogeneity;
 mod inspecting;
 mod looking;
 mod refusals;

@@ -14,7 +14,7 @@ fn help_explains_exit_codes_and_has_examples() {
 #[test]
 fn a_wrong_command_line_is_explained() {
     expect![[r#"
-        ! error: invalid value 'somewhere over the rainbow' for '<GPU>': write host/address, an address such as 0000:41:00.0 or 41:00.0, or a device's name
+        ! error: invalid value 'somewhere over the rainbow' for '[GPU]': write host/address, an address such as 0000:41:00.0 or 41:00.0, or a device's name
         ! 
         ! For more information, try '--help'.
         exit 2

@@ -219,7 +219,7 @@ impl Show for HostSheet {
                 },
             ),
             ("Memory", if system.memory_mib == 0 { String::new() } else { text::size(system.memory_mib) }),
-            ("IOMMU", super::iommu(&system.iommu)),
+            ("IOMMU", super::host::iommu(&system.iommu)),
         ]);
         text::findings_below(&format!("{fields}\n{}", self.gpus.as_slice().as_text()), &self.inventory.notes)
     }
