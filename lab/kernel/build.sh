@@ -51,10 +51,11 @@ pack_initrd() {
   (cd "$tree" && find . | cpio --quiet -o -H newc | gzip -1) >"$output"
 }
 
-# A FAT disk without a partition table: it needs no root to make and the BIOS starts it as it is.
+# A FAT disk without a partition table: it needs no root to make and the BIOS starts it as it is. Behind the file system
+# is room for the guest's stamp.
 make_guest_disk() {
   disk=$OUT/guest.img
-  truncate -s 24M "$disk"
+  truncate -s $((49152 * 512 + 4096)) "$disk"
   mformat -i "$disk" -v TRANCHE -T 49152 -h 16 -s 63 ::
   mcopy -i "$disk" "$guest_boot" ::vmlinuz
   mcopy -i "$disk" "$1" ::initrd
@@ -68,7 +69,7 @@ depmod "$guest_release"
 cp "/boot/vmlinuz-$node_release" "$OUT/vmlinuz"
 pack_initrd "$node_release" "$LAB/node/init" "$OUT/initrd" virtio_blk ext4
 tar -C / -cf "$OUT/modules.tar" "usr/lib/modules/$node_release"
-pack_initrd "$guest_release" "$LAB/guest/init" "$OUT/guest-initrd" evdev button
+pack_initrd "$guest_release" "$LAB/guest/init" "$OUT/guest-initrd" virtio_blk evdev button
 cp "$guest_boot" "$OUT/guest-vmlinuz"
 make_guest_disk "$OUT/guest-initrd"
 echo "$node_release" >"$OUT/release"

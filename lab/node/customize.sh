@@ -8,6 +8,9 @@ systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2sc
   fstrim.timer logrotate.timer man-db.timer getty@tty1.service serial-getty@ttyS0.service \
   systemd-networkd-wait-online.service systemd-pcrphase.service
 
+# The package's own service; Tranche runs etcd as one of its own.
+systemctl mask etcd.service
+
 echo tranche-node >/etc/hostname
 printf '127.0.0.1 localhost\n' >/etc/hosts
 # No name server is reached from here. libvirt looks its own host's name up at each start of a VM, which libnss-myhostname

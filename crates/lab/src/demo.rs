@@ -20,7 +20,7 @@ const VM_NAMES: [&str; 3] = ["vm1", "vm2", "vm3"];
 /// One more than the VMs, so that a partition is left free.
 const PARTITIONS: u16 = 4;
 /// Enough for the lab's guest; each page that a VM gets is cleared and pinned first.
-const VM_MEMORY: &str = "128MiB";
+pub(crate) const VM_MEMORY: &str = "128MiB";
 const CATALOGUE: &str = include_str!("../../../lab/catalogue.d/lab.toml");
 const SOCKET: &str = "/run/tranche/tranche.sock";
 /// How long anything may take to show; emulation and a busy machine stretch seconds to minutes.
@@ -190,7 +190,7 @@ fn wait_for_guests(node: &Node, progress: &Progress) -> Result<BTreeMap<&'static
 }
 
 /// Looks again and again until there is an answer, with a limit.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         if let Some(answer) = look()? {
@@ -252,8 +252,8 @@ fn tranche_list<T: for<'de> Deserialize<'de>>(node: &Node, what: &str) -> Result
 }
 
 /// What the daemon logged last, or the node itself, for whoever has to find out why the demo failed.
-fn print_last_words(node: &Node) {
-    let command = "journalctl --no-pager -q -u tranched -n 30; tranche findings 2>&1";
+pub(crate) fn print_last_words(node: &Node) {
+    let command = "journalctl --no-pager -q -u tranched -u tranche-etcd -n 40; tranche findings 2>&1";
     match node.ssh(command) {
         Ok(output) => {
             eprintln!("The last of the node's log of tranched, and its findings:\n{}", output.stdout);

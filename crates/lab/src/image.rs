@@ -69,6 +69,7 @@ const ROOTFS_PACKAGES: &[&str] = &[
     "dbus",
     "dnsmasq-base",
     "e2fsprogs",
+    "etcd-server",
     "iproute2",
     "iputils-ping",
     "jq",

@@ -2,16 +2,22 @@
 //! SR-IOV adapters as stand-ins for GPUs, libvirt, and nested virtualisation, on a machine that may have neither a
 //! GPU nor hardware virtualisation. See [`Node`] first.
 //!
-//! What it deliberately does not do: it knows nothing of Tranche but in the [`demo`], which installs the package in a
+//! What it deliberately does not do: it knows nothing of Tranche but in [`demo`], [`cluster`] and what uses them, which install the package in a
 //! node exactly as on a real host. It needs no root once its packages are installed (`scripts/lib.sh`), leaves
 //! nothing outside its cache and run directories, and opens no port but on loopback.
 
 pub mod node;
 
 pub mod accelerator;
+pub mod cluster;
 pub mod demo;
+pub mod failover;
+pub mod faults;
+pub mod fence;
 pub mod guest;
 pub mod image;
+pub mod network;
+pub mod stamps;
 
 mod cache;
 mod command;

@@ -1,12 +1,17 @@
 //! The command `tranche-lab`: virtual GPU hosts by name.
 
+use std::io::Read as _;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tranche_lab::cluster;
 use tranche_lab::demo::{self, DemoOptions};
+use tranche_lab::failover::{self, FailoverOptions};
+use tranche_lab::faults::{self, FaultOptions};
+use tranche_lab::fence;
 use tranche_lab::image::NodeImage;
 use tranche_lab::node::{NodeStatus, default_run_dir};
 use tranche_lab::{Lifetime, Node, NodeOptions, Progress};
@@ -41,6 +46,10 @@ enum Order {
     Reset(Which),
     /// Install Tranche's package in a node, partition a GPU, boot three VMs, and show what each of them sees
     Demo(Demo),
+    /// Do random faults to a cluster of three nodes, and check that every VM runs once after each and never ran twice
+    Faults(Faults),
+    /// Cut a node's power as a fence agent: options come as `key=value` lines on standard input
+    Fence,
     /// Show the nodes
     Status {
         #[command(flatten)]
@@ -105,6 +114,9 @@ struct Demo {
     /// Tranche's package
     #[arg(long, value_name = "FILE")]
     deb: PathBuf,
+    /// How many hosts: with 3, they become a cluster, and one loses its power. Needs --once
+    #[arg(long, default_value_t = 1, value_parser = hosts)]
+    hosts: u8,
     /// Take everything down when it was shown, instead of waiting for Ctrl-C
     #[arg(long)]
     once: bool,
@@ -116,15 +128,44 @@ struct Demo {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct Faults {
+    /// Tranche's package
+    #[arg(long, value_name = "FILE")]
+    deb: PathBuf,
+    /// The number that the sequences are made of; the next ones are made of the next numbers
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// How many sequences, each on a new cluster
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    sequences: u64,
+    /// How many faults in each
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    faults: u8,
+}
+
+/// One host, or as many as the demo of a cluster has.
+fn hosts(text: &str) -> Result<u8, String> {
+    let wrong = || format!("write 1 or {}", cluster::HOSTS);
+    text.parse().ok().filter(|hosts| [1, cluster::HOSTS].contains(hosts)).ok_or_else(wrong)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
     Table,
     Json,
 }
 
+/// The most that a fence agent is told, in bytes.
+const FENCE_INPUT_LEN_MAX: u64 = 64 * 1024;
+
 fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&name).ends_with(fence::AGENT) {
+        return be_fence_agent();
+    }
     match run(Arguments::parse().order) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("tranche-lab: {error:#}");
             ExitCode::FAILURE
@@ -132,7 +173,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(order: Order) -> Result<()> {
+fn be_fence_agent() -> ExitCode {
+    let mut input = String::new();
+    if let Err(error) = std::io::stdin().take(FENCE_INPUT_LEN_MAX).read_to_string(&mut input) {
+        eprintln!("{}: {error}", fence::AGENT);
+        return ExitCode::FAILURE;
+    }
+    let answer = fence::answer(&input);
+    print!("{}", answer.said);
+    eprint!("{}", answer.complaint.unwrap_or_default());
+    ExitCode::from(answer.status)
+}
+
+fn run(order: Order) -> Result<ExitCode> {
     let progress = Progress::new();
     match order {
         Order::Image => println!("{}", NodeImage::ensure(&progress)?.root_disk().display()),
@@ -145,8 +198,21 @@ fn run(order: Order) -> Result<()> {
         }
         Order::PowerCut(which) => which.find()?.power_cut()?,
         Order::Reset(which) => which.find()?.reset(&progress)?,
+        Order::Fence => return Ok(be_fence_agent()),
         Order::Demo(demo) => demonstrate(&demo, &progress)?,
+        Order::Faults(faults) => torment(&faults, &progress)?,
         Order::Status { place, output } => show(&Node::list(&place.directory())?, output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line of JSON for each sequence; it ends with the first that the cluster does not come out of.
+fn torment(wanted: &Faults, progress: &Progress) -> Result<()> {
+    for seed in wanted.first_seed..wanted.first_seed.saturating_add(wanted.sequences) {
+        let faults = faults::sequence(seed, usize::from(wanted.faults));
+        let options = FaultOptions { deb: wanted.deb.clone(), faults };
+        let summary = faults::run(&options, progress).with_context(|| format!("sequence {seed}"))?;
+        println!("{}", serde_json::json!({ "seed": seed, "summary": summary }));
     }
     Ok(())
 }
@@ -170,6 +236,9 @@ fn start(up: &Up, progress: &Progress) -> Result<()> {
 }
 
 fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
+    if options.hosts > 1 {
+        return demonstrate_cluster(options, progress);
+    }
     let shown = demo::run(&DemoOptions { deb: options.deb.clone(), keep: options.keep }, progress);
     let (node, summary) = match shown {
         Ok(shown) => shown,
@@ -202,6 +271,24 @@ fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
         // Until a signal ends the program; what it started ends with it.
         std::thread::park();
     }
+}
+
+fn demonstrate_cluster(options: &Demo, progress: &Progress) -> Result<()> {
+    anyhow::ensure!(
+        options.once,
+        "with --hosts {}, also say --once: the hosts are gone when it was shown",
+        options.hosts
+    );
+    let shown = failover::run(&FailoverOptions { deb: options.deb.clone() }, progress);
+    if options.json {
+        match &shown {
+            Ok(summary) => println!("{}", serde_json::to_string(summary)?),
+            Err(error) => {
+                println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
+            }
+        }
+    }
+    shown.map(drop)
 }
 
 fn show(nodes: &[NodeStatus], format: OutputFormat) -> Result<()> {

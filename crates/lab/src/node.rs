@@ -15,6 +15,7 @@ use crate::cache::user_directory;
 use crate::command::{read_output, tail_of};
 use crate::guest::GUEST_DISK;
 use crate::image::NodeImage;
+use crate::network::Port;
 use crate::qemu::{self, Identity};
 use crate::qmp::{Qmp, forwarded_port};
 pub use crate::ssh::Output;
@@ -24,7 +25,7 @@ use crate::{Error, Progress};
 /// How long a node may take to boot on hardware; software emulation gets a multiple of it.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// How long QEMU may take to open its socket, and to end.
-const QEMU_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const QEMU_LIMIT: Duration = Duration::from_secs(30);
 /// How often a level is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(50);
 /// The longest path of a Unix socket: `sun_path` less its final zero, less the suffix that ssh adds for a moment.
@@ -65,7 +66,16 @@ pub struct NodeOptions {
     pub vgpu: bool,
     /// Whether it has a hardware watchdog (i6300esb) that resets it.
     pub watchdog: bool,
+    /// Its place in a network with other nodes.
+    #[serde(default)]
+    pub port: Option<Port>,
+    /// A directory of this machine that several nodes may have, as 9p mount tag [`SHARE_TAG`].
+    #[serde(default)]
+    pub share: Option<PathBuf>,
 }
+
+/// The tag by which a node mounts the directory that it shares with others.
+pub const SHARE_TAG: &str = "share";
 
 impl NodeOptions {
     /// 3 GiB, two adapters with functions of the plain kind, no watchdog, in the user's own run directory.
@@ -84,6 +94,8 @@ impl NodeOptions {
             adapters: 2,
             vgpu: false,
             watchdog: false,
+            port: None,
+            share: None,
         })
     }
 
@@ -135,7 +147,7 @@ pub struct Node {
     qemu: Option<Child>,
     /// Whether it ends with this value: only for who started it with [`Lifetime::Caller`], not for who found it.
     owned: bool,
-    /// Where the present boot begins in the serial log, in bytes.
+    /// Behind what earlier boots said in the serial log, and this one until it was up, in bytes.
     boot_offset: usize,
 }
 
@@ -340,6 +352,17 @@ impl Node {
         self.wait_until_up(progress)
     }
 
+    /// Waits until it is up again after it was reset by its own watchdog.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn follow_reset(&mut self, progress: &Progress) -> Result<(), Error> {
+        if let Some(ssh) = self.ssh.take() {
+            ssh.close();
+        }
+        self.wait_until_up(progress)
+    }
+
     /// Ends it and removes all that it had.
     ///
     /// # Errors
@@ -391,6 +414,8 @@ impl Node {
         let ssh = Ssh::new(&options.directory(), read_port(options)?);
         ssh.open(&options.file("ssh.log"))?;
         self.ssh = Some(ssh);
+        // What a later boot says comes behind this.
+        self.boot_offset = self.serial_log().len();
         Ok(())
     }
 }
@@ -426,7 +451,7 @@ pub(crate) fn wait_until(
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let letters = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
     if letters && first && name.len() <= 32 { Ok(()) } else { Err(Error::BadName { name: name.to_owned() }) }
@@ -464,7 +489,7 @@ fn read_port(options: &NodeOptions) -> Result<u16, Error> {
 }
 
 /// Whether the process of a pid file is there and more than a zombie.
-fn runs(pid_path: &Path) -> bool {
+pub(crate) fn runs(pid_path: &Path) -> bool {
     let Ok(pid) = fs::read_to_string(pid_path) else { return false };
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     stat.contains(qemu::PROCESS_NAME) && !stat.contains(") Z ")

@@ -8,7 +8,7 @@ use crate::Error;
 use crate::accelerator::Accelerator;
 use crate::command::not_started;
 use crate::image::NodeImage;
-use crate::node::{Lifetime, NodeOptions};
+use crate::node::{Lifetime, NodeOptions, SHARE_TAG};
 
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Its name in the process table, which is cut to 15 bytes.
@@ -102,6 +102,24 @@ fn arguments(
     for adapter in 1..=options.adapters {
         add("-device", format!("pcie-root-port,id=adapter{adapter},slot={adapter}"));
         add("-device", format!("igb,bus=adapter{adapter}"));
+    }
+    if let Some(port) = &options.port {
+        let at = |path: &std::path::Path| escape_commas(&path.to_string_lossy());
+        add(
+            "-netdev",
+            format!(
+                "dgram,id=cluster,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                at(&port.node),
+                at(&port.switch)
+            ),
+        );
+        add("-device", format!("virtio-net-pci,netdev=cluster,mac={},romfile=", port.mac()));
+    }
+    if let Some(share) = &options.share {
+        // "none": whoever runs the lab owns the files, whatever libvirt in a node wants them to belong to.
+        let path = escape_commas(&share.to_string_lossy());
+        add("-fsdev", format!("local,id=share,path={path},security_model=none"));
+        add("-device", format!("virtio-9p-pci,fsdev=share,mount_tag={SHARE_TAG}"));
     }
     if options.watchdog {
         add("-device", "i6300esb".into());

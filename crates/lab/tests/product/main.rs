@@ -22,6 +22,41 @@ const POLL: Duration = Duration::from_secs(2);
 const PF: &str = "0000:01:00.0";
 const MAIN_PID: &str = "systemctl show --property=MainPID --value tranched";
 
+/// A node whose daemon's last words are told when the test fails.
+struct Witnessed(Option<Node>);
+
+impl Witnessed {
+    fn end(mut self) {
+        self.0.take().expect("it is there").end().expect("an end");
+    }
+}
+
+impl std::ops::Deref for Witnessed {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.0.as_ref().expect("it is there until its end")
+    }
+}
+
+impl std::ops::DerefMut for Witnessed {
+    fn deref_mut(&mut self) -> &mut Node {
+        self.0.as_mut().expect("it is there until its end")
+    }
+}
+
+impl Drop for Witnessed {
+    fn drop(&mut self) {
+        if let Some(node) = self.0.as_ref().filter(|_| std::thread::panicking()) {
+            let words = "journalctl --no-pager -n 60 -u tranched; dmesg | tail -n 20";
+            match node.ssh(words) {
+                Ok(output) => eprintln!("{}", output.stdout),
+                Err(error) => eprintln!("the node does not tell: {error}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn what_a_host_goes_through() {
     let (Some(deb), Some(conformance)) = (named("TRANCHE_LAB_DEB"), named("TRANCHE_LAB_CONFORMANCE")) else {
@@ -37,7 +72,7 @@ fn what_a_host_goes_through() {
         ..NodeOptions::new("product", Lifetime::Caller).expect("a good name")
     };
     let progress = Progress::new();
-    let mut node = Node::start(options, &progress).expect("a node that boots");
+    let mut node = Witnessed(Some(Node::start(options, &progress).expect("a node that boots")));
 
     progress.say("the kernel behaves as the fake kernel does, errno by errno");
     node.copy_in(&conformance, "/tmp/conformance").expect("copied");
@@ -110,7 +145,7 @@ fn what_a_host_goes_through() {
     progress.say("the package can be purged, and takes its state along");
     run(&node, "DEBIAN_FRONTEND=noninteractive apt-get -q -y purge tranche");
     run(&node, "test ! -e /var/lib/tranche && test ! -e /run/tranche");
-    node.end().expect("an end");
+    node.end();
 }
 
 /// The same package with the number of an older one: there is something to upgrade from before there was a release.
@@ -198,8 +233,12 @@ fn sees(node: &Node, vm: &str, id: &str, count: usize) {
 #[track_caller]
 fn wait_until(node: &Node, command: &str) {
     let deadline = Instant::now() + WAIT_LIMIT;
-    while !node.ssh(command).expect("a node that answers").ok() {
-        assert!(Instant::now() < deadline, "it never came true: {command}");
+    loop {
+        let output = node.ssh(command).expect("a node that answers");
+        if output.ok() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it never came true: {command}: {output:?}");
         std::thread::sleep(POLL);
     }
 }
