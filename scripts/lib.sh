@@ -41,6 +41,19 @@ ensure_qemu() {
   fi
 }
 
+# ensure_fence_agents installs the agents that tests drive: one package each, or all in one on older releases.
+ensure_fence_agents() {
+  local name names=()
+  for name in ipmilan redfish virsh; do
+    [[ -x /usr/sbin/fence_$name ]] || names+=("fence-agents-$name")
+  done
+  ((${#names[@]} == 0)) && return 0
+  for name in "${names[@]}"; do
+    apt-cache show "$name" >/dev/null 2>&1 || { names=(fence-agents); break; }
+  done
+  ensure_packages "${names[@]}"
+}
+
 package_installed() {
   [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
