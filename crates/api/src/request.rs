@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tranche_core::change::{Change, NewVm};
 use tranche_core::name::{HostName, LabelKey, LabelValue, NameError, Timestamp, VmName};
-use tranche_core::spec::{Availability, Duty, FenceSpec, HostSpec, Request, VmHardware};
+use tranche_core::spec::{Availability, DepartureWay, Duty, FenceSpec, HostSpec, Request, VmHardware};
 
 /// Makes a VM: `POST /v1/vms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -63,9 +63,25 @@ impl SetHost {
     pub fn into_change(self, host: HostName) -> Change {
         let Self { labels, fence, reserved_memory_mib } = self;
         let (joined_at, duty, said_down) = (Timestamp::default(), Duty::default(), None);
-        let wish = HostSpec { joined_at, labels, duty, fence, said_down, reserved_memory_mib };
+        let departure = None;
+        let wish = HostSpec { joined_at, labels, duty, fence, said_down, departure, reserved_memory_mib };
         Change::SetHost { host, wish }
     }
+}
+
+/// Sees to the VMs of a host that is about to go down: `POST /v1/hosts/{host}/depart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DepartHost {
+    /// Whether it boots again at once.
+    pub way: DepartureWay,
+    /// Do not ask guests any more; turn them off.
+    #[serde(default)]
+    pub force: bool,
+    /// The boot that ends (`/proc/sys/kernel/random/boot_id`); the one that the host was last seen in if left out. What comes
+    /// after the next boot changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
 }
 
 /// Takes over a libvirt domain: `POST /v1/vms/{name}/adopt`.

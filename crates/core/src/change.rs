@@ -25,8 +25,8 @@ use crate::name::{GpuKey, HostName, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
-    Availability, CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, Duty, GPUS_PER_VM_MAX, GpuMode, HostSpec, Policy,
-    Request, Rule, Run, Spec, VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
+    Availability, CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, DepartureWay, Duty, GPUS_PER_VM_MAX, GpuMode,
+    HostSpec, Policy, Request, Rule, Run, Spec, VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
 };
 
 /// The longest name of a libvirt pool, volume or network, in bytes.
@@ -157,6 +157,23 @@ pub enum Change {
         /// Which of both.
         duty: Duty,
     },
+    /// Let the VMs of a host leave it, or wait for it, because it is about to go down.
+    DepartHost {
+        /// The host.
+        host: HostName,
+        /// How it goes down.
+        way: DepartureWay,
+        /// Whether guests are not asked any more.
+        force: bool,
+        /// The boot that ends; the one that the host was last seen in if left out. A wish that comes too late, when the host
+        /// has booted anew, changes nothing.
+        boot_id: Option<String>,
+    },
+    /// Take it back that a host is about to go down.
+    KeepHost {
+        /// The host.
+        host: HostName,
+    },
     /// Say that a silent host is down, so that its VMs may start elsewhere.
     ConfirmHostDown {
         /// The host.
@@ -272,6 +289,10 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::RemoveHost { host } => host::remove(host, state),
         Change::SetHost { host, wish } => host::set(host, wish, state),
         Change::SetHostDuty { host, duty } => host::set_duty(host, *duty, state),
+        Change::DepartHost { host, way, force, boot_id } => {
+            host::depart(host, (*way, *force, boot_id.as_deref()), state)
+        }
+        Change::KeepHost { host } => host::keep(host, state),
         Change::ConfirmHostDown { host } => host::confirm_down(host, state),
         Change::PauseFailover { paused } => Ok(host::pause_failover(*paused, state)),
         Change::SetPolicy { policy } => policy::set_policy(*policy, state),

@@ -100,6 +100,8 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
         .collect();
     let mut findings = planned.findings.clone();
     let mut homes = BTreeMap::new();
+    let stopped = stopped_with_host(after, &planned.plan, state);
+    vms.extend(stopped.into_iter().map(|name| (name, VmEffect::Stops)));
     vms.extend(left_behind(after, state).map(|name| (name, VmEffect::Stays)));
     if let Some(left) = Left::by_drained(after, &planned.plan, state) {
         let then = planner::plan(after, &left.inventory, &planned.plan, now);
@@ -199,6 +201,20 @@ fn in_step(inventory: &Inventory, plan: &Plan) -> Inventory {
         }
     }
     inventory
+}
+
+/// The VMs that run on hosts which are about to go down, and that go off there.
+fn stopped_with_host(after: &Spec, plan: &Plan, state: State<'_>) -> Vec<VmName> {
+    let departs = |host: &HostName| {
+        let departure = |spec: &Spec| spec.hosts.get(host).and_then(|wish| wish.departure.clone());
+        departure(after).is_some() && departure(after) != departure(state.spec)
+    };
+    let ends = |goal: VmGoal| matches!(goal, VmGoal::Stop | VmGoal::Kill);
+    let here = plan
+        .vms
+        .iter()
+        .filter(|(name, planned)| departs(&planned.host) && ends(planned.goal) && state.is_active(name));
+    here.map(|(name, _)| name.clone()).collect()
 }
 
 /// The VMs that run on hosts which are about to be emptied, whatever becomes of them.

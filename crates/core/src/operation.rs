@@ -123,6 +123,11 @@ pub enum Goal {
         /// The host.
         host: HostName,
     },
+    /// No VM runs on the host, which is about to go down.
+    HostQuiet {
+        /// The host.
+        host: HostName,
+    },
     /// The wish itself was all there was to do.
     Recorded,
 }
@@ -288,6 +293,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             None => Verdict::new(OperationState::Superseded, 0),
         },
         Goal::HostEmpty { host } => host_progress(host, state),
+        Goal::HostQuiet { host } => quiet_progress(host, state),
         Goal::VmGone { vm } => match state.spec.vms.get(vm) {
             None => Verdict::new(OperationState::Succeeded, 100),
             Some(spec) if spec.run != Run::Deleted => Verdict::new(OperationState::Superseded, 0),
@@ -369,6 +375,18 @@ fn host_progress(host: &HostName, state: State<'_>) -> Verdict {
         Some(Duty::Maintenance) => {}
         Some(Duty::Serving) | None => return Verdict::new(OperationState::Superseded, 0),
     }
+    left_on(host, state)
+}
+
+fn quiet_progress(host: &HostName, state: State<'_>) -> Verdict {
+    match state.spec.hosts.get(host) {
+        Some(wish) if wish.departure.is_some() => left_on(host, state),
+        Some(_) | None => Verdict::new(OperationState::Superseded, 0),
+    }
+}
+
+/// How far a host is from running no VM.
+fn left_on(host: &HostName, state: State<'_>) -> Verdict {
     let here = state.plan.vms.iter().filter(|(_, planned)| &planned.host == host);
     let left = here.filter(|(vm, planned)| planned.goal.starts() || state.is_active(vm)).count();
     match left {
@@ -392,7 +410,7 @@ fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
             };
             *subject == Subject::Vm(vm.clone()) || held() || host()
         }
-        Goal::HostEmpty { host } => match subject {
+        Goal::HostEmpty { host } | Goal::HostQuiet { host } => match subject {
             Subject::Vm(vm) => state.plan.vms.get(vm).is_some_and(|planned| &planned.host == host),
             subject => *subject == Subject::Host(host.clone()),
         },

@@ -155,6 +155,9 @@ pub struct HostPlan {
     pub standing: Standing,
     /// How often it was given up. A host that lags behind with this number has nothing to run any more.
     pub epoch: u64,
+    /// Its administrator has told it to go down, and it has not come back yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub departs: bool,
 }
 
 /// Whether a member of the cluster is there.

@@ -13,6 +13,7 @@
 //! next inventory. It never looks at how the last plan came about.
 
 mod bookings;
+mod departures;
 mod falls;
 mod homes;
 mod standing;

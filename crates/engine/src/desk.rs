@@ -552,7 +552,7 @@ fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
             let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
             std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
         }
-        Goal::HostEmpty { host } => {
+        Goal::HostEmpty { host } | Goal::HostQuiet { host } => {
             let here = plan.vms.iter().filter(|(_, planned)| &planned.host == host);
             here.map(|(vm, _)| StepSubject::Vm(vm.clone())).collect()
         }

@@ -3,7 +3,7 @@
 use tranche_core::change::{Change, NewVm};
 use tranche_core::inventory::OffReason;
 use tranche_core::name::VmName;
-use tranche_core::spec::Duty;
+use tranche_core::spec::{DepartureWay, Duty};
 
 use crate::node::RESTART_MS;
 use crate::quorum::Place;
@@ -30,10 +30,8 @@ impl Inner {
         match event {
             Event::PowerOff(_) => self.power_off(node, "its power is gone"),
             Event::PowerOn(_) => self.after(boot_ms, Due::Boot(node)),
-            Event::Reboot(_) => {
-                self.power_off(node, "it goes down");
-                self.after(boot_ms, Due::Boot(node));
-            }
+            Event::Reboot(_) => return self.depart(node, DepartureWay::Reboot),
+            Event::Shutdown(_) => return self.depart(node, DepartureWay::Shutdown),
             Event::NetworkOff(_) => self.nodes[node].network_off = true,
             Event::NetworkOn(_) => {
                 self.nodes[node].network_off = false;

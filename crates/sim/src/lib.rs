@@ -17,6 +17,7 @@
 
 mod befall;
 mod chance;
+mod departure;
 mod fencing;
 mod judge;
 mod machine;

@@ -9,6 +9,7 @@ use tranche_engine::cluster::{Heart, Leader, Led, Member, Rhythm, Tending, turn_
 use tranche_engine::{Desk, Rejected, View};
 use tranche_store::{Repository, Store};
 
+use crate::departure::Departure;
 use crate::fencing::Agents;
 use crate::machine::Machine;
 use crate::model::Model;
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) network_off: bool,
     pub(crate) store_off: bool,
     pub(crate) agent_off: bool,
+    /// Its administrator has told it to go down.
+    pub(crate) departure: Option<Departure>,
 }
 
 impl Node {
@@ -58,6 +61,7 @@ impl Node {
             network_off: false,
             store_off: false,
             agent_off: false,
+            departure: None,
         }
     }
 }
@@ -135,6 +139,10 @@ impl Daemon {
     }
 
     fn beat(&self) -> u64 {
+        if self.world.with(|inner| inner.may_end(self.life.node)) {
+            self.member.take_leave(&|| self.world.now_ms(), self.world.wall(self.life.node));
+            self.world.with(|inner| inner.go_down(self.life));
+        }
         let rhythm = self.heart.beat(&|| self.world.now_ms(), self.world.wall(self.life.node));
         self.skips.store(rhythm == Rhythm::Skips, Ordering::SeqCst);
         self.member.timers().heartbeat_ms

@@ -172,8 +172,10 @@ pub enum Event {
         /// For how long.
         ms: u64,
     },
-    /// A host is rebooted by its administrator.
+    /// A host is rebooted by its administrator: its VMs are shut down as the policy says, for a minute at most.
     Reboot(HostName),
+    /// A host is shut down by its administrator, likewise. `power_on` boots it.
+    Shutdown(HostName),
     /// A host's libvirt ends.
     LibvirtOff(HostName),
     /// It runs again.
@@ -238,6 +240,7 @@ impl Event {
             | Self::DaemonStart(host)
             | Self::DaemonPause { host, .. }
             | Self::Reboot(host)
+            | Self::Shutdown(host)
             | Self::LibvirtOff(host)
             | Self::LibvirtOn(host)
             | Self::Drain(host)
@@ -276,6 +279,7 @@ impl Event {
             Self::DaemonStart(_) => "daemon started",
             Self::DaemonPause { .. } => "daemon paused",
             Self::Reboot(_) => "reboot",
+            Self::Shutdown(_) => "shutdown",
             Self::LibvirtOff(_) => "libvirt off",
             Self::LibvirtOn(_) => "libvirt on",
             Self::Drain(_) => "drain",

@@ -61,6 +61,7 @@ fn member(setup: &HostSetup) -> HostSpec {
         duty: Duty::Serving,
         fence,
         said_down: None,
+        departure: None,
         reserved_memory_mib: 0,
     }
 }

@@ -64,13 +64,19 @@ pub fn story(seed: u64) -> Scenario {
     let mut events = trouble(&mut chance, &names, &vms);
     events.extend(peace(&names));
     let running = survivors(&vms, &events);
+    let policies = [
+        ShutdownPolicy::Conditional,
+        ShutdownPolicy::Migrate,
+        ShutdownPolicy::Restart,
+        ShutdownPolicy::Freeze,
+    ];
     Scenario {
         seed,
         hosts,
         witness: count == 2 && chance.percent(70),
         placement: *chance.pick(&[PlacementPolicy::Pack, PlacementPolicy::Spread]),
         failover: FailoverPolicy::default(),
-        shutdown: ShutdownPolicy::default(),
+        shutdown: *chance.pick(&policies),
         vms,
         events,
         until_ms: TROUBLE_MS + PEACE_MS,
@@ -125,7 +131,7 @@ fn trouble(chance: &mut Chance, hosts: &[HostName], vms: &BTreeMap<VmName, VmSet
         let vm = (*chance.pick(&names)).clone();
         let soon = at_ms + chance.between(500, 30_000);
         let mut push = |at_ms, event| events.push(TimedEvent { at_ms, event });
-        match chance.between(0, 24) {
+        match chance.between(0, 25) {
             0..=2 => push(at_ms, Event::PowerOff(host)),
             3 => push(at_ms, Event::Reboot(host)),
             4..=6 => {
@@ -165,6 +171,7 @@ fn trouble(chance: &mut Chance, hosts: &[HostName], vms: &BTreeMap<VmName, VmSet
                 push(at_ms, Event::AgentOff(host.clone()));
                 push(soon, Event::AgentOn(host));
             }
+            24 => push(at_ms, Event::Shutdown(host)),
             _ => push(at_ms, Event::PowerOn(host)),
         }
     }
@@ -186,8 +193,8 @@ fn peace(hosts: &[HostName]) -> Vec<TimedEvent> {
             Event::AgentOn(host.clone()),
         ];
         events.extend(mended.into_iter().map(|event| TimedEvent { at_ms, event }));
-        // An agent leaves a host off, and a wish to let it serve may have been uttered before the one to drain it was taken.
-        for later in [30_000, 60_000] {
+        // An agent leaves a host off, so does a shutdown that is still under way, and a wish to let it serve may have been uttered before the one to drain it was taken.
+        for later in [30_000, 60_000, 80_000] {
             let event = Event::PowerOn(host.clone());
             events.push(TimedEvent { at_ms: at_ms + later, event });
         }

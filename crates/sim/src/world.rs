@@ -492,6 +492,7 @@ impl Inner {
             self.leases_rest_until_ms = self.now_ms + 3_000;
         }
         for node in 0..self.nodes.len() {
+            self.see_departure_through(node);
             let starved = self.nodes[node].fed_ms.is_some_and(|fed_ms| self.now_ms >= fed_ms + WATCHDOG_MS);
             if starved && self.nodes[node].on {
                 self.resets += 1;
@@ -533,7 +534,7 @@ impl Inner {
         node.filter(|node| node.on).map_or(0, |node| node.paused_until_ms.saturating_sub(self.now_ms))
     }
 
-    fn lives(&self, life: Life) -> bool {
+    pub(crate) fn lives(&self, life: Life) -> bool {
         let node = &self.nodes[life.node];
         !self.over && node.on && node.life == life.count && node.daemon.is_some()
     }
@@ -564,6 +565,7 @@ impl Inner {
         node.on = false;
         node.fed_ms = None;
         node.paused_until_ms = 0;
+        node.departure = None;
         node.model.lose_power();
     }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod doing;
 mod gpu;
 mod host;
+mod policy;
 mod rule;
 mod vm;
 
@@ -14,12 +15,12 @@ use std::path::PathBuf;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tranche_core::name::{HostName, OperationId, VmName};
-use tranche_core::spec::{Admission, Homogeneity, PlacementPolicy};
 
 pub use cluster::{At, ClusterCommand, TokenCommand};
 pub use doing::Doing;
 pub use gpu::{GpuCommand, PartitionArgs, SeveralArgs};
-pub use host::{HostArgs, HostCommand};
+pub use host::{DepartArgs, HostArgs, HostCommand};
+pub use policy::PolicyCommand;
 pub use rule::{RuleArgs, RuleCommand};
 pub use vm::{AdoptArgs, AttachArgs, CreateArgs, FirmwareArg, VmCommand};
 
@@ -226,93 +227,6 @@ pub enum OperationCommand {
         #[arg(long, value_name = "TIME", value_parser = crate::argument::duration)]
         timeout: Option<std::time::Duration>,
     },
-}
-
-/// Policies.
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Show the policies
-    Show,
-    /// Change policies
-    ///
-    /// Those that are not named stay as they are.
-    #[command(
-        after_long_help = "Examples:\n  tranche policy set --placement spread\n  tranche policy set --admission enforce"
-    )]
-    Set {
-        /// How VMs are laid over GPUs
-        #[arg(long, value_enum, required_unless_present_any = ["vcpus_per_cpu", "admission", "homogeneity"])]
-        placement: Option<PlacementArg>,
-        /// How many virtual processors VMs may have for each processor of their host; only in a cluster
-        #[arg(long, value_name = "NUMBER")]
-        vcpus_per_cpu: Option<u16>,
-        /// What is said to a VM with which the loss of a host could not be made good; only in a cluster
-        #[arg(long, value_enum)]
-        admission: Option<AdmissionArg>,
-        /// What is said to a wish with which GPUs that serve VMs would be less alike
-        #[arg(long, value_enum)]
-        homogeneity: Option<HomogeneityArg>,
-        /// How to do it.
-        #[command(flatten)]
-        doing: Doing,
-    },
-}
-
-/// How VMs are laid over GPUs.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum PlacementArg {
-    /// Fill a GPU before the next is begun: whole GPUs stay free
-    Pack,
-    /// The emptiest GPU first
-    Spread,
-}
-
-impl From<PlacementArg> for PlacementPolicy {
-    fn from(placement: PlacementArg) -> Self {
-        match placement {
-            PlacementArg::Pack => Self::Pack,
-            PlacementArg::Spread => Self::Spread,
-        }
-    }
-}
-
-/// What is said to a VM with which the loss of a host could not be made good.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum AdmissionArg {
-    /// Nothing
-    Off,
-    /// It is started with a warning
-    Warn,
-    /// It is not started
-    Enforce,
-}
-
-impl From<AdmissionArg> for Admission {
-    fn from(admission: AdmissionArg) -> Self {
-        match admission {
-            AdmissionArg::Off => Self::Off,
-            AdmissionArg::Warn => Self::Warn,
-            AdmissionArg::Enforce => Self::Enforce,
-        }
-    }
-}
-
-/// What is said to a wish with which GPUs that serve VMs would be less alike.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum HomogeneityArg {
-    /// It is taken with a warning
-    Warn,
-    /// It is refused
-    Strict,
-}
-
-impl From<HomogeneityArg> for Homogeneity {
-    fn from(homogeneity: HomogeneityArg) -> Self {
-        match homogeneity {
-            HomogeneityArg::Warn => Self::Warn,
-            HomogeneityArg::Strict => Self::Strict,
-        }
-    }
 }
 
 /// What `inspect` looks at.

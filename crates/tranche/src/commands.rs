@@ -4,6 +4,7 @@ mod catalogue;
 mod change;
 mod cluster;
 mod declare;
+mod departure;
 mod gpu;
 mod host;
 mod inspect;
@@ -16,7 +17,7 @@ use tranche_api::view::{HostView, PartitionView};
 use tranche_core::finding::Finding;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::operation::Operation;
-use tranche_core::spec::{Policy, VcpusPerCpu};
+use tranche_core::spec::Policy;
 
 use crate::cli::{Cli, Command, OperationCommand, PartitionCommand, PolicyCommand};
 use crate::client::Client;
@@ -54,16 +55,9 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         Command::Diff { file } => declare::diff(&file, &daemon),
         Command::Policy(PolicyCommand::Show) => daemon.show(&client.get::<Policy>("/policy")?),
         Command::Rule(command) => rule::run(command, &daemon),
-        Command::Policy(PolicyCommand::Set { placement, vcpus_per_cpu, admission, homogeneity, doing }) => {
+        Command::Policy(PolicyCommand::Set { wished, doing }) => {
             let now: Policy = daemon.client.get("/policy")?;
-            let policy = Policy {
-                placement: placement.map_or(now.placement, Into::into),
-                vcpus_per_cpu: vcpus_per_cpu.map_or(now.vcpus_per_cpu, VcpusPerCpu),
-                admission: admission.map_or(now.admission, Into::into),
-                homogeneity: homogeneity.map_or(now.homogeneity, Into::into),
-                ..now
-            };
-            change::put("/policy", &policy, doing, &daemon)
+            change::put("/policy", &wished.over(now), doing, &daemon)
         }
         Command::Completions { shell } => console.print(&manual::completions(shell)).map(|()| Exit::Done),
         Command::Man { directory: Some(directory) } => manual::write_pages(&directory).map(|()| Exit::Done),

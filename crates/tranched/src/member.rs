@@ -193,6 +193,7 @@ impl Member {
         while self.0.guarded.load(Ordering::SeqCst) && began.elapsed() < RETIRE_TIME {
             thread::sleep(RETIRE_LOOK);
         }
+        self.0.host.take_leave(&|| self.now_ms(), clock::now());
         self.0.ended.store(true, Ordering::SeqCst);
         self.0.wishes.end();
         for bell in self.0.bells.lock().unwrap_or_else(PoisonError::into_inner).iter() {

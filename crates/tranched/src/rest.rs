@@ -125,6 +125,8 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(hosts::show, hosts::set))
         .routes(routes!(hosts::drain))
         .routes(routes!(hosts::undrain))
+        .routes(routes!(hosts::depart))
+        .routes(routes!(hosts::stay))
         .routes(routes!(hosts::confirm_down))
         .routes(routes!(hosts::pause))
         .routes(routes!(hosts::resume))

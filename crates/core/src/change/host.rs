@@ -6,7 +6,10 @@ use crate::finding::Subject;
 use crate::name::{HostName, Timestamp};
 use crate::operation::Goal;
 use crate::plan::Standing;
-use crate::spec::{Duty, HostSpec, LABELS_PER_HOST_MAX, Spec};
+use crate::spec::{Departure, DepartureWay, Duty, HostSpec, LABELS_PER_HOST_MAX, Spec};
+
+/// The longest id of a boot, in bytes: a UUID, with room to spare.
+const BOOT_ID_LEN_MAX: usize = 64;
 
 /// Takes a host into the cluster. One that is a member already stays as it is.
 pub(super) fn join(
@@ -48,6 +51,7 @@ pub(super) fn set(host: &HostName, wish: &HostSpec, state: State<'_>) -> Result<
         joined_at: before.joined_at,
         duty: before.duty,
         said_down: before.said_down,
+        departure: before.departure.clone(),
         ..wish.clone()
     };
     spec.hosts.insert(host.clone(), wish);
@@ -64,6 +68,42 @@ pub(super) fn set_duty(host: &HostName, duty: Duty, state: State<'_>) -> Result<
         Duty::Maintenance => (Goal::HostEmpty { host: host.clone() }, format!("drain host {host}")),
     };
     Ok(admitted(spec, host, goal, title))
+}
+
+/// Lets the VMs of a host leave it, or wait for it, because it is about to go down.
+pub(super) fn depart(
+    host: &HostName,
+    (way, force, boot_id): (DepartureWay, bool, Option<&str>),
+    state: State<'_>,
+) -> Result<Admitted, Refusal> {
+    let before = member(host, state)?;
+    let boot_id = match boot_id {
+        Some(boot_id) if boot_id.len() > BOOT_ID_LEN_MAX => {
+            return Err(vec![say::invalid_value(
+                "The boot's id",
+                boot_id,
+                "that of /proc/sys/kernel/random/boot_id",
+            )]);
+        }
+        Some(boot_id) => boot_id,
+        None => &state.inventory.get(host).ok_or_else(|| vec![say::host_silent(host)])?.boot_id,
+    };
+    let departure = Some(Departure { way, boot_id: boot_id.to_owned(), force });
+    let mut spec = state.spec.clone();
+    spec.hosts.insert(host.clone(), HostSpec { departure, ..before.clone() });
+    let what = match way {
+        DepartureWay::Reboot => "reboot",
+        DepartureWay::Shutdown => "shut down",
+    };
+    Ok(admitted(spec, host, Goal::HostQuiet { host: host.clone() }, format!("let host {host} {what}")))
+}
+
+/// Takes it back that a host is about to go down.
+pub(super) fn keep(host: &HostName, state: State<'_>) -> Result<Admitted, Refusal> {
+    let before = member(host, state)?;
+    let mut spec = state.spec.clone();
+    spec.hosts.insert(host.clone(), HostSpec { departure: None, ..before.clone() });
+    Ok(admitted(spec, host, Goal::Recorded, format!("let host {host} stay")))
 }
 
 /// Takes somebody's word that a silent host is down.

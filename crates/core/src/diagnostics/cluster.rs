@@ -4,6 +4,7 @@ use super::{error, info, vm_subject, warning};
 use crate::finding::{Code, Finding, Subject};
 use crate::name::{HostName, VmName};
 use crate::plan::DownBy;
+use crate::spec::DepartureWay;
 
 fn host_subject(host: &HostName) -> Subject {
     Subject::Host(host.clone())
@@ -75,6 +76,28 @@ pub fn vm_waits_for_host(vm: &VmName, host: &HostName) -> Finding {
     let message = format!("Host {host} is down, and VM {vm} belongs to it; so it waits.");
     let hint = "A VM with --failover restart that Tranche made is started elsewhere instead.";
     warning(Code::VmWaitsForHost, vm_subject(vm), message, hint)
+}
+
+/// A VM waits until its host has booted.
+pub fn vm_waits_for_reboot(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!("Host {host} is being rebooted, and VM {vm} waits for it.");
+    let hint = format!(
+        "If the host does not come back: 'tranche host confirm-down {host}' starts its VMs elsewhere. The policy 'shutdown' \
+         says which VMs wait."
+    );
+    info(Code::VmWaitsForHost, vm_subject(vm), message, hint)
+}
+
+/// A host is about to go down.
+pub fn host_departing(host: &HostName, way: DepartureWay) -> Finding {
+    let doing = match way {
+        DepartureWay::Reboot => "being rebooted",
+        DepartureWay::Shutdown => "being shut down",
+    };
+    let message = format!("Host {host} is {doing} by its administrator and takes no VMs.");
+    let hint =
+        format!("It serves again when it has booted. 'tranche host stay {host}' takes it back before that.");
+    info(Code::HostDeparting, host_subject(host), message, hint)
 }
 
 /// Failover is paused.

@@ -24,6 +24,9 @@ pub fn host_closed(vm: &VmName, host: &HostName, why: Closed) -> Finding {
             ("is no member of the cluster", "Let it join: 'tranche cluster join'.".to_owned())
         }
         Closed::Maintenance => ("is in maintenance", format!("'tranche host undrain {host}' ends that.")),
+        Closed::Departing => {
+            ("is about to go down", "It starts when the host is back, or elsewhere.".to_owned())
+        }
         Closed::NotUp => ("is not up", "It starts when the host is back, or elsewhere.".to_owned()),
         Closed::NoLibvirt => {
             ("has a libvirt that does not answer", "'systemctl status libvirtd' tells why.".to_owned())

@@ -40,6 +40,8 @@ pub enum Closed {
     Stranger,
     /// It is in maintenance.
     Maintenance,
+    /// Its administrator is shutting it down.
+    Departing,
     /// It is silent, or was given up.
     NotUp,
     /// Its libvirt does not answer.
@@ -405,10 +407,12 @@ fn spent(plan: &Plan, index: &Index) -> BTreeMap<VmName, HostSet> {
 /// Why a host takes nobody, if so.
 pub fn closed(host: &HostName, spec: &Spec, plan: &Plan, observed: &HostInventory) -> Option<Closed> {
     if !spec.hosts.is_empty() {
-        match spec.hosts.get(host).map(|member| member.duty) {
-            None => return Some(Closed::Stranger),
-            Some(Duty::Maintenance) => return Some(Closed::Maintenance),
-            Some(Duty::Serving) => {}
+        let Some(member) = spec.hosts.get(host) else { return Some(Closed::Stranger) };
+        if member.duty == Duty::Maintenance {
+            return Some(Closed::Maintenance);
+        }
+        if plan.hosts.get(host).is_some_and(|planned| planned.departs) {
+            return Some(Closed::Departing);
         }
         if plan.hosts.get(host).is_none_or(|planned| planned.standing != Standing::Up) {
             return Some(Closed::NotUp);

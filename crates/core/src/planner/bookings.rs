@@ -72,6 +72,9 @@ impl Planner<'_> {
             let failed = observed.is_none_or(|observed| self.has_failed(slot, observed));
             (spec.reserved || !failed) && self.still_fits(slot, spec)
         };
+        if spec.run.is_up() && self.stays_with(&booking.vm, &slot.gpu.host) {
+            return true;
+        }
         if spec.run.is_up() && !self.takes_vms(&slot.gpu.host) {
             return false;
         }

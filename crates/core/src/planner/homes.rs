@@ -28,6 +28,7 @@ impl Planner<'_> {
         };
         let home = known
             .or_else(defined)
+            .or_else(|| self.last_home(name, spec, board))
             .or_else(|| board.choose((name, spec), None).ok().map(|place| place.host))
             .or_else(|| self.stand_by(name))?;
         if !self.inventory.contains_key(&home) {
@@ -35,6 +36,13 @@ impl Planner<'_> {
             return None;
         }
         Some(home)
+    }
+
+    /// Where a VM without a GPU was, if it may be there again: what has a GPU goes back to the one that it holds.
+    fn last_home(&self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
+        let before =
+            self.plan.vms.get(name).filter(|planned| planned.id == spec.id && spec.request.slots() == 0)?;
+        board.choose((name, spec), Some(&before.host)).ok().map(|place| place.host)
     }
 
     /// Where a VM waits for room: where it waits already, else the first host that is there.
@@ -49,7 +57,7 @@ impl Planner<'_> {
         if !spec.run.is_up() || !matches!(spec.source, VmSource::Made(_)) {
             return false;
         }
-        if self.is_given_up(name) {
+        if self.is_given_up(name) || self.stays_with(name, host) {
             return false;
         }
         let Some(domains) = self.inventory.get(host).and_then(HostInventory::domains) else { return false };

@@ -11,6 +11,8 @@
 //! Giving a host up takes one compare with its last heartbeat, so either that comes first and the host lives, or it is
 //! refused and the host knows. Until then the host may run its VMs, and nobody else may.
 
+use std::borrow::Cow;
+
 use super::Planner;
 use crate::diagnostics as say;
 use crate::inventory::{HostInventory, Pulse};
@@ -34,7 +36,7 @@ impl Planner<'_> {
     pub(super) fn takes_vms(&self, host: &HostName) -> bool {
         let serves = self.spec.hosts.get(host).is_none_or(|wish| wish.duty == Duty::Serving);
         let answers = || self.inventory.get(host).is_some_and(|observed| observed.domains().is_some());
-        !self.is_cluster() || (serves && self.is_up(host) && answers())
+        !self.is_cluster() || (serves && self.is_up(host) && self.departing(host).is_none() && answers())
     }
 
     /// Whether a host has reported since it knew all that was decided for it. What it reported before frees nothing.
@@ -76,16 +78,29 @@ impl Planner<'_> {
                 Some(current) => {
                     let has_begun_anew =
                         observed.is_some_and(|observed| self.has_begun_anew(current, observed));
-                    Some(next(current, wish, &self.spec.policy.failover, pulse, has_begun_anew, self.now))
+                    let wish = self.wish_for_standing(host, wish);
+                    let policy = &self.spec.policy.failover;
+                    Some(next(current, &wish, policy, pulse, has_begun_anew, self.now))
                 }
             };
             match next {
                 Some(planned) => {
+                    let departs = departs(&planned, wish, observed);
+                    let planned = HostPlan { departs, ..planned };
                     self.report_standing(host, wish, &planned, pulse);
                     self.plan.hosts.insert(host.clone(), planned);
                 }
                 None => self.findings.push(say::host_silent(host)),
             }
+        }
+    }
+
+    /// What a host's silence is judged by: nobody cuts the power of one that is meant to boot.
+    fn wish_for_standing<'a>(&self, host: &HostName, wish: &'a HostSpec) -> Cow<'a, HostSpec> {
+        if self.is_waited_for(host) {
+            Cow::Owned(HostSpec { fence: None, ..wish.clone() })
+        } else {
+            Cow::Borrowed(wish)
         }
     }
 
@@ -118,6 +133,8 @@ impl Planner<'_> {
                 if wish.duty == Duty::Maintenance {
                     self.findings.push(say::host_in_maintenance(host));
                 }
+                let departure = wish.departure.as_ref().filter(|_| planned.departs);
+                self.findings.extend(departure.map(|departure| say::host_departing(host, departure.way)));
             }
             Standing::Lost { .. } => {
                 self.findings.push(say::host_lost(host));
@@ -157,7 +174,9 @@ impl Planner<'_> {
             .collect();
         for (name, host) in stranded {
             let deleted = self.spec.vms.get(&name).is_none_or(|spec| spec.run == Run::Deleted);
-            if self.is_protected(&name) && !deleted {
+            if self.is_waited_for(&host) && !deleted {
+                self.findings.push(say::vm_waits_for_reboot(&name, &host));
+            } else if self.is_protected(&name) && !deleted {
                 self.plan.bookings.retain(|_, booking| booking.vm != name);
                 self.plan.vms.remove(&name);
                 self.displaced.push(name);
@@ -166,6 +185,13 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// Whether a host is going down by its administrator's word, or is on its way back from there: until it is up in another boot.
+fn departs(planned: &HostPlan, wish: &HostSpec, observed: Option<&HostInventory>) -> bool {
+    let same_boot = observed.is_some_and(|observed| wish.departs_in(&observed.boot_id).is_some());
+    let on_its_way = wish.departure.is_some() && planned.departs && planned.standing != Standing::Up;
+    same_boot || on_its_way
 }
 
 /// What becomes of a member's standing.
@@ -177,7 +203,7 @@ fn next(
     has_begun_anew: bool,
     now: Timestamp,
 ) -> HostPlan {
-    let HostPlan { standing, epoch } = *current;
+    let HostPlan { standing, epoch, departs } = *current;
     let timers = &policy.timers;
     let silent_ms = pulse.map_or(0, |pulse| pulse.silent_ms);
     let is_silent = pulse.is_none() || silent_ms >= timers.lost_ms;
@@ -191,28 +217,30 @@ fn next(
     } else {
         watchdog_bit.then_some(DownBy::Watchdog)
     };
-    let given_up = |standing| HostPlan { standing, epoch: epoch + 1 };
+    let given_up = |standing| HostPlan { standing, epoch: epoch + 1, departs };
     match (standing, known_down) {
         (Standing::Up | Standing::Lost { .. }, Some(by)) if is_silent || off.is_some() => {
             given_up(Standing::Down { since: now, by })
         }
-        (Standing::Up | Standing::Lost { .. }, _) if !is_silent => HostPlan { standing: Standing::Up, epoch },
+        (Standing::Up | Standing::Lost { .. }, _) if !is_silent => {
+            HostPlan { standing: Standing::Up, epoch, departs }
+        }
         (Standing::Up | Standing::Lost { .. }, _) if wish.fence.is_some() && !policy.paused => {
             given_up(Standing::Fencing { since: now })
         }
-        (Standing::Up, _) => HostPlan { standing: Standing::Lost { since: now }, epoch },
+        (Standing::Up, _) => HostPlan { standing: Standing::Lost { since: now }, epoch, departs },
         // The host was given up with this epoch; its heartbeats are refused, so its last one tells of the epoch before.
         (Standing::Fencing { .. }, _) => {
             let bit = watchdog_bit.then_some(DownBy::Watchdog);
             let cut = pulse.and_then(|pulse| pulse.off).filter(|by| *by == DownBy::Agent);
             let said = (wish.said_down == Some(epoch)).then_some(DownBy::Hand);
             match cut.or(said).or(bit) {
-                Some(by) => HostPlan { standing: Standing::Down { since: now, by }, epoch },
+                Some(by) => HostPlan { standing: Standing::Down { since: now, by }, epoch, departs },
                 None => current.clone(),
             }
         }
         (Standing::Down { .. }, _) if !is_silent && has_begun_anew && off.is_none() => {
-            HostPlan { standing: Standing::Up, epoch }
+            HostPlan { standing: Standing::Up, epoch, departs }
         }
         (Standing::Lost { .. } | Standing::Down { .. }, _) => current.clone(),
     }
@@ -238,6 +266,7 @@ mod tests {
             duty: Duty::Serving,
             fence,
             said_down: None,
+            departure: None,
             reserved_memory_mib: 0,
         }
     }
@@ -272,7 +301,7 @@ mod tests {
         let policy = FailoverPolicy::default();
         let down = Standing::Down { since: Timestamp(9), by: DownBy::Watchdog };
         let story = follow(&member(false), &policy, &[9_999, 10_000].map(|ms| pulse(ms, 0, true)));
-        assert_eq!(story[1], HostPlan { standing: down, epoch: 1 });
+        assert_eq!(story[1], HostPlan { standing: down, epoch: 1, departs: false });
         let unarmed = follow(&member(false), &policy, &[pulse(5_000, 0, false), pulse(99_000, 0, false)]);
         assert_eq!(unarmed[1].standing, Standing::Lost { since: Timestamp(9) });
         let paused = FailoverPolicy { paused: true, ..policy };
@@ -286,7 +315,10 @@ mod tests {
         let agent = |off| Pulse { off, ..pulse(5_400, 0, true) };
         let story =
             follow(&member(true), &policy, &[pulse(5_000, 0, true), agent(None), agent(Some(DownBy::Agent))]);
-        assert_eq!(story[1], HostPlan { standing: Standing::Fencing { since: Timestamp(9) }, epoch: 1 });
+        assert_eq!(
+            story[1],
+            HostPlan { standing: Standing::Fencing { since: Timestamp(9) }, epoch: 1, departs: false }
+        );
         assert_eq!(story[2].standing, Standing::Down { since: Timestamp(9), by: DownBy::Agent });
         let story = follow(&member(true), &policy, &[pulse(5_000, 0, true), pulse(10_000, 0, true)]);
         assert_eq!(story[1].standing, Standing::Down { since: Timestamp(9), by: DownBy::Watchdog });
@@ -301,20 +333,27 @@ mod tests {
         assert_eq!(story[0].standing, Standing::Up);
         assert_eq!(
             story[1],
-            HostPlan { standing: Standing::Down { since: Timestamp(9), by: DownBy::Hand }, epoch: 1 }
+            HostPlan {
+                standing: Standing::Down { since: Timestamp(9), by: DownBy::Hand },
+                epoch: 1,
+                departs: false
+            }
         );
     }
 
     #[test]
     fn a_host_that_is_down_is_up_again_only_once_it_has_begun_anew() {
-        let current =
-            HostPlan { standing: Standing::Down { since: Timestamp(1), by: DownBy::Watchdog }, epoch: 3 };
+        let current = HostPlan {
+            standing: Standing::Down { since: Timestamp(1), by: DownBy::Watchdog },
+            epoch: 3,
+            departs: false,
+        };
         let policy = FailoverPolicy::default();
         let then = |anew, silent| {
             next(&current, &member(false), &policy, Some(pulse(silent, 3, true)), anew, Timestamp(9))
         };
         assert_eq!(then(false, 0), current);
         assert_eq!(then(true, 6_000), current);
-        assert_eq!(then(true, 0), HostPlan { standing: Standing::Up, epoch: 3 });
+        assert_eq!(then(true, 0), HostPlan { standing: Standing::Up, epoch: 3, departs: false });
     }
 }

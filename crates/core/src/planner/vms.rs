@@ -102,6 +102,11 @@ impl Planner<'_> {
             }
             Run::Stopped => VmGoal::Stop,
             Run::Killed => VmGoal::Kill,
+            Run::Running | Run::Reset
+                if active && let Some(goal) = self.goal_on_departure(name, &observed.host) =>
+            {
+                goal
+            }
             run if active
                 && (settled.is_some_and(|settled| settled.serial < spec.serial)
                     || self.may_be_ending(before)) =>
@@ -129,6 +134,10 @@ impl Planner<'_> {
                     VmGoal::Stop
                 }
                 None if !self.may_try((name, spec), observed, board) => VmGoal::Stop,
+                None if self.stays_with(name, &observed.host) => {
+                    self.findings.push(say::vm_waits_for_reboot(name, &observed.host));
+                    VmGoal::Stop
+                }
                 None if !self.takes_vms(&observed.host) => {
                     let refusal = board.choose((name, spec), Some(&observed.host)).err();
                     self.findings.extend(refusal.map(|refusal| *refusal));

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::host::DepartureWay;
+
 /// The highest priority of a VM.
 pub const PRIORITY_MAX: u16 = 1000;
 /// The priority of a VM that asks for none.
@@ -142,7 +144,7 @@ impl Timers {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ShutdownPolicy {
-    /// With a reboot they wait for the host; with a shutdown they are restarted elsewhere.
+    /// With a reboot they wait for the host, for a quarter of an hour at most; with a shutdown they are restarted elsewhere.
     #[default]
     Conditional,
     /// They are moved first, live where that is possible.
@@ -154,6 +156,15 @@ pub enum ShutdownPolicy {
 }
 
 impl ShutdownPolicy {
+    /// Whether VMs wait for a host that goes down so. Else they go elsewhere.
+    pub fn waits(self, way: DepartureWay) -> bool {
+        match self {
+            Self::Freeze => true,
+            Self::Conditional => way == DepartureWay::Reboot,
+            Self::Migrate | Self::Restart => false,
+        }
+    }
+
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()

@@ -28,9 +28,44 @@ pub struct HostSpec {
     /// The epoch of which somebody said that the host is down in it ([`crate::plan::HostPlan::epoch`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said_down: Option<u64>,
+    /// Its administrator is shutting it down, or did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departure: Option<Departure>,
     /// The memory that VMs leave to the host itself, in MiB.
     #[serde(default, skip_serializing_if = "crate::spec::is_zero")]
     pub reserved_memory_mib: u64,
+}
+
+impl HostSpec {
+    /// The departure that a boot of it ends with, if its administrator has begun one.
+    pub fn departs_in(&self, boot_id: &str) -> Option<&Departure> {
+        self.departure.as_ref().filter(|departure| departure.boot_id == boot_id)
+    }
+}
+
+/// A host goes down because its administrator wants so. It is over with the host's next boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Departure {
+    /// Whether it is meant to come back at once.
+    pub way: DepartureWay,
+    /// The boot that ends (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// Guests are not asked any more, because their time is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// How a host goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum DepartureWay {
+    /// It boots again at once.
+    Reboot,
+    /// It stays off until somebody turns it on.
+    Shutdown,
 }
 
 /// Whether a host takes VMs.

@@ -61,6 +61,7 @@ impl Fleet {
                 duty: Duty::Serving,
                 fence: None,
                 said_down: None,
+                departure: None,
                 reserved_memory_mib: 0,
             };
             fleet.spec.hosts.insert(host.clone(), member);

@@ -2,6 +2,7 @@
 
 mod admitting;
 mod all_gpus;
+mod departures;
 mod devices;
 mod drains;
 mod falls;

@@ -16,6 +16,7 @@ fn join(world: &mut World) {
         duty: Duty::Serving,
         fence: None,
         said_down: None,
+        departure: None,
         reserved_memory_mib: 0,
     };
     world.spec.hosts.insert(host(), member);

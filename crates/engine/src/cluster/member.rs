@@ -51,6 +51,8 @@ struct Known {
     timers: Timers,
     /// The daemon is about to end, and its watchdog with it.
     retires: bool,
+    /// The host is about to go down, runs nothing any more, and is not to run anything before it has booted.
+    is_done: bool,
     /// What is to be reported besides what was seen.
     notes: Vec<Finding>,
 }
@@ -112,6 +114,7 @@ impl Member {
             self.heart.begin_anew(standing.epoch);
         }
         seen.progress.epoch = self.heart.epoch().unwrap_or_default();
+        self.known().is_done = fresh && is_done(&self.name, &part, &seen);
         self.report(&mut inner, &seen, now);
         inner.seen = Some(seen.clone());
         if is_given_up {
@@ -146,6 +149,16 @@ impl Member {
     /// From now on no watchdog is wanted: it is stopped as soon as the leader knows that it guards nothing any more.
     pub fn retire(&self) {
         self.known().retires = true;
+    }
+
+    /// Says with the host's last heartbeat that it runs nothing any more, if it is about to go down and no watchdog could
+    /// still reset it: so nobody need wait until it is known to be down. Called once, when the daemon ends.
+    pub fn take_leave(&self, clock: &dyn Fn() -> u64, now: Timestamp) {
+        if self.known().is_done && self.heart.said_unguarded() {
+            self.heart.say_farewell();
+            // If it does not arrive, the host is silent, and judged by that.
+            let _ = self.heart.beat(clock, now);
+        }
     }
 
     /// What the host's own report shall say besides what is seen there, from now on.
@@ -228,6 +241,15 @@ fn is_clear(host: &HostName, part: &Part, seen: &HostInventory, standing: Standi
     seen.domains().is_some_and(|domains| {
         domains.values().all(|domain| !domain.state.is_active() || !runs_others(&domain.name))
     })
+}
+
+/// Whether a host that is about to go down runs nothing, neither of ours nor of others, and shall start nothing.
+fn is_done(host: &HostName, part: &Part, seen: &HostInventory) -> bool {
+    let departs = part.spec.hosts.get(host).is_some_and(|wish| wish.departs_in(&seen.boot_id).is_some());
+    let starts = part.plan.vms.values().any(|planned| &planned.host == host && planned.goal.starts());
+    let is_quiet =
+        seen.domains().is_some_and(|domains| domains.values().all(|domain| !domain.state.is_active()));
+    departs && !starts && is_quiet
 }
 
 fn nothing() -> PassReport {

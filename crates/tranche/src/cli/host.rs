@@ -40,6 +40,22 @@ pub enum HostCommand {
         #[command(flatten)]
         doing: Doing,
     },
+    /// See to the VMs of a host that is about to shut down or reboot
+    ///
+    /// They are shut down; by the policy 'shutdown' they then wait for the host, or start elsewhere. systemd does this by itself
+    /// when a host of a cluster shuts down or reboots (tranche-guests.service).
+    #[command(
+        after_long_help = "Examples:\n  tranche host depart node2 --reboot\n  tranche host depart node2 --shutdown --grace 5m"
+    )]
+    Depart(DepartArgs),
+    /// Take it back that a host is about to go down
+    Stay {
+        /// The host
+        host: HostName,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
     /// Say that a silent host is down, so that its VMs start elsewhere
     ///
     /// Only for a host whose power you have seen to be off: if it still runs, its VMs run twice and destroy their disks.
@@ -60,6 +76,29 @@ Examples:
   tranche host set node1 --label rack=4,licence=cad --reserve-memory 16GiB
   tranche host set node1 --fence-agent fence_ipmilan --fence-option ip=10.0.9.11 --fence-option username=fence \\
       --fence-option password=secret:bmc-node1 --fence-option lanplus=1";
+
+/// A host that is about to go down.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("way").required(true)))]
+pub struct DepartArgs {
+    /// The host; this one if left out
+    pub host: Option<HostName>,
+    /// It boots again at once
+    #[arg(long, group = "way")]
+    pub reboot: bool,
+    /// It stays off
+    #[arg(long, group = "way")]
+    pub shutdown: bool,
+    /// What systemd is about to do says which; nothing to do if that is neither
+    #[arg(long, group = "way", hide = true)]
+    pub by_systemd: bool,
+    /// How long guests have to shut down before they are turned off: 90, 90s, 5m
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = argument::duration)]
+    pub grace: std::time::Duration,
+    /// How to do it.
+    #[command(flatten)]
+    pub doing: Doing,
+}
 
 /// Settings of a host.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use tranche_api::view::HostView;
 use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
 
-use super::{Daemon, change};
+use super::{Daemon, change, departure};
 use crate::cli::{Doing, HostArgs, HostCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Hosts;
@@ -22,6 +22,8 @@ pub(super) fn run(command: HostCommand, daemon: &Daemon<'_>) -> Result<Exit, Fai
         }
         HostCommand::Drain { hosts, doing } => each(&hosts, "drain", doing, daemon),
         HostCommand::Undrain { hosts, doing } => each(&hosts, "undrain", doing, daemon),
+        HostCommand::Depart(args) => departure::run(&args, daemon),
+        HostCommand::Stay { host, doing } => each(&[host], "stay", doing, daemon),
         HostCommand::ConfirmDown { host, doing } => each(&[host], "confirm-down", doing, daemon),
         HostCommand::Set(args) => {
             let (path, doing) = (format!("/hosts/{}", args.host), args.doing);

@@ -512,6 +512,7 @@ fn host_record(membership: &Membership) -> Result<Records, Finding> {
         duty: Duty::Serving,
         fence: None,
         said_down: None,
+        departure: None,
         reserved_memory_mib: 0,
     };
     next.spec.hosts.insert(membership.host.clone(), host);

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use tranche_api::answer::{Accepted, Preview};
-use tranche_api::request::{Nothing, SetHost};
+use tranche_api::request::{DepartHost, Nothing, SetHost};
 use tranche_api::view::{self, HostView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
@@ -94,6 +94,43 @@ pub(super) async fn undrain(
     InBody(Nothing {}): InBody<Nothing>,
 ) -> Result<Response, Refusal> {
     app.change(Change::SetHostDuty { host, duty: Duty::Serving }, query.dry_run).await
+}
+
+/// Sees to the VMs of a host that is about to go down: they are shut down, and wait for it or start elsewhere, as the policy
+/// says. Over with the host's next boot.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/depart", operation_id = "depart_host",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = DepartHost,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn depart(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(DepartHost { way, force, boot_id }): InBody<DepartHost>,
+) -> Result<Response, Refusal> {
+    app.change(Change::DepartHost { host, way, force, boot_id }, query.dry_run).await
+}
+
+/// Takes it back that a host is about to go down.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/stay", operation_id = "keep_host",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = Nothing,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn stay(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(Nothing {}): InBody<Nothing>,
+) -> Result<Response, Refusal> {
+    app.change(Change::KeepHost { host }, query.dry_run).await
 }
 
 /// Says that a silent host is down, so that its VMs may start elsewhere. If it is not, they run twice.

@@ -1,0 +1,56 @@
+//! Departures: what becomes of a host's VMs while its administrator shuts it down or reboots it, and until it is back.
+//!
+//! ```text
+//! waits:      shut down here, keeps what it holds ──► host back ──► started here
+//! elsewhere:  shut down here ──► off, reported ──► started where there is room
+//! ```
+//!
+//! The host holds its own end up until its VMs are off, or until their time is over. A VM that waits does so for ever if that
+//! is the policy; else only for [`WAIT_MS_MAX`] once it is known that the host runs nothing.
+
+use super::Planner;
+use crate::name::{HostName, VmName};
+use crate::plan::{Standing, VmGoal};
+use crate::spec::{Departure, ShutdownPolicy};
+
+/// How long VMs wait for a host that was to reboot, in milliseconds, from when it is known to be down: long enough for a
+/// server's firmware.
+pub(super) const WAIT_MS_MAX: u64 = 15 * 60_000;
+
+impl Planner<'_> {
+    /// The departure that a host is in the middle of.
+    pub(super) fn departing(&self, host: &HostName) -> Option<&Departure> {
+        let departs = self.plan.hosts.get(host).is_some_and(|planned| planned.departs);
+        self.spec.hosts.get(host)?.departure.as_ref().filter(|_| departs)
+    }
+
+    /// Whether the VMs of a host wait until it is back.
+    pub(super) fn is_waited_for(&self, host: &HostName) -> bool {
+        let Some(departure) = self.departing(host) else { return false };
+        let policy = self.spec.policy.shutdown;
+        let said_down = self.spec.hosts.get(host).and_then(|wish| wish.said_down);
+        let is_over = self.plan.hosts.get(host).is_some_and(|planned| match planned.standing {
+            Standing::Down { since, .. } => {
+                let late = policy != ShutdownPolicy::Freeze && self.now.ms_since(since) >= WAIT_MS_MAX;
+                late || said_down == Some(planned.epoch)
+            }
+            Standing::Up | Standing::Lost { .. } | Standing::Fencing { .. } => false,
+        });
+        policy.waits(departure.way) && !is_over
+    }
+
+    /// Whether a VM stays with a host that goes down: it waits for it, or belongs to it.
+    pub(super) fn stays_with(&self, name: &VmName, host: &HostName) -> bool {
+        self.departing(host).is_some() && (self.is_waited_for(host) || !self.is_protected(name))
+    }
+
+    /// What a VM that runs shall do on a host that is about to go down; none if it is not.
+    pub(super) fn goal_on_departure(&self, name: &VmName, host: &HostName) -> Option<VmGoal> {
+        let departure = self.departing(host)?;
+        Some(match departure.force {
+            true => VmGoal::Kill,
+            false if self.stays_with(name, host) => VmGoal::Stop,
+            false => VmGoal::Move,
+        })
+    }
+}

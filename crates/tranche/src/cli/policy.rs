@@ -1,0 +1,143 @@
+//! The command line of policies.
+
+use clap::{Args, Subcommand, ValueEnum};
+use tranche_core::spec::{Admission, Homogeneity, PlacementPolicy, Policy, ShutdownPolicy, VcpusPerCpu};
+
+use super::Doing;
+
+/// Policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show the policies
+    Show,
+    /// Change policies
+    ///
+    /// Those that are not named stay as they are.
+    #[command(
+        after_long_help = "Examples:\n  tranche policy set --placement spread\n  tranche policy set --admission enforce"
+    )]
+    Set {
+        /// Which.
+        #[command(flatten)]
+        wished: PolicyArgs,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+}
+
+/// Policies that are to change.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(required = true, multiple = true)]
+pub struct PolicyArgs {
+    /// How VMs are laid over GPUs
+    #[arg(long, value_enum)]
+    placement: Option<PlacementArg>,
+    /// How many virtual processors VMs may have for each processor of their host; only in a cluster
+    #[arg(long, value_name = "NUMBER")]
+    vcpus_per_cpu: Option<u16>,
+    /// What is said to a VM with which the loss of a host could not be made good; only in a cluster
+    #[arg(long, value_enum)]
+    admission: Option<AdmissionArg>,
+    /// What is said to a wish with which GPUs that serve VMs would be less alike
+    #[arg(long, value_enum)]
+    homogeneity: Option<HomogeneityArg>,
+    /// What becomes of a host's VMs when its administrator shuts it down or reboots it; only in a cluster
+    #[arg(long, value_enum)]
+    shutdown: Option<ShutdownArg>,
+}
+
+impl PolicyArgs {
+    /// The policies with these changed.
+    pub fn over(self, now: Policy) -> Policy {
+        Policy {
+            placement: self.placement.map_or(now.placement, Into::into),
+            vcpus_per_cpu: self.vcpus_per_cpu.map_or(now.vcpus_per_cpu, VcpusPerCpu),
+            admission: self.admission.map_or(now.admission, Into::into),
+            homogeneity: self.homogeneity.map_or(now.homogeneity, Into::into),
+            shutdown: self.shutdown.map_or(now.shutdown, Into::into),
+            ..now
+        }
+    }
+}
+
+/// How VMs are laid over GPUs.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PlacementArg {
+    /// Fill a GPU before the next is begun: whole GPUs stay free
+    Pack,
+    /// The emptiest GPU first
+    Spread,
+}
+
+impl From<PlacementArg> for PlacementPolicy {
+    fn from(placement: PlacementArg) -> Self {
+        match placement {
+            PlacementArg::Pack => Self::Pack,
+            PlacementArg::Spread => Self::Spread,
+        }
+    }
+}
+
+/// What is said to a VM with which the loss of a host could not be made good.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum AdmissionArg {
+    /// Nothing
+    Off,
+    /// It is started with a warning
+    Warn,
+    /// It is not started
+    Enforce,
+}
+
+impl From<AdmissionArg> for Admission {
+    fn from(admission: AdmissionArg) -> Self {
+        match admission {
+            AdmissionArg::Off => Self::Off,
+            AdmissionArg::Warn => Self::Warn,
+            AdmissionArg::Enforce => Self::Enforce,
+        }
+    }
+}
+
+/// What is said to a wish with which GPUs that serve VMs would be less alike.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum HomogeneityArg {
+    /// It is taken with a warning
+    Warn,
+    /// It is refused
+    Strict,
+}
+
+impl From<HomogeneityArg> for Homogeneity {
+    fn from(homogeneity: HomogeneityArg) -> Self {
+        match homogeneity {
+            HomogeneityArg::Warn => Self::Warn,
+            HomogeneityArg::Strict => Self::Strict,
+        }
+    }
+}
+
+/// What becomes of a host's VMs when its administrator shuts it down or reboots it.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ShutdownArg {
+    /// With a reboot they wait for the host, for a quarter of an hour at most; with a shutdown they start elsewhere
+    Conditional,
+    /// They are moved first, live where that is possible
+    Migrate,
+    /// They are shut down and start elsewhere at once
+    Restart,
+    /// They wait for the host, whatever it does
+    Freeze,
+}
+
+impl From<ShutdownArg> for ShutdownPolicy {
+    fn from(shutdown: ShutdownArg) -> Self {
+        match shutdown {
+            ShutdownArg::Conditional => Self::Conditional,
+            ShutdownArg::Migrate => Self::Migrate,
+            ShutdownArg::Restart => Self::Restart,
+            ShutdownArg::Freeze => Self::Freeze,
+        }
+    }
+}
