@@ -33,6 +33,12 @@ pub enum Fault {
     EtcdKilled(usize),
     /// All but one etcd member are killed at once.
     QuorumKilled(usize),
+    /// A host is rebooted by its administrator; its VMs wait for it.
+    Rebooted(usize),
+    /// A host is shut down by its administrator, and turned on when its VMs run elsewhere.
+    ShutDown(usize),
+    /// A host loses its power while it is drained.
+    CutWhileDrained(usize),
     /// All hosts lose their power at once.
     AllPowerCut,
 }
@@ -47,6 +53,9 @@ impl fmt::Display for Fault {
             Self::LeaderKilled => f.write_str("the daemon that leads is killed"),
             Self::EtcdKilled(host) => write!(f, "etcd on node{} is killed", host + 1),
             Self::QuorumKilled(host) => write!(f, "etcd is killed everywhere but on node{}", host + 1),
+            Self::Rebooted(host) => write!(f, "node{} is rebooted", host + 1),
+            Self::ShutDown(host) => write!(f, "node{} is shut down", host + 1),
+            Self::CutWhileDrained(host) => write!(f, "node{} loses its power while it is drained", host + 1),
             Self::AllPowerCut => f.write_str("all hosts lose their power"),
         }
     }
@@ -55,7 +64,21 @@ impl fmt::Display for Fault {
 impl Fault {
     /// Whether VMs may stop for it.
     fn stops_vms(self) -> bool {
-        matches!(self, Self::PowerCut(_) | Self::NetworkCut(_) | Self::Muted(_) | Self::AllPowerCut)
+        match self {
+            Self::PowerCut(_)
+            | Self::NetworkCut(_)
+            | Self::Muted(_)
+            | Self::Rebooted(_)
+            | Self::ShutDown(_)
+            | Self::CutWhileDrained(_)
+            | Self::AllPowerCut => true,
+            Self::DaemonKilled(_) | Self::LeaderKilled | Self::EtcdKilled(_) | Self::QuorumKilled(_) => false,
+        }
+    }
+
+    /// Whether VMs may be on other hosts afterwards.
+    fn moves_vms(self) -> bool {
+        self.stops_vms() && !matches!(self, Self::Rebooted(_))
     }
 }
 
@@ -70,7 +93,7 @@ pub fn sequence(seed: u64, count: usize) -> Vec<Fault> {
         (mixed ^ (mixed >> 31)) % limit
     };
     let mut fault = || {
-        let kind = below(8);
+        let kind = below(11);
         let host = usize::try_from(below(u64::from(HOSTS))).unwrap_or_default();
         match kind {
             0 => Fault::PowerCut(host),
@@ -80,6 +103,9 @@ pub fn sequence(seed: u64, count: usize) -> Vec<Fault> {
             4 => Fault::LeaderKilled,
             5 => Fault::EtcdKilled(host),
             6 => Fault::QuorumKilled(host),
+            7 => Fault::Rebooted(host),
+            8 => Fault::ShutDown(host),
+            9 => Fault::CutWhileDrained(host),
             _ => Fault::AllPowerCut,
         }
     };
@@ -151,8 +177,8 @@ pub fn endure(cluster: &mut Cluster, faults: &[Fault], progress: &Progress) -> R
         inflict(cluster, *fault, &before, progress).with_context(|| fault.to_string())?;
         cluster.is_well(progress, &fault.to_string())?;
         let after = homes(&cluster.running(None)?)?;
+        ensure!(fault.moves_vms() || after == before, "{fault}, and VMs moved: {before:?}, then {after:?}");
         if !fault.stops_vms() {
-            ensure!(after == before, "{fault}, and VMs moved: {before:?}, then {after:?}");
             let now = cluster.stamps.lives();
             let restarted =
                 now.iter().filter(|(vm, (count, _))| lives.get(*vm).is_some_and(|was| was.0 != *count));
@@ -201,6 +227,25 @@ fn inflict(
         Fault::QuorumKilled(survivor) => {
             let others = cluster.nodes.iter().enumerate().filter(|(host, _)| *host != survivor);
             each(others.map(|(_, node)| node).collect(), |node| Ok(node.run(KILL_ETCD)?))?;
+        }
+        Fault::Rebooted(host) => {
+            cluster.nodes[host].run("systemctl --no-block reboot")?;
+            cluster.nodes[host].follow_reset(progress)?;
+        }
+        Fault::ShutDown(host) => {
+            cluster.nodes[host].run("systemctl --no-block poweroff")?;
+            cluster.runs_elsewhere(host, homes_before, progress)?;
+            wait_for("its end", || Ok((!cluster.nodes[host].status().up).then_some(())))?;
+            cluster.nodes[host].power_cut()?;
+            cluster.nodes[host].start_again(progress)?;
+        }
+        Fault::CutWhileDrained(host) => {
+            let name = cluster.nodes[host].name().to_owned();
+            cluster.nodes[host].run(&format!("tranche -q host drain {name} --no-wait >/dev/null"))?;
+            cluster.nodes[host].power_cut()?;
+            cluster.runs_elsewhere(host, homes_before, progress)?;
+            cluster.nodes[host].start_again(progress)?;
+            cluster.nodes[host].run(&format!("tranche -q host undrain {name}"))?;
         }
         Fault::AllPowerCut => {
             each(cluster.nodes.iter_mut().collect(), |node| Ok(node.power_cut()?))?;
@@ -334,6 +379,6 @@ mod tests {
         assert_eq!(sequence(7, 20), sequence(7, 20));
         assert_ne!(sequence(7, 20), sequence(8, 20));
         let kinds: HashSet<_> = sequence(1, 200).iter().map(std::mem::discriminant).collect();
-        assert_eq!(kinds.len(), 8);
+        assert_eq!(kinds.len(), 11);
     }
 }

@@ -14,13 +14,15 @@ fn vms_outlive_what_happens_to_hosts_daemons_and_etcd_and_never_run_twice() {
         println!("skipped: {DEB} names no package; scripts/test builds one and sets it");
         return;
     };
-    // The first VMs run on node1.
+    // The first VMs run on node1; when that is shut down, one goes to node2, and one to node3.
     let faults = vec![
         Fault::DaemonKilled(0),
+        Fault::Rebooted(0),
         Fault::LeaderKilled,
         Fault::EtcdKilled(1),
+        Fault::ShutDown(0),
         Fault::QuorumKilled(2),
-        Fault::NetworkCut(0),
+        Fault::NetworkCut(1),
         Fault::AllPowerCut,
     ];
     let summary =
