@@ -103,6 +103,10 @@ impl Inner {
                     node.model.failing.insert(vm.to_string(), *tries);
                 }
             }
+            Event::RuleSet { name, rule } => {
+                return Some(Change::SetRule { name: name.clone(), rule: rule.clone() });
+            }
+            Event::RuleDelete(name) => return Some(Change::DeleteRule { name: name.clone() }),
             Event::FailoverPause => return Some(Change::PauseFailover { paused: true }),
             Event::FailoverResume => return Some(Change::PauseFailover { paused: false }),
             _ => {}

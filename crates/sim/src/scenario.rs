@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tranche_core::name::{HostName, VmName};
-use tranche_core::spec::{Availability, FailoverPolicy, PlacementPolicy, Request, ShutdownPolicy};
+use tranche_core::name::{HostName, LabelKey, LabelValue, RuleName, VmName};
+use tranche_core::spec::{Availability, FailoverPolicy, PlacementPolicy, Request, Rule, ShutdownPolicy};
 
 use crate::story::Planted;
 
@@ -35,6 +35,9 @@ pub struct Scenario {
     /// The VMs. They are started at the beginning unless they say otherwise.
     #[serde(default)]
     pub vms: BTreeMap<VmName, VmSetup>,
+    /// Rules about where VMs run.
+    #[serde(default)]
+    pub rules: BTreeMap<RuleName, Rule>,
     /// What befalls them, in any order.
     #[serde(default)]
     pub events: Vec<TimedEvent>,
@@ -61,6 +64,9 @@ pub struct HostSetup {
     pub partitions: u16,
     /// Its memory in MiB.
     pub memory_mib: u64,
+    /// What VMs may ask for in a rule.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Whether it has a watchdog.
     pub watchdog: bool,
     /// Whether a fence agent can cut its power.
@@ -77,6 +83,7 @@ impl Default for HostSetup {
             gpus: 1,
             partitions: 4,
             memory_mib: 65_536,
+            labels: BTreeMap::new(),
             watchdog: true,
             agent: false,
             boot_ms: 20_000,
@@ -215,6 +222,15 @@ pub enum Event {
         /// How many.
         tries: u32,
     },
+    /// A rule about where VMs run is made, or changed.
+    RuleSet {
+        /// Its name.
+        name: RuleName,
+        /// What it asks.
+        rule: Rule,
+    },
+    /// It is forgotten.
+    RuleDelete(RuleName),
     /// Nothing follows when a host dies.
     FailoverPause,
     /// It does again.
@@ -256,6 +272,8 @@ impl Event {
             | Self::VmCrash(_)
             | Self::VmShutdown(_)
             | Self::VmStartsFail { .. }
+            | Self::RuleSet { .. }
+            | Self::RuleDelete(_)
             | Self::FailoverPause
             | Self::FailoverResume => None,
         }

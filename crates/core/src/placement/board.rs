@@ -287,7 +287,7 @@ impl<'a> Board<'a> {
     }
 
     /// Whether nothing but room decides where a VM is placed.
-    fn is_free(&self, name: &VmName) -> bool {
+    pub(crate) fn is_free(&self, name: &VmName) -> bool {
         self.rules.of(name).is_empty() && !self.spent.contains_key(name)
     }
 

@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::inventory::{Domain, HealthState, HostInventory};
 use crate::name::{GpuKey, Slot, SlotKey, VmName};
 use crate::placement::{self, Board};
-use crate::plan::{Booking, Settled};
+use crate::plan::{Booking, Settled, VmGoal};
 use crate::reload;
 use crate::spec::{Request, Run, VmSpec};
 
@@ -75,7 +75,8 @@ impl Planner<'_> {
         if spec.run.is_up() && self.stays_with(&booking.vm, &slot.gpu.host) {
             return true;
         }
-        if spec.run.is_up() && !self.takes_vms(&slot.gpu.host) {
+        let moves = self.plan.vms.get(&booking.vm).is_some_and(|planned| planned.goal == VmGoal::Move);
+        if spec.run.is_up() && (moves || !self.takes_vms(&slot.gpu.host)) {
             return false;
         }
         if spec.run.is_up() && self.has_done_with(&booking.vm, spec, &slot.gpu.host) {

@@ -7,7 +7,7 @@ use super::Planner;
 use crate::diagnostics as say;
 use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
-use crate::placement::Board;
+use crate::placement::{Board, Move};
 use crate::plan::VmGoal;
 use crate::spec::{Duty, VmSource, VmSpec};
 
@@ -38,11 +38,12 @@ impl Planner<'_> {
         Some(home)
     }
 
-    /// Where a VM without a GPU was, if it may be there again: what has a GPU goes back to the one that it holds.
+    /// Where a VM without a GPU was, if nothing speaks against it: what has a GPU goes back to the one that it holds.
     fn last_home(&self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
-        let before =
-            self.plan.vms.get(name).filter(|planned| planned.id == spec.id && spec.request.slots() == 0)?;
-        board.choose((name, spec), Some(&before.host)).ok().map(|place| place.host)
+        let before = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
+        let bound = spec.request.slots() == 0 && before.goal != VmGoal::Move && board.is_free(name);
+        let place = bound.then(|| board.choose((name, spec), Some(&before.host)).ok())?;
+        place.map(|place| place.host)
     }
 
     /// Where a VM waits for room: where it waits already, else the first host that is there.
@@ -93,5 +94,21 @@ impl Planner<'_> {
             self.findings.push(say::drain_blocked(name, host));
         }
         has_room
+    }
+
+    /// Lets a VM go back to the host that a rule prefers: one after the other, because each is shut down for it.
+    pub(super) fn go_back(&mut self, moves: &[Move]) {
+        let on_the_way = self.plan.vms.values().any(|planned| planned.goal == VmGoal::Move);
+        if on_the_way || self.spec.policy.failover.paused {
+            return;
+        }
+        let runs = |name: &VmName, host: &HostName| {
+            let domain = self.inventory.get(host).and_then(|observed| observed.domain(name));
+            self.is_in_step(host) && domain.is_some_and(|domain| domain.state.is_active())
+        };
+        let first = moves.iter().find(|back| runs(&back.vm, &back.from));
+        if let Some(planned) = first.and_then(|back| self.plan.vms.get_mut(&back.vm)) {
+            planned.goal = VmGoal::Move;
+        }
     }
 }

@@ -20,7 +20,9 @@ impl Planner<'_> {
             self.decide_vm(name, spec, &mut board);
         }
         self.findings.extend(placement::broken(self.spec, board.places()));
-        self.findings.extend(board.failback(&self.plan).1);
+        let (moves, findings) = board.failback(&self.plan);
+        self.findings.extend(findings);
+        self.go_back(&moves);
         self.plan.vms.retain(|name, _| self.spec.vms.contains_key(name));
     }
 

@@ -2,5 +2,6 @@
 
 mod departures;
 mod falls;
+mod rules;
 mod scenarios;
 mod stories;
