@@ -62,6 +62,38 @@ pub struct HostInventory {
 }
 
 impl HostInventory {
+    /// Whether a host is as it was, whenever that was. Taking it apart makes the compiler ask about every field that is added.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let Self {
+            host,
+            boot_id,
+            observed_at: _,
+            system,
+            hypervisor,
+            gpus,
+            stuck,
+            notes,
+            progress,
+            pulse: _,
+        } = self;
+        (host, boot_id, system, hypervisor) == (&other.host, &other.boot_id, &other.system, &other.hypervisor)
+            && (gpus, stuck, notes, progress) == (&other.gpus, &other.stuck, &other.notes, &other.progress)
+    }
+
+    /// Whether a host is as it was but for how busy and warm its GPUs are, on which no decision rests.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self.is_as(other) || self.without_telemetry().is_as(&other.without_telemetry())
+    }
+
+    fn without_telemetry(&self) -> Self {
+        let mut bare = self.clone();
+        for gpu in bare.gpus.values_mut() {
+            gpu.telemetry = None;
+            gpu.partitions.iter_mut().for_each(|partition| partition.telemetry = None);
+        }
+        bare
+    }
+
     /// The domain of a VM, if libvirt is up and knows it.
     pub fn domain(&self, name: &VmName) -> Option<&Domain> {
         self.domains().and_then(|domains| domains.get(name.as_str()))

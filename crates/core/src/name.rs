@@ -310,6 +310,14 @@ pub struct GpuKey {
     pub address: GpuAddress,
 }
 
+impl GpuKey {
+    /// What no GPU of a host comes before, whether there is one of this key or not.
+    pub fn first_of(host: &HostName) -> Self {
+        let lowest = PciAddress { domain: 0, bus: 0, device: 0, function: 0 };
+        Self { host: host.clone(), address: GpuAddress::Pci(lowest) }
+    }
+}
+
 impl FromStr for GpuKey {
     type Err = NameError;
 

@@ -42,6 +42,12 @@ impl Plan {
         self.bookings.range(first..).take_while(move |(key, _)| &key.gpu == gpu)
     }
 
+    /// The bookings on a host, in order.
+    pub fn bookings_of<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = (&'a SlotKey, &'a Booking)> {
+        let first = SlotKey { gpu: GpuKey::first_of(host), slot: Slot::Partition(0) };
+        self.bookings.range(first..).take_while(move |(key, _)| &key.gpu.host == host)
+    }
+
     /// The mode that a GPU is in or on its way to; `Host` where nothing was decided.
     pub fn mode(&self, gpu: &GpuKey) -> &GpuMode {
         self.gpus.get(gpu).map_or(&GpuMode::Host, |planned| &planned.mode)

@@ -19,6 +19,7 @@ mod homes;
 mod standing;
 mod vms;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
@@ -28,7 +29,7 @@ use crate::inventory::{Gpu, HealthState, HostInventory, Hypervisor, Inventory, I
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Uses, UsesByHost};
-use crate::plan::{Booking, GpuPlan, Plan, VmPlan};
+use crate::plan::{GpuPlan, Plan};
 use crate::spec::{GpuMode, GpuSpec, Spec};
 use crate::steps::is_open;
 use crate::{homogeneity, mixed, reload};
@@ -359,26 +360,42 @@ impl Planner<'_> {
         }
     }
 
+    /// A host's part of the plan has changed if anything did that it carries out.
     fn count_generations(&mut self, before: &Plan) {
-        let hosts: BTreeSet<&HostName> = self.inventory.keys().chain(self.spec.hosts.keys()).collect();
-        for host in hosts {
-            if part_of(before, host) != part_of(&self.plan, host) {
-                *self.plan.generations.entry(host.clone()).or_insert(0) += 1;
+        let gpus = differing(&before.gpus, &self.plan.gpus).map(|(key, _)| &key.host);
+        let bookings = differing(&before.bookings, &self.plan.bookings).map(|(slot, _)| &slot.gpu.host);
+        let vms = differing(&before.vms, &self.plan.vms).map(|(_, planned)| &planned.host);
+        let changed: BTreeSet<HostName> = gpus.chain(bookings).chain(vms).cloned().collect();
+        for host in changed {
+            if self.inventory.contains_key(&host) || self.spec.hosts.contains_key(&host) {
+                *self.plan.generations.entry(host).or_insert(0) += 1;
             }
         }
     }
 }
 
-/// The part of a plan that a host carries out.
-type Part<'a> =
-    (Vec<(&'a GpuKey, &'a GpuPlan)>, Vec<(&'a SlotKey, &'a Booking)>, Vec<(&'a VmName, &'a VmPlan)>);
-
-fn part_of<'a>(plan: &'a Plan, host: &HostName) -> Part<'a> {
-    (
-        plan.gpus.iter().filter(|(key, _)| &key.host == host).collect(),
-        plan.bookings.iter().filter(|(slot, _)| &slot.gpu.host == host).collect(),
-        plan.vms.iter().filter(|(_, planned)| &planned.host == host).collect(),
-    )
+/// The entries that only one of two maps has, and both of those that differ. Takes time for what the maps hold together, not
+/// for each host anew.
+fn differing<'a, K: Ord, V: PartialEq>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let (mut left, mut right) = (one.iter().peekable(), other.iter().peekable());
+    let pairs = std::iter::from_fn(move || {
+        let order = match (left.peek(), right.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        Some(match order {
+            Ordering::Less => (left.next(), None),
+            Ordering::Greater => (None, right.next()),
+            Ordering::Equal => (left.next(), right.next()),
+        })
+    });
+    let differ = pairs.filter(|(a, b)| a.map(|(_, value)| value) != b.map(|(_, value)| value));
+    differ.flat_map(|(a, b)| a.into_iter().chain(b))
 }
 
 fn describe_device(partition: &crate::inventory::ObservedPartition) -> String {

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: hosts. What they report is given to [`Desk::decide`]; what they do follows from what it stores.
 
+mod operations;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,16 +20,16 @@ use tranche_core::effect::{self, Effect};
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{HostInventory, Inventory, Pulse};
 use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
-use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
+use tranche_core::operation::{LogLine, Operation, OperationState};
 use tranche_core::plan::Plan;
 use tranche_core::planner::{self, Planned};
 use tranche_core::spec::Spec;
 use tranche_core::step::StepSubject;
-use tranche_core::steps;
 use tranche_core::why;
 use tranche_store::{Loaded, Repository, RepositoryError, Saved, Shared, State, Terms, Watch};
 use uuid::Uuid;
 
+use self::operations::{failures_that_matter, judge_operations};
 use self::wishes::Wishes;
 use crate::hand::{News, with_host};
 use crate::view::{self, View};
@@ -75,7 +76,19 @@ struct Inner {
     terms: Terms,
     store_finding: Option<Finding>,
     findings: Shared<Vec<Finding>>,
+    /// Set when the last decision changed nothing: until there is news, neither would the next.
+    rest: Option<Rest>,
 }
+
+/// What a decision rested on that changed nothing, besides what is stored.
+#[derive(Debug)]
+struct Rest {
+    pulses: BTreeMap<HostName, Pulse>,
+    since: Timestamp,
+}
+
+/// How long a fleet in which nothing happens goes without being looked at as a whole, in milliseconds.
+const REST_MS_MAX: u64 = 10_000;
 
 /// What was decided and stored: what hosts may act on.
 #[derive(Debug, Clone)]
@@ -281,22 +294,44 @@ impl Desk {
     pub fn decide(&self, reports: Reports, terms: &Terms, now: Timestamp) -> Option<Decided> {
         let mut inner = self.lock();
         inner.terms.always.clone_from(&terms.always);
-        let known = match reports.inventory {
-            Reported::One(_) => self.refresh(&mut inner),
-            Reported::Stored(_) => self.follow(&mut inner),
-        };
-        if let Err(rejected) = known {
-            if let Reported::One(seen) = reports.inventory {
-                inner.inventory = with_host(&inner.inventory, *seen).into();
+        let known = match &reports.inventory {
+            Reported::One(_) => self.refresh(&mut inner).map(|()| true),
+            Reported::Stored(pulses) => {
+                self.follow(&mut inner).map(|news| news || !inner.may_rest(pulses, now))
             }
-            inner.findings = rejected.into_findings().into();
-            self.publish(&inner);
-            return None;
-        }
-        inner.inventory = match reports.inventory {
-            Reported::One(seen) => with_host(&inner.inventory, *seen).into(),
-            Reported::Stored(pulses) => with_pulses(&inner.loaded.state.inventory, &pulses).into(),
         };
+        match known {
+            Ok(true) => {}
+            Ok(false) => return Some(inner.decided(BTreeSet::new())),
+            Err(rejected) => {
+                if let Reported::One(seen) = reports.inventory {
+                    inner.inventory = with_host(&inner.inventory, *seen).into();
+                }
+                inner.findings = rejected.into_findings().into();
+                self.publish(&inner);
+                return None;
+            }
+        }
+        let stored = inner.loaded.state.clone();
+        let (inventory, pulses) = match reports.inventory {
+            Reported::One(seen) => (with_host(&inner.inventory, *seen), None),
+            Reported::Stored(pulses) => (with_pulses(&stored.inventory, &pulses), Some(pulses)),
+        };
+        inner.inventory = inventory.into();
+        let decided = self.plan_and_store(&mut inner, &reports.news, terms, now);
+        let changed = decided.is_none() || inner.loaded.state != stored || inner.store_finding.is_some();
+        inner.rest = pulses.filter(|_| !changed).map(|pulses| Rest { pulses, since: now });
+        self.publish(&inner);
+        decided
+    }
+
+    fn plan_and_store(
+        &self,
+        inner: &mut Inner,
+        news: &News,
+        terms: &Terms,
+        now: Timestamp,
+    ) -> Option<Decided> {
         let stored = &inner.loaded.state;
         let Planned { plan, mut findings, gone } =
             planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
@@ -314,16 +349,13 @@ impl Desk {
         }
         let failures = failures_that_matter(&next, &inner.inventory);
         findings.extend(failures.iter().map(|failure| failure.finding.clone()));
-        let put_back =
-            judge_operations(&mut next, &inner.inventory, &findings, &failures, &reports.news, now);
-        let stored = self.commit(&mut inner, next, terms).is_ok();
+        let put_back = judge_operations(&mut next, &inner.inventory, &findings, &failures, news, now);
+        let stored = self.commit(inner, next, terms).is_ok();
         findings.extend(inner.store_finding.clone());
         findings.sort();
         findings.dedup();
         inner.findings = findings.into();
-        self.publish(&inner);
-        let State { spec, plan, .. } = &inner.loaded.state;
-        (sound && stored).then(|| Decided { spec: spec.clone(), plan: plan.clone(), put_back })
+        (sound && stored).then(|| inner.decided(put_back))
     }
 
     fn commit_wish(&self, inner: &mut Inner, next: State) -> Result<(), Rejected> {
@@ -336,6 +368,7 @@ impl Desk {
         if next == inner.loaded.state {
             return Ok(());
         }
+        inner.rest = None;
         match self.repository.commit(inner.loaded.clone(), next, terms) {
             Ok(Saved::Committed(loaded)) => {
                 inner.loaded = loaded;
@@ -371,14 +404,14 @@ impl Desk {
         }
     }
 
-    /// Takes what others stored meanwhile.
-    fn follow(&self, inner: &mut Inner) -> Result<(), Rejected> {
+    /// Takes what others stored meanwhile. Returns whether there was anything new.
+    fn follow(&self, inner: &mut Inner) -> Result<bool, Rejected> {
         let mut watch = inner.watch.take();
         if let Some(heard) = watch.as_mut().filter(|_| !inner.reload) {
             match self.repository.catch_up(&mut inner.loaded, heard.as_mut()) {
-                Ok(_) => {
+                Ok(news) => {
                     inner.watch = watch;
-                    return Ok(());
+                    return Ok(news);
                 }
                 Err(error) => {
                     tracing::info!(
@@ -391,8 +424,9 @@ impl Desk {
         let refused = |error: RepositoryError| Rejected::Store(Box::new(error.finding()));
         inner.loaded = self.repository.load().map_err(refused)?;
         inner.reload = false;
+        self.repository.mend_homes(&inner.loaded).map_err(refused)?;
         inner.watch = Some(self.repository.watch(&inner.loaded).map_err(refused)?);
-        Ok(())
+        Ok(true)
     }
 
     fn publish(&self, inner: &Inner) {
@@ -417,6 +451,17 @@ impl Desk {
 }
 
 impl Inner {
+    /// Whether the last decision changed nothing, and all that it rested on is as it was.
+    fn may_rest(&self, pulses: &BTreeMap<HostName, Pulse>, now: Timestamp) -> bool {
+        let rests = |rest: &Rest| rest.pulses == *pulses && now.ms_since(rest.since) < REST_MS_MAX;
+        self.rest.as_ref().is_some_and(rests)
+    }
+
+    fn decided(&self, put_back: BTreeSet<StepSubject>) -> Decided {
+        let State { spec, plan, .. } = &self.loaded.state;
+        Decided { spec: spec.clone(), plan: plan.clone(), put_back }
+    }
+
     fn view(&self, revision: u64) -> View {
         let stored = &self.loaded.state;
         View {
@@ -483,79 +528,5 @@ fn new_operation(id: OperationId, admitted: &Admitted, so_far: &State, now: Time
         progress_percent: 0,
         findings: admitted.findings.clone(),
         log: vec![LogLine { at: now, text: "accepted".to_owned() }],
-    }
-}
-
-/// The failures of steps that are still due: one that serves a plan of yesterday says nothing about the wish of today.
-fn failures_that_matter(next: &State, inventory: &Inventory) -> Vec<StepFailure> {
-    let failing = inventory.values().filter(|observed| !observed.progress.failures.is_empty());
-    failing
-        .flat_map(|observed| {
-            let due = steps::steps(&next.spec, &next.plan, observed);
-            observed.progress.failures.iter().filter(move |failure| due.contains(&failure.step)).cloned()
-        })
-        .collect()
-}
-
-/// Brings every operation that is not over up to what is known now. Returns the GPUs that go back to an earlier wish.
-fn judge_operations(
-    next: &mut State,
-    inventory: &Inventory,
-    findings: &[Finding],
-    failures: &[StepFailure],
-    news: &[(StepSubject, LogLine)],
-    now: Timestamp,
-) -> BTreeSet<StepSubject> {
-    if next.operations.values().all(|operation| operation.state.is_over()) {
-        return BTreeSet::new();
-    }
-    let mut put_back = BTreeMap::new();
-    let mut operations = next.operations.clone();
-    let known = change::State { spec: &next.spec, plan: &next.plan, inventory };
-    for operation in operations.values_mut().filter(|operation| !operation.state.is_over()) {
-        let verdict = operation::judge(operation, known, findings, failures);
-        put_back.extend(verdict.put_back);
-        let concerned = subjects(operation, &next.plan);
-        operation.log.extend(
-            news.iter().filter(|(subject, _)| concerned.contains(subject)).map(|(_, line)| line.clone()),
-        );
-        if verdict.state != operation.state {
-            let text = format!("{:?}", verdict.state).to_lowercase();
-            operation.log.push(LogLine { at: now, text });
-            operation.updated_at = now;
-        }
-        operation.state = verdict.state;
-        operation.progress_percent = operation.progress_percent.max(verdict.progress_percent);
-        if !verdict.findings.is_empty() || verdict.state == OperationState::Succeeded {
-            operation.findings = verdict.findings;
-        }
-        let surplus = operation.log.len().saturating_sub(LOG_LINES_MAX);
-        operation.log.drain(..surplus);
-    }
-    next.operations = operations;
-    let gpus = put_back.keys().map(|gpu| StepSubject::Gpu(gpu.address.clone())).collect();
-    if !put_back.is_empty() {
-        next.spec.gpus.extend(put_back);
-    }
-    gpus
-}
-
-/// The subjects of steps that an operation depends on.
-fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
-    use tranche_core::operation::Goal;
-    match &operation.goal {
-        Goal::GpuMode { gpu, along, .. } => std::iter::once(gpu)
-            .chain(along.keys())
-            .map(|gpu| StepSubject::Gpu(gpu.address.clone()))
-            .collect(),
-        Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
-            let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
-            std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
-        }
-        Goal::HostEmpty { host } | Goal::HostQuiet { host } => {
-            let here = plan.vms.iter().filter(|(_, planned)| &planned.host == host);
-            here.map(|(vm, _)| StepSubject::Vm(vm.clone())).collect()
-        }
-        Goal::Recorded => Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::inventory::{HostInventory, Inventory};
+use tranche_core::inventory::Inventory;
 use tranche_core::name::{OperationId, Timestamp};
 use tranche_core::operation::Operation;
 use tranche_core::plan::Plan;
@@ -36,31 +36,13 @@ impl View {
             && self.findings == other.findings
             && self.operations == other.operations
             && self.inventory.len() == other.inventory.len()
-            && self.inventory.values().zip(other.inventory.values()).all(|(a, b)| same_host(a, b))
+            && self.inventory.values().zip(other.inventory.values()).all(|(a, b)| a.is_as(b))
     }
 
     /// When a host last reported.
     pub fn observed_at(&self) -> Timestamp {
         self.inventory.values().map(|seen| seen.observed_at).max().unwrap_or_default()
     }
-}
-
-/// Whether a host is as it was. Taking it apart makes the compiler ask about every field that is added.
-pub(crate) fn same_host(a: &HostInventory, b: &HostInventory) -> bool {
-    let HostInventory {
-        host,
-        boot_id,
-        observed_at: _,
-        system,
-        hypervisor,
-        gpus,
-        stuck,
-        notes,
-        progress,
-        pulse: _,
-    } = a;
-    (host, boot_id, system, hypervisor) == (&b.host, &b.boot_id, &b.system, &b.hypervisor)
-        && (gpus, stuck, notes, progress) == (&b.gpus, &b.stuck, &b.notes, &b.progress)
 }
 
 /// The finding for a commit that met somebody else's.

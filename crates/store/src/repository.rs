@@ -59,7 +59,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Takes what a watch tells, unless it is known already. Returns whether it was news.
+    /// Takes what a watch tells, unless it is known already. Returns whether it was news: a host that reports again that it is as
+    /// it was tells none.
     fn take(&mut self, event: Event) -> Result<bool, RepositoryError> {
         let revision = event.revision();
         let is_known =
@@ -72,11 +73,15 @@ impl Loaded {
         }
         match event {
             Event::Put(entry) => {
+                let before = layout::taken_report(&mut self.state, &entry.key);
                 let ours = layout::file(&mut self.state, &entry.key, &entry.value)?;
+                let alike = before.is_some_and(|before| {
+                    self.state.inventory.get(&before.host).is_some_and(|seen| seen.is_alike(&before))
+                });
                 if ours {
                     self.versions.insert(entry.key, revision);
                 }
-                Ok(ours)
+                Ok(ours && !alike)
             }
             Event::Deleted { key, .. } => {
                 self.versions.remove(&key);

@@ -8,6 +8,7 @@ use crate::falls::Falls;
 use crate::name::VmName;
 use crate::operation::StepFailure;
 use crate::plan::DownBy;
+use crate::spec::Timers;
 
 /// How far a host has followed the plan when it reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -68,4 +69,30 @@ pub struct Pulse {
     /// How it is known that the host runs nothing any more, if it is: an agent cut its power in this epoch, or it said so
     /// itself.
     pub off: Option<DownBy>,
+}
+
+impl Pulse {
+    /// The same with its silence rounded down to the times that decisions rest on: it changes only when something follows.
+    #[must_use]
+    pub fn rounded(self, timers: &Timers) -> Self {
+        let steps = [timers.restart_ms, timers.lost_ms];
+        let silent_ms = steps.into_iter().find(|step| self.silent_ms >= *step).unwrap_or(0);
+        Self { silent_ms, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_is_rounded_to_what_follows_from_it() {
+        let timers = Timers::default();
+        let rounded =
+            |silent_ms| Pulse { silent_ms, epoch: 3, armed: true, off: None }.rounded(&timers).silent_ms;
+        assert_eq!(
+            [0, 4_999, 5_000, 9_999, 10_000, 99_000].map(rounded),
+            [0, 0, 5_000, 5_000, 10_000, 10_000]
+        );
+    }
 }

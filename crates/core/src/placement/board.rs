@@ -11,7 +11,7 @@ use super::{Uses, UsesByHost, gpu_obstacles, group_obstacle, is_lost, slots_of};
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::{HostInventory, Hypervisor, Inventory};
-use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, RuleName, Slot, SlotKey, Timestamp, VmName};
+use crate::name::{GpuKey, HostName, RuleName, Slot, SlotKey, Timestamp, VmName};
 use crate::plan::{GpuPlan, Plan, Standing, VmGoal};
 use crate::spec::{Company, Duty, GpuMode, Request, Rule, Spec, VmSource, VmSpec};
 
@@ -207,6 +207,9 @@ impl<'a> Board<'a> {
     ///
     /// VMs are taken in the order of [`waiting_order`]. What they hold now is not counted as free.
     pub fn failback(&self, plan: &Plan) -> (Vec<Move>, Vec<Finding>) {
+        if self.spec.rules.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
         let mut then = self.clone();
         let (mut moves, mut findings) = (Vec::new(), Vec::new());
         for (name, spec) in waiting_order(&self.spec.vms) {
@@ -491,9 +494,7 @@ fn gpu_rooms(
     plan: &Plan,
     uses: &Uses,
 ) -> Vec<GpuRoom> {
-    let lowest = PciAddress { domain: 0, bus: 0, device: 0, function: 0 };
-    let first = GpuKey { host: host.clone(), address: GpuAddress::Pci(lowest) };
-    let of_host = gpus.range(first..).take_while(|(key, _)| key.host == *host);
+    let of_host = gpus.range(GpuKey::first_of(host)..).take_while(|(key, _)| key.host == *host);
     let rooms = of_host.filter_map(|(key, planned)| {
         let gpu = observed.gpus.get(&key.address)?;
         let kind = kind_of(planned)?;

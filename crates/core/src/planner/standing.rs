@@ -12,11 +12,12 @@
 //! refused and the host knows. Until then the host may run its VMs, and nobody else may.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Planner;
 use crate::diagnostics as say;
 use crate::inventory::{HostInventory, Pulse};
-use crate::name::{HostName, Timestamp, VmName};
+use crate::name::{HostName, SlotKey, Timestamp, VmName};
 use crate::plan::{DownBy, HostPlan, Standing, VmGoal};
 use crate::spec::{Duty, Failover, FailoverPolicy, HostSpec, Run, VmSource};
 
@@ -172,18 +173,28 @@ impl Planner<'_> {
             .filter(|(_, planned)| is_down(&planned.host))
             .map(|(name, planned)| (name.clone(), planned.host.clone()))
             .collect();
+        let mut abandoned: BTreeMap<HostName, BTreeSet<VmName>> = BTreeMap::new();
         for (name, host) in stranded {
             let deleted = self.spec.vms.get(&name).is_none_or(|spec| spec.run == Run::Deleted);
             if self.is_waited_for(&host) && !deleted {
                 self.findings.push(say::vm_waits_for_reboot(&name, &host));
             } else if self.is_protected(&name) && !deleted {
-                self.plan.bookings.retain(|_, booking| booking.vm != name);
                 self.plan.vms.remove(&name);
-                self.displaced.push(name);
+                abandoned.entry(host).or_default().insert(name);
             } else {
                 self.findings.push(say::vm_waits_for_host(&name, &host));
             }
         }
+        for (host, vms) in abandoned {
+            // All that a VM holds is on its host.
+            let held = self.plan.bookings_of(&host).filter(|(_, booking)| vms.contains(&booking.vm));
+            let held: Vec<SlotKey> = held.map(|(slot, _)| slot.clone()).collect();
+            for slot in held {
+                self.plan.bookings.remove(&slot);
+            }
+            self.displaced.extend(vms);
+        }
+        self.displaced.sort();
     }
 }
 

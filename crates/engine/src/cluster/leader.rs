@@ -156,8 +156,9 @@ impl Leader {
         plan: &Plan,
         fencer: &dyn Fencer,
     ) -> BTreeMap<HostName, Pulse> {
+        let timers = &spec.policy.failover.timers;
         let mut pulses: BTreeMap<HostName, Pulse> =
-            inner.watchman.pulses().map(|(host, pulse)| (host.clone(), pulse)).collect();
+            inner.watchman.pulses().map(|(host, pulse)| (host.clone(), pulse.rounded(timers))).collect();
         for (host, planned) in &plan.hosts {
             let how = spec.hosts.get(host).and_then(|wish| wish.fence.as_ref());
             let (Standing::Fencing { .. }, Some(how)) = (planned.standing, how) else { continue };

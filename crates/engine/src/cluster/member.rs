@@ -176,7 +176,7 @@ impl Member {
             Some(part) if inner.domains == domains && self.repository.is_current(&self.name, part)? => {
                 Ok(part.clone())
             }
-            _ => self.repository.part(&self.name, domains),
+            known => self.repository.part(&self.name, domains, known.as_ref()),
         }
     }
 
@@ -206,9 +206,10 @@ impl Member {
 
     /// Stores what was seen, if it differs from what is stored.
     fn report(&self, inner: &mut Inner, seen: &HostInventory, now: Timestamp) {
-        let known = inner.reported.as_ref().is_some_and(|(reported, at)| {
-            crate::view::same_host(reported, seen) && now.ms_since(*at) < REPORT_EVERY_MS
-        });
+        let known = inner
+            .reported
+            .as_ref()
+            .is_some_and(|(reported, at)| reported.is_alike(seen) && now.ms_since(*at) < REPORT_EVERY_MS);
         if known {
             return;
         }

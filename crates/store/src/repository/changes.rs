@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tranche_core::name::VmName;
 
 use super::layout::{
-    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HostPlans, HostSpecs, Inventories, Operations, Rules,
-    VmPlans, VmSpecs, policy,
+    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HOME, HostPlans, HostSpecs, Inventories, Operations,
+    Rules, VmPlans, VmSpecs, home, policy,
 };
 use super::stored::encode;
 use super::{RepositoryError, State, Terms};
@@ -23,6 +23,8 @@ pub(super) struct Change {
     value: Option<Vec<u8>>,
     /// The version that it had when it was loaded; none if it was not there.
     before: Option<Revision>,
+    /// Whether it must be as it was loaded. What only points to a record rests on that one's version.
+    guarded: bool,
 }
 
 impl Change {
@@ -59,7 +61,7 @@ impl Batch {
         let txn = compares.fold(Txn::new(), |txn, compare| txn.expect(compare.key.clone(), compare.expected));
         self.0.iter().fold(txn, |txn, change| {
             let expected = change.before.map_or(Expected::Absent, Expected::At);
-            let txn = txn.expect(change.key.clone(), expected);
+            let txn = if change.guarded { txn.expect(change.key.clone(), expected) } else { txn };
             match &change.value {
                 Some(value) => txn.put(change.key.clone(), value.clone()),
                 None => txn.delete(change.key.clone()),
@@ -82,7 +84,7 @@ impl Batch {
         versions: &mut BTreeMap<Key, Revision>,
         deleted: &mut BTreeMap<Key, Revision>,
     ) {
-        for change in self.0 {
+        for change in self.0.into_iter().filter(|change| change.guarded) {
             if change.deletes() {
                 versions.remove(&change.key);
                 deleted.insert(change.key, revision);
@@ -105,7 +107,7 @@ pub(super) fn between(
     for (slot, change) in &mut booked {
         if before.plan.bookings.get(slot).is_some_and(|held| held.vm != after.plan.bookings[slot].vm) {
             let (key, before) = (change.key.clone(), change.before.take());
-            released.push((slot.clone(), Change { key, value: None, before }));
+            released.push((slot.clone(), Change { key, value: None, before, guarded: true }));
         }
     }
     let (gpu_wishes_gone, gpu_wishes) = split(diff.of::<GpuSpecs>()?);
@@ -117,6 +119,9 @@ pub(super) fn between(
         vms.entry(after.plan.bookings[&slot].vm.clone()).or_default().push(change);
     }
     for (vm, change) in diff.of::<VmPlans>()? {
+        vms.entry(vm).or_default().push(change);
+    }
+    for (vm, change) in diff.homes() {
         vms.entry(vm).or_default().push(change);
     }
 
@@ -185,6 +190,26 @@ impl Diff<'_> {
         Ok(changes)
     }
 
+    /// By which a host finds what it has, without reading what others have: touched whenever a VM's plan or wish changes.
+    fn homes(&self) -> Named<VmName> {
+        let (was, is) = (&self.before.plan.vms, &self.after.plan.vms);
+        let (asked, asks) = (&self.before.spec.vms, &self.after.spec.vms);
+        let mut changes = Vec::new();
+        for (vm, planned) in is {
+            let before = was.get(vm);
+            if before == Some(planned) && asked.get(vm) == asks.get(vm) {
+                continue;
+            }
+            changes.push((vm.clone(), pointer(home(&planned.host, vm), Some(HOME.to_vec()))));
+            if let Some(left) = before.filter(|before| before.host != planned.host) {
+                changes.push((vm.clone(), pointer(home(&left.host, vm), None)));
+            }
+        }
+        let gone = was.iter().filter(|(vm, _)| !is.contains_key(*vm));
+        changes.extend(gone.map(|(vm, before)| (vm.clone(), pointer(home(&before.host, vm), None))));
+        changes
+    }
+
     fn policy(&self) -> Result<Option<Change>, RepositoryError> {
         if self.before.spec.policy == self.after.spec.policy {
             return Ok(None);
@@ -200,8 +225,12 @@ impl Diff<'_> {
             return Err(StoreError::Limit { what, found: found as u64, max: VALUE_BYTES_MAX as u64 }.into());
         }
         let before = self.versions.get(&key).copied();
-        Ok(Change { key, value, before })
+        Ok(Change { key, value, before, guarded: true })
     }
+}
+
+fn pointer(key: Key, value: Option<Vec<u8>>) -> Change {
+    Change { key, value, before: None, guarded: false }
 }
 
 /// Deletions, and the rest.

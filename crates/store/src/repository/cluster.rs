@@ -9,7 +9,7 @@
 //! only while its heartbeat is as the leader knows it ([`super::Terms`]). So one of the two comes first, and the other
 //! learns of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use tranche_core::name::{HostName, VmName};
 use tranche_core::plan::{HostPlan, Plan};
 use tranche_core::spec::Spec;
 
-use super::layout::{self, Drawer, Generations, HostPlans, Inventories, VmSpecs};
+use super::layout::{self, Drawer, Generations, HostPlans, HostSpecs, Inventories, VmPlans, VmSpecs};
 use super::stored::{decode, encode, malformed};
-use super::{Repository, RepositoryError, State};
+use super::{Loaded, Repository, RepositoryError, State};
 use crate::Watch;
 use crate::key::{Key, Prefix};
 use crate::record::{Entry, LeaseId, Revision};
@@ -57,6 +57,8 @@ pub struct Part {
     /// The generation of that, at least.
     pub generation: u64,
     mark: Mark,
+    /// The VMs that are the host's, each with when its plan or wish was last touched.
+    homes: BTreeMap<VmName, Revision>,
 }
 
 /// What tells that a host's part is as it was: its generation, its standing, the policies.
@@ -188,33 +190,98 @@ impl Repository {
         Ok((generation, mark))
     }
 
-    /// All that concerns a host. Of VMs that are others', those with a domain on this host are told, too.
+    /// All that concerns a host. Of VMs that are others', those with a domain on this host are told, too. What was `known` of VMs
+    /// that were not touched since is not read again.
     ///
     /// The generation is read first, and is what the leader writes last; so the rest is of that generation or newer.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn part(&self, host: &HostName, domains: &[VmName]) -> Result<Part, RepositoryError> {
+    pub fn part(
+        &self,
+        host: &HostName,
+        domains: &[VmName],
+        known: Option<&Part>,
+    ) -> Result<Part, RepositoryError> {
         let mut state = State::default();
         let (generation, mark) = self.mark(host)?;
         for kind in ["spec/gpu", "plan/gpu", "plan/booking"] {
             self.read(&mut state, &format!("{kind}/{host}"))?;
         }
-        self.read(&mut state, "spec/host")?;
-        self.read(&mut state, "plan/host")?;
-        if let Some(entry) = self.store.get(&layout::policy())? {
-            layout::file(&mut state, &entry.key, &entry.value)?;
+        for key in [HostSpecs::key(host), HostPlans::key(host), layout::policy()] {
+            self.read_one(&mut state, &key)?;
         }
-        self.read(&mut state, "plan/vm")?;
-        let concerned = |name: &VmName, of: &HostName| of == host || domains.contains(name);
-        state.plan.vms.retain(|name, planned| concerned(name, &planned.host));
-        for name in state.plan.vms.keys().cloned().collect::<Vec<_>>() {
-            if let Some(entry) = self.store.get(&VmSpecs::key(&name))? {
-                layout::file(&mut state, &entry.key, &entry.value)?;
+        let homes = self.homes(host)?;
+        for (name, touched) in &homes {
+            let known = known.filter(|part| part.homes.get(name) == Some(touched));
+            let of_before = known.and_then(|part| Some((part.plan.vms.get(name)?, part.spec.vms.get(name)?)));
+            if let Some((planned, wish)) = of_before {
+                state.plan.vms.insert(name.clone(), planned.clone());
+                state.spec.vms.insert(name.clone(), wish.clone());
+            } else {
+                self.read_vm(&mut state, name)?;
             }
         }
+        for name in domains.iter().filter(|name| !homes.contains_key(*name)) {
+            self.read_vm(&mut state, name)?;
+        }
+        // One may have gone elsewhere while this was read.
+        state.plan.vms.retain(|name, planned| &planned.host == host || domains.contains(name));
         let State { spec, plan, .. } = state;
-        Ok(Part { spec: Spec::clone(&spec), plan: Plan::clone(&plan), generation, mark })
+        Ok(Part { spec: Spec::clone(&spec), plan: Plan::clone(&plan), generation, mark, homes })
+    }
+
+    /// The VMs that are a host's, each with when its plan or wish was last touched.
+    fn homes(&self, host: &HostName) -> Result<BTreeMap<VmName, Revision>, RepositoryError> {
+        let entries = self.store.range(&prefix(&format!("home/{host}")))?.entries.into_iter();
+        let of = |entry: Entry| {
+            let name = entry.key.segments().next_back().unwrap_or_default().parse();
+            Ok((name.map_err(|error| malformed(&entry.key, error))?, entry.modified))
+        };
+        entries.map(of).collect()
+    }
+
+    /// Writes the pointers from hosts to their VMs that are missing, and deletes those that lead nowhere: what was stored by
+    /// somebody who did not know of them.
+    ///
+    /// # Errors
+    /// Whether they were stored is not known.
+    pub fn mend_homes(&self, loaded: &Loaded) -> Result<(), RepositoryError> {
+        let entries = self.store.range(&prefix("home"))?.entries.into_iter();
+        let have: BTreeSet<Key> = entries.map(|entry| entry.key).collect();
+        let vms = &loaded.state.plan.vms;
+        let want: BTreeMap<Key, &VmName> =
+            vms.iter().map(|(name, planned)| (layout::home(&planned.host, name), name)).collect();
+        for (home, name) in want.iter().filter(|(home, _)| !have.contains(*home)) {
+            let plan = VmPlans::key(name);
+            let Some(version) = loaded.versions.get(&plan) else { continue };
+            let txn = Txn::new().expect(plan, Expected::At(*version));
+            // Who changed the plan meanwhile has written the pointer, too.
+            let _ = self.store.commit(&txn.put(home.clone(), layout::HOME.to_vec()))?;
+        }
+        for home in have.iter().filter(|home| !want.contains_key(*home)) {
+            let name = home.segments().next_back().unwrap_or_default();
+            let plan: Key = format!("plan/vm/{name}").parse().map_err(|error| malformed(home, error))?;
+            let expected =
+                loaded.versions.get(&plan).map_or(Expected::Absent, |version| Expected::At(*version));
+            let _ = self.store.commit(&Txn::new().expect(plan, expected).delete(home.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn read_vm(&self, state: &mut State, name: &VmName) -> Result<(), RepositoryError> {
+        self.read_one(state, &VmPlans::key(name))?;
+        if state.plan.vms.contains_key(name) {
+            self.read_one(state, &VmSpecs::key(name))?;
+        }
+        Ok(())
+    }
+
+    fn read_one(&self, state: &mut State, key: &Key) -> Result<(), RepositoryError> {
+        if let Some(entry) = self.store.get(key)? {
+            layout::file(state, &entry.key, &entry.value)?;
+        }
+        Ok(())
     }
 
     fn read(&self, state: &mut State, below: &str) -> Result<(), RepositoryError> {

@@ -10,6 +10,7 @@
 //! | `plan/gpu/HOST/ADDRESS` | what was decided for a GPU |
 //! | `plan/booking/HOST/ADDRESS/SLOT` | who holds a partition or a whole GPU |
 //! | `plan/vm/NAME` | what was decided for a VM |
+//! | `home/HOST/VM` | nothing: it says that `plan/vm/VM` is about this host |
 //! | `plan/host/HOST` | how a member of the cluster stands |
 //! | `plan/generation/HOST` | how often a host's part of the plan has changed |
 //! | `inventory/HOST` | what a host reported last |
@@ -36,6 +37,14 @@ use crate::key::Key;
 const POLICY: &str = "spec/policy";
 /// What every key of a record begins with. Whatever else is below these is refused; the rest belongs to others.
 const ROOTS: [&str; 4] = ["spec", "plan", "inventory", "operation"];
+
+/// What a pointer to a VM's plan holds.
+pub(super) const HOME: &[u8] = b"{}";
+
+/// The key of the pointer from a host to a VM's plan.
+pub(super) fn home(host: &HostName, vm: &VmName) -> Key {
+    format!("home/{host}/{vm}").parse().expect("the core's names are made of what keys may hold")
+}
 
 /// The key of the policies.
 pub(super) fn policy() -> Key {
@@ -123,6 +132,12 @@ drawers! {
     Generations "plan/generation/" HostName => u64, plan.generations;
     Inventories "inventory/" HostName => HostInventory, inventory;
     Operations "operation/" OperationId => Operation, operations;
+}
+
+/// Takes out what a host reported before, if the key is that of a report.
+pub(super) fn taken_report(state: &mut State, key: &Key) -> Option<HostInventory> {
+    let host: HostName = key.as_str().strip_prefix(Inventories::PREFIX)?.parse().ok()?;
+    state.inventory.contains_key(&host).then(|| state.inventory.remove(&host))?
 }
 
 /// Takes a record out of `state`; says whether it was there.

@@ -3,6 +3,7 @@
 mod contract;
 mod fleet;
 mod oracle;
+mod parts;
 mod repository;
 mod server;
 mod sqlite;

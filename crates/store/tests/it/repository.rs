@@ -78,7 +78,7 @@ fn only_what_differs_is_written() {
     change(&repository, |state| state.spec.vms.get_mut(&vm_name(1)).unwrap().run = Run::Stopped);
     let touched: Vec<String> =
         watch.next(std::time::Duration::ZERO).unwrap().iter().map(|event| event.key().to_string()).collect();
-    assert_eq!(touched, ["spec/vm/desk-0001"]);
+    assert_eq!(touched, ["spec/vm/desk-0001", "home/node1/desk-0001"]);
 }
 
 #[test]
@@ -412,7 +412,9 @@ fn a_watch_hears_what_others_change_after_a_state_was_loaded() {
     let loaded = change(&repository, |state| *state = fleet(1));
     let mut watch = repository.watch(&loaded).unwrap();
     change(&repository, |state| drop(state.spec.vms.remove(&vm_name(0))));
-    assert_eq!(watch.next(std::time::Duration::ZERO).unwrap().len(), 1);
+    let heard = watch.next(std::time::Duration::ZERO).unwrap();
+    let heard: Vec<&str> = heard.iter().map(|event| event.key().as_str()).collect();
+    assert_eq!(heard, ["home/node1/desk-0000", "spec/vm/desk-0000"]);
 }
 
 /// What version 1 of every record looks like in the store. Should this fail because a type of the core has changed,
@@ -433,9 +435,12 @@ fn records_of_version_1_are_read_and_written_as_ever() {
     let loaded = old.load().unwrap();
     let (store, new) = repository();
     save(&new, new.load().unwrap(), loaded.state);
-    for entry in all(store.as_ref()) {
+    // Pointers are no records; they are made anew where they are missing.
+    let mut written = all(store.as_ref());
+    written.retain(|entry| !entry.key.as_str().starts_with("home/"));
+    assert_eq!(written.len(), samples.len());
+    for entry in written {
         let value = String::from_utf8(entry.value).unwrap();
         assert_eq!(samples.get(entry.key.as_str()), Some(&value), "{}", entry.key);
     }
-    assert_eq!(all(store.as_ref()).len(), samples.len());
 }

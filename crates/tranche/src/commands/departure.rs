@@ -4,6 +4,7 @@
 //! Whatever goes wrong, the host goes down: so the time is limited, and guests that need longer are turned off.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -64,6 +65,10 @@ fn systemd_jobs() -> Result<String, Failure> {
         .args(["list-jobs", "--no-legend", "--plain"])
         .output()
         .map_err(|source| Failure::Program { program, source })?;
+    if !output.status.success() {
+        let source = io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        return Err(Failure::Program { program, source });
+    }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

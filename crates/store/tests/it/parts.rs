@@ -1,0 +1,78 @@
+//! What a host reads of the plan: its own part, found by pointers, and of VMs that were not touched nothing anew.
+
+use std::sync::Arc;
+
+use tranche_core::name::HostName;
+use tranche_core::plan::VmGoal;
+use tranche_store::{Loaded, MemoryStore, Prefix, Repository, Saved, State, Store, Terms, Txn};
+
+use crate::fleet::{fleet, host, vm_name};
+use crate::subject::key;
+
+fn other() -> HostName {
+    "node2".parse().unwrap()
+}
+
+fn stored(state: State) -> (Arc<MemoryStore>, Repository, Loaded) {
+    let store = Arc::new(MemoryStore::default());
+    let repository = Repository::new(Arc::clone(&store) as Arc<dyn Store>);
+    let loaded = save(&repository, Loaded::default(), state);
+    (store, repository, loaded)
+}
+
+fn save(repository: &Repository, loaded: Loaded, next: State) -> Loaded {
+    match repository.commit(loaded, next, &Terms::default()).unwrap() {
+        Saved::Committed(loaded) => loaded,
+        Saved::Conflict(conflict) => panic!("{conflict}"),
+    }
+}
+
+fn pointers(store: &dyn Store) -> Vec<String> {
+    let prefix: Prefix = "home/".parse().unwrap();
+    store.range(&prefix).unwrap().entries.iter().map(|entry| entry.key.to_string()).collect()
+}
+
+#[test]
+fn a_host_reads_its_own_vms_and_those_whose_domains_it_has() {
+    let (store, repository, loaded) = stored(fleet(3));
+    let mut next = loaded.state.clone();
+    next.plan.vms.get_mut(&vm_name(1)).unwrap().host = other();
+    let loaded = save(&repository, loaded, next);
+    let names = |host: &HostName, domains: &[_]| {
+        let part = repository.part(host, domains, None).unwrap();
+        assert_eq!(part.plan.vms.keys().collect::<Vec<_>>(), part.spec.vms.keys().collect::<Vec<_>>());
+        part.plan.vms.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(names(&host(), &[]), [vm_name(0), vm_name(2)]);
+    assert_eq!(names(&host(), &[vm_name(1)]), [vm_name(0), vm_name(1), vm_name(2)]);
+    assert_eq!(names(&other(), &[]), [vm_name(1)]);
+    let mut next = loaded.state.clone();
+    next.plan.vms.remove(&vm_name(1));
+    let _ = save(&repository, loaded, next);
+    assert_eq!(names(&other(), &[]), []);
+    assert_eq!(pointers(&*store), ["home/node1/desk-0000", "home/node1/desk-0002"]);
+}
+
+#[test]
+fn what_was_touched_is_read_anew_and_the_rest_is_as_it_was_known() {
+    let (store, repository, loaded) = stored(fleet(3));
+    let known = repository.part(&host(), &[], None).unwrap();
+    let mut next = loaded.state.clone();
+    next.plan.vms.get_mut(&vm_name(0)).unwrap().goal = VmGoal::Stop;
+    next.spec.vms.get_mut(&vm_name(1)).unwrap().serial = 9;
+    let _ = save(&repository, loaded, next.clone());
+    // Whoever read the third one again would find that it cannot be read.
+    let _ = store.commit(&Txn::new().put(key("plan/vm/desk-0002"), "no record")).unwrap();
+    let part = repository.part(&host(), &[], Some(&known)).unwrap();
+    assert_eq!((&part.plan.vms, &part.spec.vms), (&next.plan.vms, &next.spec.vms));
+    assert!(repository.part(&host(), &[], None).is_err());
+}
+
+#[test]
+fn pointers_that_are_missing_or_lead_nowhere_are_mended() {
+    let (store, repository, loaded) = stored(fleet(2));
+    let gone = Txn::new().delete(key("home/node1/desk-0000")).put(key("home/node2/desk-0001"), "{}");
+    let _ = store.commit(&gone.put(key("home/node1/nobody"), "{}")).unwrap();
+    repository.mend_homes(&loaded).unwrap();
+    assert_eq!(pointers(&*store), ["home/node1/desk-0000", "home/node1/desk-0001"]);
+}
