@@ -35,7 +35,8 @@ fn main() {
     println!("{hosts} hosts, {} VMs", spec.vms.len());
     print("nothing happens", || planner::plan(&spec, &inventory, &settled, Timestamp(2)).plan.vms.len());
     let mut after = inventory;
-    let lost = Pulse { silent_ms: 60_000, epoch: 0, armed: true, off: Some(DownBy::Agent) };
+    let lost =
+        Pulse { silent_ms: 60_000, epoch: 0, armed: true, off: Some(DownBy::Agent), clock_ahead_ms: 0 };
     after.get_mut(&host(1)).expect("it is there").pulse = Some(lost);
     let planned = planner::plan(&spec, &after, &settled, Timestamp(2));
     let moved =
@@ -65,7 +66,7 @@ fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
     for number in 1..=hosts {
         let name = host(number);
         let mut seen = add_host(&name, VMS_PER_HOST, true, &mut spec, &mut plan);
-        seen.pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: true, off: None });
+        seen.pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: true, off: None, clock_ahead_ms: 0 });
         let member = HostSpec {
             joined_at: Timestamp(0),
             labels: BTreeMap::new(),

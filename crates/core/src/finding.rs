@@ -174,6 +174,7 @@ codes! {
     HostNotEmpty "host_not_empty" Conflict "A host that is to be removed has VMs.",
     HostNotSilent "host_not_silent" Conflict "A host that is to be taken for down is there.",
     HostMaintenance "host_maintenance" Note "A host is in maintenance and takes no VMs.",
+    ClockOff "clock_off" Note "The clock of a host differs from that of the one that leads.",
     HostDeparting "host_departing" Note "A host is being shut down or rebooted by its administrator; it takes no VMs.",
     DrainBlocked "drain_blocked" Conflict "A VM of a host in maintenance has no other place to run.",
     FailoverPaused "failover_paused" Note "Nothing follows when a host dies, because failover is paused.",

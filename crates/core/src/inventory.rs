@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::progress::{Guard, Progress, Pulse};
+pub use self::progress::{CLOCK_OFF_MS, Guard, Progress, Pulse};
 
 pub use self::resources::{Network, Resources, StoragePool, WatchdogFacts};
 

@@ -32,5 +32,6 @@ pub mod reload;
 pub mod spec;
 pub mod step;
 pub mod steps;
+pub mod upgrade;
 pub mod whereabouts;
 pub mod why;

@@ -60,27 +60,36 @@ struct Heard {
     beat: Heartbeat,
     /// When the store's answer that first showed it had come.
     at_ms: u64,
+    /// How far the host's clock was ahead of the leader's then, if it came just before.
+    clock_ahead_ms: i64,
 }
 
 impl Watchman {
     /// Takes an answer of the store: all heartbeats, as they were at some moment between `asked_ms` and `answered_ms`.
     ///
     /// If the answer comes an election's time or more after the last one was asked for, the store may have been without a
-    /// leader meanwhile and no heartbeat could be written: every host is given its time anew.
+    /// leader meanwhile and no heartbeat could be written: every host is given its time anew. `now` is the wall clock's, by
+    /// which only the hosts' clocks are judged.
     pub fn hear(
         &mut self,
         asked_ms: u64,
         answered_ms: u64,
         beats: &BTreeMap<HostName, Heartbeat>,
         timers: &Timers,
+        now: Timestamp,
     ) {
         let unbroken =
             self.asked_ms.is_some_and(|last| answered_ms.saturating_sub(last) < timers.election_ms);
         self.heard.retain(|host, _| beats.contains_key(host));
         for (host, beat) in beats {
-            let known = self.heard.get(host).filter(|heard| unbroken && heard.beat == *beat);
-            if known.is_none() {
-                self.heard.insert(host.clone(), Heard { beat: beat.clone(), at_ms: answered_ms });
+            let before = self.heard.get(host).filter(|_| unbroken);
+            if before.is_none_or(|heard| heard.beat != *beat) {
+                // Only of one that was not there at the last look is it known that it was sent just now.
+                let ahead_ms =
+                    i64::try_from(i128::from(beat.sent_at.0) - i128::from(now.0)).unwrap_or_default();
+                let clock_ahead_ms = before.map_or(0, |_| ahead_ms);
+                let heard = Heard { beat: beat.clone(), at_ms: answered_ms, clock_ahead_ms };
+                self.heard.insert(host.clone(), heard);
             }
         }
         self.asked_ms = Some(asked_ms);
@@ -92,7 +101,7 @@ impl Watchman {
             let silent_ms = self.asked_ms.unwrap_or_default().saturating_sub(heard.at_ms);
             let Heartbeat { epoch, armed, farewell, .. } = heard.beat;
             let off = farewell.then_some(DownBy::Shutdown);
-            (host, Pulse { silent_ms, epoch, armed, off })
+            (host, Pulse { silent_ms, epoch, armed, off, clock_ahead_ms: heard.clock_ahead_ms })
         })
     }
 
@@ -171,13 +180,13 @@ mod tests {
     fn silence_counts_from_the_answer_that_showed_the_heartbeat_to_the_question_that_showed_no_other() {
         let mut watchman = Watchman::default();
         let timers = Timers::default();
-        watchman.hear(0, 100, &beats(1), &timers);
+        watchman.hear(0, 100, &beats(1), &timers, Timestamp(0));
         assert_eq!(silent_ms(&watchman), 0);
-        watchman.hear(400, 450, &beats(1), &timers);
+        watchman.hear(400, 450, &beats(1), &timers, Timestamp(0));
         assert_eq!(silent_ms(&watchman), 300);
-        watchman.hear(800, 900, &beats(2), &timers);
+        watchman.hear(800, 900, &beats(2), &timers, Timestamp(0));
         assert_eq!(silent_ms(&watchman), 0);
-        watchman.hear(1_200, 1_700, &beats(2), &timers);
+        watchman.hear(1_200, 1_700, &beats(2), &timers, Timestamp(0));
         assert_eq!(silent_ms(&watchman), 300);
     }
 
@@ -186,10 +195,10 @@ mod tests {
         let mut watchman = Watchman::default();
         let timers = Timers::default();
         for asked in (0..9_000).step_by(400) {
-            watchman.hear(asked, asked + 50, &beats(1), &timers);
+            watchman.hear(asked, asked + 50, &beats(1), &timers, Timestamp(0));
         }
         assert_eq!(silent_ms(&watchman), 8_750);
-        watchman.hear(9_200, 9_800, &beats(1), &timers);
+        watchman.hear(9_200, 9_800, &beats(1), &timers, Timestamp(0));
         assert_eq!(silent_ms(&watchman), 0, "an election may have been between 8800 and 9800");
     }
 

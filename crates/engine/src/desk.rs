@@ -407,10 +407,18 @@ impl Desk {
     /// Takes what others stored meanwhile. Returns whether there was anything new.
     fn follow(&self, inner: &mut Inner) -> Result<bool, Rejected> {
         let mut watch = inner.watch.take();
+        let refused = |error: RepositoryError| Rejected::Store(Box::new(error.finding()));
+        let vms = inner.loaded.state.plan.vms.len();
         if let Some(heard) = watch.as_mut().filter(|_| !inner.reload) {
             match self.repository.catch_up(&mut inner.loaded, heard.as_mut()) {
                 Ok(news) => {
                     inner.watch = watch;
+                    // A host that joins brings its plans, and knows nothing of pointers to them.
+                    if inner.loaded.state.plan.vms.len() != vms {
+                        let mended = self.repository.mend_homes(&inner.loaded);
+                        inner.reload = mended.is_err();
+                        mended.map_err(refused)?;
+                    }
                     return Ok(news);
                 }
                 Err(error) => {
@@ -421,7 +429,6 @@ impl Desk {
                 }
             }
         }
-        let refused = |error: RepositoryError| Rejected::Store(Box::new(error.finding()));
         inner.loaded = self.repository.load().map_err(refused)?;
         inner.reload = false;
         self.repository.mend_homes(&inner.loaded).map_err(refused)?;

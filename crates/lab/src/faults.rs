@@ -234,8 +234,8 @@ fn inflict(
         }
         Fault::ShutDown(host) => {
             cluster.nodes[host].run("systemctl --no-block poweroff")?;
-            cluster.runs_elsewhere(host, homes_before, progress)?;
             wait_for("its end", || Ok((!cluster.nodes[host].status().up).then_some(())))?;
+            cluster.runs_elsewhere(host, homes_before, progress)?;
             cluster.nodes[host].power_cut()?;
             cluster.nodes[host].start_again(progress)?;
         }

@@ -55,6 +55,8 @@ pub(crate) enum Failure {
     Write { what: String, source: std::io::Error },
     #[error("The program {program} cannot be started.")]
     Program { program: &'static str, source: std::io::Error },
+    #[error("systemd does not say what it is about to do.")]
+    Systemd { source: std::io::Error },
     #[error("Could not {title}: {}", finding.message)]
     Stopped { title: String, finding: Box<Finding> },
     #[error("Still at work to {title}.")]
@@ -117,6 +119,9 @@ impl Failure {
             Self::TooLong { max_bytes, .. } => format!("It may be {max_bytes} bytes long at most."),
             Self::Program { program, .. } => {
                 format!("Install the package that has {program} (libvirt-clients).")
+            }
+            Self::Systemd { .. } => {
+                "Run it as root, or say which way the host goes: --reboot or --shutdown.".to_owned()
             }
             Self::Scenario(_) | Self::Read { .. } | Self::Write { .. } | Self::Print { .. } => return None,
         };

@@ -41,7 +41,7 @@ const LISTEN_MS: u64 = 1_000;
 /// After the store refused a watch.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end of the daemon waits for the store to hear that the host is not guarded any more.
-const RETIRE_TIME: Duration = Duration::from_secs(3);
+const RETIRE_TIME: Duration = Duration::from_secs(8);
 /// Between two looks whether it has.
 const RETIRE_LOOK: Duration = Duration::from_millis(50);
 

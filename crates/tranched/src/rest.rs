@@ -18,6 +18,7 @@ mod meta;
 mod operations;
 mod refusal;
 mod rules;
+mod upgrade;
 mod vms;
 
 use std::sync::Arc;
@@ -128,6 +129,7 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(hosts::depart))
         .routes(routes!(hosts::stay))
         .routes(routes!(hosts::confirm_down))
+        .routes(routes!(upgrade::plan))
         .routes(routes!(hosts::pause))
         .routes(routes!(hosts::resume))
         .routes(routes!(gpus::list))

@@ -88,6 +88,15 @@ pub fn vm_waits_for_reboot(vm: &VmName, host: &HostName) -> Finding {
     info(Code::VmWaitsForHost, vm_subject(vm), message, hint)
 }
 
+/// A host's clock is off.
+pub fn clock_off(host: &HostName, ahead_ms: i64) -> Finding {
+    let (seconds, way) = (ahead_ms.unsigned_abs() / 1_000, if ahead_ms > 0 { "ahead of" } else { "behind" });
+    let message =
+        format!("The clock of host {host} is {seconds} s or more {way} that of the host that leads.");
+    let hint = "No decision about who lives rests on clocks, but times that are shown do, and certificates. Is NTP on? timedatectl.";
+    warning(Code::ClockOff, host_subject(host), message, hint)
+}
+
 /// A host is about to go down.
 pub fn host_departing(host: &HostName, way: DepartureWay) -> Finding {
     let doing = match way {

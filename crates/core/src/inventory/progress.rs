@@ -69,7 +69,13 @@ pub struct Pulse {
     /// How it is known that the host runs nothing any more, if it is: an agent cut its power in this epoch, or it said so
     /// itself.
     pub off: Option<DownBy>,
+    /// How far its clock is ahead of the leader's, in milliseconds; less than nothing if it is behind, and 0 while that is not
+    /// known. What a heartbeat takes on its way makes it look behind.
+    pub clock_ahead_ms: i64,
 }
+
+/// How far a host's clock may be off before that is said, in milliseconds: more than a heartbeat takes on its way.
+pub const CLOCK_OFF_MS: i64 = 5_000;
 
 impl Pulse {
     /// The same with its silence rounded down to the times that decisions rest on: it changes only when something follows.
@@ -77,7 +83,8 @@ impl Pulse {
     pub fn rounded(self, timers: &Timers) -> Self {
         let steps = [timers.restart_ms, timers.lost_ms];
         let silent_ms = steps.into_iter().find(|step| self.silent_ms >= *step).unwrap_or(0);
-        Self { silent_ms, ..self }
+        let clock_ahead_ms = self.clock_ahead_ms / CLOCK_OFF_MS * CLOCK_OFF_MS;
+        Self { silent_ms, clock_ahead_ms, ..self }
     }
 }
 
@@ -86,13 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silence_is_rounded_to_what_follows_from_it() {
+    fn a_silence_is_rounded_to_what_follows_from_it_and_a_clock_that_is_little_off_is_right() {
         let timers = Timers::default();
-        let rounded =
-            |silent_ms| Pulse { silent_ms, epoch: 3, armed: true, off: None }.rounded(&timers).silent_ms;
-        assert_eq!(
-            [0, 4_999, 5_000, 9_999, 10_000, 99_000].map(rounded),
-            [0, 0, 5_000, 5_000, 10_000, 10_000]
-        );
+        let rounded = |silent_ms, clock_ahead_ms| {
+            let pulse =
+                Pulse { silent_ms, epoch: 3, armed: true, off: None, clock_ahead_ms }.rounded(&timers);
+            (pulse.silent_ms, pulse.clock_ahead_ms)
+        };
+        let silences = [0, 4_999, 5_000, 9_999, 10_000, 99_000].map(|silent_ms| rounded(silent_ms, 0).0);
+        assert_eq!(silences, [0, 0, 5_000, 5_000, 10_000, 10_000]);
+        let clocks = [4_999, -4_999, 5_001, -7_200_001].map(|ahead_ms| rounded(0, ahead_ms).1);
+        assert_eq!(clocks, [0, 0, 5_000, -7_200_000]);
     }
 }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Planner;
 use crate::diagnostics as say;
-use crate::inventory::{HostInventory, Pulse};
+use crate::inventory::{CLOCK_OFF_MS, HostInventory, Pulse};
 use crate::name::{HostName, SlotKey, Timestamp, VmName};
 use crate::plan::{DownBy, HostPlan, Standing, VmGoal};
 use crate::spec::{Duty, Failover, FailoverPolicy, HostSpec, Run, VmSource};
@@ -133,6 +133,10 @@ impl Planner<'_> {
             Standing::Up => {
                 if wish.duty == Duty::Maintenance {
                     self.findings.push(say::host_in_maintenance(host));
+                }
+                let ahead_ms = pulse.map_or(0, |pulse| pulse.clock_ahead_ms);
+                if ahead_ms.abs() >= CLOCK_OFF_MS {
+                    self.findings.push(say::clock_off(host, ahead_ms));
                 }
                 let departure = wish.departure.as_ref().filter(|_| planned.departs);
                 self.findings.extend(departure.map(|departure| say::host_departing(host, departure.way)));
@@ -263,7 +267,7 @@ mod tests {
     use crate::spec::FenceSpec;
 
     fn pulse(silent_ms: u64, epoch: u64, armed: bool) -> Pulse {
-        Pulse { silent_ms, epoch, armed, off: None }
+        Pulse { silent_ms, epoch, armed, off: None, clock_ahead_ms: 0 }
     }
 
     fn member(agent: bool) -> HostSpec {

@@ -19,5 +19,6 @@ mod reloads;
 mod ruling;
 mod shortage;
 mod spare;
+mod upgrading;
 mod whereabouts;
 mod world;

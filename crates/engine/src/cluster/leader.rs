@@ -100,7 +100,7 @@ impl Leader {
         let view = desk.view();
         let timers = view.spec.policy.failover.timers;
         let heartbeats = beats.iter().map(|(host, beat)| (host.clone(), beat.heartbeat.clone())).collect();
-        inner.watchman.hear(asked_ms, clock(), &heartbeats, &timers);
+        inner.watchman.hear(asked_ms, clock(), &heartbeats, &timers, now);
         if !leads {
             return Led::Follows;
         }

@@ -119,6 +119,14 @@ fn a_daemon_that_starts_where_nobody_answers_leaves_the_watchdog_to_do_its_work(
 }
 
 #[test]
+fn a_clock_that_is_off_is_named_and_nothing_follows_from_it() {
+    holds(&play(
+        r#"{"hosts": {"a": {}, "b": {"clock_skew_ms": -3600000}, "c": {"clock_skew_ms": 900}}, "vms": {"v1": {}, "v2": {}},
+            "until_ms": 60000, "expect": {"running": ["v1", "v2"], "no_resets": true, "findings": ["clock_off"]}}"#,
+    ));
+}
+
+#[test]
 fn a_seed_replays_exactly() {
     assert_eq!(tranche_sim::fuzz(7), tranche_sim::fuzz(7));
 }

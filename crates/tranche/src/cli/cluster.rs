@@ -93,6 +93,11 @@ pub enum ClusterCommand {
         #[command(flatten)]
         doing: Doing,
     },
+    /// Show in which order to bring the cluster's machines up to date
+    ///
+    /// So that at every moment VMs have somewhere to go and the store has its majority. Exits with 6 if some host cannot be
+    /// emptied, or one is away.
+    UpgradePlan,
     /// Show what could start now, and whether every protected VM would run again if a host died
     ///
     /// Exits with 6 if the loss of some host could not be made good.

@@ -12,6 +12,7 @@ use tranche_api::cluster::{
 };
 use tranche_api::request::Nothing;
 use tranche_core::homogeneity::Report;
+use tranche_core::upgrade::UpgradePlan;
 
 use super::{Daemon, change};
 use crate::cli::{ClusterCommand, TokenCommand};
@@ -70,6 +71,11 @@ pub(super) fn run(command: ClusterCommand, daemon: &Daemon<'_>) -> Result<Exit, 
         }
         ClusterCommand::Pause { doing } => change::post("/failover/pause", &Nothing {}, doing, daemon),
         ClusterCommand::Resume { doing } => change::post("/failover/resume", &Nothing {}, doing, daemon),
+        ClusterCommand::UpgradePlan => {
+            let plan: UpgradePlan = client.get("/cluster/upgrade-plan")?;
+            daemon.console.show(&plan)?;
+            Ok(if plan.feasible { Exit::Done } else { Exit::Found })
+        }
         ClusterCommand::Capacity { without } => super::rule::capacity(&without, daemon),
         ClusterCommand::Defragment => {
             let nothing = serde_json::Map::new();

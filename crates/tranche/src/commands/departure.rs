@@ -60,14 +60,11 @@ fn boot_id() -> Result<String, Failure> {
 
 /// What systemd has to do, one job a line.
 fn systemd_jobs() -> Result<String, Failure> {
-    let program = "systemctl";
-    let output = Command::new(program)
-        .args(["list-jobs", "--no-legend", "--plain"])
-        .output()
-        .map_err(|source| Failure::Program { program, source })?;
+    let output = Command::new("systemctl").args(["list-jobs", "--no-legend", "--plain"]).output();
+    let output = output.map_err(|source| Failure::Systemd { source })?;
     if !output.status.success() {
         let source = io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-        return Err(Failure::Program { program, source });
+        return Err(Failure::Systemd { source });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

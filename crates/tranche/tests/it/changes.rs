@@ -121,6 +121,11 @@ fn one_policy_is_set_and_the_others_are_kept() {
         "PUT /v1/policy",
         r#"{"placement":"pack","vcpus_per_cpu":2,"admission":"enforce"}"#,
     );
+    asks(
+        &["policy", "set", "--shutdown", "freeze"],
+        "PUT /v1/policy",
+        r#"{"placement":"pack","shutdown":"freeze"}"#,
+    );
 }
 
 #[test]
@@ -161,6 +166,10 @@ fn a_vm_is_made_with_how_often_it_is_tried_again() {
 fn every_change_of_a_host_asks_for_what_it_says() {
     asks(&["host", "drain", "node2"], "POST /v1/hosts/node2/drain", "{}");
     asks(&["host", "undrain", "node2"], "POST /v1/hosts/node2/undrain", "{}");
+    let depart = "POST /v1/hosts/node2/depart";
+    asks(&["host", "depart", "node2", "--reboot"], depart, r#"{"way":"reboot","force":false}"#);
+    asks(&["host", "depart", "node2", "--shutdown"], depart, r#"{"way":"shutdown","force":false}"#);
+    asks(&["host", "stay", "node2"], "POST /v1/hosts/node2/stay", "{}");
     asks(&["host", "confirm-down", "node2"], "POST /v1/hosts/node2/confirm-down", "{}");
     asks(&["cluster", "pause"], "POST /v1/failover/pause", "{}");
     asks(&["cluster", "resume"], "POST /v1/failover/resume", "{}");
@@ -306,4 +315,20 @@ fn what_ends_otherwise_says_why() {
         exit 1
     "#]],
     );
+}
+
+#[test]
+fn guests_that_take_too_long_are_turned_off_and_a_host_alone_has_nothing_to_leave() {
+    let depart = "POST /v1/hosts/node2/depart";
+    let asked = accepted(operation("let host node2 reboot", Running, &[], &[]));
+    let daemon = Daemon::new().answers(depart, &asked);
+    let output = run(&daemon, &["host", "depart", "node2", "--reboot", "--grace", "0"]);
+    assert!(output.contains("exit"), "{output}");
+    let asked = daemon.asked();
+    let forced: Vec<bool> = asked
+        .iter()
+        .filter_map(|asked| asked.strip_prefix(depart))
+        .map(|body| body.contains(r#""force":true"#))
+        .collect();
+    assert_eq!(forced, [false, true], "{asked:?}");
 }

@@ -10,6 +10,7 @@ use tranche_core::inventory::{Ecc, PartitionTelemetry, Telemetry};
 use tranche_core::name::RuleName;
 use tranche_core::operation::OperationState;
 use tranche_core::spec::{Request, Rule};
+use tranche_core::upgrade::{UpgradePlan, UpgradeStep, UpgradeTurn};
 
 use crate::daemon::Daemon;
 use crate::fixtures::{ASK_OPERATION, a2, desk_01, desk_02, host, igb, no_room, operation, partitions};
@@ -446,4 +447,34 @@ fn capacity_tells_what_could_start_and_which_loss_could_not_be_made_good() {
     );
     run(&daemon, &["cluster", "capacity", "--without", "node3,node4", "-o", "json"]);
     assert!(daemon.asked().iter().any(|asked| asked.starts_with("GET /v1/capacity?without=node3,node4")));
+}
+
+#[test]
+fn the_order_of_an_upgrade_is_a_table_and_what_to_do_for_each() {
+    let step = |host: &str, because, vms: &[&str]| UpgradeStep {
+        host: host.parse().unwrap(),
+        version: "0.1.0".to_owned(),
+        because,
+        vms: vms.iter().map(|vm| vm.parse().unwrap()).collect(),
+        stranded: Vec::new(),
+        commands: vec![format!("tranche host drain {host}"), format!("tranche host undrain {host}")],
+    };
+    let plan = UpgradePlan {
+        steps: vec![step("node2", UpgradeTurn::Votes, &[]), step("node1", UpgradeTurn::Leads, &["a", "b"])],
+        done: vec!["node3".parse().unwrap()],
+        feasible: true,
+    };
+    let daemon = Daemon::new().answers("GET /v1/cluster/upgrade-plan", &plan);
+    check(&daemon, &["cluster", "upgrade-plan"], expect![[r#"
+           HOST   VERSION  BECAUSE                     VMS THAT MOVE  VMS THAT CANNOT
+        1  node2  0.1.0    it has a vote in the store  -              -
+        2  node1  0.1.0    it leads                    a, b           -
+
+        For each of them, until 'tranche cluster status' says that all is well again, before the next:
+          tranche host drain node2
+          tranche host undrain node2
+
+        Up to date: node3.
+        exit 0
+    "#]]);
 }

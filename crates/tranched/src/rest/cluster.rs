@@ -96,7 +96,7 @@ async fn members_only(State(cluster): State<Cluster>, request: Request, next: Ne
 }
 
 /// Does what may wait for the store, the disk or others.
-async fn wait_for<T: Send + 'static>(
+pub(super) async fn wait_for<T: Send + 'static>(
     cluster: Cluster,
     work: impl FnOnce(&Cluster) -> Result<T, Finding> + Send + 'static,
 ) -> Result<T, Refusal> {

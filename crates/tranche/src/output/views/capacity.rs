@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tranche_core::capacity::{Capacity, HostCapacity, SizeCapacity};
-use tranche_core::name::RuleName;
+use tranche_core::name::{RuleName, VmName};
 use tranche_core::spec::Rule;
+use tranche_core::upgrade::{UpgradePlan, UpgradeStep, UpgradeTurn};
 
 use super::super::table::rows;
 use super::super::text;
@@ -50,6 +51,50 @@ impl Show for Capacity {
         }
         format!("{sizes}\n{hosts}\n{verdict}")
     }
+}
+
+impl Show for UpgradePlan {
+    fn as_text(&self) -> String {
+        let steps = rows(
+            &["", "HOST", "VERSION", "BECAUSE", "VMS THAT MOVE", "VMS THAT CANNOT"],
+            self.steps.iter().enumerate().map(|(index, step)| upgrade_step(index + 1, step)).collect(),
+            "There is nothing to bring up to date.",
+        );
+        let mut text = steps;
+        if let Some(first) = self.steps.first() {
+            text += "\nFor each of them, until 'tranche cluster status' says that all is well again, before the next:\n";
+            for command in &first.commands {
+                text += &format!("  {}\n", text::plain(command));
+            }
+        }
+        if !self.done.is_empty() {
+            let done: Vec<String> = self.done.iter().map(ToString::to_string).collect();
+            text += &format!("\nUp to date: {}.\n", done.join(", "));
+        }
+        for stranded in self.steps.iter().flat_map(|step| &step.stranded) {
+            text += &format!("  {}\n", text::plain(&stranded.why.message));
+        }
+        text
+    }
+}
+
+fn upgrade_step(number: usize, step: &UpgradeStep) -> Vec<String> {
+    let because = match step.because {
+        UpgradeTurn::Away => "it is away: mend it first",
+        UpgradeTurn::NoVote => "it has no vote in the store",
+        UpgradeTurn::Votes => "it has a vote in the store",
+        UpgradeTurn::Leads => "it leads",
+    };
+    let names =
+        |names: &mut dyn Iterator<Item = &VmName>| names.map(VmName::as_str).collect::<Vec<_>>().join(", ");
+    vec![
+        number.to_string(),
+        step.host.to_string(),
+        step.version.clone(),
+        because.to_owned(),
+        names(&mut step.vms.iter()),
+        names(&mut step.stranded.iter().map(|stranded| &stranded.vm)),
+    ]
 }
 
 fn size(size: &SizeCapacity) -> Vec<String> {
