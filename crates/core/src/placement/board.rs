@@ -27,8 +27,10 @@ pub struct Board<'a> {
     /// Hosts that take nobody, and why.
     closed: BTreeMap<HostName, Closed>,
     pub(super) places: Whereabouts,
-    /// Places that were chosen for several VMs at once, until each takes its own.
+    /// Places that were chosen for several VMs at once.
     intended: BTreeMap<VmName, Place>,
+    /// Those of them that are kept until each VM takes its own.
+    reserved: BTreeMap<VmName, Place>,
     /// Hosts on which a VM fell as often as it may: it is not placed there anew.
     spent: BTreeMap<VmName, HostSet>,
 }
@@ -107,6 +109,7 @@ impl<'a> Board<'a> {
             closed: closed_hosts,
             places,
             intended: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             spent,
         }
     }
@@ -124,8 +127,10 @@ impl<'a> Board<'a> {
         only_host: Option<&HostName>,
     ) -> Result<Place, Box<Finding>> {
         let place = self.choose(vm, only_host)?;
+        if let Some(reserved) = self.reserved.remove(vm.0) {
+            self.unput(vm, &reserved);
+        }
         self.put(vm, &place);
-        self.intended.remove(vm.0);
         Ok(place)
     }
 
@@ -135,6 +140,24 @@ impl<'a> Board<'a> {
         let known: Vec<_> = vms.iter().filter_map(|name| spec.vms.get_key_value(name)).collect();
         let (placed, _) = self.place_all(&known);
         self.intended = placed.into_iter().map(|((name, _), place)| (name.clone(), place)).collect();
+    }
+
+    /// Keeps the places that were chosen for VMs of a priority for them, as far as those are still free. Called when their
+    /// turn comes: until then whoever is more important may take them.
+    pub fn reserve(&mut self, priority: u16) {
+        let spec = self.spec;
+        for (name, place) in std::mem::take(&mut self.intended) {
+            let Some(vm) = spec.vms.get_key_value(&name) else { continue };
+            if vm.1.availability.priority != priority {
+                self.intended.insert(name, place);
+                continue;
+            }
+            let is_allowed = self.rules.forbidding(&name, &place.host, &self.places).is_empty();
+            if is_allowed && self.index.still_has(&place, &self.ask(vm, None)) {
+                self.put(vm, &place);
+                self.reserved.insert(name, place);
+            }
+        }
     }
 
     /// Takes what a VM needs beside the slots that it holds already.
@@ -161,14 +184,11 @@ impl<'a> Board<'a> {
         (name, spec): (&VmName, &VmSpec),
         only_host: Option<&HostName>,
     ) -> Result<Place, Box<Finding>> {
-        let ask = self.ask((name, spec), only_host);
-        if let Some(place) = self.intended.get(name)
-            && only_host.is_none_or(|host| *host == place.host)
-            && self.index.still_has(place, &ask)
-            && self.rules.forbidding(name, &place.host, &self.places).is_empty()
-        {
+        let reserved = self.reserved.get(name);
+        if let Some(place) = reserved.filter(|place| only_host.is_none_or(|host| *host == place.host)) {
             return Ok(place.clone());
         }
+        let ask = self.ask((name, spec), only_host);
         let place = match only_host {
             Some(host) => {
                 let allowed = self.rules.forbidding(name, host, &self.places).is_empty();

@@ -16,7 +16,11 @@ impl Planner<'_> {
         gpus.retain(|key, _| !self.is_changing(key) && self.takes_vms(&key.host));
         let mut board = Board::new(self.spec, self.inventory, &gpus, &self.plan, &self.uses);
         board.intend(&self.displaced);
+        let mut turn = None;
         for (name, spec) in waiting_order(&self.spec.vms) {
+            if turn.replace(spec.availability.priority) != Some(spec.availability.priority) {
+                board.reserve(spec.availability.priority);
+            }
             self.decide_vm(name, spec, &mut board);
         }
         self.findings.extend(placement::broken(self.spec, board.places()));

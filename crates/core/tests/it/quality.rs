@@ -208,7 +208,7 @@ impl Dice {
 fn when_a_host_dies_no_fewer_vms_run_again_than_by_first_fit_decreasing_and_no_other_is_touched() {
     let mut sums: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
     for fill in [75, 85, 92] {
-        for seed in 1..=8 {
+        for seed in 1..=20 {
             let outcome = one_host_lost(seed, fill);
             assert!(outcome.planned >= outcome.first_fit, "seed {seed}, {fill} %: {outcome:?}");
             assert!(outcome.planned <= outcome.optimum, "seed {seed}, {fill} %: {outcome:?}");

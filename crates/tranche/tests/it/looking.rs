@@ -465,7 +465,10 @@ fn the_order_of_an_upgrade_is_a_table_and_what_to_do_for_each() {
         feasible: true,
     };
     let daemon = Daemon::new().answers("GET /v1/cluster/upgrade-plan", &plan);
-    check(&daemon, &["cluster", "upgrade-plan"], expect![[r#"
+    check(
+        &daemon,
+        &["cluster", "upgrade-plan"],
+        expect![[r#"
            HOST   VERSION  BECAUSE                     VMS THAT MOVE  VMS THAT CANNOT
         1  node2  0.1.0    it has a vote in the store  -              -
         2  node1  0.1.0    it leads                    a, b           -
@@ -476,5 +479,6 @@ fn the_order_of_an_upgrade_is_a_table_and_what_to_do_for_each() {
 
         Up to date: node3.
         exit 0
-    "#]]);
+    "#]],
+    );
 }
