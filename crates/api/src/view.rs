@@ -35,7 +35,7 @@ pub struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     fn host(&self, host: &HostName) -> Option<&'a HostInventory> {
-        self.inventory.get(host)
+        self.inventory.get(host).map(|seen| &**seen)
     }
 
     /// The findings about a host itself.

@@ -178,8 +178,8 @@ impl Left {
                 }
             }
         }
-        for observed in inventory.values_mut() {
-            let Hypervisor::Up { domains, .. } = &mut observed.hypervisor else { continue };
+        inventory.change_each(|_, observed| {
+            let Hypervisor::Up { domains, .. } = &mut observed.hypervisor else { return };
             for domain in
                 domains.values_mut().filter(|domain| vms.iter().any(|vm| vm.as_str() == domain.name))
             {
@@ -187,7 +187,7 @@ impl Left {
                 domain.live_devices.clear();
                 domain.defined_devices.retain(|device| !device.ours);
             }
-        }
+        });
         Some(Self { inventory: in_step(&inventory, plan), vms })
     }
 }

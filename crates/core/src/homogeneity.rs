@@ -20,10 +20,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::classes::{Class, Classes};
 use self::judged::{Judged, Set, sets};
 pub(crate) use self::traits::Kind;
+use self::traits::Traits;
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::{Code, Finding, Severity};
-use crate::inventory::Inventory;
+use crate::inventory::{Gpu, HostInventory, Inventory};
 use crate::name::{GpuKey, PoolName};
 use crate::plan::Plan;
 use crate::spec::{Homogeneity, Spec};
@@ -313,6 +314,14 @@ pub fn findings(spec: &Spec, inventory: &Inventory, plan: &Plan) -> Vec<Finding>
         }
     }
     found
+}
+
+/// Whether two reports of a host tell the same of its GPUs, as far as GPUs are compared.
+pub(crate) fn has_same_gpus(one: &HostInventory, other: &HostInventory) -> bool {
+    let is_same = |(gpu, now): (&Gpu, &Gpu)| {
+        gpu.offers == now.offers && Traits::seen(gpu, one, None) == Traits::seen(now, other, None)
+    };
+    one.gpus.keys().eq(other.gpus.keys()) && one.gpus.values().zip(other.gpus.values()).all(is_same)
 }
 
 /// What a changed spec makes less alike: a finding for each attribute in which a GPU would differ that does not differ now.

@@ -20,7 +20,9 @@ pub use self::health::{Ecc, Health, HealthState, PartitionTelemetry, Telemetry};
 use crate::finding::Finding;
 use crate::identity::GpuIdentity;
 use crate::mixed::MixedSize;
+use crate::map::Map;
 use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
+use crate::shared::Shared;
 use crate::step::VFIO_DRIVER;
 
 mod domain;
@@ -30,8 +32,8 @@ pub use self::domain::{DeviceSource, Domain, DomainState, HostDevice, OffReason}
 /// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
 pub const PCI_CLASS_DISPLAY: u32 = 0x03;
 
-/// The inventories of all hosts, by name.
-pub type Inventory = BTreeMap<HostName, HostInventory>;
+/// The inventories of all hosts, by name. Copies share what each host reported.
+pub type Inventory = Map<HostName, Shared<HostInventory>>;
 
 /// Everything that one host reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

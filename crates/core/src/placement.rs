@@ -6,6 +6,7 @@
 
 mod batch;
 mod board;
+mod ground;
 mod groups;
 mod index;
 mod room;
@@ -15,7 +16,8 @@ mod shelf;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::board::turn;
-pub use self::board::{Board, Closed, Move, closed, waiting_order};
+pub use self::board::{Board, Move, waiting_order};
+pub use self::ground::{Closed, Ground, closed};
 pub use self::groups::HostSet;
 pub use self::index::{Ask, HostId, Index, Place, Stock};
 pub use self::room::{GpuRoom, HostRoom, Kind, SlotSet, UNCOUNTED};

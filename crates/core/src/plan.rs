@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::falls::Tried;
 use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
+use crate::map::Map;
 use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use crate::spec::GpuMode;
 
@@ -18,16 +19,21 @@ use crate::spec::GpuMode;
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Plan {
     /// GPUs in use, and as what.
-    pub gpus: BTreeMap<GpuKey, GpuPlan>,
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<GpuKey, GpuPlan>))]
+    pub gpus: Map<GpuKey, GpuPlan>,
     /// Who holds what.
-    pub bookings: BTreeMap<SlotKey, Booking>,
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<SlotKey, Booking>))]
+    pub bookings: Map<SlotKey, Booking>,
     /// Where VMs run.
-    pub vms: BTreeMap<VmName, VmPlan>,
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<VmName, VmPlan>))]
+    pub vms: Map<VmName, VmPlan>,
     /// For each host, how often its part of the plan has changed. A host refuses an older number.
-    pub generations: BTreeMap<HostName, u64>,
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<HostName, u64>))]
+    pub generations: Map<HostName, u64>,
     /// How the members of the cluster stand. Empty where one host stands alone.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub hosts: BTreeMap<HostName, HostPlan>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<HostName, HostPlan>))]
+    pub hosts: Map<HostName, HostPlan>,
 }
 
 impl Plan {
@@ -46,6 +52,11 @@ impl Plan {
     pub fn bookings_of<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = (&'a SlotKey, &'a Booking)> {
         let first = SlotKey { gpu: GpuKey::first_of(host), slot: Slot::Partition(0) };
         self.bookings.range(first..).take_while(move |(key, _)| &key.gpu.host == host)
+    }
+
+    /// The GPUs of a host that are in use, in order.
+    pub fn gpus_of<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = (&'a GpuKey, &'a GpuPlan)> {
+        self.gpus.range(GpuKey::first_of(host)..).take_while(move |(key, _)| key.host == *host)
     }
 
     /// The mode that a GPU is in or on its way to; `Host` where nothing was decided.

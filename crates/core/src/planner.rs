@@ -16,10 +16,10 @@ mod bookings;
 mod departures;
 mod falls;
 mod homes;
+mod memory;
 mod standing;
 mod vms;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics as say;
@@ -32,7 +32,10 @@ use crate::placement::{self, Uses, UsesByHost};
 use crate::plan::{GpuPlan, Plan};
 use crate::spec::{GpuMode, GpuSpec, Spec};
 use crate::steps::is_open;
-use crate::{homogeneity, mixed, reload};
+use crate::{mixed, reload};
+
+pub use self::memory::Memory;
+use self::memory::{Last, Scope};
 
 /// What the planner decided, and what there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +50,19 @@ pub struct Planned {
 }
 
 /// Decides. The same arguments give the same plan, byte for byte.
+///
+/// Who decides again and again keeps a [`Memory`], which comes to the same and looks only at what is new.
 pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) -> Planned {
-    let uses = inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
+    Memory::default().plan(spec, inventory, current, now)
+}
+
+fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, last: &mut Last) -> Planned {
+    let observed = scope.hosts.iter().filter_map(|host| inventory.get_key_value(host));
+    let uses = observed.map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
     let mut planner = Planner {
         spec,
         inventory,
+        scope,
         uses,
         now,
         plan: current.clone(),
@@ -63,25 +74,35 @@ pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) 
     planner.judge_hosts();
     planner.abandon_dead_hosts();
     planner.judge_falls();
-    reload::settle(&mut planner.plan, spec, inventory);
+    for host in &scope.hosts {
+        reload::settle(host, &mut planner.plan, spec, inventory);
+    }
     planner.release_bookings();
     planner.decide_gpus();
-    planner.decide_vms();
+    let (ground, about_rules) = planner.decide_vms(last.ground.take());
     let gone = planner.gone();
     for name in &gone {
         planner.plan.vms.remove(name);
     }
     planner.count_generations(current);
+    let others = last.keep(scope, &planner, ground);
     let mut findings = planner.findings;
-    findings.extend(homogeneity::findings(spec, inventory, &planner.plan));
+    findings.extend(others);
+    findings.extend(about_rules);
+    findings.extend(last.unlike(&planner.plan));
     findings.sort();
     findings.dedup();
     Planned { plan: planner.plan, findings, gone }
 }
 
+/// What a pass rests on.
+type World<'a> = (&'a Spec, &'a Inventory, &'a Plan);
+
 struct Planner<'a> {
     spec: &'a Spec,
     inventory: &'a Inventory,
+    /// What this pass decides about.
+    scope: &'a Scope,
     /// Who uses what by observation: read once, asked often.
     uses: UsesByHost,
     now: Timestamp,
@@ -95,10 +116,8 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn judge_hosts(&mut self) {
-        for (host, observed) in self.inventory {
-            if !self.is_up(host) {
-                continue;
-            }
+        for host in &self.scope.hosts {
+            let Some(observed) = self.inventory.get(host).filter(|_| self.is_up(host)) else { continue };
             if let Hypervisor::Down { reason } = &observed.hypervisor {
                 self.findings.push(say::libvirt_down(host, reason));
             }
@@ -113,9 +132,7 @@ impl Planner<'_> {
     // GPUs.
 
     fn decide_gpus(&mut self) {
-        let keys: BTreeSet<&GpuKey> = self.spec.gpus.keys().collect();
-        for key in keys {
-            let wish = &self.spec.gpus[key];
+        for (key, wish) in self.scope.hosts.iter().flat_map(|host| self.spec.gpus_of(host)) {
             let Some(observed) = self.inventory.get(&key.host) else {
                 self.findings.push(say::host_silent(&key.host));
                 continue;
@@ -362,9 +379,10 @@ impl Planner<'_> {
 
     /// A host's part of the plan has changed if anything did that it carries out.
     fn count_generations(&mut self, before: &Plan) {
-        let gpus = differing(&before.gpus, &self.plan.gpus).map(|(key, _)| &key.host);
-        let bookings = differing(&before.bookings, &self.plan.bookings).map(|(slot, _)| &slot.gpu.host);
-        let vms = differing(&before.vms, &self.plan.vms).map(|(_, planned)| &planned.host);
+        let gpus = before.gpus.changes(&self.plan.gpus).map(|(key, ..)| &key.host);
+        let bookings = before.bookings.changes(&self.plan.bookings).map(|(slot, ..)| &slot.gpu.host);
+        let vms = before.vms.changes(&self.plan.vms);
+        let vms = vms.flat_map(|(_, was, is)| was.into_iter().chain(is)).map(|planned| &planned.host);
         let changed: BTreeSet<HostName> = gpus.chain(bookings).chain(vms).cloned().collect();
         for host in changed {
             if self.inventory.contains_key(&host) || self.spec.hosts.contains_key(&host) {
@@ -372,30 +390,6 @@ impl Planner<'_> {
             }
         }
     }
-}
-
-/// The entries that only one of two maps has, and both of those that differ. Takes time for what the maps hold together, not
-/// for each host anew.
-fn differing<'a, K: Ord, V: PartialEq>(
-    one: &'a BTreeMap<K, V>,
-    other: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> {
-    let (mut left, mut right) = (one.iter().peekable(), other.iter().peekable());
-    let pairs = std::iter::from_fn(move || {
-        let order = match (left.peek(), right.peek()) {
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return None,
-        };
-        Some(match order {
-            Ordering::Less => (left.next(), None),
-            Ordering::Greater => (None, right.next()),
-            Ordering::Equal => (left.next(), right.next()),
-        })
-    });
-    let differ = pairs.filter(|(a, b)| a.map(|(_, value)| value) != b.map(|(_, value)| value));
-    differ.flat_map(|(a, b)| a.into_iter().chain(b))
 }
 
 fn describe_device(partition: &crate::inventory::ObservedPartition) -> String {

@@ -77,10 +77,8 @@ pub(crate) fn needed(gpu: &Gpu, observed: &HostInventory, spec: &Spec, plan: &Pl
         asked.is_some_and(|wish| !has_count(gpu, &wish.mode))
     };
     // Those of them that the plan has taken over in this very pass are waited for already.
-    let waited_for = plan
-        .gpus
-        .iter()
-        .any(|(key, planned)| key.host == observed.host && planned.reload.as_ref() == Some(driver));
+    let waited_for =
+        plan.gpus_of(&observed.host).any(|(_, planned)| planned.reload.as_ref() == Some(driver));
     (waited_for || peers(driver, observed).any(lacks)).then(|| driver.clone())
 }
 
@@ -91,23 +89,23 @@ pub(crate) fn has_count(gpu: &Gpu, mode: &GpuMode) -> bool {
 
 /// Strikes out the loads that have been brought about, those that nobody wishes for any more, and those that would change
 /// nothing.
-pub(crate) fn settle(plan: &mut Plan, spec: &Spec, inventory: &Inventory) {
-    let mut waiting: BTreeMap<(&HostName, String), Vec<GpuKey>> = BTreeMap::new();
-    for (key, planned) in &plan.gpus {
-        let host = inventory.get_key_value(&key.host).map(|(host, _)| host);
-        if let (Some(host), Some(driver)) = (host, &planned.reload) {
-            waiting.entry((host, driver.clone())).or_default().push(key.clone());
+pub(crate) fn settle(host: &HostName, plan: &mut Plan, spec: &Spec, inventory: &Inventory) {
+    let Some(observed) = inventory.get(host) else { return };
+    let mut waiting: BTreeMap<String, Vec<GpuKey>> = BTreeMap::new();
+    for (key, planned) in plan.gpus_of(host) {
+        if let Some(driver) = &planned.reload {
+            waiting.entry(driver.clone()).or_default().push(key.clone());
         }
     }
-    for ((host, _), keys) in waiting {
+    for keys in waiting.into_values() {
         let is_so = |key: &GpuKey| {
-            let gpu = inventory[host].gpus.get(&key.address);
+            let gpu = observed.gpus.get(&key.address);
             gpu.is_none_or(|gpu| has_count(gpu, plan.mode(key)))
         };
         let all_so = keys.iter().all(is_so);
         for key in keys {
-            let Some(planned) = plan.gpus.get_mut(&key) else { continue };
             let wish = spec.gpus.get(&key);
+            let Some(planned) = plan.gpus.get_mut(&key) else { continue };
             let stands =
                 wish.is_some_and(|wish| wish.mode == planned.mode && wish.reloads <= planned.reloads);
             if all_so || !stands {
@@ -115,14 +113,13 @@ pub(crate) fn settle(plan: &mut Plan, spec: &Spec, inventory: &Inventory) {
             }
         }
     }
-    for (key, wish) in &spec.gpus {
+    for (key, wish) in spec.gpus_of(host) {
         let nothing_to_do = plan.gpus.get(key).is_some_and(|planned| {
             is_asked(wish, Some(planned)) && planned.mode == wish.mode && planned.reload.is_none()
-        }) && inventory.get(&key.host).is_some_and(|observed| {
-            let gpu = observed.gpus.get(&key.address);
-            gpu.is_some_and(|gpu| has_count(gpu, &wish.mode) && needed(gpu, observed, spec, plan).is_none())
+        }) && observed.gpus.get(&key.address).is_some_and(|gpu| {
+            has_count(gpu, &wish.mode) && needed(gpu, observed, spec, plan).is_none()
         });
-        if let Some(planned) = plan.gpus.get_mut(key).filter(|_| nothing_to_do) {
+        if nothing_to_do && let Some(planned) = plan.gpus.get_mut(key) {
             planned.reloads = wish.reloads;
         }
     }

@@ -3,7 +3,6 @@
 //! A wish may be impossible; that is found out by [`crate::change`] when it is uttered and by [`crate::planner`] from
 //! then on. Nothing here says where anything runs.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +23,7 @@ pub use self::host::{Departure, DepartureWay, Duty, FenceSpec, HostSpec, LABELS_
 pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
 
 use crate::identity::GpuIdentity;
+use crate::map::Map;
 use crate::name::{GpuKey, HostName, PoolName, RuleName, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
@@ -45,17 +45,28 @@ pub const VM_VCPUS: std::ops::RangeInclusive<u32> = 1..=1024;
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     /// GPUs that somebody has spoken for. A GPU that is not here is left alone.
-    pub gpus: BTreeMap<GpuKey, GpuSpec>,
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<GpuKey, GpuSpec>))]
+    pub gpus: Map<GpuKey, GpuSpec>,
     /// VMs, by name.
-    pub vms: BTreeMap<VmName, VmSpec>,
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<VmName, VmSpec>))]
+    pub vms: Map<VmName, VmSpec>,
     /// Policies.
     pub policy: Policy,
     /// The members of the cluster, by name. Empty where one host stands alone.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub hosts: BTreeMap<HostName, HostSpec>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<HostName, HostSpec>))]
+    pub hosts: Map<HostName, HostSpec>,
     /// Rules about where VMs run, by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub rules: BTreeMap<RuleName, Rule>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<RuleName, Rule>))]
+    pub rules: Map<RuleName, Rule>,
+}
+
+impl Spec {
+    /// The GPUs of a host that somebody has spoken for, in order.
+    pub fn gpus_of<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = (&'a GpuKey, &'a GpuSpec)> {
+        self.gpus.range(GpuKey::first_of(host)..).take_while(move |(key, _)| key.host == *host)
+    }
 }
 
 /// What a GPU shall be used for.

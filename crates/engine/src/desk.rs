@@ -70,6 +70,8 @@ struct Inner {
     /// Set when a commit failed half-way: what is stored is known only by reading again.
     reload: bool,
     inventory: Shared<Inventory>,
+    /// The reports that it rests on, where hosts report to the store.
+    reports: Shared<Inventory>,
     /// Tells what others store, where there are others.
     watch: Option<Box<dyn Watch>>,
     /// On which terms wishes are stored.
@@ -315,7 +317,11 @@ impl Desk {
         let stored = inner.loaded.state.clone();
         let (inventory, pulses) = match reports.inventory {
             Reported::One(seen) => (with_host(&inner.inventory, *seen), None),
-            Reported::Stored(pulses) => (with_pulses(&stored.inventory, &pulses), Some(pulses)),
+            Reported::Stored(pulses) => {
+                let known = with_pulses(&inner.inventory, &inner.reports, &stored.inventory, &pulses);
+                inner.reports = stored.inventory.clone();
+                (known, Some(pulses))
+            }
         };
         inner.inventory = inventory.into();
         let decided = self.plan_and_store(&mut inner, &reports.news, terms, now);
@@ -499,12 +505,29 @@ fn is_conflict(rejected: &Rejected) -> bool {
     matches!(rejected, Rejected::Store(finding) if finding.code == Code::VersionConflict)
 }
 
-/// What hosts reported, each with its pulse.
-fn with_pulses(reported: &Inventory, pulses: &BTreeMap<HostName, Pulse>) -> Inventory {
-    let with_pulse = |(host, observed): (&HostName, &HostInventory)| {
-        (host.clone(), HostInventory { pulse: pulses.get(host).copied(), ..observed.clone() })
-    };
-    reported.iter().map(with_pulse).collect()
+/// What is known of hosts, which rested on the reports `before`, brought up to what they reported since and to their pulses.
+/// What is as it was stays the same value.
+fn with_pulses(
+    known: &Inventory,
+    before: &Inventory,
+    reported: &Inventory,
+    pulses: &BTreeMap<HostName, Pulse>,
+) -> Inventory {
+    let mut inventory = known.clone();
+    for (host, _, report) in before.changes(reported) {
+        match report {
+            Some(report) => drop(inventory.insert(host.clone(), report.clone())),
+            None => drop(inventory.remove(host)),
+        }
+    }
+    let pulse_of = |host: &HostName| pulses.get(host).copied();
+    let others = inventory.iter().filter(|(host, seen)| seen.pulse != pulse_of(host));
+    for host in others.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+        if let Some(seen) = inventory.get_mut(&host) {
+            seen.pulse = pulse_of(&host);
+        }
+    }
+    inventory
 }
 
 fn state(inner: &Inner) -> change::State<'_> {

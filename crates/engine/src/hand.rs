@@ -7,8 +7,8 @@ use std::mem;
 use std::sync::Arc;
 
 use tranche_core::falls::Starts;
-use tranche_core::inventory::HostInventory;
-use tranche_core::name::{GpuAddress, HostName, Timestamp, VmName};
+use tranche_core::inventory::{HostInventory, Inventory};
+use tranche_core::name::{GpuAddress, Timestamp, VmName};
 use tranche_core::operation::{LOG_LINES_MAX, LogLine, STEP_FAILURES_MAX, StepFailure};
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
@@ -227,14 +227,9 @@ fn without_blocked(ready: Vec<Step>, waiting: &[Step]) -> Vec<Step> {
         .collect()
 }
 
-/// What a host is called, beside its hand.
-pub(crate) fn with_host(
-    inventory: &tranche_core::inventory::Inventory,
-    seen: HostInventory,
-) -> tranche_core::inventory::Inventory {
-    let others = inventory.iter().filter(|(host, _)| **host != seen.host);
-    let mut inventory: BTreeMap<HostName, HostInventory> =
-        others.map(|(host, other)| (host.clone(), other.clone())).collect();
-    inventory.insert(seen.host.clone(), seen);
+/// What is known of all hosts, with what one of them has just been seen to be.
+pub(crate) fn with_host(inventory: &Inventory, seen: HostInventory) -> Inventory {
+    let mut inventory = inventory.clone();
+    inventory.insert(seen.host.clone(), seen.into());
     inventory
 }

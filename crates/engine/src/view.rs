@@ -1,10 +1,10 @@
 //! A view: everything that is known at one moment, for readers who must not wait.
 
-use std::collections::BTreeMap;
 
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::Inventory;
+use tranche_core::map::Map;
 use tranche_core::name::{OperationId, Timestamp};
 use tranche_core::operation::Operation;
 use tranche_core::plan::Plan;
@@ -25,7 +25,7 @@ pub struct View {
     /// What is wrong or waits.
     pub findings: Shared<Vec<Finding>>,
     /// What is being done and was done.
-    pub operations: Shared<BTreeMap<OperationId, Operation>>,
+    pub operations: Shared<Map<OperationId, Operation>>,
 }
 
 impl View {

@@ -43,7 +43,7 @@ pub(crate) fn write_wishes(world: &Shared, scenario: &Scenario) {
         let id = VmId(world.with(Inner::next_id));
         spec.vms.insert(name.clone(), wished(setup, id, index as u64));
     }
-    spec.rules.clone_from(&scenario.rules);
+    spec.rules = scenario.rules.clone().into();
     let repository = Repository::new(Arc::clone(&world.store) as Arc<dyn Store>);
     let loaded = repository.load().expect("a store in memory is read");
     let next = State { spec: spec.into(), ..State::default() };

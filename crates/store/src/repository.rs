@@ -9,7 +9,6 @@
 mod changes;
 mod cluster;
 mod layout;
-mod shared;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -19,13 +18,14 @@ use std::time::Duration;
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::Inventory;
+use tranche_core::map::Map;
 use tranche_core::name::{HostName, OperationId};
 use tranche_core::operation::{OPERATIONS_KEPT_MAX, Operation};
 use tranche_core::plan::Plan;
+pub use tranche_core::shared::Shared;
 use tranche_core::spec::Spec;
 
 pub use self::cluster::{Beat, Beaten, Decisions, Part, Stands};
-pub use self::shared::Shared;
 use self::stored::malformed;
 use crate::error::{self, StoreError};
 use crate::key::{Key, Prefix};
@@ -43,7 +43,7 @@ pub struct State {
     /// What hosts reported last.
     pub inventory: Shared<Inventory>,
     /// What is being done and was done. Of those that are over, the store keeps [`OPERATIONS_KEPT_MAX`].
-    pub operations: Shared<BTreeMap<OperationId, Operation>>,
+    pub operations: Shared<Map<OperationId, Operation>>,
 }
 
 /// The state as it was read, with the version of each record.
@@ -53,7 +53,7 @@ pub struct Loaded {
     pub state: State,
     /// The revision that it was read at; watch from here.
     pub revision: Revision,
-    versions: BTreeMap<Key, Revision>,
+    versions: Map<Key, Revision>,
     /// What this one deleted, and when: a watch may still tell of it from before.
     deleted: BTreeMap<Key, Revision>,
 }
@@ -63,9 +63,8 @@ impl Loaded {
     /// it was tells none.
     fn take(&mut self, event: Event) -> Result<bool, RepositoryError> {
         let revision = event.revision();
-        let is_known =
-            |known: &BTreeMap<Key, Revision>| known.get(event.key()).is_some_and(|at| *at >= revision);
-        let news = !is_known(&self.versions) && !is_known(&self.deleted);
+        let known = [self.versions.get(event.key()), self.deleted.get(event.key())];
+        let news = !known.into_iter().flatten().any(|at| *at >= revision);
         self.deleted.retain(|_, at| *at > revision);
         self.revision = self.revision.max(revision);
         if !news {
@@ -220,7 +219,7 @@ impl Repository {
 }
 
 /// Forgets the operations that have been over for the longest time, when there are too many.
-fn forget_old_operations(operations: &mut Shared<BTreeMap<OperationId, Operation>>) {
+fn forget_old_operations(operations: &mut Shared<Map<OperationId, Operation>>) {
     let mut over: Vec<_> = operations
         .values()
         .filter(|operation| operation.state.is_over())

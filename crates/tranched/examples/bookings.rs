@@ -168,5 +168,5 @@ fn prepare(store: &Arc<dyn Store>) -> HostInventory {
         engine.pass(now);
     }
     engine.pass(now);
-    engine.view().inventory[&name].clone()
+    HostInventory::clone(&engine.view().inventory[&name])
 }

@@ -111,18 +111,16 @@ fn changed_subjects(before: &View, after: &View) -> BTreeSet<Subject> {
     if before.spec.policy != after.spec.policy {
         subjects.insert(Subject::Installation);
     }
-    subjects.extend(changed(&before.spec.gpus, &after.spec.gpus).cloned().map(Subject::Gpu));
-    subjects.extend(changed(&before.plan.gpus, &after.plan.gpus).cloned().map(Subject::Gpu));
-    subjects.extend(changed(&before.spec.vms, &after.spec.vms).cloned().map(Subject::Vm));
-    subjects.extend(changed(&before.plan.vms, &after.plan.vms).cloned().map(Subject::Vm));
-    for slot in changed(&before.plan.bookings, &after.plan.bookings) {
+    subjects.extend(before.spec.gpus.changes(&after.spec.gpus).map(|(key, ..)| Subject::Gpu(key.clone())));
+    subjects.extend(before.plan.gpus.changes(&after.plan.gpus).map(|(key, ..)| Subject::Gpu(key.clone())));
+    subjects.extend(before.spec.vms.changes(&after.spec.vms).map(|(key, ..)| Subject::Vm(key.clone())));
+    subjects.extend(before.plan.vms.changes(&after.plan.vms).map(|(key, ..)| Subject::Vm(key.clone())));
+    for (slot, was, is) in before.plan.bookings.changes(&after.plan.bookings) {
         subjects.insert(Subject::Partition(slot.clone()));
-        let holders = [before, after].into_iter().filter_map(|view| view.plan.bookings.get(slot));
-        subjects.extend(holders.map(|booking| Subject::Vm(booking.vm.clone())));
+        subjects.extend(was.into_iter().chain(is).map(|booking| Subject::Vm(booking.vm.clone())));
     }
-    for id in changed(&before.operations, &after.operations) {
-        let operation = after.operations.get(id).or_else(|| before.operations.get(id));
-        subjects.extend(operation.map(|operation| operation.subject.clone()));
+    for (_, was, is) in before.operations.changes(&after.operations) {
+        subjects.extend(is.or(was).map(|operation| operation.subject.clone()));
     }
     let only_in = |some: &[Finding], others: &[Finding]| -> Vec<Subject> {
         some.iter()
@@ -132,8 +130,8 @@ fn changed_subjects(before: &View, after: &View) -> BTreeSet<Subject> {
     };
     subjects.extend(only_in(&before.findings, &after.findings));
     subjects.extend(only_in(&after.findings, &before.findings));
-    for host in changed(&before.inventory, &after.inventory) {
-        match (before.inventory.get(host), after.inventory.get(host)) {
+    for (host, was, is) in before.inventory.changes(&after.inventory) {
+        match (was, is) {
             (Some(was), Some(is)) => subjects.extend(changed_on_host(host, was, is)),
             _ => subjects.extend([Subject::Host(host.clone())]),
         }

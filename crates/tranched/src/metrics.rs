@@ -249,7 +249,7 @@ mod tests {
         gpu.telemetry = Some(Telemetry { utilization_percent: Some(42), ..Telemetry::default() });
         gpu.partitions[1].telemetry =
             Some(PartitionTelemetry { utilization_percent: Some(7), memory_used_mib: Some(2) });
-        let inventory = Inventory::from([(seen.host.clone(), seen)]);
+        let inventory = Inventory::from([(seen.host.clone(), seen.into())]);
         let (spec, plan) = (Spec::default(), Plan::default());
         let sources = Sources { spec: &spec, plan: &plan, inventory: &inventory, findings: &[] };
         let text = Metrics::default().text(&sources, true, 1, std::iter::empty());

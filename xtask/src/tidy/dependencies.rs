@@ -9,7 +9,7 @@ use crate::tree::{File, Tree};
 
 /// What the code of each crate may use. Dev-dependencies are free: they do not ship.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("crates/core", &["serde", "thiserror", "utoipa", "uuid"]),
+    ("crates/core", &["imbl", "serde", "thiserror", "utoipa", "uuid"]),
     ("crates/api", &["serde", "tranche-core", "utoipa", "uuid"]),
     (
         "crates/host",
@@ -165,7 +165,7 @@ mod tests {
             check,
             &[(
                 "crates/core/Cargo.toml",
-                "[dependencies]\nserde.workspace = true\nthiserror = \"2\"\ntokio = \"1\"\nuuid = \"1\"\n",
+                "[dependencies]\nimbl = \"7\"\nserde.workspace = true\nthiserror = \"2\"\ntokio = \"1\"\nuuid = \"1\"\n",
             )],
             expect![[r#"
                 crates/core/Cargo.toml: uses tokio, which is not on its list

@@ -162,7 +162,7 @@ impl Situation {
             progress: tranche_core::inventory::Progress::default(),
             pulse: None,
         };
-        let inventory = [(key().host, observed)].into();
+        let inventory = [(key().host, observed.into())].into();
         Self { spec, plan, inventory, findings: Vec::new() }
     }
 

@@ -25,7 +25,7 @@ fn function(bus: u8, device: u8, function: u8) -> PciAddress {
 pub(crate) fn world(running: bool) -> (Spec, Inventory, Plan) {
     let (mut spec, mut plan) = (Spec::default(), Plan::default());
     let seen = add_host(&host(1), usize::MAX, running, &mut spec, &mut plan);
-    (spec, BTreeMap::from([(host(1), seen)]), plan)
+    (spec, Inventory::from([(host(1), seen.into())]), plan)
 }
 
 /// Adds a host with as many VMs as it has partitions, but not more than `vms`. Returns what it reports.

@@ -167,7 +167,9 @@ fn release_gone(
         return Err(vec![say::partitions_in_use(key, &booked)]);
     }
     let findings = recall_vms(key, spec, state);
-    spec.gpus.entry(key.clone()).and_modify(|wish| wish.mode = GpuMode::Host);
+    if let Some(wish) = spec.gpus.get_mut(key) {
+        wish.mode = GpuMode::Host;
+    }
     Ok(findings)
 }
 

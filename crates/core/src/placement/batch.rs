@@ -53,12 +53,12 @@ impl Board<'_> {
         vms: &[Vm<'v>],
     ) -> Vec<(&'v VmName, Finding)> {
         for vm in residents {
-            self.places.remove(vm);
+            self.ground.places.remove(vm);
         }
-        self.index.set_away(host, true);
+        self.ground.index.set_away(host, true);
         let (_, stranded) = self.place_all(vms);
-        self.index.set_away(host, false);
-        self.places.extend(residents.iter().map(|vm| (vm.clone(), host.clone())));
+        self.ground.index.set_away(host, false);
+        self.ground.places.extend(residents.iter().map(|vm| (vm.clone(), host.clone())));
         stranded
     }
 

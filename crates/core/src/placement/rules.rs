@@ -85,6 +85,11 @@ impl<'a> RuleBook<'a> {
         Self { spec, of_vm, labelled, all: index.hosts().map(|(id, _)| id).collect() }
     }
 
+    /// The VMs that there are rules about.
+    pub(super) fn vms(&self) -> impl Iterator<Item = &'a VmName> {
+        self.of_vm.keys().copied()
+    }
+
     /// The rules about a VM.
     pub(super) fn of(&self, vm: &VmName) -> &[(&'a RuleName, &'a Rule)] {
         self.of_vm.get(vm).map_or(&[], Vec::as_slice)

@@ -18,7 +18,7 @@ impl Planner<'_> {
     pub(super) fn release_bookings(&mut self) {
         self.index_bookings();
         let mut releasable = Vec::new();
-        for (slot, booking) in &self.plan.bookings {
+        for (slot, booking) in self.scope.hosts.iter().flat_map(|host| self.plan.bookings_of(host)) {
             if self.may_release(slot, booking) {
                 releasable.push(slot.clone());
             }
@@ -33,7 +33,7 @@ impl Planner<'_> {
 
     fn index_bookings(&mut self) {
         self.held.clear();
-        for (slot, booking) in &self.plan.bookings {
+        for (slot, booking) in self.scope.hosts.iter().flat_map(|host| self.plan.bookings_of(host)) {
             self.held.entry(booking.vm.clone()).or_default().push(slot.clone());
         }
     }

@@ -13,8 +13,8 @@ impl Planner<'_> {
     /// Notes on which hosts VMs fell as often as they may, and forgets it where that is over.
     pub(super) fn judge_falls(&mut self) {
         let mut judged = Vec::new();
-        for (name, planned) in &self.plan.vms {
-            let Some(spec) = self.spec.vms.get(name) else { continue };
+        for name in self.scope.vms() {
+            let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else { continue };
             let next = self.tried(name, spec, planned);
             if next != planned.tried {
                 judged.push((name.clone(), next));

@@ -9,6 +9,7 @@ use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Move};
 use crate::plan::VmGoal;
+use crate::shared::Shared;
 use crate::spec::{Duty, VmSource, VmSpec};
 
 impl Planner<'_> {
@@ -19,7 +20,7 @@ impl Planner<'_> {
         let planned = planned.filter(|host| !self.may_leave(name, spec, host));
         let known = holding.or(planned).cloned();
         let defined = || {
-            let is_there = |(host, observed): &(&HostName, &HostInventory)| {
+            let is_there = |(host, observed): &(&HostName, &Shared<HostInventory>)| {
                 self.is_up(host) && observed.domain(name).is_some_and(|domain| domain.uuid == spec.id.0)
             };
             let movable = self.is_cluster() && matches!(spec.source, VmSource::Made(_));
@@ -61,7 +62,7 @@ impl Planner<'_> {
         if self.is_given_up(name) || self.stays_with(name, host) {
             return false;
         }
-        let Some(domains) = self.inventory.get(host).and_then(HostInventory::domains) else { return false };
+        let Some(domains) = self.inventory.get(host).and_then(|seen| seen.domains()) else { return false };
         let domain = domains.get(name.as_str());
         if !self.is_cluster() {
             return domain.is_none() && spec.request.slots() > 0;
@@ -98,7 +99,9 @@ impl Planner<'_> {
 
     /// Lets a VM go back to the host that a rule prefers: one after the other, because each is shut down for it.
     pub(super) fn go_back(&mut self, moves: &[Move]) {
-        let on_the_way = self.plan.vms.values().any(|planned| planned.goal == VmGoal::Move);
+        // Who is on the way is not at rest.
+        let mut planned = self.scope.vms().filter_map(|name| self.plan.vms.get(name));
+        let on_the_way = planned.any(|planned| planned.goal == VmGoal::Move);
         if on_the_way || self.spec.policy.failover.paused {
             return;
         }

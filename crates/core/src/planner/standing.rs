@@ -67,12 +67,15 @@ impl Planner<'_> {
             self.plan.hosts.clear();
             return;
         }
-        self.plan.hosts.retain(|host, _| self.spec.hosts.contains_key(host));
+        let (scope, members) = (self.scope, &self.spec.hosts);
+        for stranger in scope.hosts.iter().filter(|host| !members.contains_key(*host)) {
+            self.plan.hosts.remove(stranger);
+        }
         if self.spec.policy.failover.paused {
             self.findings.push(say::failover_paused());
         }
-        for (host, wish) in &self.spec.hosts {
-            let observed = self.inventory.get(host);
+        for (host, wish) in scope.hosts.iter().filter_map(|host| members.get_key_value(host)) {
+            let observed = self.inventory.get(host).map(|seen| &**seen);
             let pulse = observed.and_then(|observed| observed.pulse);
             let next = match self.plan.hosts.get(host) {
                 None => pulse.map(|_| HostPlan::default()),
@@ -143,11 +146,11 @@ impl Planner<'_> {
             }
             Standing::Lost { .. } => {
                 self.findings.push(say::host_lost(host));
-                let runs_protected = self
-                    .plan
-                    .vms
-                    .iter()
-                    .any(|(name, vm)| &vm.host == host && vm.goal.starts() && self.is_protected(name));
+                let mut residents = self.scope.residents(host).iter();
+                let runs_protected = residents.any(|name| {
+                    let planned = self.plan.vms.get(name);
+                    planned.is_some_and(|vm| vm.goal.starts()) && self.is_protected(name)
+                });
                 if !guarded && runs_protected && !self.spec.policy.failover.paused {
                     self.findings.push(say::host_unfenced(host));
                 }
@@ -170,28 +173,24 @@ impl Planner<'_> {
             let standing = self.plan.hosts.get(host).map(|planned| planned.standing);
             matches!(standing, Some(Standing::Down { .. }))
         };
-        let stranded: Vec<(VmName, HostName)> = self
-            .plan
-            .vms
-            .iter()
-            .filter(|(_, planned)| is_down(&planned.host))
-            .map(|(name, planned)| (name.clone(), planned.host.clone()))
-            .collect();
-        let mut abandoned: BTreeMap<HostName, BTreeSet<VmName>> = BTreeMap::new();
+        let scope = self.scope;
+        let dead: Vec<&HostName> = scope.hosts.iter().filter(|host| is_down(host)).collect();
+        let stranded = dead.into_iter().flat_map(|host| scope.residents(host).iter().map(move |vm| (vm, host)));
+        let mut abandoned: BTreeMap<&HostName, BTreeSet<VmName>> = BTreeMap::new();
         for (name, host) in stranded {
-            let deleted = self.spec.vms.get(&name).is_none_or(|spec| spec.run == Run::Deleted);
-            if self.is_waited_for(&host) && !deleted {
-                self.findings.push(say::vm_waits_for_reboot(&name, &host));
-            } else if self.is_protected(&name) && !deleted {
-                self.plan.vms.remove(&name);
-                abandoned.entry(host).or_default().insert(name);
+            let deleted = self.spec.vms.get(name).is_none_or(|spec| spec.run == Run::Deleted);
+            if self.is_waited_for(host) && !deleted {
+                self.findings.push(say::vm_waits_for_reboot(name, host));
+            } else if self.is_protected(name) && !deleted {
+                self.plan.vms.remove(name);
+                abandoned.entry(host).or_default().insert(name.clone());
             } else {
-                self.findings.push(say::vm_waits_for_host(&name, &host));
+                self.findings.push(say::vm_waits_for_host(name, host));
             }
         }
         for (host, vms) in abandoned {
             // All that a VM holds is on its host.
-            let held = self.plan.bookings_of(&host).filter(|(_, booking)| vms.contains(&booking.vm));
+            let held = self.plan.bookings_of(host).filter(|(_, booking)| vms.contains(&booking.vm));
             let held: Vec<SlotKey> = held.map(|(slot, _)| slot.clone()).collect();
             for slot in held {
                 self.plan.bookings.remove(&slot);

@@ -1,33 +1,92 @@
 //! VMs: what each shall do, by what was asked for and what is seen.
 
 use super::Planner;
+use crate::change::State;
 use crate::diagnostics as say;
-use crate::finding::Finding;
+use crate::finding::{Finding, Subject};
 use crate::inventory::{Domain, DomainState, HostInventory, OffReason};
-use crate::name::VmName;
-use crate::placement::{self, Board, waiting_order};
-use crate::plan::{Settled, VmGoal, VmPlan};
-use crate::spec::{Request, Run, VmSource, VmSpec};
+use crate::name::{GpuKey, HostName, VmName};
+use crate::placement::{self, Board, Ground, Uses, waiting_order};
+use crate::plan::{Booking, Plan, Settled, VmGoal, VmPlan};
+use crate::spec::{Duty, Request, Run, VmSource, VmSpec};
 
 impl Planner<'_> {
     /// By priority, and of equals the oldest first: who asked first is served first.
-    pub(super) fn decide_vms(&mut self) {
-        let mut gpus = self.plan.gpus.clone();
-        gpus.retain(|key, _| !self.is_changing(key) && self.takes_vms(&key.host));
-        let mut board = Board::new(self.spec, self.inventory, &gpus, &self.plan, &self.uses);
+    ///
+    /// Returns the ground as it is then, and what there is to say of rules.
+    pub(super) fn decide_vms(&mut self, ground: Option<Ground>) -> (Ground, Vec<Finding>) {
+        let ground = self.read_ground(ground.unwrap_or_else(|| Ground::new(self.spec.policy.placement)));
+        let scope = self.scope;
+        let mut board = Board::over(ground, self.spec, &self.plan, scope.vms());
         board.intend(&self.displaced);
         let mut turn = None;
-        for (name, spec) in waiting_order(&self.spec.vms) {
+        let wished = scope.vms().filter_map(|name| self.spec.vms.get_key_value(name));
+        for (name, spec) in waiting_order(wished) {
             if turn.replace(spec.availability.priority) != Some(spec.availability.priority) {
                 board.reserve(spec.availability.priority);
             }
             self.decide_vm(name, spec, &mut board);
         }
-        self.findings.extend(placement::broken(self.spec, board.places()));
+        let mut about_rules = placement::broken(self.spec, board.places());
         let (moves, findings) = board.failback(&self.plan);
-        self.findings.extend(findings);
+        about_rules.extend(findings);
         self.go_back(&moves);
-        self.plan.vms.retain(|name, _| self.spec.vms.contains_key(name));
+        for name in scope.vms().filter(|name| !self.spec.vms.contains_key(*name)) {
+            self.plan.vms.remove(name);
+        }
+        (board.into_ground(), about_rules)
+    }
+
+    /// Reads those hosts anew that this pass decides about.
+    fn read_ground(&self, mut ground: Ground) -> Ground {
+        let nobody = Uses::default();
+        let state = State { spec: self.spec, plan: &self.plan, inventory: self.inventory };
+        for host in &self.scope.hosts {
+            let takes = self.takes_vms(host);
+            let gives = |gpu: &GpuKey| takes && !self.is_changing(gpu);
+            // Not those that were taken from it in this pass.
+            let is_there = |vm: &&VmName| self.plan.vms.contains_key(*vm);
+            let residents = self.scope.residents(host).iter().filter(is_there);
+            ground.read(host, state, gives, self.uses.get(host).unwrap_or(&nobody), residents);
+        }
+        ground
+    }
+
+    /// Whether nothing comes of deciding about a host again, until there is news of it. `before` is the plan that this pass
+    /// began with, and VMs of which something was said are never at rest.
+    pub(super) fn may_rest(&self, host: &HostName, before: &Plan, is_said_of: impl Fn(&VmName) -> bool) -> bool {
+        let Some(observed) = self.inventory.get(host) else { return false };
+        let serves = self.spec.hosts.get(host).is_none_or(|wish| wish.duty == Duty::Serving);
+        let nothing_decided = before.generations.get(host) == self.plan.generations.get(host)
+            && before.hosts.get(host) == self.plan.hosts.get(host);
+        let is_of_host = |note: &Finding| match (&note.subject, note.subject.gpu()) {
+            (Subject::Host(of), _) => of == host,
+            (_, Some(gpu)) => gpu.host == *host,
+            _ => false,
+        };
+        let is_its_holders = |booking: &Booking| {
+            let planned = self.plan.vms.get(&booking.vm);
+            planned.is_some_and(|planned| planned.host == *host && planned.id == booking.vm_id)
+        };
+        serves
+            && nothing_decided
+            && self.is_up(host)
+            && self.departing(host).is_none()
+            && observed.notes.iter().all(is_of_host)
+            && self.plan.bookings_of(host).all(|(_, booking)| is_its_holders(booking))
+            && self.scope.residents(host).iter().all(|vm| !is_said_of(vm) && self.is_at_rest(vm, observed))
+    }
+
+    /// Whether a VM runs, or is off, as it shall, by what is known of its host alone.
+    fn is_at_rest(&self, name: &VmName, observed: &HostInventory) -> bool {
+        let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else { return false };
+        let active = observed.domain(name).is_some_and(|domain| domain.state.is_active());
+        let as_it_shall = match (planned.goal, spec.run) {
+            (VmGoal::Run, Run::Running | Run::Reset) => active,
+            (VmGoal::Stop | VmGoal::Kill, Run::Stopped | Run::Killed) => !active,
+            _ => false,
+        };
+        as_it_shall && planned.id == spec.id && planned.host == observed.host && planned.tried.is_none()
     }
 
     fn decide_vm(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) {
@@ -184,7 +243,7 @@ impl Planner<'_> {
             if !self.is_in_step(&planned.host) || self.may_be_starting(name) {
                 return false;
             }
-            let Some(domains) = self.inventory.get(&planned.host).and_then(HostInventory::domains) else {
+            let Some(domains) = self.inventory.get(&planned.host).and_then(|seen| seen.domains()) else {
                 return false;
             };
             let nothing_left = match (domains.get(name.as_str()), &spec.source) {
@@ -195,7 +254,8 @@ impl Planner<'_> {
             };
             nothing_left && self.held_by(name).is_empty()
         };
-        let deleted = self.spec.vms.iter().filter(|(_, spec)| spec.run == Run::Deleted);
+        let wished = self.scope.vms().filter_map(|name| self.spec.vms.get_key_value(name));
+        let deleted = wished.filter(|(_, spec)| spec.run == Run::Deleted);
         deleted.filter(|(name, spec)| is_gone(name, spec)).map(|(name, _)| name.clone()).collect()
     }
 }

@@ -48,9 +48,9 @@ fn submit(fleet: &mut Fleet, wish: &Change) -> Result<(), Refusal> {
 fn next(fleet: &mut Fleet) -> Vec<Code> {
     let planned = plan(&fleet.spec, &fleet.inventory, &fleet.plan, Timestamp(2));
     fleet.plan = planned.plan.clone();
-    for (host, seen) in &mut fleet.inventory {
+    fleet.inventory.change_each(|host, seen| {
         seen.progress.generation = fleet.plan.generations.get(host).copied().unwrap_or_default();
-    }
+    });
     planned.findings.iter().map(|finding| finding.code).collect()
 }
 

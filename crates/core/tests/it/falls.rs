@@ -32,13 +32,13 @@ fn round(fleet: &mut Fleet, now: u64) -> Planned {
         .filter(|planned| planned.goal == VmGoal::Run)
         .map(|planned| planned.host.clone());
     let count = u32::from(spec.availability.restarts.local) + 1;
-    for (host, seen) in &mut fleet.inventory {
+    fleet.inventory.change_each(|host, seen| {
         seen.progress.generation = fleet.plan.generations.get(host).copied().unwrap_or_default();
         seen.progress.falls.clear();
         if at.as_ref() == Some(host) {
             seen.progress.falls.insert(falls.clone(), Falls { serial: spec.serial, count });
         }
-    }
+    });
     let planned = plan(&fleet.spec, &fleet.inventory, &fleet.plan, Timestamp(now));
     fleet.plan = planned.plan.clone();
     planned

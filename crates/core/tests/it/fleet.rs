@@ -92,7 +92,7 @@ impl Fleet {
     pub(crate) fn run_on(&mut self, name: &str, host: &HostName) -> bool {
         let name = vm(name);
         let spec = self.spec.vms[&name].clone();
-        let unruled = Spec { rules: BTreeMap::new(), ..self.spec.clone() };
+        let unruled = Spec { rules: tranche_core::map::Map::new(), ..self.spec.clone() };
         let place = Board::new(&unruled, &self.inventory, &self.plan.gpus, &self.plan, &self.uses())
             .take((&name, &spec), Some(host));
         let Ok(place) = place else { return false };

@@ -42,7 +42,7 @@ impl Fleet {
     /// Every GPU tells firmware and error correction, and offers every count in two series.
     fn talkative(hosts: usize, gpus: u8) -> Self {
         let mut fleet = Self::new(hosts, gpus, 4);
-        for card in fleet.inventory.values_mut().flat_map(|seen| seen.gpus.values_mut()) {
+        let make_talkative = |card: &mut Gpu| {
             card.telemetry = Some(Telemetry {
                 serial: None,
                 firmware: Some("96.00".to_owned()),
@@ -56,7 +56,8 @@ impl Fleet {
                 card.offers.iter().map(offer).collect::<Vec<_>>()
             };
             card.offers = [of("Q"), of("C")].concat();
-        }
+        };
+        fleet.inventory.change_each(|_, seen| seen.gpus.values_mut().for_each(make_talkative));
         fleet
     }
 }

@@ -28,9 +28,9 @@ fn there(bus: u8) -> GpuKey {
 /// Two hosts with three GPUs each, all of them the host's own.
 fn two_hosts() -> World {
     let mut world = World::with_gpus(GPUS_PER_HOST);
-    let mut other = world.seen().clone();
+    let mut other = tranche_core::inventory::HostInventory::clone(world.seen());
     other.host = second();
-    world.inventory.insert(second(), other);
+    world.inventory.insert(second(), other.into());
     world
 }
 

@@ -77,18 +77,19 @@ pub(crate) fn one_host_lost(seed: u64, fill_percent: usize) -> Outcome {
 /// Hosts whose GPUs are split unequally or given away whole, with VMs that ask for sizes and for memory unequally.
 fn filled(dice: &mut Dice, fill_percent: usize) -> Fleet {
     let mut fleet = Fleet::new(HOSTS, GPUS, 4);
-    for (key, planned) in &mut fleet.plan.gpus {
+    let Fleet { spec, plan, inventory, .. } = &mut fleet;
+    plan.gpus.change_each(|key, planned| {
         let mode = match dice.below(7) {
             0 | 1 => partitioned(2),
             2 | 3 => partitioned(4),
             4 | 5 => partitioned(8),
             _ => PASSTHROUGH,
         };
-        let card = &fleet.inventory[&key.host].gpus[&key.address];
+        let card = &inventory[&key.host].gpus[&key.address];
         planned.offer = mode.partitions().and_then(|count| card.offer(count, None).cloned());
         planned.mode = mode.clone();
-        fleet.spec.gpus.get_mut(key).unwrap().mode = mode;
-    }
+        spec.gpus.get_mut(key).unwrap().mode = mode;
+    });
     let slots: usize = fleet
         .board()
         .index()
@@ -96,11 +97,11 @@ fn filled(dice: &mut Dice, fill_percent: usize) -> Fleet {
         .flat_map(|(_, room)| &room.gpus)
         .map(|gpu| gpu.free.len() as usize)
         .sum();
-    for seen in fleet.inventory.values_mut() {
+    fleet.inventory.change_each(|_, seen| {
         // Memory is about as scarce as partitions are.
         seen.system.memory_mib = slots as u64 * 5 * MEMORY_STEP_MIB / HOSTS as u64;
         seen.system.cpus = 64;
-    }
+    });
     let (mut number, mut misses) = (0, 0);
     while fleet.plan.bookings.len() * 100 < slots * fill_percent && misses < 60 {
         let request = match dice.below(8) {

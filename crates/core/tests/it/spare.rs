@@ -132,9 +132,12 @@ proptest! {
         dead in 1usize..5,
     ) {
         let mut fleet = with_vms(Fleet::new(4, 1, 4), &counts);
-        for (spec, priority) in fleet.spec.vms.values_mut().zip(priorities) {
-            spec.availability.priority = priority;
-        }
+        let mut priorities = priorities.into_iter();
+        fleet.spec.vms.change_each(|_, spec| {
+            if let Some(priority) = priorities.next() {
+                spec.availability.priority = priority;
+            }
+        });
         let names: Vec<VmName> = fleet.spec.vms.keys().cloned().collect();
         let vms: BTreeSet<VmName> = apart.iter().filter_map(|at| names.get(*at).cloned()).collect();
         if vms.len() > 1 {

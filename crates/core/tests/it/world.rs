@@ -99,7 +99,7 @@ impl World {
         Self {
             spec: Spec::default(),
             plan: Plan::default(),
-            inventory: BTreeMap::from([(host(), seen)]),
+            inventory: Inventory::from([(host(), seen.into())]),
             findings: Vec::new(),
             now: Timestamp(1),
             mixed: BTreeSet::new(),

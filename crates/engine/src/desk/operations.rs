@@ -38,7 +38,9 @@ pub(super) fn judge_operations(
     let mut put_back = BTreeMap::new();
     let mut operations = next.operations.clone();
     let known = change::State { spec: &next.spec, plan: &next.plan, inventory };
-    for operation in operations.values_mut().filter(|operation| !operation.state.is_over()) {
+    let running = next.operations.iter().filter(|(_, operation)| !operation.state.is_over());
+    for id in running.map(|(id, _)| id) {
+        let Some(operation) = operations.get_mut(id) else { continue };
         let verdict = operation::judge(operation, known, findings, failures);
         put_back.extend(verdict.put_back);
         let concerned = subjects(operation, &next.plan);

@@ -1,7 +1,6 @@
 //! A host that lives: the real planner and the real host code over the fake kernel, in memory and mounted.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tranche_core::change::{Change, NewVm, Refusal, State, admit};
@@ -69,7 +68,7 @@ impl Life {
             host,
             spec: Spec::default(),
             plan: Plan::default(),
-            inventory: BTreeMap::new(),
+            inventory: Inventory::new(),
             now: Timestamp(1),
             _mounted: mounted,
         };
@@ -155,7 +154,7 @@ impl Life {
         for _ in 0..PASSES_MAX {
             self.now.0 += 1;
             let seen = self.host.observe(self.now);
-            self.inventory.insert(host_name(), seen);
+            self.inventory.insert(host_name(), seen.into());
             let planned = planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
             assert_eq!(check::check(&planned.plan), [], "the plan violates an invariant");
             (self.plan, self.findings) = (planned.plan, planned.findings);

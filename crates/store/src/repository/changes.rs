@@ -1,7 +1,8 @@
 //! What has to be written to get from one state to another, and in which transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tranche_core::map::Map;
 use tranche_core::name::VmName;
 
 use super::layout::{
@@ -81,7 +82,7 @@ impl Batch {
     pub(super) fn note_versions(
         self,
         revision: Revision,
-        versions: &mut BTreeMap<Key, Revision>,
+        versions: &mut Map<Key, Revision>,
         deleted: &mut BTreeMap<Key, Revision>,
     ) {
         for change in self.0.into_iter().filter(|change| change.guarded) {
@@ -100,7 +101,7 @@ impl Batch {
 pub(super) fn between(
     before: &State,
     after: &State,
-    versions: &BTreeMap<Key, Revision>,
+    versions: &Map<Key, Revision>,
 ) -> Result<Vec<Vec<Change>>, RepositoryError> {
     let diff = Diff { before, after, versions };
     let (mut released, mut booked) = split(diff.of::<Bookings>()?);
@@ -171,42 +172,39 @@ pub(super) fn pack(groups: Vec<Vec<Change>>) -> Vec<Batch> {
 struct Diff<'a> {
     before: &'a State,
     after: &'a State,
-    versions: &'a BTreeMap<Key, Revision>,
+    versions: &'a Map<Key, Revision>,
 }
 
 impl Diff<'_> {
     /// The changes of one kind of records, by name: what is put first, then what is deleted.
     fn of<D: Drawer>(&self) -> Result<Named<D::Name>, RepositoryError> {
-        let (before, after) = (D::of(self.before), D::of(self.after));
-        let mut changes = Vec::new();
-        for (name, record) in after.iter().filter(|(name, record)| before.get(*name) != Some(*record)) {
+        let (mut put, mut deleted) = (Vec::new(), Vec::new());
+        for (name, _, record) in D::of(self.before).changes(D::of(self.after)) {
             let key = D::key(name);
-            let value = Some(encode(&key, record)?);
+            let value = record.map(|record| encode(&key, record)).transpose()?;
+            let changes = if value.is_some() { &mut put } else { &mut deleted };
             changes.push((name.clone(), self.change(key, value)?));
         }
-        for name in before.keys().filter(|name| !after.contains_key(*name)) {
-            changes.push((name.clone(), self.change(D::key(name), None)?));
-        }
-        Ok(changes)
+        put.append(&mut deleted);
+        Ok(put)
     }
 
     /// By which a host finds what it has, without reading what others have: touched whenever a VM's plan or wish changes.
     fn homes(&self) -> Named<VmName> {
         let (was, is) = (&self.before.plan.vms, &self.after.plan.vms);
-        let (asked, asks) = (&self.before.spec.vms, &self.after.spec.vms);
+        let planned = was.changes(is).map(|(vm, ..)| vm);
+        let asked = self.before.spec.vms.changes(&self.after.spec.vms).map(|(vm, ..)| vm);
+        let touched: BTreeSet<&VmName> = planned.chain(asked).collect();
         let mut changes = Vec::new();
-        for (vm, planned) in is {
-            let before = was.get(vm);
-            if before == Some(planned) && asked.get(vm) == asks.get(vm) {
-                continue;
+        for vm in touched {
+            let (before, after) = (was.get(vm), is.get(vm));
+            if let Some(planned) = after {
+                changes.push((vm.clone(), pointer(home(&planned.host, vm), Some(HOME.to_vec()))));
             }
-            changes.push((vm.clone(), pointer(home(&planned.host, vm), Some(HOME.to_vec()))));
-            if let Some(left) = before.filter(|before| before.host != planned.host) {
+            if let Some(left) = before.filter(|left| after.is_none_or(|after| after.host != left.host)) {
                 changes.push((vm.clone(), pointer(home(&left.host, vm), None)));
             }
         }
-        let gone = was.iter().filter(|(vm, _)| !is.contains_key(*vm));
-        changes.extend(gone.map(|(vm, before)| (vm.clone(), pointer(home(&before.host, vm), None))));
         changes
     }
 

@@ -19,14 +19,15 @@
 //! The names in keys are the core's names as they print themselves. Their characters are all allowed in keys and `/`
 //! is in none of them, so a name and its key stand for each other one to one.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
 use tranche_core::inventory::HostInventory;
+use tranche_core::map::Map;
 use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, SlotKey, VmName};
 use tranche_core::operation::Operation;
 use tranche_core::plan::{Booking, GpuPlan, HostPlan, VmPlan};
+use tranche_core::shared::Shared;
 use tranche_core::spec::{GpuSpec, HostSpec, Rule, VmSpec};
 
 use super::stored::{Stored, decode, malformed};
@@ -61,9 +62,9 @@ pub(super) trait Drawer {
     type Record: Stored + Clone + PartialEq;
 
     /// Where they are in the state.
-    fn of(state: &State) -> &BTreeMap<Self::Name, Self::Record>;
+    fn of(state: &State) -> &Map<Self::Name, Self::Record>;
     /// Where they are in the state, to be filled.
-    fn of_mut(state: &mut State) -> &mut BTreeMap<Self::Name, Self::Record>;
+    fn of_mut(state: &mut State) -> &mut Map<Self::Name, Self::Record>;
 
     /// The key of the record with this name.
     fn key(name: &Self::Name) -> Key {
@@ -81,11 +82,11 @@ macro_rules! drawers {
                 type Name = $name;
                 type Record = $record;
 
-                fn of(state: &State) -> &BTreeMap<$name, $record> {
+                fn of(state: &State) -> &Map<$name, $record> {
                     &state.$($place).+
                 }
 
-                fn of_mut(state: &mut State) -> &mut BTreeMap<$name, $record> {
+                fn of_mut(state: &mut State) -> &mut Map<$name, $record> {
                     &mut state.$($place).+
                 }
             }
@@ -130,12 +131,12 @@ drawers! {
     Bookings "plan/booking/" SlotKey => Booking, plan.bookings;
     VmPlans "plan/vm/" VmName => VmPlan, plan.vms;
     Generations "plan/generation/" HostName => u64, plan.generations;
-    Inventories "inventory/" HostName => HostInventory, inventory;
+    Inventories "inventory/" HostName => Shared<HostInventory>, inventory;
     Operations "operation/" OperationId => Operation, operations;
 }
 
 /// Takes out what a host reported before, if the key is that of a report.
-pub(super) fn taken_report(state: &mut State, key: &Key) -> Option<HostInventory> {
+pub(super) fn taken_report(state: &mut State, key: &Key) -> Option<Shared<HostInventory>> {
     let host: HostName = key.as_str().strip_prefix(Inventories::PREFIX)?.parse().ok()?;
     state.inventory.contains_key(&host).then(|| state.inventory.remove(&host))?
 }

@@ -12,6 +12,7 @@ use tranche_core::inventory::HostInventory;
 use tranche_core::liveness::Heartbeat;
 use tranche_core::operation::Operation;
 use tranche_core::plan::{Booking, GpuPlan, HostPlan, VmPlan};
+use tranche_core::shared::Shared;
 use tranche_core::spec::{GpuSpec, HostSpec, Policy, Rule, VmSpec};
 
 use super::RepositoryError;
@@ -71,6 +72,15 @@ first_version!(
 );
 // How often a host's part of the plan has changed.
 first_version!(u64);
+
+impl<T: Stored> Stored for Shared<T> {
+    const VERSION: u32 = T::VERSION;
+    type Previous = T::Previous;
+
+    fn migrate(previous: Self::Previous) -> Self {
+        T::migrate(previous).into()
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

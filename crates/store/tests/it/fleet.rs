@@ -40,7 +40,7 @@ pub(crate) fn fleet(vms: usize) -> State {
         progress: tranche_core::inventory::Progress::default(),
         pulse: None,
     };
-    state.inventory.insert(host(), inventory);
+    state.inventory.insert(host(), inventory.into());
     state.plan.generations.insert(host(), 7);
     state
 }

@@ -41,7 +41,7 @@ fn a_host_reads_its_own_vms_and_those_whose_domains_it_has() {
     let names = |host: &HostName, domains: &[_]| {
         let part = repository.part(host, domains, None).unwrap();
         assert_eq!(part.plan.vms.keys().collect::<Vec<_>>(), part.spec.vms.keys().collect::<Vec<_>>());
-        part.plan.vms.into_keys().collect::<Vec<_>>()
+        part.plan.vms.keys().cloned().collect::<Vec<_>>()
     };
     assert_eq!(names(&host(), &[]), [vm_name(0), vm_name(2)]);
     assert_eq!(names(&host(), &[vm_name(1)]), [vm_name(0), vm_name(1), vm_name(2)]);

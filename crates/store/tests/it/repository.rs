@@ -193,7 +193,7 @@ fn names_that_differ_in_anything_have_records_of_their_own() {
     let (_, repository) = repository();
     let vm = fleet(1).spec.vms[&vm_name(0)].clone();
     let names = ["a", "A", "a.", "a-", "a_", "a.b", "0", "00", "spec", "policy", &"x".repeat(63)];
-    let vms: BTreeMap<VmName, _> = names
+    let vms: tranche_core::map::Map<VmName, _> = names
         .iter()
         .enumerate()
         .map(|(serial, name)| {

@@ -1,9 +1,8 @@
 //! `inspect`: looks at a machine, or at a captured tree, without a daemon.
 
-use std::collections::BTreeMap;
-
 use tranche_api::view::{self, Sources};
 use tranche_core::finding::Severity;
+use tranche_core::inventory::Inventory;
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
@@ -14,7 +13,7 @@ use crate::output::{Console, HostSheet};
 pub(super) fn run(args: &InspectArgs, console: &Console) -> Result<Exit, Failure> {
     let catalogue = args.catalogue.is_dir().then_some(args.catalogue.as_path());
     let inventory = tranche_host::inspect(&args.root, catalogue);
-    let hosts = BTreeMap::from([(inventory.host.clone(), inventory.clone())]);
+    let hosts = Inventory::from([(inventory.host.clone(), inventory.clone().into())]);
     // Nothing is known of wishes and decisions here; without them, views show the hardware as it is.
     let (spec, plan) = (Spec::default(), Plan::default());
     let gpus = view::gpus(&Sources { spec: &spec, plan: &plan, inventory: &hosts, findings: &[] });

@@ -1,6 +1,6 @@
 //! Rules about where VMs run, and what hosts have to spare.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::State;
@@ -10,6 +10,7 @@ use tranche_api::answer::{Accepted, Preview};
 use tranche_core::capacity::{self, Capacity};
 use tranche_core::change::{self, Change};
 use tranche_core::diagnostics as say;
+use tranche_core::map::Map;
 use tranche_core::name::{HostName, RuleName};
 use tranche_core::spec::Rule;
 
@@ -19,11 +20,11 @@ use crate::engine::Rejected;
 use crate::openapi::Refusals;
 
 /// Every rule, by name.
-#[utoipa::path(get, path = "/v1/rules", operation_id = "list_rules", tag = "rules", responses((status = 200, description = "Every rule, by name.", body = BTreeMap<RuleName, Rule>), Refusals))]
+#[utoipa::path(get, path = "/v1/rules", operation_id = "list_rules", tag = "rules", responses((status = 200, description = "Every rule, by name.", body = std::collections::BTreeMap<RuleName, Rule>), Refusals))]
 pub(super) async fn list(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<BTreeMap<RuleName, Rule>> {
+) -> Json<Map<RuleName, Rule>> {
     Json(app.engine.view().spec.rules.clone())
 }
 

@@ -231,7 +231,7 @@ impl Life {
     }
 
     fn seen(&self) -> HostInventory {
-        self.engine.view().inventory[&host()].clone()
+        HostInventory::clone(&self.engine.view().inventory[&host()])
     }
 
     fn gpu(&self) -> Result<Gpu, String> {

@@ -88,7 +88,7 @@ fn prepare(store: &Arc<dyn Store>) -> HostInventory {
         engine.pass(now);
     }
     engine.pass(now);
-    engine.view().inventory[&words::host()].clone()
+    HostInventory::clone(&engine.view().inventory[&words::host()])
 }
 
 /// Asks for VMs, and decides after each wish, whatever others do meanwhile.

@@ -23,7 +23,7 @@ pub(crate) fn new_vm(name: &str) -> Value {
 /// Waits for the end of an accepted operation.
 pub(crate) async fn ended(served: &Served, accepted: &Answer) -> Operation {
     assert_eq!(accepted.status, 202, "{}", accepted.text);
-    let id = accepted.json()["operation"]["id"].as_str().unwrap().parse().unwrap();
+    let id: tranche_core::name::OperationId = accepted.json()["operation"]["id"].as_str().unwrap().parse().unwrap();
     let find = |view: &tranched::engine::View| view.operations.get(&id).cloned();
     served
         .until("the operation ends", |view| find(view).is_some_and(|operation| operation.state.is_over()))
@@ -356,7 +356,7 @@ async fn rules_are_made_shown_kept_and_forgotten() {
     served
         .until("b runs", |view| {
             let domain = |seen: &HostInventory| seen.domain(&"b".parse().unwrap()).map(|domain| domain.state);
-            view.inventory.values().filter_map(domain).any(DomainState::is_active)
+            view.inventory.values().filter_map(|seen| domain(seen)).any(DomainState::is_active)
         })
         .await;
     let capacity = served.get("/v1/capacity").await.json();

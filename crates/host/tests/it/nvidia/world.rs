@@ -148,7 +148,7 @@ impl World {
     pub(crate) fn pass(&mut self) -> Vec<Step> {
         self.now.0 += 1;
         let seen = self.host.observe(self.now);
-        self.inventory = Inventory::from([(name(), seen)]);
+        self.inventory = Inventory::from([(name(), seen.into())]);
         let planned = planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
         assert_eq!(check::check(&planned.plan), [], "the plan violates an invariant");
         (self.plan, self.findings) = (planned.plan, planned.findings);
@@ -267,7 +267,7 @@ impl World {
 
     pub(crate) fn runs(&mut self, name: &str) -> bool {
         self.pass();
-        let Hypervisor::Up { domains, .. } = &self.inventory[&"node1".parse().unwrap()].hypervisor else {
+        let Hypervisor::Up { domains, .. } = &self.inventory[&"node1".parse::<HostName>().unwrap()].hypervisor else {
             panic!("the hypervisor is up")
         };
         domains.get(name).is_some_and(|domain| domain.state.is_active())

@@ -1,0 +1,211 @@
+//! Memory between passes: so that a pass looks only at hosts at which anything is new.
+//!
+//! A host is *at rest* after a pass that changed nothing there, if all that was decided there followed from what is
+//! known of that host alone: it is up, its VMs run or are off as they shall, and what it has booked is theirs. Such a host is
+//! left out until its report, a wish about it or the plan for it changes, and what was said of it is said again.
+//! Everybody else is decided about in each pass: VMs that wait for room, hosts that are silent.
+//!
+//! This is a cache and no more. With it a pass decides and says what it would without; the simulator holds it to that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Planned, Planner, pass};
+use crate::finding::{Finding, Subject};
+use crate::homogeneity;
+use crate::inventory::Inventory;
+use crate::name::{GpuKey, HostName, Timestamp, VmName};
+use crate::placement::Ground;
+use crate::plan::Plan;
+use crate::spec::Spec;
+
+/// What the last pass knew. It starts empty; forgetting it costs one pass over everything.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Option<Last>);
+
+impl Memory {
+    /// Decides. The result is that of [`super::plan`], whatever was remembered.
+    pub fn plan(&mut self, spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) -> Planned {
+        let known = self.0.take().filter(|last| last.serves(spec));
+        let mut last = known.unwrap_or_else(|| Last::nothing(spec));
+        let scope = last.catch_up(spec, inventory, current);
+        let planned = pass((spec, inventory, current), now, &scope, &mut last);
+        self.0 = Some(last);
+        planned
+    }
+}
+
+/// What a pass decides about.
+#[derive(Debug)]
+pub(super) struct Scope {
+    /// Hosts that are not at rest.
+    pub(super) hosts: BTreeSet<HostName>,
+    /// The VMs that the plan has there.
+    pub(super) residents: BTreeMap<HostName, Vec<VmName>>,
+    /// VMs of which the plan knows nothing.
+    homeless: Vec<VmName>,
+}
+
+impl Scope {
+    /// The VMs that the plan has on a host.
+    pub(super) fn residents(&self, host: &HostName) -> &[VmName] {
+        self.residents.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// All VMs to decide about.
+    pub(super) fn vms(&self) -> impl Iterator<Item = &VmName> {
+        self.residents.values().flatten().chain(&self.homeless)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Last {
+    spec: Spec,
+    inventory: Inventory,
+    plan: Plan,
+    /// The VMs of each host, by the plan.
+    residents: BTreeMap<HostName, BTreeSet<VmName>>,
+    /// VMs that somebody wishes for and of which the plan knows nothing.
+    homeless: BTreeSet<VmName>,
+    /// Hosts that were not at rest.
+    restless: BTreeSet<HostName>,
+    /// What was said of each host that was.
+    said: BTreeMap<HostName, Vec<Finding>>,
+    /// Whether all GPUs were alike, and nothing has changed by which that is judged.
+    alike: bool,
+    /// The room of all hosts. Lent to the pass.
+    pub(super) ground: Option<Ground>,
+}
+
+impl Last {
+    /// Before the first pass.
+    fn nothing(spec: &Spec) -> Self {
+        Self {
+            spec: Spec { policy: spec.policy.clone(), ..Spec::default() },
+            inventory: Inventory::new(),
+            plan: Plan::default(),
+            residents: BTreeMap::new(),
+            homeless: BTreeSet::new(),
+            restless: BTreeSet::new(),
+            said: BTreeMap::new(),
+            alike: false,
+            ground: None,
+        }
+    }
+
+    /// Whether what is remembered holds for a spec. Policies are for everybody.
+    fn serves(&self, spec: &Spec) -> bool {
+        self.spec.policy == spec.policy && self.spec.hosts.is_empty() == spec.hosts.is_empty()
+    }
+
+    /// Takes in what is new, and tells what is to be decided about.
+    fn catch_up(&mut self, spec: &Spec, inventory: &Inventory, plan: &Plan) -> Scope {
+        let mut hosts = std::mem::take(&mut self.restless);
+        hosts.extend(self.inventory.changes(inventory).map(|(host, ..)| host.clone()));
+        hosts.extend(self.spec.hosts.changes(&spec.hosts).map(|(host, ..)| host.clone()));
+        hosts.extend(self.spec.gpus.changes(&spec.gpus).map(|(gpu, ..)| gpu.host.clone()));
+        hosts.extend(self.plan.hosts.changes(&plan.hosts).map(|(host, ..)| host.clone()));
+        hosts.extend(self.plan.generations.changes(&plan.generations).map(|(host, ..)| host.clone()));
+        hosts.extend(self.plan.gpus.changes(&plan.gpus).map(|(gpu, ..)| gpu.host.clone()));
+        for (slot, was, is) in self.plan.bookings.changes(&plan.bookings) {
+            hosts.insert(slot.gpu.host.clone());
+            let holders = was.into_iter().chain(is).filter_map(|booking| plan.vms.get(&booking.vm));
+            hosts.extend(holders.map(|planned| planned.host.clone()));
+        }
+        for (vm, was, is) in self.plan.vms.changes(&plan.vms) {
+            if let Some(left) = was {
+                self.residents.entry(left.host.clone()).or_default().remove(vm);
+                hosts.insert(left.host.clone());
+            }
+            if let Some(home) = is {
+                self.residents.entry(home.host.clone()).or_default().insert(vm.clone());
+                hosts.insert(home.host.clone());
+                self.homeless.remove(vm);
+            } else if spec.vms.contains_key(vm) {
+                self.homeless.insert(vm.clone());
+            }
+        }
+        self.take_wishes(spec, inventory, plan, &mut hosts);
+        self.alike = self.alike && self.is_alike(spec, inventory);
+        (self.spec, self.inventory, self.plan) = (spec.clone(), inventory.clone(), plan.clone());
+        let of_host = |host: &HostName| {
+            let vms = self.residents.get(host).filter(|vms| !vms.is_empty())?;
+            Some((host.clone(), vms.iter().cloned().collect()))
+        };
+        let residents = hosts.iter().filter_map(of_host).collect();
+        Scope { residents, homeless: self.homeless.iter().cloned().collect(), hosts }
+    }
+
+    /// Takes in what people newly asked for of VMs.
+    fn take_wishes(
+        &mut self,
+        spec: &Spec,
+        inventory: &Inventory,
+        plan: &Plan,
+        hosts: &mut BTreeSet<HostName>,
+    ) {
+        // A domain that was a stranger's is a VM's now, or the other way round.
+        let others: Vec<HostName> = inventory.keys().filter(|host| !hosts.contains(*host)).cloned().collect();
+        for (vm, was, is) in self.spec.vms.changes(&spec.vms) {
+            match plan.vms.get(vm) {
+                Some(planned) => drop(hosts.insert(planned.host.clone())),
+                None if is.is_some() => drop(self.homeless.insert(vm.clone())),
+                None => drop(self.homeless.remove(vm)),
+            }
+            if was.map(|was| was.id) != is.map(|is| is.id) {
+                let knows = |host: &&HostName| inventory.get(*host).is_some_and(|seen| seen.domain(vm).is_some());
+                hosts.extend(others.iter().filter(knows).cloned());
+            }
+        }
+    }
+
+    /// Notes who is at rest after a pass over `scope`, and completes what it said with what was said of everybody else.
+    pub(super) fn keep(&mut self, scope: &Scope, planner: &Planner<'_>, ground: Ground) -> Vec<Finding> {
+        let mut said_of: BTreeMap<&HostName, Vec<&Finding>> = BTreeMap::new();
+        let mut vms = BTreeSet::new();
+        for finding in &planner.findings {
+            match (&finding.subject, finding.subject.gpu()) {
+                (_, Some(GpuKey { host, .. })) | (Subject::Host(host), _) => {
+                    said_of.entry(host).or_default().push(finding);
+                }
+                (Subject::Vm(vm), _) => drop(vms.insert(vm)),
+                _ => {}
+            }
+        }
+        self.restless.extend(ground.altered().cloned());
+        for host in &scope.hosts {
+            let is_said_of = |vm: &VmName| vms.contains(vm);
+            let may_rest = planner.may_rest(host, &self.plan, is_said_of) && !self.restless.contains(host);
+            if may_rest {
+                let said = said_of.remove(host).unwrap_or_default();
+                self.said.insert(host.clone(), said.into_iter().cloned().collect());
+            } else {
+                self.said.remove(host);
+                self.restless.insert(host.clone());
+            }
+        }
+        self.ground = Some(ground);
+        let others = self.said.iter().filter(|(host, _)| !scope.hosts.contains(*host));
+        others.flat_map(|(_, said)| said).cloned().collect()
+    }
+
+    /// What there is to say of GPUs that are not alike.
+    pub(super) fn unlike(&mut self, plan: &Plan) -> Vec<Finding> {
+        if self.alike {
+            return Vec::new();
+        }
+        let found = homogeneity::findings(&self.spec, &self.inventory, plan);
+        self.alike = found.is_empty();
+        found
+    }
+
+    /// Whether nothing has changed by which GPUs are compared.
+    fn is_alike(&self, spec: &Spec, inventory: &Inventory) -> bool {
+        let reports = || {
+            self.inventory.changes(inventory).all(|(_, was, is)| match (was, is) {
+                (Some(was), Some(is)) => homogeneity::has_same_gpus(was, is),
+                _ => false,
+            })
+        };
+        self.spec.gpus == spec.gpus && self.spec.hosts == spec.hosts && reports()
+    }
+}
