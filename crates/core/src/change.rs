@@ -508,7 +508,11 @@ fn with_vm(
 
 fn host_of<'a>(key: &GpuKey, state: State<'a>) -> Result<&'a HostInventory, Refusal> {
     let known: Vec<_> = state.inventory.keys().collect();
-    state.inventory.get(&key.host).map(|seen| &**seen).ok_or_else(|| vec![say::host_not_found(&key.host, &known)])
+    state
+        .inventory
+        .get(&key.host)
+        .map(|seen| &**seen)
+        .ok_or_else(|| vec![say::host_not_found(&key.host, &known)])
 }
 
 fn vm_of<'a>(name: &VmName, state: State<'a>) -> Result<&'a VmSpec, Refusal> {

@@ -54,15 +54,18 @@ pub fn check_world(inventory: &Inventory) -> Vec<Finding> {
 /// pass, for what was read back as free.)
 pub fn check_transition(before: &Plan, after: &Plan) -> Vec<Finding> {
     let mut violations = Vec::new();
-    for (slot, booking) in &before.bookings {
-        if before.mode(&slot.gpu) != after.mode(&slot.gpu) && after.bookings.get(slot) == Some(booking) {
-            let message =
-                format!("The mode of GPU {} changes while {slot} is booked by VM {}.", slot.gpu, booking.vm);
-            violations.push(invariant(Subject::Gpu(slot.gpu.clone()), message));
+    for (gpu, ..) in before.gpus.changes(&after.gpus).filter(|(gpu, ..)| before.mode(gpu) != after.mode(gpu))
+    {
+        for (slot, booking) in before.bookings_on(gpu) {
+            if after.bookings.get(slot) == Some(booking) {
+                let message =
+                    format!("The mode of GPU {gpu} changes while {slot} is booked by VM {}.", booking.vm);
+                violations.push(invariant(Subject::Gpu(gpu.clone()), message));
+            }
         }
     }
-    for (host, generation) in &before.generations {
-        if after.generations.get(host).is_none_or(|later| later < generation) {
+    for (host, was, is) in before.generations.changes(&after.generations) {
+        if let Some(generation) = was.filter(|was| is.is_none_or(|is| is < was)) {
             let message = format!("The plan's generation of host {host} goes backwards from {generation}.");
             violations.push(invariant(Subject::Host(host.clone()), message));
         }

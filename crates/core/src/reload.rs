@@ -77,8 +77,7 @@ pub(crate) fn needed(gpu: &Gpu, observed: &HostInventory, spec: &Spec, plan: &Pl
         asked.is_some_and(|wish| !has_count(gpu, &wish.mode))
     };
     // Those of them that the plan has taken over in this very pass are waited for already.
-    let waited_for =
-        plan.gpus_of(&observed.host).any(|(_, planned)| planned.reload.as_ref() == Some(driver));
+    let waited_for = plan.gpus_of(&observed.host).any(|(_, planned)| planned.reload.as_ref() == Some(driver));
     (waited_for || peers(driver, observed).any(lacks)).then(|| driver.clone())
 }
 
@@ -116,9 +115,10 @@ pub(crate) fn settle(host: &HostName, plan: &mut Plan, spec: &Spec, inventory: &
     for (key, wish) in spec.gpus_of(host) {
         let nothing_to_do = plan.gpus.get(key).is_some_and(|planned| {
             is_asked(wish, Some(planned)) && planned.mode == wish.mode && planned.reload.is_none()
-        }) && observed.gpus.get(&key.address).is_some_and(|gpu| {
-            has_count(gpu, &wish.mode) && needed(gpu, observed, spec, plan).is_none()
-        });
+        }) && observed
+            .gpus
+            .get(&key.address)
+            .is_some_and(|gpu| has_count(gpu, &wish.mode) && needed(gpu, observed, spec, plan).is_none());
         if nothing_to_do && let Some(planned) = plan.gpus.get_mut(key) {
             planned.reloads = wish.reloads;
         }

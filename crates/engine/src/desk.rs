@@ -22,7 +22,7 @@ use tranche_core::inventory::{HostInventory, Inventory, Pulse};
 use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
 use tranche_core::operation::{LogLine, Operation, OperationState};
 use tranche_core::plan::Plan;
-use tranche_core::planner::{self, Planned};
+use tranche_core::planner::{self, Memory, Planned};
 use tranche_core::spec::Spec;
 use tranche_core::step::StepSubject;
 use tranche_core::why;
@@ -78,6 +78,10 @@ struct Inner {
     terms: Terms,
     store_finding: Option<Finding>,
     findings: Shared<Vec<Finding>>,
+    /// What the last decision knew, so that the next looks only at what is new.
+    memory: Memory,
+    /// Whether each decision is compared with one that remembers nothing.
+    doubts: bool,
     /// Set when the last decision changed nothing: until there is news, neither would the next.
     rest: Option<Rest>,
 }
@@ -190,6 +194,14 @@ impl Desk {
         let inner = Inner { loaded, ..Inner::default() };
         let view = watch::Sender::new(Arc::new(inner.view(0)));
         Ok(Self { repository, ids, inner: Mutex::new(inner), wishes: Wishes::default(), view })
+    }
+
+    /// A desk that compares each decision with one that remembers nothing, and panics where they differ: for tests, because
+    /// it costs what the memory saves.
+    #[must_use]
+    pub fn doubting(self) -> Self {
+        self.lock().doubts = true;
+        self
     }
 
     /// What is known now. Cheap.
@@ -339,10 +351,17 @@ impl Desk {
         now: Timestamp,
     ) -> Option<Decided> {
         let stored = &inner.loaded.state;
-        let Planned { plan, mut findings, gone } =
-            planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
-        let mut violations = check::check(&plan);
-        violations.extend(check::check_transition(&stored.plan, &plan));
+        let planned = inner.memory.plan(&stored.spec, &inner.inventory, &stored.plan, now);
+        if inner.doubts {
+            let anew = planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
+            assert_eq!(planned, anew, "what is remembered changes what is decided");
+        }
+        let Planned { plan, mut findings, gone } = planned;
+        let mut violations = Vec::new();
+        if *stored.plan != plan {
+            violations = check::check(&plan);
+            violations.extend(check::check_transition(&stored.plan, &plan));
+        }
         let sound = violations.is_empty();
         findings.extend(violations);
         let mut next = stored.clone();

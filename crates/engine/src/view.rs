@@ -1,6 +1,5 @@
 //! A view: everything that is known at one moment, for readers who must not wait.
 
-
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::Inventory;
@@ -35,8 +34,10 @@ impl View {
             && self.plan == other.plan
             && self.findings == other.findings
             && self.operations == other.operations
-            && self.inventory.len() == other.inventory.len()
-            && self.inventory.values().zip(other.inventory.values()).all(|(a, b)| a.is_as(b))
+            && self
+                .inventory
+                .changes(&other.inventory)
+                .all(|(_, a, b)| a.zip(b).is_some_and(|(a, b)| a.is_as(b)))
     }
 
     /// When a host last reported.

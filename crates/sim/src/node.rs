@@ -184,7 +184,7 @@ impl Daemon {
             Some(desk) => desk,
             None => match Desk::open(self.repository.clone(), self.world.ids()) {
                 Ok(desk) => {
-                    let desk = Arc::new(desk);
+                    let desk = Arc::new(desk.doubting());
                     *self.desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&desk));
                     desk
                 }

@@ -78,8 +78,10 @@ impl<'a> Board<'a> {
         vms: impl IntoIterator<Item = &'v VmName>,
     ) -> Self {
         let tried = |name: &VmName| plan.vms.get(name).and_then(|planned| planned.tried.as_ref());
-        let ids = |hosts: &BTreeSet<HostName>| hosts.iter().filter_map(|host| ground.index.id_of(host)).collect();
-        let spent = vms.into_iter().filter_map(|name| Some((name.clone(), ids(&tried(name)?.hosts)))).collect();
+        let ids =
+            |hosts: &BTreeSet<HostName>| hosts.iter().filter_map(|host| ground.index.id_of(host)).collect();
+        let spent =
+            vms.into_iter().filter_map(|name| Some((name.clone(), ids(&tried(name)?.hosts)))).collect();
         let rules = RuleBook::new(spec, &ground.index);
         Self { spec, rules, ground, intended: BTreeMap::new(), reserved: BTreeMap::new(), spent }
     }
@@ -210,7 +212,9 @@ impl<'a> Board<'a> {
         let ruled = self.rules.vms().filter_map(|name| self.spec.vms.get_key_value(name));
         for (name, spec) in waiting_order(ruled) {
             let runs = plan.vms.get(name).is_some_and(|planned| planned.goal == VmGoal::Run);
-            let Some(from) = self.ground.places.get(name).filter(|_| runs && spec.run.is_up()) else { continue };
+            let Some(from) = self.ground.places.get(name).filter(|_| runs && spec.run.is_up()) else {
+                continue;
+            };
             if self.ground.closed.contains_key(from) || !matches!(spec.source, VmSource::Made(_)) {
                 continue;
             }
@@ -392,4 +396,3 @@ pub fn waiting_order<'v>(
 pub(crate) fn turn<'v>(name: &'v VmName, spec: &VmSpec) -> (Reverse<u16>, Timestamp, &'v VmName) {
     (Reverse(spec.availability.priority), spec.created_at, name)
 }
-

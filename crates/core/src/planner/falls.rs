@@ -14,7 +14,9 @@ impl Planner<'_> {
     pub(super) fn judge_falls(&mut self) {
         let mut judged = Vec::new();
         for name in self.scope.vms() {
-            let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else { continue };
+            let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else {
+                continue;
+            };
             let next = self.tried(name, spec, planned);
             if next != planned.tried {
                 judged.push((name.clone(), next));

@@ -152,7 +152,8 @@ impl Last {
                 None => drop(self.homeless.remove(vm)),
             }
             if was.map(|was| was.id) != is.map(|is| is.id) {
-                let knows = |host: &&HostName| inventory.get(*host).is_some_and(|seen| seen.domain(vm).is_some());
+                let knows =
+                    |host: &&HostName| inventory.get(*host).is_some_and(|seen| seen.domain(vm).is_some());
                 hosts.extend(others.iter().filter(knows).cloned());
             }
         }

@@ -175,7 +175,8 @@ impl Planner<'_> {
         };
         let scope = self.scope;
         let dead: Vec<&HostName> = scope.hosts.iter().filter(|host| is_down(host)).collect();
-        let stranded = dead.into_iter().flat_map(|host| scope.residents(host).iter().map(move |vm| (vm, host)));
+        let stranded =
+            dead.into_iter().flat_map(|host| scope.residents(host).iter().map(move |vm| (vm, host)));
         let mut abandoned: BTreeMap<&HostName, BTreeSet<VmName>> = BTreeMap::new();
         for (name, host) in stranded {
             let deleted = self.spec.vms.get(name).is_none_or(|spec| spec.run == Run::Deleted);

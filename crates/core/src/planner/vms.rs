@@ -54,7 +54,12 @@ impl Planner<'_> {
 
     /// Whether nothing comes of deciding about a host again, until there is news of it. `before` is the plan that this pass
     /// began with, and VMs of which something was said are never at rest.
-    pub(super) fn may_rest(&self, host: &HostName, before: &Plan, is_said_of: impl Fn(&VmName) -> bool) -> bool {
+    pub(super) fn may_rest(
+        &self,
+        host: &HostName,
+        before: &Plan,
+        is_said_of: impl Fn(&VmName) -> bool,
+    ) -> bool {
         let Some(observed) = self.inventory.get(host) else { return false };
         let serves = self.spec.hosts.get(host).is_none_or(|wish| wish.duty == Duty::Serving);
         let nothing_decided = before.generations.get(host) == self.plan.generations.get(host)
@@ -79,7 +84,9 @@ impl Planner<'_> {
 
     /// Whether a VM runs, or is off, as it shall, by what is known of its host alone.
     fn is_at_rest(&self, name: &VmName, observed: &HostInventory) -> bool {
-        let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else { return false };
+        let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else {
+            return false;
+        };
         let active = observed.domain(name).is_some_and(|domain| domain.state.is_active());
         let as_it_shall = match (planned.goal, spec.run) {
             (VmGoal::Run, Run::Running | Run::Reset) => active,

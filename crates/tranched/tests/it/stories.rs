@@ -23,7 +23,8 @@ pub(crate) fn new_vm(name: &str) -> Value {
 /// Waits for the end of an accepted operation.
 pub(crate) async fn ended(served: &Served, accepted: &Answer) -> Operation {
     assert_eq!(accepted.status, 202, "{}", accepted.text);
-    let id: tranche_core::name::OperationId = accepted.json()["operation"]["id"].as_str().unwrap().parse().unwrap();
+    let id: tranche_core::name::OperationId =
+        accepted.json()["operation"]["id"].as_str().unwrap().parse().unwrap();
     let find = |view: &tranched::engine::View| view.operations.get(&id).cloned();
     served
         .until("the operation ends", |view| find(view).is_some_and(|operation| operation.state.is_over()))

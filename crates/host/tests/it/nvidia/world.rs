@@ -267,7 +267,9 @@ impl World {
 
     pub(crate) fn runs(&mut self, name: &str) -> bool {
         self.pass();
-        let Hypervisor::Up { domains, .. } = &self.inventory[&"node1".parse::<HostName>().unwrap()].hypervisor else {
+        let Hypervisor::Up { domains, .. } =
+            &self.inventory[&"node1".parse::<HostName>().unwrap()].hypervisor
+        else {
             panic!("the hypervisor is up")
         };
         domains.get(name).is_some_and(|domain| domain.state.is_active())
