@@ -10,27 +10,25 @@ mod host;
 mod policy;
 mod rule;
 mod together;
+mod valid;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
 pub use self::together::admit_all;
+pub use self::valid::RESOURCE_NAME_LEN_MAX;
 use crate::capacity;
 use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
-use crate::guest;
 use crate::homogeneity;
 use crate::inventory::{Domain, HostInventory, Inventory};
 use crate::name::{GpuKey, HostName, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
-    Availability, CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, DepartureWay, Duty, GPUS_PER_VM_MAX, GpuMode,
-    HostSpec, Policy, Request, Rule, Run, Spec, VM_MEMORY_MIB, VM_VCPUS, VmHardware, VmSource, VmSpec,
+    Availability, DepartureWay, Duty, GpuMode, HostSpec, Policy, Request, Rule, Run, Spec, VmHardware,
+    VmSource, VmSpec,
 };
-
-/// The longest name of a libvirt pool, volume or network, in bytes.
-pub const RESOURCE_NAME_LEN_MAX: usize = 255;
 
 /// A wish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -306,8 +304,8 @@ fn create_vm(
     id: VmId,
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
-    let mut found = validate_hardware(name, &vm.hardware);
-    found.extend(validate_request(&vm.request));
+    let mut found = valid::hardware(name, &vm.hardware);
+    found.extend(valid::request(&vm.request));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
     } else if state.domain(name).is_some() {
@@ -338,7 +336,7 @@ fn adopt_vm(
     state: State<'_>,
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
-    let mut found = validate_request(request);
+    let mut found = valid::request(request);
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
     }
@@ -432,7 +430,7 @@ fn attach_gpu(
 ) -> Result<Admitted, Refusal> {
     let spec = vm_of(name, state)?;
     refuse_deleted(name, spec)?;
-    let mut found = validate_request(request);
+    let mut found = valid::request(request);
     if spec.request != Request::None {
         let mut finding = say::vm_has_partition(name);
         if spec.request == *request {
@@ -526,77 +524,4 @@ fn refuse_deleted(name: &VmName, spec: &VmSpec) -> Result<(), Refusal> {
 /// Lets warnings through, and refuses if there is an error among them.
 fn refuse_errors(found: Vec<Finding>) -> Result<Vec<Finding>, Refusal> {
     if found.iter().any(|finding| finding.severity == Severity::Error) { Err(found) } else { Ok(found) }
-}
-
-fn validate_request(request: &Request) -> Vec<Finding> {
-    match request {
-        Request::Whole { gpus, .. } if !(1..=GPUS_PER_VM_MAX).contains(gpus) => {
-            vec![say::invalid_value(
-                "The number of GPUs",
-                &gpus.to_string(),
-                &format!("1 to {GPUS_PER_VM_MAX}"),
-            )]
-        }
-        Request::Partition { profile: Some(profile), .. } if !is_resource_name(profile) => {
-            vec![say::invalid_value(
-                "The profile",
-                &format!("{profile:?}"),
-                "a name as 'tranche gpu show' prints it",
-            )]
-        }
-        Request::Partition { vram_mib: Some(0), .. } => {
-            vec![say::invalid_value(
-                "The partition's memory",
-                "0 MiB",
-                "a size as 'tranche gpu show' prints it",
-            )]
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn validate_hardware(name: &VmName, hardware: &VmHardware) -> Vec<Finding> {
-    let mut found = Vec::new();
-    if !VM_VCPUS.contains(&hardware.vcpus) {
-        let range = format!("{} to {}", VM_VCPUS.start(), VM_VCPUS.end());
-        found.push(say::invalid_value(
-            "The number of virtual processors",
-            &hardware.vcpus.to_string(),
-            &range,
-        ));
-    }
-    if !VM_MEMORY_MIB.contains(&hardware.memory_mib) {
-        let range = format!("{} to {} MiB", VM_MEMORY_MIB.start(), VM_MEMORY_MIB.end());
-        found.push(say::invalid_value("The memory", &format!("{} MiB", hardware.memory_mib), &range));
-    }
-    if hardware.disks.len() > DISKS_PER_VM_MAX || hardware.networks.len() > DISKS_PER_VM_MAX {
-        let most = format!("at most {DISKS_PER_VM_MAX} of each");
-        found.push(say::invalid_value("The number of disks or networks", "so high", &most));
-    }
-    let pools =
-        hardware.disks.iter().flat_map(|disk| [("storage pool", &disk.pool), ("volume", &disk.volume)]);
-    let networks = hardware.networks.iter().map(|network| ("network", network));
-    for (what, text) in pools.chain(networks).filter(|(_, text)| !is_resource_name(text)) {
-        let rule = "the name of one that libvirt knows, without '/' and control characters";
-        found.push(say::invalid_value(&format!("The name of a {what}"), &format!("{text:?}"), rule));
-    }
-    if hardware.cloud_init.as_ref().is_some_and(|data| data.len() > CLOUD_INIT_LEN_MAX) {
-        let range = format!("at most {CLOUD_INIT_LEN_MAX} bytes");
-        found.push(say::invalid_value("The cloud-init user data", "so long", &range));
-    }
-    if let Some(guest_os) = &hardware.guest_os {
-        if !is_resource_name(guest_os) {
-            let rule = "a libosinfo short id, as 'osinfo-query os' prints them";
-            found.push(say::invalid_value("The guest system", &format!("{guest_os:?}"), rule));
-        } else if !guest::is_supported(guest_os) {
-            found.push(say::guest_unsupported(name, guest_os));
-        }
-    }
-    found
-}
-
-/// Names of things in libvirt are used as they are, so they may hold nothing that could leave its place.
-fn is_resource_name(text: &str) -> bool {
-    let safe = |c: char| !c.is_control() && c != '/' && c != '\\';
-    (1..=RESOURCE_NAME_LEN_MAX).contains(&text.len()) && text.chars().all(safe) && text != "." && text != ".."
 }

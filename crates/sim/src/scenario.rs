@@ -46,9 +46,10 @@ pub struct Scenario {
     /// What must be at the end.
     #[serde(default)]
     pub expect: Expectation,
-    /// Whether answers of the store get lost and take long at times, as a network of low quality would have it.
+    /// Until when answers of the store get lost and take long at times, as a network of low quality would have it, in
+    /// milliseconds since the beginning.
     #[serde(default)]
-    pub rough: bool,
+    pub rough_until_ms: u64,
     /// A defect that is put in on purpose.
     #[serde(skip)]
     pub planted: Option<Planted>,

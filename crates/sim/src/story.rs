@@ -17,6 +17,8 @@ use crate::world;
 const TROUBLE_MS: u64 = 120_000;
 /// How long everything has then to come right, in milliseconds.
 const PEACE_MS: u64 = 240_000;
+/// How long the network remains of low quality when hosts have no more trouble. Whoever is reset then is powered on again.
+const ROUGH_MS: u64 = 70_000;
 
 /// A defect that is put in on purpose, to show that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +84,7 @@ pub fn story(seed: u64) -> Scenario {
         events,
         until_ms: TROUBLE_MS + PEACE_MS,
         expect: Expectation { running, ..Expectation::default() },
-        rough: chance.percent(50),
+        rough_until_ms: if chance.percent(50) { TROUBLE_MS + ROUGH_MS } else { 0 },
         planted: None,
     }
 }

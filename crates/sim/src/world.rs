@@ -72,7 +72,7 @@ pub(crate) struct Inner {
     fences: BTreeMap<(HostName, u64), Option<u64>>,
     pub(crate) records: Vec<Record>,
     pub(crate) violations: Vec<Violation>,
-    rough: bool,
+    rough_until_ms: u64,
     planted: Option<Planted>,
     /// Until when no lease ends, after a change of the store's leader.
     leases_rest_until_ms: u64,
@@ -140,7 +140,7 @@ impl Shared {
             fences: BTreeMap::new(),
             records: Vec::new(),
             violations: Vec::new(),
-            rough: scenario.rough,
+            rough_until_ms: scenario.rough_until_ms,
             planted: scenario.planted,
             leases_rest_until_ms: 0,
             judged: State::default(),
@@ -359,10 +359,7 @@ impl Shared {
 
     /// Whether an answer that is on its way back does not arrive.
     pub(crate) fn loses_answer(&self, node: Place) -> bool {
-        self.with(|inner| {
-            let rough = inner.rough;
-            !inner.reaches_store(node) || (rough && inner.chance.percent(1))
-        })
+        self.with(|inner| !inner.reaches_store(node) || (inner.is_rough() && inner.chance.percent(1)))
     }
 
     pub(crate) fn members_say(&self, node: Place) -> Vec<MemberSays> {
@@ -382,7 +379,7 @@ impl Shared {
     /// How long a message travels, in milliseconds.
     pub(crate) fn draw_latency(&self) -> u64 {
         self.with(|inner| {
-            if inner.rough && inner.chance.percent(2) {
+            if inner.is_rough() && inner.chance.percent(2) {
                 return inner.chance.between(100, 1_500);
             }
             inner.chance.between(1, 5)
@@ -469,6 +466,11 @@ impl Inner {
     pub(crate) fn after(&mut self, ms: u64, due: Due) {
         self.count += 1;
         self.queue.insert((self.now_ms + ms, self.count), due);
+    }
+
+    /// Whether the network is of low quality.
+    fn is_rough(&self) -> bool {
+        self.now_ms < self.rough_until_ms
     }
 
     /// How much of the time that passed counts for leases: while the store has no leader they do not end, and a new leader

@@ -16,6 +16,7 @@ mod pools;
 mod properties;
 mod quality;
 mod reloads;
+mod remembering;
 mod ruling;
 mod shortage;
 mod spare;

@@ -9,7 +9,7 @@ use tranche_core::inventory::*;
 use tranche_core::mixed::{self, MixedSize};
 use tranche_core::name::*;
 use tranche_core::plan::Plan;
-use tranche_core::planner::{self, Planned};
+use tranche_core::planner::{self, Memory, Planned};
 use tranche_core::spec::*;
 use tranche_core::step::{Step, VFIO_DRIVER};
 use tranche_core::steps::steps;
@@ -26,6 +26,7 @@ pub(crate) struct World {
     /// GPUs whose partitions may be of several sizes.
     mixed: BTreeSet<GpuAddress>,
     next_id: u128,
+    memory: Memory,
 }
 
 pub(crate) fn host() -> HostName {
@@ -104,6 +105,7 @@ impl World {
             now: Timestamp(1),
             mixed: BTreeSet::new(),
             next_id: 1,
+            memory: Memory::default(),
         }
     }
 
@@ -200,10 +202,10 @@ impl World {
     /// Plans once, checks the plan, and returns the steps that are due.
     pub(crate) fn pass(&mut self) -> Vec<Step> {
         self.now.0 += 1;
-        let Planned { plan, findings, gone } =
-            planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
-        let again = planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
-        assert_eq!(plan, again.plan, "the same input gave another plan");
+        let planned = self.memory.plan(&self.spec, &self.inventory, &self.plan, self.now);
+        let anew = planner::plan(&self.spec, &self.inventory, &self.plan, self.now);
+        assert_eq!(planned, anew, "what is remembered, or the same input again, gave another plan");
+        let Planned { plan, findings, gone } = planned;
         assert_eq!(check::check(&plan), [], "the plan violates an invariant");
         assert_eq!(check::check_transition(&self.plan, &plan), []);
         self.plan = plan;
