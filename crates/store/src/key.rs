@@ -76,7 +76,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// All keys that begin with the same segments: empty for every key, or a key followed by `/`.
+/// All keys that begin with the same segments: empty for every key, a key followed by `/`, or one key alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(String);
 
@@ -95,14 +95,19 @@ impl Prefix {
         Key::of(segments).map(|key| Self(key.0 + "/"))
     }
 
-    /// The prefix as text: empty, or ending in `/`.
+    /// This key alone, and none below it.
+    pub fn exactly(key: &Key) -> Self {
+        Self(key.0.clone())
+    }
+
+    /// The prefix as text: empty, or ending in `/` unless it is one key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether `key` is below this prefix.
+    /// Whether `key` is below this prefix, or is it.
     pub fn contains(&self, key: &Key) -> bool {
-        key.0.starts_with(&self.0)
+        if self.0.is_empty() || self.0.ends_with('/') { key.0.starts_with(&self.0) } else { key.0 == self.0 }
     }
 
     /// The first text that is after every key of this prefix: the exclusive end of a range, as SQL and etcd take it.
@@ -110,8 +115,10 @@ impl Prefix {
         match self.0.strip_suffix('/') {
             // '0' is the byte after '/'.
             Some(stem) => format!("{stem}0"),
-            // Every byte that a key may hold is below '~'.
-            None => "~".to_owned(),
+            // Every byte that a key may hold is below '~',
+            None if self.0.is_empty() => "~".to_owned(),
+            // and above '!'.
+            None => format!("{}!", self.0),
         }
     }
 }
@@ -195,5 +202,18 @@ mod tests {
         assert!(*"vm/zzzz" < *vm.end());
         assert!(*vm.end() <= *"vm0" && *vm.end() <= *"vma");
         assert!(*"zzzz" < *Prefix::ALL.end());
+    }
+
+    #[test]
+    fn one_key_alone_is_without_those_that_begin_like_it() {
+        let key: Key = "plan/generation/node1".parse().unwrap();
+        let alone = Prefix::exactly(&key);
+        assert!(alone.contains(&key) && *key.as_str() < *alone.end());
+        for other in ["plan/generation/node10", "plan/generation/node1/a", "plan/generation/node1-a", "plan"]
+        {
+            let other: Key = other.parse().unwrap();
+            assert!(!alone.contains(&other), "{other} is not {key}");
+            assert!(*other.as_str() < *key.as_str() || *other.as_str() >= *alone.end());
+        }
     }
 }

@@ -38,9 +38,6 @@ use crate::rest::{self, App, Peer};
 /// How long READY waits for the first look at libvirt, which may itself wait for READY.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// The longest wait between two looks of a member, which also looks whether the store answers again.
-const MEMBER_TICK: Duration = Duration::from_secs(2);
-
 /// How long requests and the pass that is under way get to end.
 const END_TIME: Duration = Duration::from_secs(5);
 
@@ -109,9 +106,8 @@ impl Daemon {
         let door = open_door(&self.cluster, rest::for_members(&app), self.patience, stopped.clone()).await?;
         self.cluster.resume();
         self.cluster.care();
-        let tick = member.as_ref().map_or(self.tick, |_| self.tick.min(MEMBER_TICK));
         let pass = pass(member.clone(), self.engine);
-        let looper = Looper { pass, bell: self.bell.clone(), pulse: pulse.clone(), metrics, tick };
+        let looper = Looper { pass, bell: self.bell.clone(), pulse: pulse.clone(), metrics, tick: self.tick };
         if let (Some(member), Some(guard)) = (&member, guard) {
             member.start(guard).map_err(system("start the threads of a member"))?;
         }

@@ -40,6 +40,8 @@ use crate::clock;
 const LISTEN_MS: u64 = 1_000;
 /// After the store refused a watch.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// How often a host that may not lead asks whether it may.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How long the end of the daemon waits for the store to hear that the host is not guarded any more.
 const RETIRE_TIME: Duration = Duration::from_secs(8);
 /// Between two looks whether it has.
@@ -219,8 +221,8 @@ impl Member {
     /// Asks the store's members if the last heartbeat is late. Returns how long to pause.
     fn poll(&self) -> Duration {
         let timers = self.timers();
-        let late_ms = self.now_ms().saturating_sub(self.0.beaten_ms.load(Ordering::SeqCst));
-        if late_ms > 2 * timers.heartbeat_ms {
+        let late_ms = || self.now_ms().saturating_sub(self.0.beaten_ms.load(Ordering::SeqCst));
+        if late_ms() > 2 * timers.heartbeat_ms {
             let asked_ms = self.now_ms();
             let says = self.0.parts.voices.ask();
             let poll = tranche_core::liveness::Poll { asked_ms, answered_ms: self.now_ms(), says };
@@ -233,16 +235,17 @@ impl Member {
         } else if self.0.nobody_writes.swap(false, Ordering::SeqCst) {
             tracing::info!("the store is back");
         }
-        Duration::from_millis(timers.election_ms / 4)
+        // Nothing is late before that.
+        let spare_ms = (2 * timers.heartbeat_ms).saturating_sub(late_ms());
+        Duration::from_millis(spare_ms.max(timers.election_ms / 4))
     }
 
     /// Leads, if nobody else does. Returns how long to pause.
     fn lead(&self) -> Duration {
-        let pause = Duration::from_millis(cluster::turn_every_ms(&self.timers()));
         let Inner { parts, leader, leads, .. } = &*self.0;
         if !(parts.may_lead)() {
             leads.store(false, Ordering::SeqCst);
-            return pause;
+            return ASK_AGAIN;
         }
         match leader.turn(&parts.desk, &*parts.fencer, &|| self.now_ms(), clock::now()) {
             Led::Decided => {
@@ -257,7 +260,7 @@ impl Member {
                 }
             }
         }
-        pause
+        Duration::from_millis(cluster::turn_every_ms(&self.timers()))
     }
 
     /// Wakes the host's loop whenever something was decided for it.
@@ -286,7 +289,7 @@ impl Member {
         loop {
             guard.tend(&self.0.host, self.now_ms());
             self.0.guarded.store(guard.is_armed(), Ordering::SeqCst);
-            if bell.wait(guard::FEED_EVERY) == Wake::Over {
+            if bell.wait(guard.pause()) == Wake::Over {
                 guard.leave();
                 return;
             }

@@ -17,6 +17,8 @@ use crate::hand::{Hand, PassReport};
 
 /// How long a report may be old before it is stored again although nothing changed, in milliseconds.
 const REPORT_EVERY_MS: u64 = 60_000;
+/// The longest wait, in milliseconds, while a host does not know what was decided, or may not live.
+const AGAIN_MS: u64 = 1_000;
 
 /// What is to be done with the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Member {
         let knew_all = names_of_domains(&seen).iter().all(|name| domains.contains(name));
         let Some(part) = inner.part.clone() else {
             inner.seen = Some(seen);
-            return nothing();
+            return nothing(now);
         };
         seen.progress.generation = part.generation;
         seen.progress.guard = self.heart.guard();
@@ -119,9 +121,10 @@ impl Member {
         inner.seen = Some(seen.clone());
         if is_given_up {
             // Nothing is begun before the leader has taken this host up again.
-            return inner.hand.carry_out(steps::surrender(&part.plan, &seen), now);
+            return soon(inner.hand.carry_out(steps::surrender(&part.plan, &seen), now), now);
         }
-        inner.hand.act((&part.spec, &part.plan), &seen, &std::collections::BTreeSet::new(), now)
+        let done = inner.hand.act((&part.spec, &part.plan), &seen, &std::collections::BTreeSet::new(), now);
+        if fresh { done } else { soon(done, now) }
     }
 
     /// Says what is to be done with a watchdog that resets the host `watchdog_ms` after it was last fed. Never waits.
@@ -253,6 +256,12 @@ fn is_done(host: &HostName, part: &Part, seen: &HostInventory) -> bool {
     departs && !starts && is_quiet
 }
 
-fn nothing() -> PassReport {
-    PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: false }
+fn nothing(now: Timestamp) -> PassReport {
+    soon(PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: false }, now)
+}
+
+/// The same, with another turn soon, which nothing else would bring about.
+fn soon(report: PassReport, now: Timestamp) -> PassReport {
+    let again = Timestamp(now.0 + AGAIN_MS);
+    PassReport { next_due: report.next_due.map_or(again, |due| due.min(again)).into(), ..report }
 }

@@ -61,7 +61,7 @@ pub struct Part {
     homes: BTreeMap<VmName, Revision>,
 }
 
-/// What tells that a host's part is as it was: its generation, its standing, the policies.
+/// What tells that a host's part is as it was: when the keys of [`marked_by`] were put.
 type Mark = Vec<Option<Revision>>;
 
 /// A heartbeat and its version.
@@ -75,10 +75,7 @@ pub struct Beat {
 
 /// Tells when something was decided for a host.
 #[derive(Debug)]
-pub struct Decisions {
-    key: Key,
-    watch: Box<dyn Watch>,
-}
+pub struct Decisions(Box<dyn Watch>);
 
 impl Decisions {
     /// Waits until something was decided for the host, at most so long. Returns whether something was.
@@ -86,8 +83,7 @@ impl Decisions {
     /// # Errors
     /// The watch is of no use any more: look, and watch anew.
     pub fn next(&mut self, timeout: Duration) -> Result<bool, RepositoryError> {
-        let events = self.watch.next(timeout)?;
-        Ok(events.iter().any(|event| event.key() == &self.key))
+        Ok(!self.0.next(timeout)?.is_empty())
     }
 }
 
@@ -157,12 +153,15 @@ impl Repository {
         Ok(())
     }
 
-    /// Whether a part is still what concerns its host.
+    /// Whether a part is still what concerns its host. One call, which changes nothing.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn is_current(&self, host: &HostName, part: &Part) -> Result<bool, RepositoryError> {
-        Ok(self.mark(host)?.1 == part.mark)
+        let expected = |known: &Option<Revision>| known.map_or(Expected::Absent, Expected::At);
+        let marked = marked_by(host).into_iter().zip(&part.mark);
+        let txn = marked.fold(Txn::new(), |txn, (key, known)| txn.expect(key, expected(known)));
+        Ok(matches!(self.store.commit(&txn)?, Outcome::Committed(_)))
     }
 
     /// Watches for decisions that concern a host, from now on.
@@ -170,22 +169,19 @@ impl Repository {
     /// # Errors
     /// The store cannot be read.
     pub fn watch_decisions(&self, host: &HostName) -> Result<Decisions, RepositoryError> {
-        let generations = prefix("plan/generation");
-        let now = self.store.range(&generations)?.revision;
-        let watch = self.store.watch(&generations, now)?;
-        Ok(Decisions { key: Generations::key(host), watch })
+        let generation = Prefix::exactly(&Generations::key(host));
+        let now = self.store.range(&generation)?.revision;
+        Ok(Decisions(self.store.watch(&generation, now)?))
     }
 
     fn mark(&self, host: &HostName) -> Result<(u64, Mark), RepositoryError> {
-        let key = Generations::key(host);
-        let entry = self.store.get(&key)?;
-        let generation = match &entry {
-            Some(entry) => decode(&key, &entry.value)?,
-            None => 0,
-        };
-        let mut mark = vec![entry.map(|entry| entry.modified)];
-        for key in [HostPlans::key(host), layout::policy()] {
-            mark.push(self.store.get(&key)?.map(|entry| entry.modified));
+        let (mut generation, mut mark) = (0, Mark::new());
+        for key in marked_by(host) {
+            let entry = self.store.get(&key)?;
+            if let Some(entry) = entry.as_ref().filter(|_| mark.is_empty()) {
+                generation = decode(&key, &entry.value)?;
+            }
+            mark.push(entry.map(|entry| entry.modified));
         }
         Ok((generation, mark))
     }
@@ -320,6 +316,11 @@ impl Repository {
         let name = String::from_utf8_lossy(&entry.value).parse().map_err(|error| malformed(&key, error))?;
         Ok(Some(name))
     }
+}
+
+/// A host's generation, its standing, and the policies. The generation is first: it is what the leader writes last.
+fn marked_by(host: &HostName) -> [Key; 3] {
+    [Generations::key(host), HostPlans::key(host), layout::policy()]
 }
 
 fn key_of(kind: &str, name: &impl Display) -> Key {

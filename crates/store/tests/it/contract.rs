@@ -36,6 +36,7 @@ contract! {
     a_watch_tells_every_change_in_order
     a_watch_resumes_from_any_revision
     a_watch_hears_only_its_prefix
+    one_key_alone_can_be_read_and_watched
     a_watch_never_splits_a_revision
     a_waiting_watch_wakes_up
     a_quiet_watch_ends_with_nothing
@@ -217,6 +218,21 @@ fn a_watch_hears_only_its_prefix(subject: &dyn Subject) {
     put(store, "gpu/a", "1");
     put(store, "vm/a", "1");
     assert_eq!(hear(watch.as_mut(), 1)[0].key(), &key("vm/a"));
+}
+
+fn one_key_alone_can_be_read_and_watched(subject: &dyn Subject) {
+    let store = subject.store();
+    let alone = Prefix::exactly(&key("vm/a"));
+    let before = put(store, "vm/a", "1");
+    let mut watch = store.watch(&alone, before).unwrap();
+    for name in ["vm/a/x", "vm/a-b", "vm/a.b", "vm/a:b", "vm/ab", "vm/b"] {
+        put(store, name, "1");
+    }
+    let found = store.range(&alone).unwrap();
+    assert_eq!(found.entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["vm/a"]);
+    let changed = put(store, "vm/a", "2");
+    let heard: Vec<_> = watch.next(SOON).unwrap().iter().map(|event| event.revision()).collect();
+    assert_eq!(heard, [changed]);
 }
 
 fn a_watch_never_splits_a_revision(subject: &dyn Subject) {

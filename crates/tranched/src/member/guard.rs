@@ -16,7 +16,9 @@ use tranche_engine::cluster::{Member, Tending};
 use tranche_host::watchdog::{Feeder, Open, Refusal, Watchdog};
 
 /// How often it is fed, if it may be.
-pub const FEED_EVERY: Duration = Duration::from_millis(200);
+const FEED_EVERY: Duration = Duration::from_millis(200);
+/// Where there is none.
+const NOTHING_TO_FEED: Duration = Duration::from_secs(3_600);
 /// After it could not be armed.
 const ARM_AGAIN_MS: u64 = 10_000;
 /// What systemd calls the open device.
@@ -57,6 +59,11 @@ impl Guard {
     /// Whether it runs.
     pub fn is_armed(&self) -> bool {
         self.feeder.is_some()
+    }
+
+    /// How long to wait until anything may be due.
+    pub fn pause(&self) -> Duration {
+        if self.watchdog.is_some() { FEED_EVERY } else { NOTHING_TO_FEED }
     }
 
     /// Does what is due. Waits for nobody but the driver.
