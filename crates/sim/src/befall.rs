@@ -78,6 +78,13 @@ impl Inner {
                 self.cuts.clear();
                 self.nodes.iter_mut().for_each(|node| node.network_off = false);
             }
+            Event::StoreLeaderKill { ms } => {
+                if let Some(leader) = self.members.leader() {
+                    self.members.set_killed(leader, true);
+                    let start = Event::MemberStart(self.nodes[leader].name.clone());
+                    self.after(*ms, Due::Befalls(start));
+                }
+            }
             Event::VmStart(name) => return Some(Change::StartVm { name: name.clone() }),
             Event::VmStop(name) => return Some(Change::StopVm { name: name.clone(), force: false }),
             Event::VmRemove(name) => return Some(Change::DeleteVm { name: name.clone(), force: true }),

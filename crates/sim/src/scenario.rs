@@ -167,6 +167,11 @@ pub enum Event {
     MemberKill(HostName),
     /// It runs again.
     MemberStart(HostName),
+    /// The store's leader is killed, wherever it is, and runs again after so long.
+    StoreLeaderKill {
+        /// In milliseconds.
+        ms: u64,
+    },
     /// A host's daemon is killed; its service manager starts it again after a second.
     DaemonKill(HostName),
     /// A host's daemon is stopped until it is started.
@@ -266,6 +271,7 @@ impl Event {
             | Self::AgentOff(host)
             | Self::AgentOn(host) => Some(host),
             Self::NetworkWhole
+            | Self::StoreLeaderKill { .. }
             | Self::VmStart(_)
             | Self::VmStop(_)
             | Self::VmAdd { .. }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tranche_store::{
-    Entry, Event, Key, Lease, LeaseId, Op, Outcome, Prefix, Revision, Snapshot, Store, StoreError, Txn, Watch,
+    Entry, Event, Key, KeyRange, Lease, LeaseId, Op, Outcome, Revision, Snapshot, Store, StoreError, Txn,
+    Watch,
 };
 
 use crate::story::Planted;
@@ -102,7 +103,7 @@ impl Store for NodeStore {
         self.call(|store| store.get(key))
     }
 
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
+    fn range(&self, prefix: &KeyRange) -> Result<Snapshot, StoreError> {
         self.call(|store| store.range(prefix))
     }
 
@@ -119,7 +120,7 @@ impl Store for NodeStore {
         answer
     }
 
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+    fn watch(&self, prefix: &KeyRange, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         let watch = self.call(|store| store.watch(prefix, after))?;
         Ok(Box::new(NodeWatch { world: Arc::clone(&self.world), life: self.life, watch }))
     }

@@ -1,6 +1,6 @@
 //! Scenarios with one thing that goes wrong, and what must come of it.
 
-use tranche_sim::{Happened, Report, Scenario, run};
+use tranche_sim::{Happened, Record, Report, Scenario, run};
 
 fn play(text: &str) -> Report {
     let scenario: Scenario = serde_json::from_str(text).expect("the scenario is well-formed");
@@ -24,6 +24,35 @@ fn a_cluster_that_is_left_alone_runs_everything_and_resets_nobody() {
         r#"{"hosts": {"a": {}, "b": {}, "c": {}}, "vms": {"v1": {}, "v2": {}, "v3": {}, "v4": {}, "v5": {}},
             "until_ms": 120000, "expect": {"running": ["v1", "v2", "v3", "v4", "v5"], "no_resets": true}}"#,
     ));
+}
+
+/// A thousand of them: fifty clusters lose the leader of their store twenty times each.
+#[test]
+fn whoever_leads_the_store_is_lost_again_and_again_and_nobody_takes_a_host_for_dead() {
+    let losses = |seed: u64| {
+        let kills = (0..20).map(|loss| {
+            // Some are over before anybody notices, some outlast an election.
+            let (at_ms, ms) =
+                (20_000 + loss * 8_000 + seed * 13 % 997, 200 + (seed * 7 + loss * 613) % 5_000);
+            format!(r#"{{"at_ms": {at_ms}, "event": {{"store_leader_kill": {{"ms": {ms}}}}}}}"#)
+        });
+        kills.collect::<Vec<_>>().join(", ")
+    };
+    for seed in 0..50 {
+        let report = play(&format!(
+            r#"{{"seed": {seed}, "hosts": {{"a": {{}}, "b": {{"agent": true}}, "c": {{}}}}, "vms": {{"v1": {{}}, "v2": {{}}, "v3": {{}}}},
+                "events": [{}], "until_ms": 200000, "expect": {{"running": ["v1", "v2", "v3"], "no_resets": true}}}}"#,
+            losses(seed)
+        ));
+        holds(&report);
+        let starts = |record: &&Record| matches!(record.what, Happened::Started { .. });
+        assert_eq!(report.records.iter().filter(starts).count(), 3, "{:#?}", report.records);
+        let cuts =
+            |record: &&Record| matches!(&record.what, Happened::Befell { event } if event.contains("agent"));
+        assert_eq!(report.records.iter().filter(cuts).count(), 0, "{:#?}", report.records);
+        let leaders = report.records.iter().filter(|record| matches!(record.what, Happened::Leads)).count();
+        assert!(leaders >= 1, "somebody leads");
+    }
 }
 
 #[test]
