@@ -1,28 +1,31 @@
 //! What the loops of a fleet cost, and how soon a change reaches its host: `scripts/bench fleet`. Fake hosts (the real code
-//! of the host over a fake kernel and a fake hypervisor) with the daemon's own threads, all in this process, against one
+//! of the host over a fake kernel and a fake hypervisor) with the daemon's own loops, all in this process, against one
 //! real etcd member. It prints figures and judges nothing.
 //!
-//! `fleet [HOSTS]`. Each host has two GPUs of 8 partitions and 4 VMs. Hosts share connections to etcd, some fifty to one:
-//! a thousand of them, each with its thread, would measure this machine's scheduler.
+//! `fleet [HOSTS]`. Each host has a GPU of 4 partitions and as many VMs. What a daemon has a thread
+//! for, a few threads do here for all hosts, and some hundreds of them share a connection: six thousand threads in one process
+//! would measure the kernel's futexes.
 
 #[path = "../tests/it/etcd.rs"]
 mod etcd;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tranche_core::change::Change;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{DomainState, HostInventory};
-use tranche_core::liveness::MemberSays;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmId, VmName};
 use tranche_core::spec::{
-    Availability, Duty, Firmware, GpuMode, GpuSpec, HostSpec, Request, Run, Spec, VmHardware, VmSource,
-    VmSpec,
+    Availability, Duty, Firmware, GpuMode, GpuSpec, HostSpec, Request, Run, Spec, Timers, VmHardware,
+    VmSource, VmSpec,
 };
 use tranche_core::step::Step;
+use tranche_engine::cluster::{Heart, Leader, Led, Member, Rhythm, turn_every_ms};
 use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
@@ -31,21 +34,24 @@ use tranche_host::linux::LinuxHost;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{EtcdSettings, EtcdStore, Repository, Saved, State, Store, Terms};
 use tranched::bell::Bell;
+use tranched::clock;
 use tranched::engine::{Desk, Ids};
-use tranched::looper::Looper;
-use tranched::member::guard::Guard;
-use tranched::member::{Agents, Member, Parts, Voices};
-use tranched::metrics::Metrics;
-use tranched::pulse::Pulse;
+use tranched::member::Agents;
 use uuid::Uuid;
 
 use self::etcd::Members;
 
 const HOSTS: usize = 1_000;
-const HOSTS_PER_CONNECTION: usize = 50;
-const PARTITIONS: u16 = 8;
-const VMS_PER_HOST: usize = 4;
+const HOSTS_PER_CONNECTION: usize = 250;
+const PARTITIONS: u16 = 4;
+const VMS_PER_HOST: usize = PARTITIONS as usize;
+/// As the daemon's own.
 const TICK: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_millis(10);
+/// A daemon's also looks now and then whether it is to end.
+const LISTEN: Duration = Duration::from_secs(60);
+const BEATERS: usize = 8;
+const PASSERS: usize = 8;
 const QUIET: Duration = Duration::from_secs(60);
 const BUSY: Duration = Duration::from_secs(60);
 const CHANGE_EVERY: Duration = Duration::from_millis(100);
@@ -54,6 +60,7 @@ const BOOT_EVERY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(900);
 
 fn main() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::ERROR).init();
     let hosts = std::env::args().nth(1).map_or(HOSTS, |count| count.parse().expect("a number of hosts"));
     let members = Members::start(1);
     let settings = EtcdSettings { endpoints: members.endpoints().to_vec(), tls: None, timeout_ms: 20_000 };
@@ -65,12 +72,13 @@ fn main() {
     let desk = Arc::new(desk);
     let reached = Reached::default();
     let began = Instant::now();
-    let boot = |number: usize| {
-        // Hosts boot on processors of their own; here all of them would do so on this machine's.
-        thread::sleep(BOOT_EVERY);
-        start(number, &stores[number / HOSTS_PER_CONNECTION], &desk, &reached)
-    };
-    let leader = (0..hosts).map(boot).reduce(|first, _| first).expect("there is a host");
+    let wishes = Bell::default();
+    {
+        let (desk, store, wishes) = (Arc::clone(&desk), Arc::clone(&stores[0]), wishes.clone());
+        run("lead", move || lead(desk, store, wishes));
+    }
+    let fleet = Arc::new(Fleet::new(hosts, &stores, &reached));
+    fleet.start();
     wait_until_all_run(&desk, hosts);
     println!("{hosts} hosts, {} VMs: all run after {} s", hosts * VMS_PER_HOST, began.elapsed().as_secs());
     // The last hosts have still to say that nothing is due any more.
@@ -78,7 +86,7 @@ fn main() {
     let idle = share_during(|| thread::sleep(QUIET));
     println!("nothing happens: {:.1} % of a processor", idle * 100.0);
     let mut took_ms = Vec::new();
-    let busy = share_during(|| took_ms = change(&desk, &leader.wishes(), &reached, hosts));
+    let busy = share_during(|| took_ms = change(&desk, &wishes, &reached, hosts));
     println!("{} changes, one each {CHANGE_EVERY:?}: {:.1} % of a processor", took_ms.len(), busy * 100.0);
     took_ms.sort_unstable();
     let at = |percent: usize| took_ms[(took_ms.len() - 1) * percent / 100];
@@ -88,6 +96,7 @@ fn main() {
         at(99),
         at(100)
     );
+    println!("calls that etcd did not take: {}", fleet.skipped.load(Ordering::Relaxed));
     // Its threads are not waited for, and etcd is.
     drop(members);
     std::process::exit(0);
@@ -157,37 +166,168 @@ fn vm(number: usize) -> VmSpec {
 }
 
 fn fake(name: &HostName) -> LinuxHost {
-    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(2, PARTITIONS)));
+    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(1, PARTITIONS)));
     let hypervisor = Box::new(FakeHypervisor::new(kernel.clone()));
     LinuxHost::new(name.clone(), kernel, Limits::default(), Arc::new(Catalogue::builtin()), hypervisor)
 }
 
-/// A daemon's loops. The first host leads: with one member of the store there is one who may.
-fn start(number: usize, store: &Arc<dyn Store>, desk: &Arc<Desk>, reached: &Reached) -> Member {
-    let name = host_name(number);
-    let bell = Bell::default();
-    let member = Member::new(Parts {
-        name: name.clone(),
-        host: Arc::new(Noting { host: fake(&name), reached: reached.clone() }),
-        store: Arc::clone(store),
-        desk: Arc::clone(desk),
-        fencer: Arc::new(Agents::installed(Bell::default())),
-        voices: Arc::new(Silent),
-        may_lead: Arc::new(move || number == 0),
-        wake_host: bell.clone(),
-        workers: 4,
-    });
-    member.start(Guard::none()).expect("threads");
-    let turned = member.clone();
-    let looper = Looper {
-        pass: Box::new(move |now| turned.pass(now)),
-        bell,
-        pulse: Pulse::new(Duration::from_secs(60)),
-        metrics: Arc::new(Metrics::default()),
-        tick: TICK,
-    };
-    looper.start().expect("a thread");
-    member
+/// The loops of all hosts. What a daemon does on threads of its own, a few threads do here for all of them.
+struct Fleet {
+    hosts: Vec<HostLoops>,
+    beats: Queue,
+    passes: Queue,
+    /// Heartbeats and watches that etcd did not take.
+    skipped: AtomicUsize,
+}
+
+/// The loops of one host.
+struct HostLoops {
+    name: HostName,
+    heart: Arc<Heart>,
+    member: Member,
+    repository: Repository,
+    /// When the host's loop is to turn. What the queue has besides is of before it was woken.
+    due: Mutex<Instant>,
+}
+
+impl Fleet {
+    fn new(count: usize, stores: &[Arc<dyn Store>], reached: &Reached) -> Self {
+        let of = |number: usize| {
+            let name = host_name(number);
+            let repository = Repository::new(Arc::clone(&stores[number / HOSTS_PER_CONNECTION]));
+            let host = Arc::new(Noting { host: fake(&name), reached: reached.clone() });
+            let heart = Heart::new(name.clone(), host.boot_id(), "1".to_owned(), repository.clone());
+            let heart = Arc::new(heart);
+            let member = Member::new(name.clone(), host, repository.clone(), Arc::clone(&heart), 4);
+            HostLoops { name, heart, member, repository, due: Mutex::new(Instant::now()) }
+        };
+        let hosts = (0..count).map(of).collect();
+        Self { hosts, beats: Queue::default(), passes: Queue::default(), skipped: AtomicUsize::new(0) }
+    }
+
+    /// Starts the threads, and boots host after host: they do so on processors of their own, here on this machine's.
+    fn start(self: &Arc<Self>) {
+        let work = |name: &str, count: usize, turn: fn(&Self)| {
+            for _ in 0..count {
+                let this = Arc::clone(self);
+                run(name, move || {
+                    loop {
+                        turn(&this);
+                    }
+                });
+            }
+        };
+        work("heart", BEATERS, Self::beat_next);
+        work("loop", PASSERS, Self::pass_next);
+        for number in 0..self.hosts.len() {
+            thread::sleep(BOOT_EVERY);
+            self.beats.push(Instant::now(), number);
+            self.wake(number, Instant::now());
+            let this = Arc::clone(self);
+            run("listen", move || this.listen(number));
+        }
+    }
+
+    fn beat_next(&self) {
+        let (due, number) = self.beats.pop();
+        let rhythm = self.hosts[number].heart.beat(&now_ms, clock::now());
+        if rhythm != Rhythm::Beats {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+        self.beats.push(due + Duration::from_millis(Timers::default().heartbeat_ms), number);
+    }
+
+    /// As `looper` does it.
+    fn pass_next(&self) {
+        let (due, number) = self.passes.pop();
+        let host = &self.hosts[number];
+        if *host.due.lock().expect("nobody panics") != due {
+            return;
+        }
+        let report = host.member.pass(clock::now());
+        let until_due = report.next_due.map(|due| due.ms_since(clock::now()));
+        let pause = match until_due {
+            _ if report.is_busy() => REST,
+            Some(ms) => Duration::from_millis(ms).clamp(REST, TICK),
+            None => TICK,
+        };
+        let mut wanted = host.due.lock().expect("nobody panics");
+        // Who was woken meanwhile is in the queue already.
+        if *wanted == due {
+            *wanted = Instant::now() + pause;
+            self.passes.push(*wanted, number);
+        }
+    }
+
+    fn wake(&self, number: usize, at: Instant) {
+        *self.hosts[number].due.lock().expect("nobody panics") = at;
+        self.passes.push(at, number);
+    }
+
+    fn listen(&self, number: usize) {
+        let HostLoops { name, repository, .. } = &self.hosts[number];
+        let mut decisions = repository.watch_decisions(name).expect("etcd is heard");
+        loop {
+            match decisions.next(LISTEN) {
+                Ok(true) => self.wake(number, Instant::now()),
+                Ok(false) => {}
+                Err(_) => {
+                    self.skipped.fetch_add(1, Ordering::Relaxed);
+                    decisions = repository.watch_decisions(name).expect("etcd is heard");
+                }
+            }
+        }
+    }
+}
+
+/// Runs something on a thread that has a name for whoever looks with `perf` or `top`.
+fn run(name: &str, body: impl FnOnce() + Send + 'static) {
+    // A thousand of them wait most of the time.
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
+    let _ = thread.spawn(body).expect("a thread");
+}
+
+/// What is to be done when, of which host.
+#[derive(Default)]
+struct Queue(Mutex<BinaryHeap<Reverse<(Instant, usize)>>>, Condvar);
+
+impl Queue {
+    fn push(&self, due: Instant, number: usize) {
+        self.0.lock().expect("nobody panics").push(Reverse((due, number)));
+        self.1.notify_one();
+    }
+
+    /// Waits until something is due.
+    fn pop(&self) -> (Instant, usize) {
+        let mut queue = self.0.lock().expect("nobody panics");
+        loop {
+            let now = Instant::now();
+            let until = queue.peek().map_or(TICK, |Reverse((due, _))| due.saturating_duration_since(now));
+            match queue.pop() {
+                Some(Reverse(next)) if until.is_zero() => return next,
+                Some(later) => queue.push(later),
+                None => {}
+            }
+            queue = self.1.wait_timeout(queue, until).expect("nobody panics").0;
+        }
+    }
+}
+
+/// The leader's loop. With one member of the store there is one host that may lead.
+fn lead(desk: Arc<Desk>, store: Arc<dyn Store>, wishes: Bell) {
+    let leader = Leader::new(host_name(0), store);
+    let agents = Agents::installed(Bell::default());
+    let pause = Duration::from_millis(turn_every_ms(&Timers::default()));
+    loop {
+        assert_ne!(leader.turn(&desk, &agents, &now_ms, clock::now()), Led::Follows, "nobody else leads");
+        wishes.wait(pause);
+    }
+}
+
+/// A monotonic clock.
+fn now_ms() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGAN.elapsed().as_millis()).expect("not that long")
 }
 
 fn wait_until_all_run(desk: &Desk, hosts: usize) {
@@ -200,7 +340,8 @@ fn wait_until_all_run(desk: &Desk, hosts: usize) {
             return;
         }
         assert!(began.elapsed() < PATIENCE, "only {running} VMs run; {:?}", view.findings.first());
-        eprintln!("{running} VMs run");
+        let said: BTreeSet<_> = view.findings.iter().map(|finding| finding.code).collect();
+        eprintln!("{running} VMs run; findings: {said:?}");
         thread::sleep(Duration::from_secs(5));
     }
 }
@@ -313,15 +454,5 @@ impl Host for Noting {
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
         self.reached.note(step);
         self.host.apply(step, now)
-    }
-}
-
-/// Members of the store that nobody asks: heartbeats are acknowledged.
-#[derive(Debug)]
-struct Silent;
-
-impl Voices for Silent {
-    fn ask(&self) -> Vec<MemberSays> {
-        Vec::new()
     }
 }

@@ -80,7 +80,7 @@ impl Last {
     /// Before the first pass.
     fn nothing(spec: &Spec) -> Self {
         Self {
-            spec: Spec { policy: spec.policy.clone(), ..Spec::default() },
+            spec: Spec { policy: spec.policy, ..Spec::default() },
             inventory: Inventory::new(),
             plan: Plan::default(),
             residents: BTreeMap::new(),
