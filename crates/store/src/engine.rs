@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::history::History;
-use crate::key::{Key, Prefix};
+use crate::key::{Key, KeyRange};
 use crate::record::{Entry, Event, Lease, LeaseId, Revision, Snapshot};
 use crate::txn::{Conflict, Op, Outcome, Txn};
 use crate::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Store, Watch};
@@ -24,8 +24,8 @@ const EXPIRY_WAIT_MIN: Duration = Duration::from_millis(20);
 /// Where an embedded store keeps its entries.
 pub(crate) trait Table: Send + Debug + 'static {
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
-    /// The entries below `prefix`, sorted by key.
-    fn range(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError>;
+    /// The entries of these keys, sorted by key.
+    fn range(&self, keys: &KeyRange) -> Result<Vec<Entry>, StoreError>;
     /// Applies all `events`, which are those of `revision`, or none.
     fn write(&mut self, revision: Revision, events: &[Event]) -> Result<(), StoreError>;
 }
@@ -86,9 +86,9 @@ impl<S: Embedded> Store for S {
         self.engine().shared.read().table.get(key)
     }
 
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
+    fn range(&self, keys: &KeyRange) -> Result<Snapshot, StoreError> {
         let state = self.engine().shared.read();
-        Ok(Snapshot { revision: state.revision, entries: state.table.range(prefix)? })
+        Ok(Snapshot { revision: state.revision, entries: state.table.range(keys)? })
     }
 
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
@@ -96,10 +96,10 @@ impl<S: Embedded> Store for S {
         self.engine().shared.change(|state, _| state.commit(txn))
     }
 
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+    fn watch(&self, keys: &KeyRange, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         let shared = Arc::clone(&self.engine().shared);
         shared.read().history.reaches(after)?;
-        Ok(Box::new(EngineWatch { shared, prefix: prefix.clone(), after }))
+        Ok(Box::new(EngineWatch { shared, keys: keys.clone(), after }))
     }
 
     fn compact(&self, through: Revision) -> Result<(), StoreError> {
@@ -259,7 +259,7 @@ impl<T: Table> State<T> {
 #[derive(Debug)]
 struct EngineWatch<T> {
     shared: Arc<Shared<T>>,
-    prefix: Prefix,
+    keys: KeyRange,
     after: Revision,
 }
 
@@ -268,8 +268,8 @@ impl<T: Table> Watch for EngineWatch<T> {
         let start = Instant::now();
         loop {
             let state = self.shared.read();
-            let events = state.history.since(&self.prefix, self.after)?;
-            // A watch from the future waits for it; every other has now seen all there is, also of other prefixes.
+            let events = state.history.since(&self.keys, self.after)?;
+            // A watch from the future waits for it; every other has now seen all there is, also of other keys.
             self.after = self.after.max(state.revision);
             let left = timeout.saturating_sub(start.elapsed());
             if !events.is_empty() || left.is_zero() {
@@ -311,7 +311,7 @@ mod tests {
         let store = MemoryStore::new(clock);
         let key: Key = "a".parse().unwrap();
         let _ = store.commit(&Txn::new().put(key.clone(), "1")).unwrap();
-        let mut watch = store.watch(&Prefix::ALL, Revision(1)).unwrap();
+        let mut watch = store.watch(&KeyRange::ALL, Revision(1)).unwrap();
         let panicked = thread::spawn(move || watch.next(Duration::from_secs(5)).map(drop)).join();
         assert!(panicked.is_err());
 

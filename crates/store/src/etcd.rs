@@ -20,7 +20,7 @@ use etcd_client::{
 };
 
 use crate::error::StoreError;
-use crate::key::{Key, Prefix};
+use crate::key::{Key, KeyRange};
 use crate::record::{Entry, Lease, LeaseId, Revision, Snapshot};
 use crate::txn::{Compare, Conflict, Expected, Op, Outcome, Txn};
 use crate::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Store, Watch};
@@ -121,8 +121,8 @@ impl Store for EtcdStore {
         answer.kvs().first().map(|found| self.calls.entry(found)).transpose()
     }
 
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
-        let (mut from, end) = (start_of(prefix), end_of(prefix));
+    fn range(&self, keys: &KeyRange) -> Result<Snapshot, StoreError> {
+        let (mut from, end) = (start_of(keys), end_of(keys));
         let (mut revision, mut entries) = (None, Vec::new());
         loop {
             let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_ENTRIES);
@@ -175,8 +175,8 @@ impl Store for EtcdStore {
         Ok(Outcome::Conflict(Conflict { key: key.clone(), expected: *expected, actual }))
     }
 
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        let range = (start_of(prefix), end_of(prefix));
+    fn watch(&self, keys: &KeyRange, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        let range = (start_of(keys), end_of(keys));
         Ok(Box::new(EtcdWatch::open(Arc::clone(&self.calls), range, after)?))
     }
 
@@ -223,12 +223,12 @@ fn name_of(key: &Key) -> String {
     format!("{ROOT}{key}")
 }
 
-fn start_of(prefix: &Prefix) -> Vec<u8> {
-    format!("{ROOT}{prefix}").into_bytes()
+fn start_of(keys: &KeyRange) -> Vec<u8> {
+    format!("{ROOT}{}", keys.start()).into_bytes()
 }
 
-fn end_of(prefix: &Prefix) -> Vec<u8> {
-    format!("{ROOT}{}", prefix.end()).into_bytes()
+fn end_of(keys: &KeyRange) -> Vec<u8> {
+    format!("{ROOT}{}", keys.end()).into_bytes()
 }
 
 fn compare(compare: &Compare) -> EtcdCompare {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::error::StoreError;
-use crate::key::Prefix;
+use crate::key::KeyRange;
 use crate::record::{Event, Revision};
 
 /// The most events that a store on one host keeps for its watches; older revisions are forgotten first.
@@ -54,11 +54,11 @@ impl History {
         Ok(())
     }
 
-    /// The events below `prefix` after revision `after`.
-    pub(crate) fn since(&self, prefix: &Prefix, after: Revision) -> Result<Vec<Event>, StoreError> {
+    /// The events of these keys after revision `after`.
+    pub(crate) fn since(&self, keys: &KeyRange, after: Revision) -> Result<Vec<Event>, StoreError> {
         self.reaches(after)?;
         let start = self.events.partition_point(|event| event.revision() <= after);
-        Ok(self.events.range(start..).filter(|event| prefix.contains(event.key())).cloned().collect())
+        Ok(self.events.range(start..).filter(|event| keys.contains(event.key())).cloned().collect())
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
     }
 
     fn kept(history: &History) -> usize {
-        history.since(&Prefix::ALL, history.compacted).unwrap().len()
+        history.since(&KeyRange::ALL, history.compacted).unwrap().len()
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
             history.push(put(revision, 1));
         }
         assert_eq!((kept(&history), history.compacted), (HISTORY_EVENTS_MAX, Revision(10)));
-        assert!(history.since(&Prefix::ALL, Revision(9)).is_err());
+        assert!(history.since(&KeyRange::ALL, Revision(9)).is_err());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Keys: what a value is stored under.
 //!
 //! A key is a short path of plain segments. Segments are checked where a key is made, so that no store has to escape
-//! anything, a prefix never cuts a segment in two, and keys read well in `sqlite3` and `etcdctl`.
+//! anything, a range never cuts a segment in two, and keys read well in `sqlite3` and `etcdctl`.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,7 +14,7 @@ pub const SEGMENT_LEN_MAX: usize = 253;
 /// The most segments of a key.
 pub const SEGMENTS_MAX: usize = 8;
 
-/// Why a text is not a key or a prefix.
+/// Why a text is not a key or a range of keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid store key: {rule}")]
 pub struct KeyError {
@@ -76,13 +76,17 @@ impl fmt::Display for Key {
     }
 }
 
-/// All keys that begin with the same segments: empty for every key, a key followed by `/`, or one key alone.
+/// Keys that follow each other: those below the same segments, one alone, or all from some to others.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix(String);
+pub struct KeyRange {
+    start: String,
+    /// After every key of it.
+    end: Cow<'static, str>,
+}
 
-impl Prefix {
-    /// Every key.
-    pub const ALL: Self = Self(String::new());
+impl KeyRange {
+    /// Every key: every byte that one may hold is below `~`.
+    pub const ALL: Self = Self { start: String::new(), end: Cow::Borrowed("~") };
 
     /// The keys below `segments`; a key of exactly these segments is not among them.
     ///
@@ -92,53 +96,48 @@ impl Prefix {
         if segments.is_empty() {
             return Ok(Self::ALL);
         }
-        Key::of(segments).map(|key| Self(key.0 + "/"))
+        // '0' is the byte after '/'.
+        Key::of(segments).map(|key| Self { start: format!("{key}/"), end: format!("{key}0").into() })
     }
 
     /// This key alone, and none below it.
     pub fn exactly(key: &Key) -> Self {
-        Self(key.0.clone())
+        // Every byte that a key may hold is above '!'.
+        Self { start: key.0.clone(), end: format!("{key}!").into() }
     }
 
-    /// The prefix as text: empty, or ending in `/` unless it is one key.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// All keys from the first of this range to the last of another.
+    #[must_use]
+    pub fn through(self, last: Self) -> Self {
+        Self { start: self.start, end: last.end }
     }
 
-    /// Whether `key` is below this prefix, or is it.
+    /// The text that none of its keys is before.
+    pub fn start(&self) -> &str {
+        &self.start
+    }
+
+    /// The first text that is after all of its keys: the exclusive end of a range, as SQL and etcd take it.
+    pub(crate) fn end(&self) -> &str {
+        &self.end
+    }
+
+    /// Whether `key` is in this range.
     pub fn contains(&self, key: &Key) -> bool {
-        if self.0.is_empty() || self.0.ends_with('/') { key.0.starts_with(&self.0) } else { key.0 == self.0 }
-    }
-
-    /// The first text that is after every key of this prefix: the exclusive end of a range, as SQL and etcd take it.
-    pub(crate) fn end(&self) -> String {
-        match self.0.strip_suffix('/') {
-            // '0' is the byte after '/'.
-            Some(stem) => format!("{stem}0"),
-            // Every byte that a key may hold is below '~',
-            None if self.0.is_empty() => "~".to_owned(),
-            // and above '!'.
-            None => format!("{}!", self.0),
-        }
+        (self.start()..self.end()).contains(&key.as_str())
     }
 }
 
-impl FromStr for Prefix {
+impl FromStr for KeyRange {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         if text.is_empty() {
             return Ok(Self::ALL);
         }
-        let stem = text.strip_suffix('/').ok_or_else(|| error(text, "a prefix is empty or ends in '/'"))?;
+        let stem = text.strip_suffix('/').ok_or_else(|| error(text, "a range is empty or ends in '/'"))?;
         check(stem)?;
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        Ok(Self { start: text.to_owned(), end: format!("{stem}0").into() })
     }
 }
 
@@ -185,35 +184,55 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_never_cuts_a_segment_in_two() {
-        let vm = Prefix::below(&["spec", "vm"]).unwrap();
+    fn a_range_never_cuts_a_segment_in_two() {
+        let vm = KeyRange::below(&["spec", "vm"]).unwrap();
         assert!(vm.contains(&"spec/vm/a".parse().unwrap()));
         for other in ["spec/vm", "spec/vmware/a", "spec/vm.a"] {
-            assert!(!vm.contains(&other.parse().unwrap()), "{other} is not below {vm}");
+            assert!(!vm.contains(&other.parse().unwrap()), "{other} is not below {vm:?}");
         }
-        assert!("spec/vm".parse::<Prefix>().is_err());
-        assert_eq!("".parse::<Prefix>().unwrap(), Prefix::ALL);
-        assert_eq!(Prefix::below(&[]).unwrap(), Prefix::ALL);
+        assert!("spec/vm".parse::<KeyRange>().is_err());
+        assert_eq!("".parse::<KeyRange>().unwrap(), KeyRange::ALL);
+        assert_eq!(KeyRange::below(&[]).unwrap(), KeyRange::ALL);
     }
 
     #[test]
-    fn the_end_of_a_prefix_is_after_its_last_key_and_before_the_next_stranger() {
-        let vm = Prefix::below(&["vm"]).unwrap();
-        assert!(*"vm/zzzz" < *vm.end());
-        assert!(*vm.end() <= *"vm0" && *vm.end() <= *"vma");
-        assert!(*"zzzz" < *Prefix::ALL.end());
+    fn the_end_of_a_range_is_after_its_last_key_and_before_the_next_stranger() {
+        let vm = KeyRange::below(&["vm"]).unwrap();
+        assert!("vm/zzzz" < vm.end());
+        assert!(vm.end() <= "vm0" && vm.end() <= "vma");
+        assert!("zzzz" < KeyRange::ALL.end());
     }
 
     #[test]
     fn one_key_alone_is_without_those_that_begin_like_it() {
         let key: Key = "plan/generation/node1".parse().unwrap();
-        let alone = Prefix::exactly(&key);
-        assert!(alone.contains(&key) && *key.as_str() < *alone.end());
+        let alone = KeyRange::exactly(&key);
+        assert!(alone.contains(&key) && key.as_str() < alone.end());
         for other in ["plan/generation/node10", "plan/generation/node1/a", "plan/generation/node1-a", "plan"]
         {
             let other: Key = other.parse().unwrap();
             assert!(!alone.contains(&other), "{other} is not {key}");
-            assert!(*other.as_str() < *key.as_str() || *other.as_str() >= *alone.end());
+        }
+    }
+
+    #[test]
+    fn a_range_can_go_through_others() {
+        let from = |first: &str, last: &str| {
+            let below = |text| KeyRange::below(&[text]).unwrap();
+            below(first).through(below(last))
+        };
+        let range = from("inventory", "spec");
+        for (key, is_in) in [
+            ("inventory/a", true),
+            ("leader", true),
+            ("plan/vm/a", true),
+            ("spec/z", true),
+            ("beat/a", false),
+            ("home/a/b", false),
+            ("inventory", false),
+            ("specs/a", false),
+        ] {
+            assert_eq!(range.contains(&key.parse().unwrap()), is_in, "{key}");
         }
     }
 }

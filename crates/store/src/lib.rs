@@ -9,7 +9,7 @@
 //! [`Repository`] sits on top of any of them and knows what Tranche remembers: it alone says which key holds what.
 //!
 //! Deliberately absent: async (the planner is one thread; a store that needs a runtime brings its own) and queries
-//! other than by prefix.
+//! other than by keys that follow each other.
 
 mod clock;
 mod engine;
@@ -30,7 +30,7 @@ pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use error::StoreError;
 pub use etcd::{EtcdMember, EtcdMembers, EtcdSettings, EtcdStatus, EtcdStore, EtcdTls};
 pub use history::{HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX};
-pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, SEGMENT_LEN_MAX, SEGMENTS_MAX};
+pub use key::{KEY_LEN_MAX, Key, KeyError, KeyRange, SEGMENT_LEN_MAX, SEGMENTS_MAX};
 pub use memory::MemoryStore;
 pub use record::{Entry, Event, Lease, LeaseId, Revision, Snapshot};
 pub use repository::{
@@ -58,11 +58,11 @@ pub trait Store: Send + Sync + Debug {
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`] when the store cannot be read.
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
 
-    /// Every entry under `prefix`, sorted by key, all at one revision.
+    /// Every entry of these keys, sorted by key, all at one revision.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`] when the store cannot be read.
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError>;
+    fn range(&self, keys: &KeyRange) -> Result<Snapshot, StoreError>;
 
     /// Applies all operations of `txn` if all its compares hold, and none otherwise.
     ///
@@ -72,11 +72,11 @@ pub trait Store: Send + Sync + Debug {
     /// [`StoreError::Corrupt`] say what is wrong underneath; the state before stays readable.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 
-    /// Watches `prefix` for what happens after revision `after`, usually that of a [`Snapshot`].
+    /// Watches these keys for what happens after revision `after`, usually that of a [`Snapshot`].
     ///
     /// # Errors
     /// [`StoreError::Compacted`] when that part of the history is gone: take a new snapshot and watch from there.
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
+    fn watch(&self, keys: &KeyRange, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
     /// Forgets the history up to and with revision `through`, at most the current one. Entries are not touched. Stores
     /// on one host also do this by themselves, see [`HISTORY_EVENTS_MAX`].
@@ -104,7 +104,7 @@ pub trait Store: Send + Sync + Debug {
     fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 }
 
-/// The events of one prefix, in order.
+/// The events of one range of keys, in order.
 pub trait Watch: Send + Debug {
     /// The next events: as soon as there are any, or none once `timeout` is over. The events of one revision are never
     /// split over two calls, and no event is left out or comes twice.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, MonotonicClock};
 use crate::engine::{Embedded, Engine, Table};
 use crate::error::StoreError;
-use crate::key::{Key, Prefix};
+use crate::key::{Key, KeyRange};
 use crate::record::{Entry, Event, Revision};
 
 /// A store in memory.
@@ -47,8 +47,8 @@ impl Table for MemoryTable {
         Ok(self.entries.get(key).cloned())
     }
 
-    fn range(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError> {
-        let below = (Bound::Included(prefix.as_str()), Bound::Excluded(&*prefix.end()));
+    fn range(&self, keys: &KeyRange) -> Result<Vec<Entry>, StoreError> {
+        let below = (Bound::Included(keys.start()), Bound::Excluded(keys.end()));
         Ok(self.entries.range::<str, _>(below).map(|(_, entry)| entry.clone()).collect())
     }
 

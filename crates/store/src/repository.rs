@@ -28,7 +28,7 @@ use tranche_core::spec::Spec;
 pub use self::cluster::{Beat, Beaten, Decisions, Part, Stands};
 use self::stored::malformed;
 use crate::error::{self, StoreError};
-use crate::key::{Key, Prefix};
+use crate::key::Key;
 use crate::record::{Event, Revision};
 use crate::txn::{Compare, Conflict, Expected, Outcome, Txn};
 use crate::{Store, Watch};
@@ -105,12 +105,14 @@ pub enum Saved {
 pub struct Terms {
     /// These hold for each transaction.
     pub always: Vec<Compare>,
-    /// These hold for the transaction that changes how a host stands.
-    pub standing: BTreeMap<HostName, Compare>,
+    /// The last heartbeats. A host is given up only while it has said nothing since.
+    pub silence: BTreeMap<HostName, Compare>,
 }
 
 /// What the keys of records that were set aside begin with.
 const ASIDE: &str = "aside";
+/// How many events are taken in at once, about.
+const EVENTS_AT_ONCE: usize = 10_000;
 
 /// Reads and writes the state.
 #[derive(Debug, Clone)]
@@ -129,7 +131,7 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::NewerVersion`] and [`RepositoryError::Malformed`] name the record that cannot be read.
     pub fn load(&self) -> Result<Loaded, RepositoryError> {
-        let snapshot = self.store.range(&Prefix::ALL)?;
+        let snapshot = self.store.range(&layout::records())?;
         let mut loaded = Loaded { revision: snapshot.revision, ..Loaded::default() };
         for entry in snapshot.entries {
             if layout::file(&mut loaded.state, &entry.key, &entry.value)? {
@@ -192,21 +194,24 @@ impl Repository {
         }
     }
 
-    /// Brings `loaded` up to what a watch has heard since, without waiting. Returns whether anything is new.
+    /// Brings `loaded` up to what a watch has heard since, without waiting. Returns whether anything is new. Of very many events
+    /// some are left for the next time, so that it ends although more keep coming.
     ///
     /// # Errors
     /// After an error, load again and watch from there.
     pub fn catch_up(&self, loaded: &mut Loaded, watch: &mut dyn Watch) -> Result<bool, RepositoryError> {
-        let mut news = false;
-        loop {
+        let (mut news, mut taken) = (false, 0);
+        while taken < EVENTS_AT_ONCE {
             let events = watch.next(Duration::ZERO)?;
             if events.is_empty() {
-                return Ok(news);
+                break;
             }
+            taken += events.len();
             for event in events {
                 news |= loaded.take(event)?;
             }
         }
+        Ok(news)
     }
 
     /// Watches for changes since `loaded`.
@@ -214,7 +219,7 @@ impl Repository {
     /// # Errors
     /// [`StoreError::Compacted`] when `loaded` is too old: load again.
     pub fn watch(&self, loaded: &Loaded) -> Result<Box<dyn Watch>, RepositoryError> {
-        Ok(self.store.watch(&Prefix::ALL, loaded.revision)?)
+        Ok(self.store.watch(&layout::records(), loaded.revision)?)
     }
 }
 

@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavio
 use crate::clock::Clock;
 use crate::engine::{Embedded, Engine, Table};
 use crate::error::StoreError;
-use crate::key::{Key, Prefix};
+use crate::key::{Key, KeyRange};
 use crate::record::{Entry, Event, LeaseId, Revision};
 
 pub use open::SCHEMA_VERSION;
@@ -165,11 +165,11 @@ impl Table for SqliteTable {
         read().map_err(|error| classify(&self.place, error))
     }
 
-    fn range(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError> {
+    fn range(&self, keys: &KeyRange) -> Result<Vec<Entry>, StoreError> {
         // Texts compare by their bytes in SQLite's default collation, as keys do.
         let sql = "SELECT key, value, created, modified, lease FROM entries
                    WHERE key >= ?1 AND key < ?2 ORDER BY key";
-        self.select(sql, [prefix.as_str(), &prefix.end()])
+        self.select(sql, [keys.start(), keys.end()])
     }
 
     fn write(&mut self, revision: Revision, events: &[Event]) -> Result<(), StoreError> {

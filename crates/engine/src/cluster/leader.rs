@@ -105,8 +105,8 @@ impl Leader {
             return Led::Follows;
         }
         let pulses = self.pulses(&inner, &view.spec, &view.plan, fencer);
-        let standing = beats.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect();
-        let terms = Terms { always: inner.lead.iter().cloned().collect(), standing };
+        let silence = beats.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect();
+        let terms = Terms { always: inner.lead.iter().cloned().collect(), silence };
         drop(inner);
         let reports = Reports { inventory: Reported::Stored(pulses), news: News::new() };
         if desk.decide(reports, &terms, now).is_some() { Led::Decided } else { Led::Hampered }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::map::Map;
-use tranche_core::name::VmName;
+use tranche_core::name::{HostName, VmName};
+use tranche_core::plan::Standing;
 
 use super::layout::{
     Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HOME, HostPlans, HostSpecs, Inventories, Operations,
@@ -26,6 +27,8 @@ pub(super) struct Change {
     before: Option<Revision>,
     /// Whether it must be as it was loaded. What only points to a record rests on that one's version.
     guarded: bool,
+    /// A host that must have said nothing since it was last heard: it is given up, or on the way there.
+    silent: Option<HostName>,
 }
 
 impl Change {
@@ -33,9 +36,9 @@ impl Change {
         self.value.is_none()
     }
 
-    /// How many compares it brings at most: its own, and the term on which a host's standing changes.
+    /// How many compares it brings at most: its own, and that of a host's silence.
     fn compares(&self) -> usize {
-        if self.key.as_str().starts_with(HostPlans::PREFIX) { 2 } else { 1 }
+        1 + usize::from(self.silent.is_some())
     }
 
     /// What it adds to a transaction, which names its key twice.
@@ -54,11 +57,8 @@ pub(super) struct Batch(Vec<Change>);
 impl Batch {
     /// The transaction that makes these changes, if everything is as it was loaded.
     pub(super) fn txn(&self, terms: &Terms) -> Txn {
-        let standing = terms.standing.iter().filter(|(host, _)| {
-            let key = HostPlans::key(host);
-            self.0.iter().any(|change| change.key == key)
-        });
-        let compares = terms.always.iter().chain(standing.map(|(_, compare)| compare));
+        let silent = self.0.iter().filter_map(|change| terms.silence.get(change.silent.as_ref()?));
+        let compares = terms.always.iter().chain(silent);
         let txn = compares.fold(Txn::new(), |txn, compare| txn.expect(compare.key.clone(), compare.expected));
         self.0.iter().fold(txn, |txn, change| {
             let expected = change.before.map_or(Expected::Absent, Expected::At);
@@ -108,7 +108,7 @@ pub(super) fn between(
     for (slot, change) in &mut booked {
         if before.plan.bookings.get(slot).is_some_and(|held| held.vm != after.plan.bookings[slot].vm) {
             let (key, before) = (change.key.clone(), change.before.take());
-            released.push((slot.clone(), Change { key, value: None, before, guarded: true }));
+            released.push((slot.clone(), Change { key, value: None, before, guarded: true, silent: None }));
         }
     }
     let (gpu_wishes_gone, gpu_wishes) = split(diff.of::<GpuSpecs>()?);
@@ -127,7 +127,7 @@ pub(super) fn between(
     }
 
     // A host is given up before anything that it had is given to others.
-    let mut groups = singly(diff.of::<HostPlans>()?);
+    let mut groups = singly(diff.standing()?);
     groups.extend(singly(released));
     groups.extend(singly(host_wishes));
     groups.extend(diff.policy()?.map(|change| vec![change]));
@@ -189,6 +189,17 @@ impl Diff<'_> {
         Ok(put)
     }
 
+    /// How hosts stand. One that lives may say so as often as it likes; one that does not must not have spoken meanwhile.
+    fn standing(&self) -> Result<Named<HostName>, RepositoryError> {
+        let of = |(host, change): (HostName, Change)| {
+            let planned = self.after.plan.hosts.get(&host);
+            let lives = planned.is_some_and(|planned| planned.standing == Standing::Up);
+            let silent = (!lives).then(|| host.clone());
+            (host, Change { silent, ..change })
+        };
+        Ok(self.of::<HostPlans>()?.into_iter().map(of).collect())
+    }
+
     /// By which a host finds what it has, without reading what others have: touched whenever a VM's plan or wish changes.
     fn homes(&self) -> Named<VmName> {
         let (was, is) = (&self.before.plan.vms, &self.after.plan.vms);
@@ -223,12 +234,12 @@ impl Diff<'_> {
             return Err(StoreError::Limit { what, found: found as u64, max: VALUE_BYTES_MAX as u64 }.into());
         }
         let before = self.versions.get(&key).copied();
-        Ok(Change { key, value, before, guarded: true })
+        Ok(Change { key, value, before, guarded: true, silent: None })
     }
 }
 
 fn pointer(key: Key, value: Option<Vec<u8>>) -> Change {
-    Change { key, value, before: None, guarded: false }
+    Change { key, value, before: None, guarded: false, silent: None }
 }
 
 /// Deletions, and the rest.

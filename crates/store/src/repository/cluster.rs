@@ -23,7 +23,7 @@ use super::layout::{self, Drawer, Generations, HostPlans, HostSpecs, Inventories
 use super::stored::{decode, encode, malformed};
 use super::{Loaded, Repository, RepositoryError, State};
 use crate::Watch;
-use crate::key::{Key, Prefix};
+use crate::key::{Key, KeyRange};
 use crate::record::{Entry, LeaseId, Revision};
 use crate::txn::{Compare, Expected, Outcome, Txn};
 
@@ -169,7 +169,7 @@ impl Repository {
     /// # Errors
     /// The store cannot be read.
     pub fn watch_decisions(&self, host: &HostName) -> Result<Decisions, RepositoryError> {
-        let generation = Prefix::exactly(&Generations::key(host));
+        let generation = KeyRange::exactly(&Generations::key(host));
         let now = self.store.range(&generation)?.revision;
         Ok(Decisions(self.store.watch(&generation, now)?))
     }
@@ -327,6 +327,6 @@ fn key_of(kind: &str, name: &impl Display) -> Key {
     format!("{kind}/{name}").parse().expect("the core's names are made of what keys may hold")
 }
 
-fn prefix(of: &str) -> Prefix {
+fn prefix(of: &str) -> KeyRange {
     format!("{of}/").parse().expect("it is a plain text of our own")
 }

@@ -32,12 +32,19 @@ use tranche_core::spec::{GpuSpec, HostSpec, Rule, VmSpec};
 
 use super::stored::{Stored, decode, malformed};
 use super::{RepositoryError, State};
-use crate::key::Key;
+use crate::key::{Key, KeyRange};
 
 /// The key of the one record that has no name.
 const POLICY: &str = "spec/policy";
 /// What every key of a record begins with. Whatever else is below these is refused; the rest belongs to others.
-const ROOTS: [&str; 4] = ["spec", "plan", "inventory", "operation"];
+const ROOTS: [&str; 4] = ["inventory", "operation", "plan", "spec"];
+
+/// The keys of all records: from the first of [`ROOTS`] through the last. Heartbeats are not among them, so that who follows
+/// records does not hear every heartbeat of a fleet.
+pub(super) fn records() -> KeyRange {
+    let below = |root: &&str| KeyRange::below(&[root]).expect("it is a plain text of our own");
+    ROOTS.iter().map(below).reduce(KeyRange::through).expect("there are some")
+}
 
 /// What a pointer to a VM's plan holds.
 pub(super) const HOME: &[u8] = b"{}";

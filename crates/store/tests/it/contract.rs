@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use tranche_store::{
-    COMPARES_MAX, Conflict, Event, Expected, KEY_LEN_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LeaseId,
-    OPS_MAX, Outcome, Prefix, Revision, StoreError, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX, Watch,
+    COMPARES_MAX, Conflict, Event, Expected, KEY_LEN_MAX, KeyRange, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN,
+    LeaseId, OPS_MAX, Outcome, Revision, StoreError, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX, Watch,
 };
 
 use crate::server::etcd;
@@ -57,7 +57,7 @@ contract! {
 
 fn every_change_takes_a_higher_revision(subject: &dyn Subject) {
     let store = subject.store();
-    let mut last = store.range(&Prefix::ALL).unwrap().revision;
+    let mut last = store.range(&KeyRange::ALL).unwrap().revision;
     for round in 0..20 {
         let txn = match round % 3 {
             0 => Txn::new().put(key("a"), "same"),
@@ -66,7 +66,7 @@ fn every_change_takes_a_higher_revision(subject: &dyn Subject) {
         };
         let revision = commit(store, txn);
         assert!(revision > last, "{revision} after {last}");
-        assert_eq!(store.range(&Prefix::ALL).unwrap().revision, revision);
+        assert_eq!(store.range(&KeyRange::ALL).unwrap().revision, revision);
         last = revision;
     }
 }
@@ -181,8 +181,8 @@ fn hear(watch: &mut dyn Watch, count: usize) -> Vec<Event> {
 fn a_watch_tells_every_change_in_order(subject: &dyn Subject) {
     let store = subject.store();
     put(store, "before", "0");
-    let start = store.range(&Prefix::ALL).unwrap().revision;
-    let mut watch = store.watch(&Prefix::ALL, start).unwrap();
+    let start = store.range(&KeyRange::ALL).unwrap().revision;
+    let mut watch = store.watch(&KeyRange::ALL, start).unwrap();
     let first = put(store, "a", "1");
     let second = commit(store, Txn::new().delete(key("a")).put(key("b"), "2"));
     let third = put(store, "a", "3");
@@ -201,11 +201,11 @@ fn a_watch_resumes_from_any_revision(subject: &dyn Subject) {
     let store = subject.store();
     let revisions: Vec<Revision> = (0..5).map(|round| put(store, "a", &round.to_string())).collect();
     for (index, after) in revisions.iter().enumerate().take(4) {
-        let mut watch = store.watch(&Prefix::ALL, *after).unwrap();
+        let mut watch = store.watch(&KeyRange::ALL, *after).unwrap();
         let heard: Vec<Revision> = hear(watch.as_mut(), 4 - index).iter().map(Event::revision).collect();
         assert_eq!(heard, revisions[index + 1..]);
     }
-    let mut watch = store.watch(&Prefix::ALL, revisions[4]).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, revisions[4]).unwrap();
     assert_eq!(watch.next(NOW).unwrap(), []);
 }
 
@@ -222,7 +222,7 @@ fn a_watch_hears_only_its_prefix(subject: &dyn Subject) {
 
 fn one_key_alone_can_be_read_and_watched(subject: &dyn Subject) {
     let store = subject.store();
-    let alone = Prefix::exactly(&key("vm/a"));
+    let alone = KeyRange::exactly(&key("vm/a"));
     let before = put(store, "vm/a", "1");
     let mut watch = store.watch(&alone, before).unwrap();
     for name in ["vm/a/x", "vm/a-b", "vm/a.b", "vm/a:b", "vm/ab", "vm/b"] {
@@ -259,7 +259,7 @@ fn a_watch_never_splits_a_revision(subject: &dyn Subject) {
 fn a_waiting_watch_wakes_up(subject: &dyn Subject) {
     let store = subject.store();
     let start = put(store, "start", "0");
-    let mut watch = store.watch(&Prefix::ALL, start).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, start).unwrap();
     let (waits, waiting) = mpsc::channel();
     thread::scope(|scope| {
         let watcher = scope.spawn(move || {
@@ -275,7 +275,7 @@ fn a_waiting_watch_wakes_up(subject: &dyn Subject) {
 fn a_quiet_watch_ends_with_nothing(subject: &dyn Subject) {
     let store = subject.store();
     let start = put(store, "a", "0");
-    let mut watch = store.watch(&Prefix::ALL, start).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, start).unwrap();
     assert_eq!(watch.next(Duration::from_millis(5)).unwrap(), []);
     put(store, "a", "1");
     assert_eq!(hear(watch.as_mut(), 1)[0].key(), &key("a"));
@@ -285,18 +285,18 @@ fn a_watch_of_forgotten_history_is_refused(subject: &dyn Subject) {
     let store = subject.store();
     let revisions: Vec<Revision> = (0..6).map(|round| put(store, "a", &round.to_string())).collect();
     store.compact(revisions[3]).unwrap();
-    let refused = store.watch(&Prefix::ALL, revisions[1]).and_then(|mut watch| watch.next(SOON));
+    let refused = store.watch(&KeyRange::ALL, revisions[1]).and_then(|mut watch| watch.next(SOON));
     assert!(
         matches!(refused, Err(StoreError::Compacted { after, .. }) if after == revisions[1]),
         "{refused:?}"
     );
 
-    let mut watch = store.watch(&Prefix::ALL, revisions[3]).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, revisions[3]).unwrap();
     hear(watch.as_mut(), 2);
     assert_eq!(all(store).len(), 1, "forgetting history has touched the entries");
     // What is not there yet cannot be forgotten.
     store.compact(Revision(revisions[5].0 + 100)).unwrap();
-    let mut watch = store.watch(&Prefix::ALL, revisions[5]).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, revisions[5]).unwrap();
     put(store, "a", "6");
     hear(watch.as_mut(), 1);
 }
@@ -304,7 +304,7 @@ fn a_watch_of_forgotten_history_is_refused(subject: &dyn Subject) {
 fn a_watch_that_fell_behind_the_history_says_so_and_stays_so(subject: &dyn Subject) {
     let store = subject.store();
     let start = put(store, "a", "0");
-    let mut watch = store.watch(&Prefix::ALL, start).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, start).unwrap();
     // More than any store holds back for a watch that is not called: 8 MiB, in transactions of 1 MiB.
     let revisions: Vec<Revision> = (0..8).map(|_| put(store, "a", &"x".repeat(VALUE_BYTES_MAX))).collect();
     store.compact(revisions[7]).unwrap();
@@ -317,8 +317,8 @@ fn a_watch_that_fell_behind_the_history_says_so_and_stays_so(subject: &dyn Subje
         Ok(events) => assert_eq!(events.first().map(Event::revision), Some(revisions[0])),
         Err(error) => panic!("{error}"),
     }
-    let snapshot = store.range(&Prefix::ALL).unwrap();
-    let mut watch = store.watch(&Prefix::ALL, snapshot.revision).unwrap();
+    let snapshot = store.range(&KeyRange::ALL).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, snapshot.revision).unwrap();
     put(store, "a", "9");
     hear(watch.as_mut(), 1);
 }
@@ -342,7 +342,7 @@ fn a_lease_that_runs_out_deletes_its_keys(subject: &dyn Subject) {
     let txn = Txn::new().put_leased(key("leader"), "me", lease.id).put_leased(key("other"), "me", lease.id);
     let revision = commit(store, txn);
     assert_eq!(store.get(&key("leader")).unwrap().unwrap().lease, Some(lease.id));
-    let mut watch = store.watch(&Prefix::ALL, revision).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, revision).unwrap();
 
     subject.let_pass(lease.ttl_ms);
     assert!(hear(watch.as_mut(), 2).iter().all(|event| matches!(event, Event::Deleted { .. })));
@@ -369,7 +369,7 @@ fn a_revoked_lease_deletes_its_keys_at_once_in_one_revision(subject: &dyn Subjec
     let lease = store.grant(LEASE_TTL_MS_MAX).unwrap();
     let txn = Txn::new().put_leased(key("a"), "1", lease.id).put_leased(key("b"), "1", lease.id);
     let revision = commit(store, txn);
-    let mut watch = store.watch(&Prefix::ALL, revision).unwrap();
+    let mut watch = store.watch(&KeyRange::ALL, revision).unwrap();
     store.revoke(lease.id).unwrap();
     assert_eq!(all(store), []);
     let heard = hear(watch.as_mut(), 2);
@@ -421,7 +421,7 @@ fn a_lease_of_no_sensible_length_is_refused(subject: &dyn Subject) {
 fn what_no_store_takes_is_refused_and_changes_nothing(subject: &dyn Subject) {
     let store = subject.store();
     put(store, "a", "1");
-    let before = store.range(&Prefix::ALL).unwrap();
+    let before = store.range(&KeyRange::ALL).unwrap();
     let many = |count| (0..count).map(|index: usize| key(&format!("k/{index}")));
     let half = TXN_BYTES_MAX / 2;
     let over = [
@@ -446,7 +446,7 @@ fn what_no_store_takes_is_refused_and_changes_nothing(subject: &dyn Subject) {
             "{refused:?}"
         );
     }
-    assert_eq!(store.range(&Prefix::ALL).unwrap(), before);
+    assert_eq!(store.range(&KeyRange::ALL).unwrap(), before);
 }
 
 fn the_largest_transaction_is_taken(subject: &dyn Subject) {

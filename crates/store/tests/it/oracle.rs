@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use tranche_store::{
-    Event, Expected, Key, LEASE_TTL_MS_MIN, LeaseId, Outcome, Prefix, Revision, Store, StoreError, Txn,
+    Event, Expected, Key, KeyRange, LEASE_TTL_MS_MIN, LeaseId, Outcome, Revision, Store, StoreError, Txn,
 };
 
 use crate::subject::{Subject, key, memory, sqlite};
@@ -250,7 +250,7 @@ impl Pair<'_> {
     /// Every way of reading tells what the oracle knows.
     fn compare(&self) -> TestCaseResult {
         for text in ["", "a/", "b/", "b/c/", "c/"] {
-            let prefix: Prefix = text.parse().unwrap();
+            let prefix: KeyRange = text.parse().unwrap();
             let snapshot = self.store().range(&prefix).unwrap();
             prop_assert_eq!(snapshot.revision.0, self.base + self.oracle.revision);
             let found: Vec<(Key, Value)> =
@@ -279,8 +279,8 @@ impl Pair<'_> {
 }
 
 fn agree(subject: &dyn Subject, steps: &[Step]) -> TestCaseResult {
-    let base = subject.store().range(&Prefix::ALL).unwrap().revision;
-    let mut watch = subject.store().watch(&Prefix::ALL, base).unwrap();
+    let base = subject.store().range(&KeyRange::ALL).unwrap().revision;
+    let mut watch = subject.store().watch(&KeyRange::ALL, base).unwrap();
     let mut pair = Pair { subject, base: base.0, oracle: Oracle::default(), leases: Vec::new() };
     for step in steps {
         pair.take(step)?;

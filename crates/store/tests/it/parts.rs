@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tranche_core::name::HostName;
-use tranche_core::plan::VmGoal;
-use tranche_store::{Loaded, MemoryStore, Prefix, Repository, Saved, State, Store, Terms, Txn};
+use tranche_core::liveness::Heartbeat;
+use tranche_core::name::{HostName, Timestamp};
+use tranche_core::plan::{DownBy, HostPlan, Standing, VmGoal};
+use tranche_store::{KeyRange, Loaded, MemoryStore, Repository, Saved, State, Store, Terms, Txn};
 
 use crate::fleet::{fleet, host, vm_name};
 use crate::subject::key;
@@ -28,7 +29,7 @@ fn save(repository: &Repository, loaded: Loaded, next: State) -> Loaded {
 }
 
 fn pointers(store: &dyn Store) -> Vec<String> {
-    let prefix: Prefix = "home/".parse().unwrap();
+    let prefix: KeyRange = "home/".parse().unwrap();
     store.range(&prefix).unwrap().entries.iter().map(|entry| entry.key.to_string()).collect()
 }
 
@@ -75,4 +76,45 @@ fn pointers_that_are_missing_or_lead_nowhere_are_mended() {
     let _ = store.commit(&gone.put(key("home/node1/nobody"), "{}")).unwrap();
     repository.mend_homes(&loaded).unwrap();
     assert_eq!(pointers(&*store), ["home/node1/desk-0000", "home/node1/desk-0001"]);
+}
+
+/// A thousand hosts say once a second that they live: who leads would never store anything if that stood against it.
+#[test]
+fn a_host_that_speaks_meanwhile_is_taken_up_and_is_not_given_up() {
+    let (_, repository, loaded) = stored(State::default());
+    let speaks = |count| {
+        let stands = repository.stands(&host()).unwrap();
+        let _ = repository.beat(&host(), &heartbeat(count), &stands).unwrap();
+    };
+    speaks(1);
+    let heard = repository.beats().unwrap();
+    let terms = Terms {
+        always: Vec::new(),
+        silence: heard.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect(),
+    };
+    speaks(2);
+    let standing = |standing| {
+        let mut next = loaded.state.clone();
+        next.plan.hosts.insert(host(), HostPlan { standing, ..HostPlan::default() });
+        repository.commit(loaded.clone(), next, &terms).unwrap()
+    };
+    let since = Timestamp(1);
+    for silent in
+        [Standing::Lost { since }, Standing::Fencing { since }, Standing::Down { since, by: DownBy::Agent }]
+    {
+        assert!(matches!(standing(silent), Saved::Conflict(conflict) if conflict.key == key("beat/node1")));
+    }
+    assert!(matches!(standing(Standing::Up), Saved::Committed(_)));
+}
+
+fn heartbeat(count: u64) -> Heartbeat {
+    Heartbeat {
+        boot_id: "boot".to_owned(),
+        count,
+        epoch: 0,
+        armed: false,
+        farewell: false,
+        version: "1".to_owned(),
+        sent_at: Timestamp(count),
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, Error};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
-use tranche_store::{EtcdSettings, EtcdStore, Prefix, Store};
+use tranche_store::{EtcdSettings, EtcdStore, KeyRange, Store};
 
 use crate::subject::Subject;
 
@@ -82,7 +82,7 @@ impl Server {
 
     fn answers(&mut self) -> bool {
         let (store, began) = (self.store(), Instant::now());
-        while store.range(&Prefix::ALL).is_err() {
+        while store.range(&KeyRange::ALL).is_err() {
             if self.process.try_wait().unwrap().is_some() {
                 return false;
             }

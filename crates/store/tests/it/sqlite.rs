@@ -12,8 +12,8 @@ use rustix::process::Uid;
 use tempfile::TempDir;
 use tranche_core::finding::Code;
 use tranche_store::{
-    Entry, Expected, FILE_NAME, LEASE_TTL_MS_MAX, MonotonicClock, Outcome, Prefix, SCHEMA_VERSION, Settings,
-    SqliteStore, Store, StoreError, Txn,
+    Entry, Expected, FILE_NAME, KeyRange, LEASE_TTL_MS_MAX, MonotonicClock, Outcome, SCHEMA_VERSION,
+    Settings, SqliteStore, Store, StoreError, Txn,
 };
 
 use crate::subject::{all, commit, key, put, settings};
@@ -64,9 +64,9 @@ fn what_was_committed_is_there_when_the_store_is_opened_again() {
     };
     let store = open(&settings(&dir)).unwrap();
     assert_eq!(all(&store), before);
-    assert_eq!(store.range(&Prefix::ALL).unwrap().revision, last);
+    assert_eq!(store.range(&KeyRange::ALL).unwrap().revision, last);
     assert!(put(&store, "c", "1") > last);
-    let stale = store.watch(&Prefix::ALL, before[0].created);
+    let stale = store.watch(&KeyRange::ALL, before[0].created);
     assert!(matches!(stale, Err(StoreError::Compacted { .. })), "{stale:?}");
 }
 
@@ -82,7 +82,7 @@ fn leases_end_with_the_process_that_held_them() {
     let store = open(&settings(&dir)).unwrap();
     let names: Vec<String> = all(&store).iter().map(|entry| entry.key.to_string()).collect();
     assert_eq!(names, ["stays"]);
-    assert!(store.range(&Prefix::ALL).unwrap().revision > last, "a deletion takes a revision of its own");
+    assert!(store.range(&KeyRange::ALL).unwrap().revision > last, "a deletion takes a revision of its own");
 }
 
 #[test]
@@ -230,12 +230,12 @@ fn a_full_disk_refuses_a_commit_and_loses_nothing() {
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
     assert_eq!(error.finding().code, Code::StoreFull);
 
-    let before = store.range(&Prefix::ALL).unwrap();
+    let before = store.range(&KeyRange::ALL).unwrap();
     assert_eq!(before.entries.len(), 2 * stored, "half of a transaction stayed");
     assert!(before.entries.iter().all(|entry| entry.value == value.as_bytes()));
     drop(store);
     let store = open(&settings).unwrap();
-    assert_eq!(store.range(&Prefix::ALL).unwrap(), before);
+    assert_eq!(store.range(&KeyRange::ALL).unwrap(), before);
 
     let revision = commit(&store, Txn::new().delete(key("a/0")).delete(key("b/0")));
     assert!(revision > before.revision);

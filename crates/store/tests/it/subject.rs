@@ -6,7 +6,7 @@ use std::sync::Arc;
 use camino::Utf8PathBuf;
 use tempfile::TempDir;
 use tranche_store::{
-    Entry, Key, ManualClock, MemoryStore, Outcome, Prefix, Revision, Settings, SqliteStore, Store, Txn,
+    Entry, Key, KeyRange, ManualClock, MemoryStore, Outcome, Revision, Settings, SqliteStore, Store, Txn,
 };
 
 /// A store under test, and the means to let time pass for it. A store with a clock of its own, as etcd's servers have,
@@ -70,7 +70,7 @@ pub(crate) fn key(text: &str) -> Key {
     text.parse().unwrap()
 }
 
-pub(crate) fn prefix(text: &str) -> Prefix {
+pub(crate) fn prefix(text: &str) -> KeyRange {
     text.parse().unwrap()
 }
 
@@ -89,5 +89,5 @@ pub(crate) fn put(store: &dyn Store, name: &str, value: &str) -> Revision {
 }
 
 pub(crate) fn all(store: &dyn Store) -> Vec<Entry> {
-    store.range(&Prefix::ALL).unwrap().entries
+    store.range(&KeyRange::ALL).unwrap().entries
 }

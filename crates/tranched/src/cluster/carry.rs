@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::{HostName, Timestamp};
-use tranche_store::{Expected, Key, OPS_MAX, Outcome, Prefix, Store, StoreError, TXN_BYTES_MAX, Txn};
+use tranche_store::{Expected, Key, KeyRange, OPS_MAX, Outcome, Store, StoreError, TXN_BYTES_MAX, Txn};
 
 use super::pki::hex;
 
@@ -32,7 +32,7 @@ pub const BACKUP_LEN_MAX: usize = 256 << 20;
 /// # Errors
 /// The store cannot be read.
 pub fn records(store: &dyn Store) -> Result<Records, StoreError> {
-    let entries = store.range(&Prefix::ALL)?.entries.into_iter();
+    let entries = store.range(&KeyRange::ALL)?.entries.into_iter();
     Ok(entries.map(|entry| (entry.key, entry.value)).filter(|(key, _)| is_kept(key)).collect())
 }
 
@@ -144,7 +144,7 @@ pub fn keys_of(store: &dyn Store, host: &HostName) -> Result<Vec<Key>, StoreErro
             _ => false,
         }
     };
-    let entries = store.range(&Prefix::ALL)?.entries.into_iter();
+    let entries = store.range(&KeyRange::ALL)?.entries.into_iter();
     Ok(entries.map(|entry| entry.key).filter(concerns).collect())
 }
 
@@ -170,7 +170,7 @@ impl Backup {
     /// # Errors
     /// The store cannot be read.
     pub fn take(cluster: &str, store: &dyn Store, now: Timestamp) -> Result<Self, StoreError> {
-        let snapshot = store.range(&Prefix::ALL)?;
+        let snapshot = store.range(&KeyRange::ALL)?;
         let kept = snapshot.entries.into_iter().filter(|entry| is_kept(&entry.key));
         // Every record of ours is JSON.
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

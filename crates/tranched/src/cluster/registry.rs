@@ -19,7 +19,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::membership::{Role, SEATS_MAX};
 use tranche_core::name::{HostName, Timestamp};
-use tranche_store::{Expected, Key, Outcome, Prefix, Revision, Store, Txn};
+use tranche_store::{Expected, Key, KeyRange, Outcome, Revision, Store, Txn};
 
 use super::pki::{self, Authority, Certificates, Subject};
 use super::seat;
@@ -137,7 +137,7 @@ impl Registry<'_> {
     /// # Errors
     /// The store cannot be read.
     pub fn members(&self) -> Result<BTreeMap<HostName, MemberRecord>, Finding> {
-        let prefix: Prefix = "cluster/member/".parse().expect("it is a plain text of our own");
+        let prefix: KeyRange = "cluster/member/".parse().expect("it is a plain text of our own");
         let entries = self.0.range(&prefix).map_err(|error| error.finding())?.entries;
         let member = |entry: tranche_store::Entry| {
             let host = entry.key.segments().next_back().and_then(|name| name.parse().ok());
@@ -177,7 +177,7 @@ impl Registry<'_> {
 
     /// Forgets the tokens that are over.
     fn forget_tokens(&self, now: Timestamp) -> Result<(), Finding> {
-        let prefix: Prefix = "cluster/token/".parse().expect("it is a plain text of our own");
+        let prefix: KeyRange = "cluster/token/".parse().expect("it is a plain text of our own");
         for entry in self.0.range(&prefix).map_err(|error| error.finding())?.entries {
             let over = decode::<TokenRecord>(&entry.key, &entry.value).is_ok_and(|token| token.until <= now);
             if over {

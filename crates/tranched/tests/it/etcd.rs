@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tranche_store::{EtcdSettings, EtcdStore, Prefix, Store as _};
+use tranche_store::{EtcdSettings, EtcdStore, KeyRange, Store as _};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
@@ -62,7 +62,7 @@ impl Members {
         let began = Instant::now();
         let settings = EtcdSettings { endpoints: self.endpoints.clone(), tls: None, timeout_ms: 5_000 };
         let store = EtcdStore::connect(&settings).unwrap();
-        while store.range(&Prefix::ALL).is_err() {
+        while store.range(&KeyRange::ALL).is_err() {
             if self.processes.iter_mut().any(|process| process.try_wait().unwrap().is_some()) {
                 return false;
             }

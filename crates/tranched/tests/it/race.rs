@@ -13,7 +13,7 @@ use tranche_core::inventory::HostInventory;
 use tranche_core::name::Timestamp;
 use tranche_host::fake::Machine;
 use tranche_store::{
-    EtcdSettings, EtcdStore, MonotonicClock, OPS_MAX, Outcome, Prefix, Repository, Settings, SqliteStore,
+    EtcdSettings, EtcdStore, KeyRange, MonotonicClock, OPS_MAX, Outcome, Repository, Settings, SqliteStore,
     Store, Terms, Txn,
 };
 use tranched::engine::{Desk, Ids, News, Rejected, Reported, Reports};
@@ -120,7 +120,7 @@ fn met(rejected: &Rejected) -> Option<Code> {
 }
 
 fn clear(store: &dyn Store) {
-    for entries in store.range(&Prefix::ALL).expect("it can be read").entries.chunks(OPS_MAX) {
+    for entries in store.range(&KeyRange::ALL).expect("it can be read").entries.chunks(OPS_MAX) {
         let txn = entries.iter().fold(Txn::new(), |txn, entry| txn.delete(entry.key.clone()));
         assert!(matches!(store.commit(&txn).expect("it is stored"), Outcome::Committed(_)));
     }

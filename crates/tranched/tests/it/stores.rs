@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use tranche_store::{
-    Entry, Key, Lease, LeaseId, Outcome, Prefix, Revision, Snapshot, Store, StoreError, Txn, Watch,
+    Entry, Key, KeyRange, Lease, LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch,
 };
 
 /// What becomes of an engine's reads and commits. The engine uses nothing else of a store.
@@ -29,13 +29,13 @@ impl<F: Fault> Store for Faulty<F> {
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.store.get(key)
     }
-    fn range(&self, prefix: &Prefix) -> Result<Snapshot, StoreError> {
+    fn range(&self, prefix: &KeyRange) -> Result<Snapshot, StoreError> {
         self.fault.on_range().and_then(|()| self.store.range(prefix))
     }
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         self.fault.on_commit(&|| self.store.commit(txn))
     }
-    fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+    fn watch(&self, prefix: &KeyRange, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         self.store.watch(prefix, after)
     }
     fn compact(&self, through: Revision) -> Result<(), StoreError> {
