@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::demo::{VM_MEMORY, install, print_last_words, wait_for};
+use crate::fence;
 use crate::guest::GUEST_DISK;
 use crate::network::Network;
-use crate::node::SHARE_TAG;
+use crate::node::{FENCE_ADDRESS, SHARE_TAG};
 use crate::stamps::Stamps;
 use crate::{Lifetime, Node, NodeOptions, Progress, quote};
 
@@ -34,6 +35,29 @@ const POOL_PATH: &str = "/srv/shared";
 const SLOW_TIMERS: &str =
     r#"{"heartbeat_ms":2000,"lost_ms":20000,"reset_ms":120000,"restart_ms":125000,"election_ms":5000}"#;
 const SLOW_ELECTION_MS: u64 = 5_000;
+const SLOW_RESTART_S: f64 = 125.0;
+/// `restart_ms` of Tranche's own timers.
+const RESTART_S: f64 = 10.0;
+
+/// A host's agent: what it is told goes to the machine that runs the hosts, and what that answers is its own.
+const AGENT_SCRIPT: &str = r#"#!/bin/sh
+answer=$(socat -t 60 STDIO TCP:ADDRESS) || exit 1
+status=${answer%%
+*}
+said=${answer#*
+}
+[ "$status" = 1 ] && printf '%s\n' "$said" >&2 || printf '%s\n' "$said"
+exit "$status"
+"#;
+
+/// What to make a cluster of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The package to install.
+    pub deb: PathBuf,
+    /// The lab's own program, where the power of lost hosts is to be cut by its agent; else only their watchdogs guard them.
+    pub agent: Option<PathBuf>,
+}
 
 /// Three hosts that are a cluster.
 #[derive(Debug)]
@@ -44,6 +68,8 @@ pub struct Cluster {
     pub network: Network,
     /// Who writes to the disks of the VMs.
     pub stamps: Stamps,
+    /// Whether an agent cuts the power of hosts that are lost.
+    pub agent: bool,
     _directory: tempfile::TempDir,
 }
 
@@ -70,7 +96,7 @@ impl Cluster {
     ///
     /// # Errors
     /// A host does not boot, or a command fails.
-    pub fn start(deb: &Path, lifetime: Lifetime, progress: &Progress) -> Result<Self> {
+    pub fn start(wanted: &ClusterOptions, lifetime: Lifetime, progress: &Progress) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let network = Network::start(directory.path(), HOSTS)?;
         let share = directory.path().join("share");
@@ -82,6 +108,7 @@ impl Cluster {
                 watchdog: true,
                 port: Some(network.ports()[usize::from(number) - 1].clone()),
                 share: Some(share.clone()),
+                fence: wanted.agent.clone(),
                 ..NodeOptions::new(&format!("node{number}"), lifetime)?
             })
         };
@@ -90,13 +117,14 @@ impl Cluster {
         crate::image::NodeImage::ensure(progress)?;
         let nodes = each(options, |options| Ok(Node::start(options, progress)?))?;
         let stamps = Stamps::watch(&share, &VM_NAMES)?;
-        let cluster = Self { nodes, network, stamps, _directory: directory };
-        let joined = cluster.prepare(deb, progress);
+        let agent = wanted.agent.is_some();
+        let cluster = Self { nodes, network, stamps, agent, _directory: directory };
+        let joined = cluster.prepare(wanted, progress);
         joined.inspect_err(|_| cluster.print_last_words())?;
         Ok(cluster)
     }
 
-    fn prepare(&self, deb: &Path, progress: &Progress) -> Result<()> {
+    fn prepare(&self, wanted: &ClusterOptions, progress: &Progress) -> Result<()> {
         let names = self.network.ports().iter().map(|port| format!("{} node{}", port.address(), port.number));
         let names: Vec<String> = names.collect();
         each(self.nodes.iter().zip(self.network.ports()).collect(), |(node, port)| {
@@ -114,7 +142,7 @@ impl Cluster {
                  virsh -q pool-define-as {POOL} dir --target {POOL_PATH} && virsh -q pool-autostart {POOL}",
                 names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" ")
             ))?;
-            install(node, deb, progress)?;
+            install(node, &wanted.deb, progress)?;
             if self.is_slow() {
                 node.run(&format!(
                     "sed -i 's/^#election_ms = .*/election_ms = {SLOW_ELECTION_MS}/' /etc/tranche/tranched.toml && \
@@ -129,7 +157,25 @@ impl Cluster {
         each(self.nodes.iter().collect(), |node| {
             node.run(&format!("virsh -q pool-start {POOL}")).map_err(Into::into)
         })?;
-        self.join(progress)
+        self.join(progress)?;
+        if self.agent { self.arm_agents() } else { Ok(()) }
+    }
+
+    /// Any host may have to cut any other.
+    pub(crate) fn arm_agents(&self) -> Result<()> {
+        let (name, script) = (fence::AGENT, AGENT_SCRIPT.replace("ADDRESS", FENCE_ADDRESS));
+        each(self.nodes.iter().collect(), |node| {
+            let install =
+                format!("printf %s {} >/usr/sbin/{name} && chmod 755 /usr/sbin/{name}", quote(&script));
+            Ok(node.run(&install)?)
+        })?;
+        for node in &self.nodes {
+            let host = node.name();
+            self.nodes[0].run(&format!(
+                "tranche -q host set {host} --fence-agent {name} --fence-option plug={host}"
+            ))?;
+        }
+        Ok(())
     }
 
     fn join(&self, progress: &Progress) -> Result<()> {
@@ -138,12 +184,8 @@ impl Cluster {
         let step = progress.step("node1: tranche cluster init");
         first.run(&format!("tranche -q cluster init --name lab --address {}", address(0)))?;
         drop(step);
-        for (index, node) in others.iter().enumerate() {
-            let _step = progress.step(&format!("{}: tranche cluster join", node.name()));
-            let token = first.run("tranche cluster token create")?;
-            let token =
-                token.split_whitespace().find(|word| word.starts_with("TRANCHE1.")).context("no token")?;
-            node.run(&format!("tranche -q cluster join {token} --address {}", address(index + 1)))?;
+        for number in 1..=others.len() {
+            self.let_in(number, 0, progress)?;
         }
         wait_for("every host's report", || {
             let hosts = self.hosts(first)?;
@@ -162,7 +204,24 @@ impl Cluster {
         Ok(())
     }
 
-    fn is_slow(&self) -> bool {
+    /// Takes a host into the cluster by another one's token.
+    pub(crate) fn let_in(&self, host: usize, by: usize, progress: &Progress) -> Result<()> {
+        let (node, address) = (&self.nodes[host], self.network.ports()[host].address());
+        let _step = progress.step(&format!("{}: tranche cluster join", node.name()));
+        let token = self.nodes[by].run("tranche cluster token create")?;
+        let token =
+            token.split_whitespace().find(|word| word.starts_with("TRANCHE1.")).context("no token")?;
+        node.run(&format!("tranche -q cluster join {token} --address {address}"))?;
+        Ok(())
+    }
+
+    /// After how many seconds of silence a host's VMs are started elsewhere, where nothing but its watchdog guards it.
+    pub fn restart_s(&self) -> f64 {
+        if self.is_slow() { SLOW_RESTART_S } else { RESTART_S }
+    }
+
+    /// Whether the hosts are emulated, and the cluster's timers longer than by default.
+    pub fn is_slow(&self) -> bool {
         self.nodes.iter().any(|node| node.accelerator().patience() > 1)
     }
 
@@ -209,8 +268,9 @@ impl Cluster {
     pub fn running(&self, without: Option<&str>) -> Result<BTreeMap<String, Vec<(String, f64)>>> {
         let nodes: Vec<&Node> = self.nodes.iter().filter(|node| Some(node.name()) != without).collect();
         let asked = each(nodes, |node| {
+            // In hundredths of a second, which ps does not tell.
             let machines = "for p in $(pgrep -x qemu-system-x86); do \
-                echo $(ps -o etimes= -p $p) $(tr '\\0' '\\n' </proc/$p/cmdline | grep -o -m1 'guest=[^,]*'); done";
+                echo $(awk -v up=$(cut -d' ' -f1 /proc/uptime) '{ print up - $22 / 100 }' /proc/$p/stat) $(tr '\\0' '\\n' </proc/$p/cmdline | grep -o -m1 'guest=[^,]*'); done";
             Ok((node.name().to_owned(), node.run(machines)?))
         })?;
         let mut running: BTreeMap<String, Vec<(String, f64)>> = BTreeMap::new();

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tranche_lab::cluster;
+use tranche_lab::cluster::ClusterOptions;
 use tranche_lab::demo::{self, DemoOptions};
-use tranche_lab::failover::{self, FailoverOptions};
-use tranche_lab::faults::{self, FaultOptions};
+use tranche_lab::failover;
+use tranche_lab::faults::{self, FaultOptions, Kind};
 use tranche_lab::fence;
 use tranche_lab::image::NodeImage;
 use tranche_lab::node::{NodeStatus, default_run_dir};
@@ -49,7 +50,7 @@ enum Order {
     /// Do random faults to a cluster of three nodes, and check that every VM runs once after each and never ran twice
     Faults(Faults),
     /// Cut a node's power as a fence agent: options come as `key=value` lines on standard input
-    Fence,
+    Fence(Fence),
     /// Show the nodes
     Status {
         #[command(flatten)]
@@ -117,6 +118,9 @@ struct Demo {
     /// How many hosts: with 3, they become a cluster, and one loses its power. Needs --once
     #[arg(long, default_value_t = 1, value_parser = hosts)]
     hosts: u8,
+    /// Of three hosts, have the power of a lost one cut by the lab's fence agent, too
+    #[arg(long)]
+    agent: bool,
     /// Take everything down when it was shown, instead of waiting for Ctrl-C
     #[arg(long)]
     once: bool,
@@ -129,10 +133,26 @@ struct Demo {
 }
 
 #[derive(Debug, Args)]
+struct Fence {
+    /// Directory under which nodes have theirs, whatever the input says
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Say the exit status in the first line, for those who see only the output
+    #[arg(long, hide = true)]
+    with_status: bool,
+}
+
+#[derive(Debug, Args)]
 struct Faults {
     /// Tranche's package
     #[arg(long, value_name = "FILE")]
     deb: PathBuf,
+    /// Only faults of this kind, each to the next host: etcd_leader_killed, power_cut, ... [default: random ones]
+    #[arg(long, value_name = "KIND")]
+    only: Option<Kind>,
+    /// Cut the power of lost hosts by the lab's fence agent, too
+    #[arg(long)]
+    agent: bool,
     /// The number that the sequences are made of; the next ones are made of the next numbers
     #[arg(long, default_value_t = 1)]
     first_seed: u64,
@@ -162,7 +182,7 @@ const FENCE_INPUT_LEN_MAX: u64 = 64 * 1024;
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     if Path::new(&name).ends_with(fence::AGENT) {
-        return be_fence_agent();
+        return be_fence_agent(&Fence { run_dir: None, with_status: false });
     }
     match run(Arguments::parse().order) {
         Ok(status) => status,
@@ -173,13 +193,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn be_fence_agent() -> ExitCode {
+fn be_fence_agent(asked: &Fence) -> ExitCode {
     let mut input = String::new();
     if let Err(error) = std::io::stdin().take(FENCE_INPUT_LEN_MAX).read_to_string(&mut input) {
         eprintln!("{}: {error}", fence::AGENT);
         return ExitCode::FAILURE;
     }
+    if let Some(run_dir) = &asked.run_dir {
+        input += &format!("\nrun_dir={}\n", run_dir.display());
+    }
     let answer = fence::answer(&input);
+    if asked.with_status {
+        print!("{}\n{}{}", answer.status, answer.said, answer.complaint.unwrap_or_default());
+        return ExitCode::SUCCESS;
+    }
     print!("{}", answer.said);
     eprint!("{}", answer.complaint.unwrap_or_default());
     ExitCode::from(answer.status)
@@ -198,7 +225,7 @@ fn run(order: Order) -> Result<ExitCode> {
         }
         Order::PowerCut(which) => which.find()?.power_cut()?,
         Order::Reset(which) => which.find()?.reset(&progress)?,
-        Order::Fence => return Ok(be_fence_agent()),
+        Order::Fence(asked) => return Ok(be_fence_agent(&asked)),
         Order::Demo(demo) => demonstrate(&demo, &progress)?,
         Order::Faults(faults) => torment(&faults, &progress)?,
         Order::Status { place, output } => show(&Node::list(&place.directory())?, output)?,
@@ -209,12 +236,18 @@ fn run(order: Order) -> Result<ExitCode> {
 /// One line of JSON for each sequence; it ends with the first that the cluster does not come out of.
 fn torment(wanted: &Faults, progress: &Progress) -> Result<()> {
     for seed in wanted.first_seed..wanted.first_seed.saturating_add(wanted.sequences) {
-        let faults = faults::sequence(seed, usize::from(wanted.faults));
-        let options = FaultOptions { deb: wanted.deb.clone(), faults };
+        let faults = faults::sequence(seed, usize::from(wanted.faults), wanted.only);
+        let cluster = ClusterOptions { deb: wanted.deb.clone(), agent: agent(wanted.agent)? };
+        let options = FaultOptions { cluster, faults };
         let summary = faults::run(&options, progress).with_context(|| format!("sequence {seed}"))?;
         println!("{}", serde_json::json!({ "seed": seed, "summary": summary }));
     }
     Ok(())
+}
+
+/// This program, where hosts are to cut each other's power by it.
+fn agent(wanted: bool) -> Result<Option<PathBuf>> {
+    wanted.then(std::env::current_exe).transpose().context("this program cannot tell where it lies")
 }
 
 fn start(up: &Up, progress: &Progress) -> Result<()> {
@@ -279,7 +312,8 @@ fn demonstrate_cluster(options: &Demo, progress: &Progress) -> Result<()> {
         "with --hosts {}, also say --once: the hosts are gone when it was shown",
         options.hosts
     );
-    let shown = failover::run(&FailoverOptions { deb: options.deb.clone() }, progress);
+    let cluster = ClusterOptions { deb: options.deb.clone(), agent: agent(options.agent)? };
+    let shown = failover::run(&cluster, progress);
     if options.json {
         match &shown {
             Ok(summary) => println!("{}", serde_json::to_string(summary)?),

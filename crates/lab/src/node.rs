@@ -72,10 +72,15 @@ pub struct NodeOptions {
     /// A directory of this machine that several nodes may have, as 9p mount tag [`SHARE_TAG`].
     #[serde(default)]
     pub share: Option<PathBuf>,
+    /// The lab's own program, where a node may cut the power of those beside it: it answers at [`FENCE_ADDRESS`].
+    #[serde(default)]
+    pub fence: Option<PathBuf>,
 }
 
 /// The tag by which a node mounts the directory that it shares with others.
 pub const SHARE_TAG: &str = "share";
+/// Where a node finds `tranche-lab fence`, if it may.
+pub const FENCE_ADDRESS: &str = "10.0.2.100:4001";
 
 impl NodeOptions {
     /// 3 GiB, two adapters with functions of the plain kind, no watchdog, in the user's own run directory.
@@ -96,6 +101,7 @@ impl NodeOptions {
             watchdog: false,
             port: None,
             share: None,
+            fence: None,
         })
     }
 

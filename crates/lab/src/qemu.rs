@@ -8,7 +8,8 @@ use crate::Error;
 use crate::accelerator::Accelerator;
 use crate::command::not_started;
 use crate::image::NodeImage;
-use crate::node::{Lifetime, NodeOptions, SHARE_TAG};
+use crate::node::{FENCE_ADDRESS, Lifetime, NodeOptions, SHARE_TAG};
+use crate::ssh::quote;
 
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Its name in the process table, which is cut to 15 bytes.
@@ -97,7 +98,7 @@ fn arguments(
     add("-drive", format!("file={},if=virtio,format=qcow2,cache=unsafe", path("disk.qcow2")));
     add("-device", "intel-iommu,intremap=on".into());
     add("-device", "virtio-rng-pci".into());
-    add("-netdev", "user,id=lab,restrict=on,hostfwd=tcp:127.0.0.1:0-:22".into());
+    add("-netdev", format!("user,id=lab,restrict=on,hostfwd=tcp:127.0.0.1:0-:22{}", fence_door(options)));
     add("-device", format!("virtio-net-pci,netdev=lab,mac={SSH_MAC},romfile="));
     for adapter in 1..=options.adapters {
         add("-device", format!("pcie-root-port,id=adapter{adapter},slot={adapter}"));
@@ -127,6 +128,15 @@ fn arguments(
     }
     arguments.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     arguments
+}
+
+/// What a node may ask this machine for, if anything: to cut a node's power. Each connection starts the program anew.
+fn fence_door(options: &NodeOptions) -> String {
+    options.fence.as_ref().map_or_else(String::new, |program| {
+        let [program, run_dir] = [program, &options.run_dir].map(|path| quote(&path.to_string_lossy()));
+        let command = escape_commas(&format!("{program} fence --run-dir {run_dir} --with-status"));
+        format!(",guestfwd=tcp:{FENCE_ADDRESS}-cmd:{command}")
+    })
 }
 
 fn kernel_command_line(options: &NodeOptions) -> String {
