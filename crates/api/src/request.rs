@@ -3,7 +3,7 @@
 //! The mode of a GPU is asked for with a [`tranche_core::spec::AskedMode`], the policies with a
 //! [`tranche_core::spec::Policy`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tranche_core::change::{Change, NewVm};
@@ -67,6 +67,15 @@ impl SetHost {
         let wish = HostSpec { joined_at, labels, duty, fence, said_down, departure, reserved_memory_mib };
         Change::SetHost { host, wish }
     }
+}
+
+/// Others that go the same way as a host: `POST /v1/hosts/{host}/drain` and `/undrain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Along {
+    /// The hosts.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub along: BTreeSet<HostName>,
 }
 
 /// Sees to the VMs of a host that is about to go down: `POST /v1/hosts/{host}/depart`.

@@ -12,6 +12,8 @@ mod rule;
 mod together;
 mod valid;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
@@ -148,10 +150,13 @@ pub enum Change {
         /// All of them.
         wish: HostSpec,
     },
-    /// Empty a host, or let it serve again.
+    /// Empty hosts, or let them serve again: all at once, so that no VM of one goes to another of them.
     SetHostDuty {
         /// The host.
         host: HostName,
+        /// Others that go the same way.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        along: BTreeSet<HostName>,
         /// Which of both.
         duty: Duty,
     },
@@ -286,7 +291,7 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::JoinHost { host, wish } => host::join(host, wish, state, now),
         Change::RemoveHost { host } => host::remove(host, state),
         Change::SetHost { host, wish } => host::set(host, wish, state),
-        Change::SetHostDuty { host, duty } => host::set_duty(host, *duty, state),
+        Change::SetHostDuty { host, along, duty } => host::set_duty(host, along, *duty, state),
         Change::DepartHost { host, way, force, boot_id } => {
             host::depart(host, (*way, *force, boot_id.as_deref()), state)
         }

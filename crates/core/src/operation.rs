@@ -3,7 +3,7 @@
 //! An operation does nothing. It records what somebody asked for and the goal that shows that it has been reached;
 //! [`judge`] compares the goal with plan and inventory. The work is done by the same loop that repairs everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +122,9 @@ pub enum Goal {
     HostEmpty {
         /// The host.
         host: HostName,
+        /// Hosts that are emptied with it.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        along: BTreeSet<HostName>,
     },
     /// No VM runs on the host, which is about to go down.
     HostQuiet {
@@ -292,7 +295,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             }
             None => Verdict::new(OperationState::Superseded, 0),
         },
-        Goal::HostEmpty { host } => host_progress(host, state),
+        Goal::HostEmpty { host, along } => hosts_progress(std::iter::once(host).chain(along), state),
         Goal::HostQuiet { host } => quiet_progress(host, state),
         Goal::VmGone { vm } => match state.spec.vms.get(vm) {
             None => Verdict::new(OperationState::Succeeded, 100),
@@ -369,13 +372,14 @@ fn gpu_progress(key: &GpuKey, mode: &GpuMode, state: State<'_>) -> Verdict {
     }
 }
 
-/// How far a host was emptied.
-fn host_progress(host: &HostName, state: State<'_>) -> Verdict {
-    match state.spec.hosts.get(host).map(|wish| wish.duty) {
-        Some(Duty::Maintenance) => {}
-        Some(Duty::Serving) | None => return Verdict::new(OperationState::Superseded, 0),
-    }
-    left_on(host, state)
+/// How far hosts were emptied. One that was taken back is not waited for; if all were, the wish is void.
+fn hosts_progress<'h>(hosts: impl Iterator<Item = &'h HostName>, state: State<'_>) -> Verdict {
+    let drained =
+        |host: &&HostName| state.spec.hosts.get(*host).is_some_and(|wish| wish.duty == Duty::Maintenance);
+    let verdicts = hosts.filter(drained).map(|host| left_on(host, state));
+    verdicts
+        .min_by_key(|verdict| verdict.progress_percent)
+        .unwrap_or(Verdict::new(OperationState::Superseded, 0))
 }
 
 fn quiet_progress(host: &HostName, state: State<'_>) -> Verdict {
@@ -410,10 +414,18 @@ fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
             };
             *subject == Subject::Vm(vm.clone()) || held() || host()
         }
-        Goal::HostEmpty { host } | Goal::HostQuiet { host } => match subject {
-            Subject::Vm(vm) => state.plan.vms.get(vm).is_some_and(|planned| &planned.host == host),
-            subject => *subject == Subject::Host(host.clone()),
-        },
+        Goal::HostEmpty { host, along } => {
+            std::iter::once(host).chain(along).any(|host| concerns_host(host, subject, state))
+        }
+        Goal::HostQuiet { host } => concerns_host(host, subject, state),
         Goal::Recorded => false,
+    }
+}
+
+/// Whether a finding is about a host, or a VM there.
+fn concerns_host(host: &HostName, subject: &Subject, state: State<'_>) -> bool {
+    match subject {
+        Subject::Vm(vm) => state.plan.vms.get(vm).is_some_and(|planned| &planned.host == host),
+        subject => *subject == Subject::Host(host.clone()),
     }
 }

@@ -1,5 +1,7 @@
 //! What an event does to the world.
 
+use std::collections::BTreeSet;
+
 use tranche_core::change::{Change, NewVm};
 use tranche_core::inventory::OffReason;
 use tranche_core::name::VmName;
@@ -64,8 +66,12 @@ impl Inner {
             Event::LibvirtOn(_) => self.nodes[node].model.libvirt_down = false,
             Event::AgentOff(_) => self.nodes[node].agent_off = true,
             Event::AgentOn(_) => self.nodes[node].agent_off = false,
-            Event::Drain(_) => return Some(Change::SetHostDuty { host, duty: Duty::Maintenance }),
-            Event::Undrain(_) => return Some(Change::SetHostDuty { host, duty: Duty::Serving }),
+            Event::Drain(_) => {
+                return Some(Change::SetHostDuty { host, along: BTreeSet::new(), duty: Duty::Maintenance });
+            }
+            Event::Undrain(_) => {
+                return Some(Change::SetHostDuty { host, along: BTreeSet::new(), duty: Duty::Serving });
+            }
             Event::ConfirmDown(_) => return Some(Change::ConfirmHostDown { host }),
             _ => {}
         }

@@ -1,5 +1,7 @@
 //! Changes of the cluster's members.
 
+use std::collections::BTreeSet;
+
 use super::{Admitted, Refusal, State};
 use crate::diagnostics as say;
 use crate::finding::Subject;
@@ -58,14 +60,30 @@ pub(super) fn set(host: &HostName, wish: &HostSpec, state: State<'_>) -> Result<
     Ok(admitted(spec, host, Goal::Recorded, format!("change host {host}")))
 }
 
-/// Empties a host, or lets it serve again.
-pub(super) fn set_duty(host: &HostName, duty: Duty, state: State<'_>) -> Result<Admitted, Refusal> {
-    let before = member(host, state)?;
+/// Empties hosts, or lets them serve again.
+pub(super) fn set_duty(
+    host: &HostName,
+    along: &BTreeSet<HostName>,
+    duty: Duty,
+    state: State<'_>,
+) -> Result<Admitted, Refusal> {
+    let along: BTreeSet<HostName> = along.iter().filter(|other| *other != host).cloned().collect();
     let mut spec = state.spec.clone();
-    spec.hosts.insert(host.clone(), HostSpec { duty, ..before.clone() });
+    let mut unknown = Vec::new();
+    for each in std::iter::once(host).chain(&along) {
+        match member(each, state) {
+            Ok(before) => drop(spec.hosts.insert(each.clone(), HostSpec { duty, ..before.clone() })),
+            Err(refusal) => unknown.extend(refusal),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(unknown);
+    }
+    let all: Vec<&str> = std::iter::once(host).chain(&along).map(HostName::as_str).collect();
+    let hosts = format!("host{} {}", if along.is_empty() { "" } else { "s" }, all.join(", "));
     let (goal, title) = match duty {
-        Duty::Serving => (Goal::Recorded, format!("let host {host} serve")),
-        Duty::Maintenance => (Goal::HostEmpty { host: host.clone() }, format!("drain host {host}")),
+        Duty::Serving => (Goal::Recorded, format!("let {hosts} serve")),
+        Duty::Maintenance => (Goal::HostEmpty { host: host.clone(), along }, format!("drain {hosts}")),
     };
     Ok(admitted(spec, host, goal, title))
 }

@@ -26,8 +26,13 @@ fn runs(fleet: &mut Fleet, name: &str, number: usize) {
 }
 
 fn drain(fleet: &Fleet) -> Effect {
+    drain_all(fleet, &[])
+}
+
+fn drain_all(fleet: &Fleet, along: &[usize]) -> Effect {
     let state = change::State { spec: &fleet.spec, plan: &fleet.plan, inventory: &fleet.inventory };
-    let wish = Change::SetHostDuty { host: node(1), duty: Duty::Maintenance };
+    let along = along.iter().map(|number| node(*number)).collect();
+    let wish = Change::SetHostDuty { host: node(1), along, duty: Duty::Maintenance };
     let admitted =
         change::admit(&wish, state, VmId(Uuid::nil()), Timestamp(1)).expect("a host may be drained");
     preview(&admitted.spec, state, Timestamp(1))
@@ -68,4 +73,27 @@ fn what_a_host_has_not_heard_of_yet_does_not_make_the_forecast_wrong() {
     runs(&mut fleet, "a", 1);
     fleet.plan.generations.insert(node(1), 7);
     assert_eq!(drain(&fleet).vms.values().collect::<Vec<_>>(), [&VmEffect::Moves]);
+}
+
+#[test]
+fn hosts_that_are_emptied_together_are_nobodys_refuge() {
+    let mut fleet = Fleet::new(3, 1, 2);
+    for (name, number) in [("a", 1), ("b", 2), ("c", 2)] {
+        runs(&mut fleet, name, number);
+    }
+    let effect = drain_all(&fleet, &[2]);
+    let homes: Vec<_> = effect.homes.values().collect();
+    assert_eq!(homes, [&node(3), &node(3)]);
+    let stay = effect.vms.values().filter(|effect| **effect == VmEffect::Stays).count();
+    assert_eq!(stay, 1, "node3 has room for two of three: {:?}", effect.vms);
+}
+
+#[test]
+fn a_host_that_is_no_member_is_emptied_by_nobody_and_neither_are_those_named_with_it() {
+    let fleet = Fleet::new(2, 1, 2);
+    let state = change::State { spec: &fleet.spec, plan: &fleet.plan, inventory: &fleet.inventory };
+    let along = [node(9)].into();
+    let wish = Change::SetHostDuty { host: node(1), along, duty: Duty::Maintenance };
+    let refusal = change::admit(&wish, state, VmId(Uuid::nil()), Timestamp(1)).expect_err("node9 is nobody");
+    assert_eq!(refusal.iter().map(|finding| finding.code).collect::<Vec<_>>(), [Code::HostNotFound]);
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tranche_core::change;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::Inventory;
-use tranche_core::name::Timestamp;
+use tranche_core::name::{HostName, Timestamp};
 use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
 use tranche_core::plan::Plan;
 use tranche_core::step::StepSubject;
@@ -80,10 +80,15 @@ fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
             let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
             std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
         }
-        Goal::HostEmpty { host } | Goal::HostQuiet { host } => {
-            let here = plan.vms.iter().filter(|(_, planned)| &planned.host == host);
-            here.map(|(vm, _)| StepSubject::Vm(vm.clone())).collect()
+        Goal::HostEmpty { host, along } => {
+            std::iter::once(host).chain(along).flat_map(|host| vms_of(host, plan)).collect()
         }
+        Goal::HostQuiet { host } => vms_of(host, plan).collect(),
         Goal::Recorded => Vec::new(),
     }
+}
+
+fn vms_of<'p>(host: &'p HostName, plan: &'p Plan) -> impl Iterator<Item = StepSubject> + 'p {
+    let here = plan.vms.iter().filter(move |(_, planned)| &planned.host == host);
+    here.map(|(vm, _)| StepSubject::Vm(vm.clone()))
 }

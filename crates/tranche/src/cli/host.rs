@@ -18,8 +18,8 @@ pub enum HostCommand {
     },
     /// Empty hosts: their VMs go elsewhere, and they take none until they shall serve again
     ///
-    /// Several are emptied one after the other. A host stays in maintenance over its reboots. 'tranche host undrain' takes
-    /// it back at any moment.
+    /// Several are emptied at once: no VM of one goes to another of them, and the dry run tells of all together. A host stays
+    /// in maintenance over its reboots. 'tranche host undrain' takes it back at any moment.
     #[command(
         after_long_help = "Examples:\n  tranche host drain node2 --dry-run\n  tranche host drain node2 node3"
     )]
@@ -27,6 +27,9 @@ pub enum HostCommand {
         /// The hosts
         #[arg(required = true, value_name = "HOST")]
         hosts: Vec<HostName>,
+        /// Empty one after the other: each once the one before is empty. VMs may go to hosts whose turn comes later
+        #[arg(long, conflicts_with_all = ["dry_run", "no_wait"])]
+        one_by_one: bool,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,

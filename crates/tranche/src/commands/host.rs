@@ -1,6 +1,6 @@
 //! Commands about hosts.
 
-use tranche_api::request::{Nothing, SetHost};
+use tranche_api::request::{Along, Nothing, SetHost};
 use tranche_api::view::HostView;
 use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
@@ -20,11 +20,20 @@ pub(super) fn run(command: HostCommand, daemon: &Daemon<'_>) -> Result<Exit, Fai
             };
             daemon.show(hosts.as_slice())
         }
-        HostCommand::Drain { hosts, doing } => each(&hosts, "drain", doing, daemon),
-        HostCommand::Undrain { hosts, doing } => each(&hosts, "undrain", doing, daemon),
+        HostCommand::Drain { hosts, one_by_one: true, doing } => {
+            for host in &hosts {
+                let exit = at_once(std::slice::from_ref(host), "drain", doing, daemon)?;
+                if exit != Exit::Done {
+                    return Ok(exit);
+                }
+            }
+            Ok(Exit::Done)
+        }
+        HostCommand::Drain { hosts, one_by_one: false, doing } => at_once(&hosts, "drain", doing, daemon),
+        HostCommand::Undrain { hosts, doing } => at_once(&hosts, "undrain", doing, daemon),
         HostCommand::Depart(args) => departure::run(&args, daemon),
-        HostCommand::Stay { host, doing } => each(&[host], "stay", doing, daemon),
-        HostCommand::ConfirmDown { host, doing } => each(&[host], "confirm-down", doing, daemon),
+        HostCommand::Stay { host, doing } => to(&host, "stay", &Nothing {}, doing, daemon),
+        HostCommand::ConfirmDown { host, doing } => to(&host, "confirm-down", &Nothing {}, doing, daemon),
         HostCommand::Set(args) => {
             let (path, doing) = (format!("/hosts/{}", args.host), args.doing);
             change::put(&path, &settings(args), doing, daemon)
@@ -32,15 +41,20 @@ pub(super) fn run(command: HostCommand, daemon: &Daemon<'_>) -> Result<Exit, Fai
     }
 }
 
-/// Does something to one host after the other; ends at the first with which it does not come to its end.
-fn each(hosts: &[HostName], what: &str, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
-    for host in hosts {
-        let exit = change::post(&format!("/hosts/{host}/{what}"), &Nothing {}, doing, daemon)?;
-        if exit != Exit::Done {
-            return Ok(exit);
-        }
-    }
-    Ok(Exit::Done)
+/// Does something to all these hosts in one change.
+fn at_once(hosts: &[HostName], what: &str, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    let Some((host, others)) = hosts.split_first() else { return Ok(Exit::Done) };
+    to(host, what, &Along { along: others.iter().cloned().collect() }, doing, daemon)
+}
+
+fn to(
+    host: &HostName,
+    what: &str,
+    body: &impl serde::Serialize,
+    doing: Doing,
+    daemon: &Daemon<'_>,
+) -> Result<Exit, Failure> {
+    change::post(&format!("/hosts/{host}/{what}"), body, doing, daemon)
 }
 
 fn settings(args: HostArgs) -> SetHost {

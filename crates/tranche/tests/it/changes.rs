@@ -166,6 +166,7 @@ fn a_vm_is_made_with_how_often_it_is_tried_again() {
 fn every_change_of_a_host_asks_for_what_it_says() {
     asks(&["host", "drain", "node2"], "POST /v1/hosts/node2/drain", "{}");
     asks(&["host", "undrain", "node2"], "POST /v1/hosts/node2/undrain", "{}");
+    asks(&["host", "drain", "node2", "node3"], "POST /v1/hosts/node2/drain", r#"{"along":["node3"]}"#);
     let depart = "POST /v1/hosts/node2/depart";
     asks(&["host", "depart", "node2", "--reboot"], depart, r#"{"way":"reboot","force":false}"#);
     asks(&["host", "depart", "node2", "--shutdown"], depart, r#"{"way":"shutdown","force":false}"#);

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use tranche_api::answer::{Accepted, Preview};
-use tranche_api::request::{DepartHost, Nothing, SetHost};
+use tranche_api::request::{Along, DepartHost, Nothing, SetHost};
 use tranche_api::view::{self, HostView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
@@ -60,40 +60,40 @@ pub(super) async fn set(
     app.change(asked.into_change(host), query.dry_run).await
 }
 
-/// Empties a host: its VMs go elsewhere, and it takes none until it shall serve again, over its reboots.
+/// Empties a host, and others with it: their VMs go elsewhere, and they take none until they shall serve again, over reboots.
 #[utoipa::path(
     post,
     path = "/v1/hosts/{host}/drain", operation_id = "drain_host",
     tag = "hosts",
     params(("host" = HostName, Path), ChangeQuery),
-    request_body = Nothing,
+    request_body = Along,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn drain(
     State(app): State<App>,
     InPath(host): InPath<HostName>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(Nothing {}): InBody<Nothing>,
+    InBody(Along { along }): InBody<Along>,
 ) -> Result<Response, Refusal> {
-    app.change(Change::SetHostDuty { host, duty: Duty::Maintenance }, query.dry_run).await
+    app.change(Change::SetHostDuty { host, along, duty: Duty::Maintenance }, query.dry_run).await
 }
 
-/// Lets a host serve again, or takes a drain back.
+/// Lets a host, and others with it, serve again, or takes a drain back.
 #[utoipa::path(
     post,
     path = "/v1/hosts/{host}/undrain", operation_id = "undrain_host",
     tag = "hosts",
     params(("host" = HostName, Path), ChangeQuery),
-    request_body = Nothing,
+    request_body = Along,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn undrain(
     State(app): State<App>,
     InPath(host): InPath<HostName>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(Nothing {}): InBody<Nothing>,
+    InBody(Along { along }): InBody<Along>,
 ) -> Result<Response, Refusal> {
-    app.change(Change::SetHostDuty { host, duty: Duty::Serving }, query.dry_run).await
+    app.change(Change::SetHostDuty { host, along, duty: Duty::Serving }, query.dry_run).await
 }
 
 /// Sees to the VMs of a host that is about to go down: they are shut down, and wait for it or start elsewhere, as the policy
