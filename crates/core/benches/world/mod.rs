@@ -76,7 +76,7 @@ pub(crate) fn add_host(
                 let settled =
                     Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
                 plan.vms
-                    .insert(name, VmPlan { host: host.clone(), id, goal: VmGoal::Run, settled, tried: None });
+                    .insert(name, VmPlan { host: host.clone(), id, goal: VmGoal::Run, settled, tried: None, ran_on: None });
             }
         }
         gpus.insert(gpu.address.clone(), gpu);

@@ -101,7 +101,7 @@ impl Fleet {
             self.plan.bookings.insert(slot, booking);
         }
         let planned =
-            VmPlan { host: host.clone(), id: spec.id, goal: VmGoal::Run, settled: None, tried: None };
+            VmPlan { host: host.clone(), id: spec.id, goal: VmGoal::Run, settled: None, tried: None, ran_on: None };
         self.plan.vms.insert(name, planned);
         true
     }
