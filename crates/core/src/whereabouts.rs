@@ -97,7 +97,9 @@ pub fn networks(vm: &VmSpec) -> impl Iterator<Item = &str> {
         VmSource::Adopted => &[],
     };
     let named = networks.iter().map(String::as_str).enumerate();
-    named.filter(|(index, network)| networks[..*index].iter().all(|earlier| earlier != network)).map(|(_, name)| name)
+    named
+        .filter(|(index, network)| networks[..*index].iter().all(|earlier| earlier != network))
+        .map(|(_, name)| name)
 }
 
 fn keeps_to_itself(home: &HostInventory, pool: &str) -> bool {

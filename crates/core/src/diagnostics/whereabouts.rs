@@ -14,7 +14,12 @@ pub fn host_lacks(vm: &VmName, host: &HostName, home: Option<&HostName>, lack: L
 /// A host has room for a VM and lacks something that it needs, and no other host serves.
 pub fn waits_for_lack(vm: &VmName, host: &HostName, home: Option<&HostName>, lack: Lack<'_>) -> Finding {
     let (code, message, hint) = words(vm, host, home, lack);
-    warning(code, vm_subject(vm), format!("VM {vm} waits, though host {host} has room for it. {message}"), hint)
+    warning(
+        code,
+        vm_subject(vm),
+        format!("VM {vm} waits, though host {host} has room for it. {message}"),
+        hint,
+    )
 }
 
 /// The disks of a VM are on one host alone, which does not take it now.

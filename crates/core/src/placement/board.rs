@@ -287,7 +287,8 @@ impl<'a> Board<'a> {
             Rule::Hosts { hosts, failback, .. } => Some((*name, hosts, *failback)),
             Rule::Labels { .. } | Rule::Vms { .. } => None,
         });
-        let liking = |hosts: &BTreeMap<HostName, u16>, host: &HostName| hosts.get(host).copied().unwrap_or_default();
+        let liking =
+            |hosts: &BTreeMap<HostName, u16>, host: &HostName| hosts.get(host).copied().unwrap_or_default();
         let mut worth_a_look = about_hosts.clone();
         if !worth_a_look.any(|(_, hosts, _)| hosts.values().any(|other| *other > liking(hosts, from))) {
             return None;
@@ -425,7 +426,8 @@ impl<'a> Board<'a> {
     /// where there is room, or a rule.
     fn no_room(&self, vm: (&VmName, &VmSpec), ask: &Ask<'_>, only_host: Option<&HostName>) -> Finding {
         let name = vm.0;
-        let bound = |home: &'a HostInventory| Some((&home.host, whereabouts::bound_by(vm.1, home)?.to_owned()));
+        let bound =
+            |home: &'a HostInventory| Some((&home.host, whereabouts::bound_by(vm.1, home)?.to_owned()));
         if only_host.is_none()
             && let Some((home, pool)) = self.home_of(name).and_then(bound)
             && self.ground.index.choose_on(home, ask).is_none()
@@ -484,9 +486,8 @@ impl<'a> Board<'a> {
         }
         let strict = self.rules.of(vm.0).iter().filter(|(_, rule)| rule.is_strict()).map(|(rule, _)| *rule);
         let strict: Vec<&RuleName> = strict.collect();
-        let alone = |rule: &&&RuleName| {
-            self.ground.index.choose_among(&self.allowed(vm, Some(rule)), ask).is_some()
-        };
+        let alone =
+            |rule: &&&RuleName| self.ground.index.choose_among(&self.allowed(vm, Some(rule)), ask).is_some();
         let alone: Vec<&RuleName> = strict.iter().filter(alone).copied().collect();
         if alone.is_empty() { strict } else { alone }
     }

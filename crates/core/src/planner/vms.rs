@@ -110,10 +110,8 @@ impl Planner<'_> {
         }
         let domain = observed.domain(name);
         let before = self.plan.vms.get(name).filter(|planned| planned.id == spec.id);
-        let ran_on = before.map_or_else(
-            || self.displaced.get(name).cloned().flatten(),
-            |before| before.ran_on.clone(),
-        );
+        let ran_on = before
+            .map_or_else(|| self.displaced.get(name).cloned().flatten(), |before| before.ran_on.clone());
         let before = before.and_then(|before| before.settled.clone());
         if let Some(refusal) = domain_obstacle(name, spec, domain) {
             self.findings.push(refusal);

@@ -11,6 +11,7 @@ mod fleet;
 mod homogeneity;
 mod mixed;
 mod mode_changes;
+mod nearness;
 mod placing;
 mod planning;
 mod pools;

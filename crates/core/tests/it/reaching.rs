@@ -134,7 +134,9 @@ fn a_vm_whose_disks_are_its_dead_hosts_own_waits_for_that_host_and_others_start_
     assert_eq!(cluster.fleet.plan.vms[&vm("bound")].host, node(1));
     let said = cluster.said_of("bound");
     assert!(
-        said.iter().any(|(code, text)| *code == Code::StorageLocal && text.contains("own") && text.contains("node1")),
+        said.iter().any(|(code, text)| *code == Code::StorageLocal
+            && text.contains("own")
+            && text.contains("node1")),
         "{said:?}"
     );
     cluster.power(1, true);
@@ -190,7 +192,10 @@ fn a_vm_of_a_dead_host_does_not_start_where_a_pool_of_that_name_is_another_one()
     cluster.power(1, false);
     assert_eq!(cluster.at("desk"), None, "{:#?}", cluster.fleet.plan.vms);
     let said = cluster.said_of("desk");
-    assert!(said.iter().any(|(code, text)| *code == Code::StorageLocal && text.contains("node2")), "{said:?}");
+    assert!(
+        said.iter().any(|(code, text)| *code == Code::StorageLocal && text.contains("node2")),
+        "{said:?}"
+    );
     for filler in ["a", "b"] {
         cluster.fleet.spec.vms.get_mut(&vm(filler)).unwrap().run = tranche_core::spec::Run::Deleted;
     }
@@ -206,7 +211,10 @@ fn a_vm_waits_for_a_network_by_name_and_starts_when_it_is_started() {
     cluster.pass();
     assert_eq!(cluster.at("desk"), None);
     let said = cluster.said_of("desk");
-    assert!(said.iter().any(|(code, text)| *code == Code::NetworkMissing && text.contains("storage")), "{said:?}");
+    assert!(
+        said.iter().any(|(code, text)| *code == Code::NetworkMissing && text.contains("storage")),
+        "{said:?}"
+    );
     let fleet = &cluster.fleet;
     let state = change::State { spec: &fleet.spec, plan: &fleet.plan, inventory: &fleet.inventory };
     let why = why_not(&vm("desk"), &node(2), state).unwrap();
