@@ -12,7 +12,7 @@ use crate::finding::{Finding, Severity};
 use crate::inventory::Offer;
 use crate::name::{HostName, PoolName, VmName};
 use crate::placement::{Board, GpuRoom, Kind, UNCOUNTED, Uses, turn, waiting_order};
-use crate::spec::{Admission, Failover, Request, VmSource, VmSpec};
+use crate::spec::{Admission, Request, VmSource, VmSpec};
 
 /// What hosts have to spare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +137,8 @@ pub fn capacity(state: State<'_>, without: &BTreeSet<HostName>) -> Result<Capaci
 /// The protected VMs that run, by host, in the order in which they are served.
 fn protected<'a>(state: State<'a>, board: &Board<'_>) -> BTreeMap<HostName, Vec<(&'a VmName, &'a VmSpec)>> {
     let mut by_host: BTreeMap<HostName, Vec<_>> = BTreeMap::new();
-    for (name, spec) in waiting_order(&state.spec.vms).into_iter().filter(|(_, spec)| is_protected(spec)) {
+    let is_protected = |(_, spec): &(&VmName, &VmSpec)| spec.run.is_up() && spec.is_protected();
+    for (name, spec) in waiting_order(&state.spec.vms).into_iter().filter(is_protected) {
         if let Some(host) = board.places().get(name) {
             by_host.entry(host.clone()).or_default().push((name, spec));
         }
@@ -152,13 +153,6 @@ fn residents(board: &Board<'_>) -> BTreeMap<HostName, Vec<VmName>> {
         by_host.entry(host.clone()).or_default().push(vm.clone());
     }
     by_host
-}
-
-/// Whether a VM is started elsewhere when its host dies.
-fn is_protected(spec: &VmSpec) -> bool {
-    spec.run.is_up()
-        && spec.availability.failover == Failover::Restart
-        && matches!(spec.source, VmSource::Made(_))
 }
 
 /// For each size that there is, how much of it.
@@ -208,7 +202,7 @@ pub fn admission(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Findi
     let mut by_host = protected(state, &board);
     let before = short_of(&mut board, &hosts, &by_host);
     board.put((name, spec), &place);
-    if spec.availability.failover == Failover::Restart {
+    if spec.is_protected() {
         let there = by_host.entry(place.host).or_default();
         there.push((name, spec));
         there.sort_by_key(|(name, spec)| turn(name, spec));

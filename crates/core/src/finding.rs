@@ -214,6 +214,7 @@ codes! {
     RolledBack "rolled_back" Note "A GPU's mode could not be changed, so the GPU goes back to the mode that it had.",
     ModeConflict "mode_conflict" Conflict "The GPU is in the other mode: partitioned or passthrough, never both.",
     ConsoleGpu "console_gpu" Conflict "The firmware's console is on the GPU.",
+    FirmwareOpen "firmware_open" Note "A VM that has a whole GPU can change the GPU's firmware.",
     NoReset "no_reset" Note "The kernel knows no way to reset the GPU between two VMs.",
     GroupShared "group_shared" Conflict "The device shares its IOMMU group with functions that would have to go along.",
     WrongDriver "wrong_driver" Unavailable "A function is bound to another driver than the one it needs.",

@@ -4,6 +4,7 @@
 //! In particular [`Hypervisor::Down`] says "unknown", which is not the same as "no domain runs here".
 
 mod health;
+mod numa;
 mod progress;
 mod resources;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 pub use self::progress::{CLOCK_OFF_MS, Guard, Progress, Pulse};
 
+pub use self::numa::NumaNode;
 pub use self::resources::{Network, Resources, StoragePool, WatchdogFacts};
 
 pub use self::health::{Ecc, Health, HealthState, PartitionTelemetry, Telemetry};
@@ -147,6 +149,9 @@ pub struct SystemFacts {
     /// Its watchdog, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogFacts>,
+    /// Its NUMA nodes; none where the kernel tells of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub numa: Vec<NumaNode>,
 }
 
 /// The state of the IOMMU.

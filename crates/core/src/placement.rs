@@ -9,6 +9,7 @@ mod board;
 mod ground;
 mod groups;
 mod index;
+mod reach;
 mod room;
 mod rules;
 mod shelf;

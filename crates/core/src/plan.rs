@@ -12,7 +12,7 @@ use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
 use crate::map::Map;
 use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
-use crate::spec::GpuMode;
+use crate::spec::{GpuMode, VmSource, VmSpec};
 
 /// Everything that was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -139,6 +139,21 @@ pub struct VmPlan {
     /// Where it fell as often as its policy allows, if anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried: Option<Tried>,
+    /// The host on which it was last seen running: where its disks are, if they are not shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_on: Option<HostName>,
+}
+
+impl VmPlan {
+    /// The host that has what the VM keeps on one host: its disks as far as they are not shared, or its owner's definition.
+    /// None where any host may be it.
+    pub fn home(&self, spec: &VmSpec) -> Option<&HostName> {
+        let home = match &spec.source {
+            VmSource::Made(_) => self.ran_on.as_ref(),
+            VmSource::Adopted => Some(&self.host),
+        };
+        home.filter(|_| self.id == spec.id)
+    }
 }
 
 /// What a host shall do with a VM.

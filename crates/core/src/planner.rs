@@ -67,7 +67,7 @@ fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, la
         now,
         plan: current.clone(),
         held: BTreeMap::new(),
-        displaced: Vec::new(),
+        displaced: BTreeMap::new(),
         findings: Vec::new(),
     };
     planner.judge_standing();
@@ -109,8 +109,8 @@ struct Planner<'a> {
     plan: Plan,
     /// The bookings by VM.
     held: BTreeMap<VmName, Vec<SlotKey>>,
-    /// VMs that lost their host in this pass.
-    displaced: Vec<VmName>,
+    /// VMs that lost their host in this pass, and where they ran last.
+    displaced: BTreeMap<VmName, Option<HostName>>,
     findings: Vec<Finding>,
 }
 

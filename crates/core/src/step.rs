@@ -129,6 +129,9 @@ pub enum Step {
         id: VmId,
         /// The devices.
         devices: Vec<VmDevice>,
+        /// What of the host the VM shall run on to be near them; none where its definition says nothing about that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        near: Option<Near>,
     },
     /// Start the domain.
     StartVm {
@@ -168,6 +171,16 @@ pub struct VmDevice {
     pub source: DeviceSource,
     /// Memory windows of it in MiB, for the size of the guest's 64-bit window.
     pub mmio_mib: u64,
+}
+
+/// The part of a host that is near a VM's devices: one NUMA node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Near {
+    /// Its number; memory comes from there as long as there is any.
+    pub node: u16,
+    /// Its processors, as the kernel lists them: `0-7,16-23`.
+    pub cpus: String,
 }
 
 /// What a step works on: steps of one subject are carried out in order, and the first failure ends the row.
@@ -264,6 +277,9 @@ impl fmt::Display for Step {
             Self::DefineVm { vm, .. } => write!(f, "define VM {vm}"),
             Self::PutDevices { vm, devices, .. } if devices.is_empty() => {
                 write!(f, "take the GPU from VM {vm}")
+            }
+            Self::PutDevices { vm, near: Some(near), .. } => {
+                write!(f, "give the GPU to VM {vm}, on NUMA node {}", near.node)
             }
             Self::PutDevices { vm, .. } => write!(f, "give the GPU to VM {vm}"),
             Self::StartVm { vm, .. } => write!(f, "start VM {vm}"),

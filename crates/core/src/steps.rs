@@ -11,10 +11,10 @@ use crate::inventory::{
     PartitionDevice, mdev_uuid,
 };
 use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
-use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, VmName};
+use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, VmName};
 use crate::plan::{GpuPlan, Plan, Standing, VmGoal, VmPlan};
 use crate::spec::{Failover, GpuMode, Spec, VmSource};
-use crate::step::{Step, StepSubject, VFIO_DRIVER, VmDevice};
+use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
 
 /// The steps that are due on the host that an inventory is of: GPUs first, then VMs, each in address or name order.
@@ -394,7 +394,7 @@ fn vm_steps(
 fn clear_devices(name: &VmName, planned: &VmPlan, domain: Option<&Domain>) -> Vec<Step> {
     let has_ours = domain.is_some_and(|domain| domain.defined_devices.iter().any(|device| device.ours));
     if has_ours {
-        vec![Step::PutDevices { vm: name.clone(), id: planned.id, devices: Vec::new() }]
+        vec![Step::PutDevices { vm: name.clone(), id: planned.id, devices: Vec::new(), near: None }]
     } else {
         Vec::new()
     }
@@ -428,10 +428,25 @@ fn start_steps(
     have.sort();
     want.sort();
     if have != want {
-        due.push(Step::PutDevices { vm: vm.clone(), id, devices });
+        let near = near(name, spec, plan, observed);
+        due.push(Step::PutDevices { vm: vm.clone(), id, devices, near });
     }
     due.push(Step::StartVm { vm, id });
     due
+}
+
+/// The NUMA node of all that a VM holds, if the host has others and the VM fits there. What an owner's definition says about
+/// that is the owner's.
+fn near(name: &VmName, spec: &Spec, plan: &Plan, observed: &HostInventory) -> Option<Near> {
+    let VmSource::Made(hardware) = &spec.vms.get(name)?.source else { return None };
+    let nodes = &observed.system.numa;
+    let node_of = |slot: &SlotKey| observed.gpus.get(&slot.gpu.address)?.numa_node;
+    let mut held = plan.held_by(name).map(|(slot, _)| node_of(slot));
+    let first = held.next()??;
+    let is_one = nodes.len() > 1 && held.all(|other| other == Some(first));
+    let node = nodes.iter().find(|node| is_one && node.id == first)?;
+    let fits = hardware.vcpus <= node.cpu_count && hardware.memory_mib <= node.memory_mib;
+    fits.then(|| Near { node: node.id, cpus: node.cpus.clone() })
 }
 
 /// Whether a host's watchdog shall be armed: something protected runs there, or is about to.

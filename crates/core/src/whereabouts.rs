@@ -1,12 +1,12 @@
 //! Where a VM can be at all, partitions and room aside: what it uses by name must be on the host.
 //!
-//! Nothing here chooses a host. And what is not known keeps nobody away: of a host whose libvirt does not answer, or
-//! tells nothing of pools and networks, nothing is said.
+//! Nothing here chooses a host; [`crate::placement::Board`] does, among those that lack nothing. And what is not known keeps
+//! nobody away: of a host whose libvirt does not answer, or tells nothing of pools and networks, nothing is said.
 
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::HostInventory;
-use crate::name::{HostName, VmName};
+use crate::name::VmName;
 use crate::spec::{VmSource, VmSpec};
 
 /// Something that a VM needs and a host lacks.
@@ -26,51 +26,82 @@ pub enum Lack<'a> {
     Definition,
 }
 
-/// What a VM lacks on a host. `home` is the host that has its disks where they are not shared: the one that it was made
-/// for or runs on; without one, any host may be it.
+/// What a VM lacks on a host. `home` is the host that has its disks where they are not shared: the one that it ran on last.
+/// Before it ran anywhere, any host may be it.
 ///
 /// Allocates nothing, so that it can be asked of every host.
 pub fn lacks<'a>(
     (name, vm): (&VmName, &'a VmSpec),
-    home: Option<&HostName>,
+    home: Option<&'a HostInventory>,
     observed: &'a HostInventory,
 ) -> impl Iterator<Item = Lack<'a>> {
-    let is_away = home.is_some_and(|home| *home != observed.host);
+    let home = home.filter(|home| home.host != observed.host);
     let hardware = match &vm.source {
         VmSource::Made(hardware) => Some(hardware),
         VmSource::Adopted => None,
     };
     let has_domain = |id| observed.domain(name).is_some_and(|domain| domain.uuid == id);
-    let is_undefined = is_away && hardware.is_none() && observed.domains().is_some() && !has_domain(vm.id.0);
+    let is_undefined =
+        home.is_some() && hardware.is_none() && observed.domains().is_some() && !has_domain(vm.id.0);
     let definition = is_undefined.then_some(Lack::Definition);
-    let known = hardware.zip(observed.resources());
-    let pools = known.into_iter().flat_map(move |(hardware, resources)| {
-        let pools = hardware.disks.iter().enumerate().filter_map(|(index, disk)| {
-            let is_first = hardware.disks[..index].iter().all(|earlier| earlier.pool != disk.pool);
-            is_first.then_some(disk.pool.as_str())
-        });
-        pools.filter_map(move |pool| match resources.pools.get(pool) {
+    let resources = observed.resources();
+    let pools = pools(vm).filter_map(move |pool| {
+        if home.is_some_and(|home| keeps_to_itself(home, pool)) {
+            return Some(Lack::PoolLocal(pool));
+        }
+        match resources?.pools.get(pool) {
             None => Some(Lack::Pool(pool)),
             Some(found) if !found.active => Some(Lack::PoolInactive(pool)),
-            Some(found) if is_away && !found.shared => Some(Lack::PoolLocal(pool)),
+            Some(found) if home.is_some() && !found.shared => Some(Lack::PoolLocal(pool)),
             Some(_) => None,
-        })
+        }
     });
-    let networks = known.into_iter().flat_map(|(hardware, resources)| {
-        let networks = hardware.networks.iter().enumerate().filter_map(|(index, network)| {
-            let is_first = !hardware.networks[..index].contains(network);
-            is_first.then_some(network.as_str())
-        });
-        networks.filter_map(|network| match resources.networks.get(network) {
-            None => Some(Lack::Network(network)),
-            Some(found) if !found.active => Some(Lack::NetworkInactive(network)),
-            Some(_) => None,
-        })
+    let networks = networks(vm).filter_map(move |network| match resources?.networks.get(network) {
+        None => Some(Lack::Network(network)),
+        Some(found) if !found.active => Some(Lack::NetworkInactive(network)),
+        Some(_) => None,
     });
     definition.into_iter().chain(pools).chain(networks)
 }
 
 /// The same as findings.
-pub fn host_lacks(vm: (&VmName, &VmSpec), home: Option<&HostName>, observed: &HostInventory) -> Vec<Finding> {
-    lacks(vm, home, observed).map(|lack| say::host_lacks(vm.0, &observed.host, home, lack)).collect()
+pub fn host_lacks(
+    vm: (&VmName, &VmSpec),
+    home: Option<&HostInventory>,
+    observed: &HostInventory,
+) -> Vec<Finding> {
+    let at_home = home.map(|home| &home.host);
+    lacks(vm, home, observed).map(|lack| say::host_lacks(vm.0, &observed.host, at_home, lack)).collect()
+}
+
+/// The first pool of a VM's disks that its home shares with nobody: it can run there only.
+pub fn bound_by<'a>(vm: &'a VmSpec, home: &HostInventory) -> Option<&'a str> {
+    pools(vm).find(|pool| keeps_to_itself(home, pool))
+}
+
+/// The pools that the disks of a VM are in, each once; none where its definition is its owner's affair.
+pub fn pools(vm: &VmSpec) -> impl Iterator<Item = &str> {
+    let disks = match &vm.source {
+        VmSource::Made(hardware) => hardware.disks.as_slice(),
+        VmSource::Adopted => &[],
+    };
+    let is_first = |index: usize, pool: &str| disks[..index].iter().all(|earlier| earlier.pool != pool);
+    let named = disks.iter().map(|disk| disk.pool.as_str()).enumerate();
+    named.filter(move |(index, pool)| is_first(*index, pool)).map(|(_, pool)| pool)
+}
+
+/// The networks of a VM, each once.
+pub fn networks(vm: &VmSpec) -> impl Iterator<Item = &str> {
+    let networks = match &vm.source {
+        VmSource::Made(hardware) => hardware.networks.as_slice(),
+        VmSource::Adopted => &[],
+    };
+    let named = networks.iter().map(String::as_str).enumerate();
+    named
+        .filter(|(index, network)| networks[..*index].iter().all(|earlier| earlier != network))
+        .map(|(_, name)| name)
+}
+
+fn keeps_to_itself(home: &HostInventory, pool: &str) -> bool {
+    home.resources().and_then(|resources| resources.pools.get(pool)).is_some_and(|pool| !pool.shared)
 }

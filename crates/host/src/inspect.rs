@@ -85,6 +85,7 @@ fn unreadable(
             memory_mib: 0,
             iommu: Iommu::Off,
             watchdog: None,
+            numa: Vec::new(),
         },
         hypervisor: NotAsked.observe(),
         gpus: Default::default(),

@@ -87,6 +87,7 @@ impl Model {
                 memory_mib: self.memory_mib,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
                 watchdog: None,
+                numa: Vec::new(),
             },
             hypervisor,
             gpus: self.gpus.clone(),

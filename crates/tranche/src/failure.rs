@@ -63,6 +63,10 @@ pub(crate) enum Failure {
     Underway { title: String },
     #[error("The scenario cannot be played. {0}")]
     Scenario(tranche_sim::ScenarioError),
+    #[error("Nothing was changed.")]
+    Declined,
+    #[error("This interrupts VM {}, and nobody is there to agree to it.", vms.join(", "))]
+    Unasked { vms: Vec<String> },
     #[error("The answer cannot be printed in this format.")]
     Print { source: Box<dyn Error + Send + Sync> },
 }
@@ -76,7 +80,9 @@ impl Failure {
             | Self::Declaration(_)
             | Self::Scenario(_)
             | Self::UnknownGpu { .. }
-            | Self::UnknownModel { .. } => Exit::Refused,
+            | Self::UnknownModel { .. }
+            | Self::Declined
+            | Self::Unasked { .. } => Exit::Refused,
             Self::Operation(operation) if !operation.state.is_over() => Exit::Waiting,
             Self::Underway { .. } => Exit::Waiting,
             Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } => Exit::Usage,
@@ -123,7 +129,14 @@ impl Failure {
             Self::Systemd { .. } => {
                 "Run it as root, or say which way the host goes: --reboot or --shutdown.".to_owned()
             }
-            Self::Scenario(_) | Self::Read { .. } | Self::Write { .. } | Self::Print { .. } => return None,
+            Self::Unasked { .. } => {
+                "Look at it with --dry-run, and apply exactly that with --version; or say --yes.".to_owned()
+            }
+            Self::Declined
+            | Self::Scenario(_)
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Print { .. } => return None,
         };
         Some(hint)
     }

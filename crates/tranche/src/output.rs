@@ -8,7 +8,7 @@ mod table;
 mod text;
 mod views;
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
 use tranche_core::finding::{Finding, Severity};
@@ -83,6 +83,18 @@ impl Console {
         if !self.quiet && self.format == Format::Table {
             self.complain(&text::findings(findings));
         }
+    }
+
+    /// Asks a question that is answered by yes or no; none where there is nobody to ask. What is not a yes is a no.
+    pub(crate) fn agrees(&self, question: &str) -> Result<Option<bool>, Failure> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(None);
+        }
+        self.complain(&format!("{} [y/N] ", text::plain(question)));
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        read.map_err(|source| Failure::Read { path: "/dev/stdin".into(), source })?;
+        Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
     }
 
     /// A bar or lines for something that takes its time.

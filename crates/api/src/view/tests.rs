@@ -144,6 +144,7 @@ impl Situation {
             memory_mib: 1024,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
             watchdog: None,
+            numa: Vec::new(),
         };
         let observed = HostInventory {
             host: key().host,
@@ -169,7 +170,10 @@ impl Situation {
     /// The VM shall run, by this decision; it holds partition 0 where it was decided that it runs.
     fn decided(mut self, goal: VmGoal) -> Self {
         self.spec.vms.get_mut(&name()).unwrap().run = Run::Running;
-        self.plan.vms.insert(name(), VmPlan { host: key().host, id: id(), goal, settled: None, tried: None });
+        self.plan.vms.insert(
+            name(),
+            VmPlan { host: key().host, id: id(), goal, settled: None, tried: None, ran_on: None },
+        );
         if goal == VmGoal::Run {
             self.plan.bookings.insert(slot(0), Booking { vm: name(), vm_id: id(), since: Timestamp(0) });
         }

@@ -75,8 +75,10 @@ pub(crate) fn add_host(
                 plan.bookings.insert(slot, Booking { vm: name.clone(), vm_id: id, since: Timestamp(0) });
                 let settled =
                     Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
-                plan.vms
-                    .insert(name, VmPlan { host: host.clone(), id, goal: VmGoal::Run, settled, tried: None });
+                plan.vms.insert(
+                    name,
+                    VmPlan { host: host.clone(), id, goal: VmGoal::Run, settled, tried: None, ran_on: None },
+                );
             }
         }
         gpus.insert(gpu.address.clone(), gpu);
@@ -92,6 +94,7 @@ pub(crate) fn add_host(
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
             watchdog: None,
+            numa: Vec::new(),
         },
         hypervisor: Hypervisor::Up {
             libvirt: "11.3.0".to_owned(),

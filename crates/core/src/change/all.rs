@@ -215,6 +215,11 @@ fn vms_on<'a>(gpus: impl Iterator<Item = &'a GpuKey>, state: State<'_>) -> Vec<V
     vms.into_iter().collect()
 }
 
+/// A digest of what the change does to GPUs, and to whom: which are chosen, what they are, what is wished and decided for them,
+/// and which VMs hold them, as of which command.
+///
+/// Where VMs that are drained will start again is not in it. That is decided when they are off, by the room that there is
+/// then on any host: held to that, a version would be outdated by every VM that starts or stops meanwhile, anywhere.
 fn digest(wish: &SetMode, chosen: &Chosen, state: State<'_>) -> Version {
     // Any fixed UUID serves as the name space; this one was drawn once for this purpose.
     const VERSIONS: Uuid = Uuid::from_u128(0x52e9_0d3b_7c1f_4e6d_8a35_b1c4_9f70_26ae);

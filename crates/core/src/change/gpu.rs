@@ -68,6 +68,9 @@ pub(super) fn set_mode_in(
     if !resets {
         findings.push(say::no_reset(key));
     }
+    if matches!(mode, GpuMode::Passthrough { .. }) {
+        findings.push(say::firmware_open(key));
+    }
     let wish = GpuSpec { mode: mode.clone(), identity: gpu.identity(), reloads: 0 };
     // A GPU of which nobody has spoken is the host's.
     let untouched = GpuSpec { mode: GpuMode::Host, ..wish.clone() };

@@ -201,6 +201,16 @@ pub fn no_reset(gpu: &GpuKey) -> Finding {
     warning(Code::NoReset, gpu_subject(gpu), message, "Give it only to VMs that trust each other.")
 }
 
+/// Whoever has it whole has its firmware, too.
+pub fn firmware_open(gpu: &GpuKey) -> Finding {
+    let message = format!(
+        "GPU {gpu} is given whole to VMs: a VM that has it may change its firmware, which stays when the next VM or the host has it."
+    );
+    let hint = "Give it only to VMs that you trust with the card itself. A VM that has a partition has a virtual function and not \
+                the card.";
+    info(Code::FirmwareOpen, gpu_subject(gpu), message, hint)
+}
+
 /// The group holds more than the device.
 pub fn group_shared(subject: Subject, group: u32, others: &[PciAddress]) -> Finding {
     let message = format!("The {subject} shares IOMMU group {group} with {}.", list(others));

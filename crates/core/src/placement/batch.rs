@@ -10,7 +10,7 @@ use super::board::{Board, turn};
 use super::index::Place;
 use crate::finding::Finding;
 use crate::name::{HostName, VmName};
-use crate::spec::{Request, VmSource, VmSpec};
+use crate::spec::{Request, VmSpec};
 
 /// A VM and what it asks for.
 type Vm<'v> = (&'v VmName, &'v VmSpec);
@@ -64,11 +64,13 @@ impl Board<'_> {
 
     fn try_order<'v>(&mut self, vms: &[Vm<'v>], order: Order) -> Placed<'v> {
         let mut in_turn = vms.to_vec();
+        // Of GPUs first, then memory, then processors.
+        let size = |name: &VmName, spec: &VmSpec| (gpus_of(spec), self.needs((name, spec), None));
         in_turn.sort_by_key(|(name, spec)| {
             let size = match order {
                 Order::Age => None,
-                Order::SmallFirst => Some((Some(size(spec)), None)),
-                Order::LargeFirst => Some((None, Some(Reverse(size(spec))))),
+                Order::SmallFirst => Some((Some(size(name, spec)), None)),
+                Order::LargeFirst => Some((None, Some(Reverse(size(name, spec))))),
             };
             (Reverse(spec.availability.priority), size, turn(name, spec))
         });
@@ -109,16 +111,11 @@ fn served(placed: &Placed<'_>) -> Vec<(u16, usize)> {
     counts
 }
 
-/// How much a VM needs: of GPUs first, then memory, then processors.
-fn size(spec: &VmSpec) -> (u64, u64, u64, u64) {
-    let (whole, vram_mib) = match &spec.request {
+/// How much of GPUs a VM needs: how many whole ones, and memory of a partition.
+fn gpus_of(spec: &VmSpec) -> (u64, u64) {
+    match &spec.request {
         Request::None => (0, 0),
         Request::Partition { vram_mib, .. } => (0, vram_mib.unwrap_or_default()),
         Request::Whole { gpus, .. } => (u64::from(*gpus), 0),
-    };
-    let (memory_mib, vcpus) = match &spec.source {
-        VmSource::Made(hardware) => (hardware.memory_mib, u64::from(hardware.vcpus)),
-        VmSource::Adopted => (0, 0),
-    };
-    (whole, vram_mib, memory_mib, vcpus)
+    }
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::{Index, Place};
+use super::reach::Reach;
 use super::room::{GpuRoom, HostRoom, Kind, SlotSet, UNCOUNTED};
 use super::rules::Whereabouts;
 use super::{Uses, gpu_obstacles, group_obstacle, is_lost, slots_of};
@@ -19,6 +20,8 @@ use crate::spec::{Duty, GpuMode, PlacementPolicy, Spec, VmSource, VmSpec};
 #[derive(Debug, Clone)]
 pub struct Ground {
     pub(super) index: Index,
+    /// Which of the hosts in the index have what VMs use by name.
+    pub(super) reach: Reach,
     /// Hosts that take nobody, and why.
     pub(super) closed: BTreeMap<HostName, Closed>,
     pub(super) places: Whereabouts,
@@ -48,6 +51,7 @@ impl Ground {
     pub(crate) fn new(policy: PlacementPolicy) -> Self {
         Self {
             index: Index::new(policy),
+            reach: Reach::default(),
             closed: BTreeMap::new(),
             places: Whereabouts::new(),
             found: BTreeMap::new(),
@@ -80,11 +84,9 @@ impl Ground {
         }
         self.found.insert(host.clone(), found);
         self.closed.remove(host);
-        let Some(observed) = state.inventory.get(host) else { return self.index.remove_host(host) };
+        let Some(observed) = state.inventory.get(host) else { return self.leave_out(host) };
         if let Some(why) = closed(host, state.spec, state.plan, observed) {
-            self.index.remove_host(host);
-            self.closed.insert(host.clone(), why);
-            return;
+            return self.close(host, why);
         }
         let (memory_mib, vcpus) = counted(host, state.spec, observed);
         let (others_mib, others_vcpus) = others(state.spec, observed);
@@ -96,6 +98,20 @@ impl Ground {
             free_vcpus: free(vcpus, used_vcpus + others_vcpus),
             gpus: gpu_rooms(host, observed, state.plan, gives, uses),
         });
+        if let Some(id) = self.index.id_of(host) {
+            self.reach.note(id, observed);
+        }
+    }
+
+    /// Notes that a host takes nobody, and why.
+    pub(super) fn close(&mut self, host: &HostName, why: Closed) {
+        self.leave_out(host);
+        self.closed.insert(host.clone(), why);
+    }
+
+    fn leave_out(&mut self, host: &HostName) {
+        self.index.remove_host(host);
+        self.reach.forget(host);
     }
 
     /// The hosts that are not as they were read.
@@ -159,11 +175,15 @@ fn others(spec: &Spec, observed: &HostInventory) -> (u64, u64) {
     })
 }
 
-/// Memory in MiB and virtual processors of a VM that Tranche defines; those of an adopted one are its host's affair.
-pub(super) fn needs_of(spec: &VmSpec) -> (u64, u64) {
+/// Memory in MiB and virtual processors of a VM: what was asked for, or what its owner's definition says where that is seen.
+pub(super) fn needs_of(name: &VmName, spec: &VmSpec, observed: Option<&HostInventory>) -> (u64, u64) {
     match &spec.source {
         VmSource::Made(hardware) => (hardware.memory_mib, u64::from(hardware.vcpus)),
-        VmSource::Adopted => (0, 0),
+        VmSource::Adopted => {
+            let defined = observed.and_then(|observed| observed.domain(name));
+            let ours = defined.filter(|domain| domain.uuid == spec.id.0);
+            ours.map_or((0, 0), |domain| (domain.memory_mib, u64::from(domain.vcpus)))
+        }
     }
 }
 
@@ -176,11 +196,12 @@ fn load(name: &VmName, host: &HostName, State { spec, plan, inventory }: State<'
     if matches!(standing, Some(Standing::Down { .. })) {
         return None;
     }
-    let domain = inventory.get(host).and_then(|observed| observed.domain(name));
+    let observed = inventory.get(host);
+    let domain = observed.and_then(|observed| observed.domain(name));
     let active = domain.filter(|domain| domain.state.is_active() && domain.uuid == vm.id.0);
     match active {
         Some(domain) => Some((domain.memory_mib, u64::from(domain.vcpus))),
-        None => planned.goal.starts().then(|| needs_of(vm)),
+        None => planned.goal.starts().then(|| needs_of(name, vm, observed.map(|observed| &**observed))),
     }
 }
 

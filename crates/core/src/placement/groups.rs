@@ -18,6 +18,24 @@ impl HostSet {
         self.words[at] |= 1 << (host.0 % 64);
     }
 
+    /// Takes a host out.
+    pub fn remove(&mut self, host: HostId) {
+        if let Some(word) = self.words.get_mut((host.0 / 64) as usize) {
+            *word &= !(1 << (host.0 % 64));
+        }
+    }
+
+    /// Adds those of `all` that are not in `present`.
+    pub(super) fn add_missing(&mut self, all: &Self, present: &Self) {
+        for (at, word) in all.words.iter().enumerate() {
+            let missing = word & !present.words.get(at).copied().unwrap_or_default();
+            if missing != 0 {
+                self.words.resize(self.words.len().max(at + 1), 0);
+                self.words[at] |= missing;
+            }
+        }
+    }
+
     /// Whether a host is in it.
     pub fn contains(&self, host: HostId) -> bool {
         self.words.get((host.0 / 64) as usize).is_some_and(|word| word >> (host.0 % 64) & 1 == 1)

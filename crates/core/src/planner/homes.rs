@@ -92,7 +92,10 @@ impl Planner<'_> {
         // What is taken is not offered to the next one that asks in this pass.
         let has_room = movable && board.take((name, spec), None).is_ok();
         if !has_room {
-            self.findings.push(say::drain_blocked(name, host));
+            self.findings.push(match self.bound_by(name) {
+                Some(pool) => say::drain_blocked_by_storage(name, host, pool),
+                None => say::drain_blocked(name, host),
+            });
         }
         has_room
     }

@@ -19,7 +19,8 @@ use crate::diagnostics as say;
 use crate::inventory::{CLOCK_OFF_MS, HostInventory, Pulse};
 use crate::name::{HostName, SlotKey, Timestamp, VmName};
 use crate::plan::{DownBy, HostPlan, Standing, VmGoal};
-use crate::spec::{Duty, Failover, FailoverPolicy, HostSpec, Run, VmSource};
+use crate::spec::{Duty, FailoverPolicy, HostSpec, Run, VmSpec};
+use crate::whereabouts;
 
 impl Planner<'_> {
     /// Whether there are members; else one host stands alone, and is in step with the plan by its nature.
@@ -162,9 +163,14 @@ impl Planner<'_> {
 
     /// Whether a VM is started elsewhere when its host dies.
     pub(super) fn is_protected(&self, name: &VmName) -> bool {
-        self.spec.vms.get(name).is_some_and(|spec| {
-            spec.availability.failover == Failover::Restart && matches!(spec.source, VmSource::Made(_))
-        })
+        self.spec.vms.get(name).is_some_and(VmSpec::is_protected) && self.bound_by(name).is_none()
+    }
+
+    /// The storage pool for which a VM can run on its host only, if there is one.
+    pub(super) fn bound_by(&self, name: &VmName) -> Option<&str> {
+        let (planned, spec) = (self.plan.vms.get(name)?, self.spec.vms.get(name)?);
+        let home = planned.home(spec).filter(|home| **home == planned.host)?;
+        whereabouts::bound_by(spec, self.inventory.get(home)?)
     }
 
     /// Takes the protected VMs from hosts that run nothing any more, with all that they hold there.
@@ -183,10 +189,16 @@ impl Planner<'_> {
             if self.is_waited_for(host) && !deleted {
                 self.findings.push(say::vm_waits_for_reboot(name, host));
             } else if self.is_protected(name) && !deleted {
-                self.plan.vms.remove(name);
+                let lost = self.plan.vms.remove(name);
+                self.displaced.insert(name.clone(), lost.and_then(|planned| planned.ran_on));
                 abandoned.entry(host).or_default().insert(name.clone());
             } else {
-                self.findings.push(say::vm_waits_for_host(name, host));
+                let is_wished = self.spec.vms.get(name).is_some_and(|spec| !deleted && spec.is_protected());
+                let finding = match self.bound_by(name).filter(|_| is_wished) {
+                    Some(pool) => say::waits_for_storage(name, host, pool),
+                    None => say::vm_waits_for_host(name, host),
+                };
+                self.findings.push(finding);
             }
         }
         for (host, vms) in abandoned {
@@ -196,9 +208,7 @@ impl Planner<'_> {
             for slot in held {
                 self.plan.bookings.remove(&slot);
             }
-            self.displaced.extend(vms);
         }
-        self.displaced.sort();
     }
 }
 

@@ -17,8 +17,13 @@ impl Planner<'_> {
     pub(super) fn decide_vms(&mut self, ground: Option<Ground>) -> (Ground, Vec<Finding>) {
         let ground = self.read_ground(ground.unwrap_or_else(|| Ground::new(self.spec.policy.placement)));
         let scope = self.scope;
-        let mut board = Board::over(ground, self.spec, &self.plan, scope.vms());
-        board.intend(&self.displaced);
+        let mut board = Board::over(ground, (self.spec, self.inventory), &self.plan, scope.vms());
+        for (name, home) in &self.displaced {
+            if let Some(home) = home {
+                board.settle(name, home);
+            }
+        }
+        board.intend(self.displaced.keys());
         let mut turn = None;
         let wished = scope.vms().filter_map(|name| self.spec.vms.get_key_value(name));
         for (name, spec) in waiting_order(wished) {
@@ -104,19 +109,24 @@ impl Planner<'_> {
             return;
         }
         let domain = observed.domain(name);
-        let before =
-            self.plan.vms.get(name).filter(|planned| planned.id == spec.id).and_then(|p| p.settled.clone());
+        let before = self.plan.vms.get(name).filter(|planned| planned.id == spec.id);
+        let ran_on = before
+            .map_or_else(|| self.displaced.get(name).cloned().flatten(), |before| before.ran_on.clone());
+        let before = before.and_then(|before| before.settled.clone());
         if let Some(refusal) = domain_obstacle(name, spec, domain) {
             self.findings.push(refusal);
-            let planned = VmPlan { host, id: spec.id, goal: VmGoal::Leave, settled: before, tried: None };
+            let goal = VmGoal::Leave;
+            let planned = VmPlan { host, id: spec.id, goal, settled: before, tried: None, ran_on };
             self.plan.vms.insert(name.clone(), planned);
             return;
         }
+        let runs = domain.is_some_and(|domain| domain.state.is_active());
+        let ran_on = if runs { Some(host.clone()) } else { ran_on };
         let settled = self.settled(name, spec, domain, observed, before);
         let goal = self.goal((name, spec), domain, observed, settled.as_ref(), board);
         let tried =
             self.plan.vms.get(name).filter(|planned| planned.id == spec.id).and_then(|p| p.tried.clone());
-        self.plan.vms.insert(name.clone(), VmPlan { host, id: spec.id, goal, settled, tried });
+        self.plan.vms.insert(name.clone(), VmPlan { host, id: spec.id, goal, settled, tried, ran_on });
     }
 
     /// The last command that took effect, as far as plan and domain tell.

@@ -136,6 +136,17 @@ fn a_gpu_without_reset_is_taken_with_a_warning() {
 }
 
 #[test]
+fn whoever_gives_a_gpu_away_whole_is_told_that_its_firmware_goes_along() {
+    let mut world = World::with_gpus(1);
+    let told = world.submit(&set(1, PASSTHROUGH)).unwrap();
+    assert_eq!(told.iter().map(|finding| finding.code).collect::<Vec<_>>(), [Code::FirmwareOpen]);
+    assert_eq!(world.submit(&set(1, PASSTHROUGH)).unwrap(), [], "it is told once");
+    world.settle();
+    let told = world.submit(&set(1, partitioned(2))).unwrap();
+    assert!(told.iter().all(|finding| finding.code != Code::FirmwareOpen));
+}
+
+#[test]
 fn a_second_partition_for_a_vm_is_refused() {
     let mut world = World::with_gpus(1);
     world.set_mode(1, partitioned(2));

@@ -100,8 +100,14 @@ impl Fleet {
             let booking = Booking { vm: name.clone(), vm_id: spec.id, since: Timestamp(0) };
             self.plan.bookings.insert(slot, booking);
         }
-        let planned =
-            VmPlan { host: host.clone(), id: spec.id, goal: VmGoal::Run, settled: None, tried: None };
+        let planned = VmPlan {
+            host: host.clone(),
+            id: spec.id,
+            goal: VmGoal::Run,
+            settled: None,
+            tried: None,
+            ran_on: None,
+        };
         self.plan.vms.insert(name, planned);
         true
     }

@@ -1,7 +1,9 @@
 //! What is remembered between passes changes nothing that is decided or said, whatever happens to a cluster.
 
 use proptest::prelude::*;
-use tranche_core::inventory::{Domain, DomainState, HostInventory, Hypervisor, OffReason};
+use tranche_core::inventory::{
+    Domain, DomainState, HostInventory, Hypervisor, OffReason, Resources, StoragePool,
+};
 use tranche_core::name::Timestamp;
 use tranche_core::plan::VmGoal;
 use tranche_core::planner::{self, Memory, Planned};
@@ -27,6 +29,8 @@ enum Happening {
     GpuGone(usize),
     Admission(Admission),
     Reboot(usize, u8),
+    /// A host tells of the pool that VMs use: that it has it, whether it is started, whether it shares it.
+    Pool(usize, Option<(bool, bool)>),
     /// Nothing.
     Quiet,
 }
@@ -46,6 +50,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => host().prop_map(Happening::GpuGone),
         1 => admission.prop_map(Happening::Admission),
         1 => (host(), any::<u8>()).prop_map(|(host, boot)| Happening::Reboot(host, boot)),
+        1 => (host(), prop::option::weighted(0.8, any::<(bool, bool)>()))
+            .prop_map(|(host, is)| Happening::Pool(host, is)),
         3 => Just(Happening::Quiet),
     ]
 }
@@ -76,6 +82,12 @@ fn happen(fleet: &mut Fleet, happening: Happening) {
         Happening::GpuGone(number) => drop(seen(fleet, number).gpus.pop_first()),
         Happening::Admission(admission) => fleet.spec.policy.admission = admission,
         Happening::Reboot(number, boot) => seen(fleet, number).boot_id = format!("boot-{boot}"),
+        Happening::Pool(number, is) => {
+            let Hypervisor::Up { resources, .. } = &mut seen(fleet, number).hypervisor else { return };
+            let pool = |(active, shared)| StoragePool { kind: "dir".to_owned(), path: None, active, shared };
+            let pools = is.map(|is| ("default".to_owned(), pool(is))).into_iter().collect();
+            *resources = Some(Resources { pools, networks: std::collections::BTreeMap::new() });
+        }
         Happening::Quiet => {}
     }
 }

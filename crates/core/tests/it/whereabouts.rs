@@ -2,12 +2,12 @@
 
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{HostInventory, Hypervisor, Network, Resources, StoragePool};
-use tranche_core::name::{HostName, Timestamp, VmId};
+use tranche_core::name::{Timestamp, VmId};
 use tranche_core::spec::{Availability, Request, Run, VmHardware, VmSource, VmSpec, VolumeRef};
 use tranche_core::whereabouts::{Lack, host_lacks, lacks};
 use uuid::Uuid;
 
-use crate::world::{World, hardware, host, vm};
+use crate::world::{World, hardware, vm};
 
 /// A VM with disks in these pools and these networks.
 fn wants(pools: &[&str], networks: &[&str]) -> VmSpec {
@@ -59,31 +59,39 @@ fn usual() -> Resources {
     }
 }
 
-fn other() -> HostName {
-    "other".parse().unwrap()
+/// Another host, that tells of these resources or of none.
+fn other(told: Option<Resources>) -> HostInventory {
+    HostInventory { host: "other".parse().unwrap(), ..observed(told) }
 }
 
-fn found(wanted: &VmSpec, home: Option<&HostName>, seen: &HostInventory) -> Vec<Finding> {
+fn found(wanted: &VmSpec, home: Option<&HostInventory>, seen: &HostInventory) -> Vec<Finding> {
     host_lacks((&vm("desk"), wanted), home, seen)
 }
 
 #[test]
 fn a_vm_is_at_home_where_its_own_pool_is_and_goes_only_where_its_pools_are_shared() {
     let seen = observed(Some(usual()));
+    let silent = other(None);
+    let with_own = other(Some(Resources {
+        pools: ["shared", "nowhere"].map(|name| (name.to_owned(), pool(true, false))).into(),
+        ..usual()
+    }));
     for (pools, home, expected) in [
         (["own", "shared"], None, vec![]),
-        (["own", "shared"], Some(host()), vec![]),
-        (["own", "shared"], Some(other()), vec![Code::StorageLocal]),
-        (["shared", "shared"], Some(other()), vec![]),
-        (["off", "own"], Some(other()), vec![Code::StorageMissing, Code::StorageLocal]),
+        (["own", "shared"], Some(&seen), vec![]),
+        (["own", "shared"], Some(&silent), vec![Code::StorageLocal]),
+        (["shared", "shared"], Some(&silent), vec![]),
+        (["off", "own"], Some(&silent), vec![Code::StorageMissing, Code::StorageLocal]),
         (["nowhere", "nowhere"], None, vec![Code::StorageMissing]),
+        (["nowhere", "shared"], Some(&with_own), vec![Code::StorageLocal, Code::StorageLocal]),
     ] {
-        let codes: Vec<Code> = found(&wants(&pools, &["lan"]), home.as_ref(), &seen)
-            .iter()
-            .map(|finding| finding.code)
-            .collect();
-        assert_eq!(codes, expected, "{pools:?} {home:?}");
+        let codes: Vec<Code> =
+            found(&wants(&pools, &["lan"]), home, &seen).iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, expected, "{pools:?} {:?}", home.map(|home| &home.host));
     }
+    let unknown = observed(None);
+    let bound = found(&wants(&["nowhere"], &[]), Some(&with_own), &unknown);
+    assert_eq!(bound.len(), 1, "what the home tells is enough: {bound:?}");
 }
 
 #[test]
@@ -101,19 +109,19 @@ fn each_network_that_is_missing_or_off_is_named_once() {
 #[test]
 fn what_is_not_known_keeps_nobody_away() {
     let wanted = wants(&["nowhere"], &["nowhere"]);
-    assert_eq!(found(&wanted, Some(&other()), &observed(None)), []);
+    assert_eq!(found(&wanted, Some(&other(None)), &observed(None)), []);
     let mut silent = observed(Some(usual()));
     silent.hypervisor = Hypervisor::Down { reason: "it restarts".to_owned() };
-    assert_eq!(found(&wanted, Some(&other()), &silent), []);
-    assert_eq!(found(&spec(VmSource::Adopted), Some(&other()), &silent), []);
+    assert_eq!(found(&wanted, Some(&other(None)), &silent), []);
+    assert_eq!(found(&spec(VmSource::Adopted), Some(&other(None)), &silent), []);
 }
 
 #[test]
 fn an_adopted_vm_stays_where_its_definition_is() {
     let mut world = World::with_gpus(1);
     let adopted = spec(VmSource::Adopted);
-    assert_eq!(found(&adopted, Some(&host()), world.seen()), []);
-    let [finding] = &found(&adopted, Some(&other()), world.seen())[..] else { panic!("one finding") };
+    assert_eq!(found(&adopted, Some(&observed(None)), world.seen()), []);
+    let [finding] = &found(&adopted, Some(&other(None)), world.seen())[..] else { panic!("one finding") };
     assert_eq!(finding.code, Code::DefinitionLocal);
     assert!(finding.message.contains("host other"), "{finding}");
 
@@ -131,5 +139,5 @@ fn an_adopted_vm_stays_where_its_definition_is() {
     };
     let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("libvirt is up") };
     domains.insert("desk".to_owned(), domain);
-    assert_eq!(found(&adopted, Some(&other()), seen), []);
+    assert_eq!(found(&adopted, Some(&other(None)), seen), []);
 }

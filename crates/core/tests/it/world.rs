@@ -84,6 +84,7 @@ impl World {
                 memory_mib: 65_536,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
                 watchdog: None,
+                numa: Vec::new(),
             },
             hypervisor: Hypervisor::Up {
                 libvirt: "11.3.0".to_owned(),

@@ -3,7 +3,7 @@
 use std::io;
 
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Iommu, SystemFacts};
+use tranche_core::inventory::{Iommu, NumaNode, SystemFacts};
 use tranche_core::name::HostName;
 
 use super::parse;
@@ -13,6 +13,8 @@ use crate::watchdog;
 
 /// What of `/proc/cpuinfo` is read, in bytes: its first processor.
 const CPUINFO_LEN_MAX: usize = 4096;
+/// Where the kernel tells of NUMA nodes.
+const NODES: &str = "sys/devices/system/node";
 
 /// Reads the facts. What is missing from the tree is empty or zero.
 pub(crate) fn facts(tree: &dyn Tree) -> SystemFacts {
@@ -29,7 +31,27 @@ pub(crate) fn facts(tree: &dyn Tree) -> SystemFacts {
         memory_mib: memory_kib.unwrap_or(0) / 1024,
         iommu: iommu(tree),
         watchdog: watchdog::all(tree).into_iter().next(),
+        numa: numa(tree),
     }
+}
+
+/// The NUMA nodes that have processors and memory (Linux, Documentation/ABI/stable/sysfs-devices-node).
+fn numa(tree: &dyn Tree) -> Vec<NumaNode> {
+    let names = tree.list(NODES).unwrap_or_default();
+    let node = |name: &String| {
+        let id = parse::numbered(name, "node")?;
+        let cpus = tree.text(&format!("{NODES}/{name}/cpulist")).ok()?;
+        // Each line begins with the node: "Node 0 MemTotal:       65536 kB".
+        let meminfo = tree.text(&format!("{NODES}/{name}/meminfo")).ok()?;
+        let total = parse::field(&meminfo, &format!("Node {id} MemTotal"))?;
+        let memory_mib = total.strip_suffix(" kB")?.parse::<u64>().ok()? / 1024;
+        let cpu_count = parse::cpu_list_len(&cpus);
+        let is_list = cpus.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-'));
+        (is_list && cpu_count > 0 && memory_mib > 0).then_some(NumaNode { id, cpus, cpu_count, memory_mib })
+    };
+    let mut nodes: Vec<NumaNode> = names.iter().filter_map(node).collect();
+    nodes.sort_by_key(|node| node.id);
+    nodes
 }
 
 /// The boot's id; empty in a tree that has none.

@@ -17,7 +17,7 @@ use tranche_core::inventory::{
 };
 use tranche_core::name::{VmId, VmName};
 use tranche_core::spec::VmHardware;
-use tranche_core::step::{Step, StepSubject, VmDevice};
+use tranche_core::step::{Near, Step, StepSubject, VmDevice};
 use uuid::Uuid;
 
 use super::xml::{self, Acceleration, Definition, Disk, Facts, XmlError};
@@ -271,7 +271,7 @@ impl Hypervisor for FakeHypervisor {
         }
         match step {
             Step::DefineVm { vm, id, hardware } => model.define(vm, *id, hardware),
-            Step::PutDevices { vm, id, devices } => model.put_devices(vm, *id, devices),
+            Step::PutDevices { vm, id, devices, near } => model.put_devices(vm, *id, devices, near.as_ref()),
             Step::StartVm { vm, id } => {
                 model.find(vm, *id)?.ok_or_else(|| Box::new(say::domain_not_found(vm)))?;
                 self.start(&mut model, vm)
@@ -341,10 +341,16 @@ impl Model {
         Ok(())
     }
 
-    fn put_devices(&mut self, vm: &VmName, id: VmId, devices: &[VmDevice]) -> Result<(), Box<Finding>> {
+    fn put_devices(
+        &mut self,
+        vm: &VmName,
+        id: VmId,
+        devices: &[VmDevice],
+        near: Option<&Near>,
+    ) -> Result<(), Box<Finding>> {
         let domain = self.find(vm, id)?.ok_or_else(|| Box::new(say::domain_not_found(vm)))?;
         let stored = domain.stored.as_mut().ok_or_else(|| Box::new(say::domain_transient(vm)))?;
-        let xml = xml::put_devices(&stored.xml, devices).map_err(unreadable(vm))?;
+        let xml = xml::put_devices(&stored.xml, devices, near).map_err(unreadable(vm))?;
         *stored = Stored::new(xml).map_err(unreadable(vm))?;
         Ok(())
     }

@@ -94,6 +94,13 @@ pub(crate) fn a2_host() -> Captured {
     captured.add(
         "sys/class/iommu/dmar1/\n\
          sys/devices/system/cpu/online = 0-5,12-17\n\
+         sys/devices/system/node/online = 0-2\n\
+         sys/devices/system/node/node1/cpulist = 3-5,15-17\n\
+         sys/devices/system/node/node1/meminfo = Node 1 MemTotal:       65820612 kB\\nNode 1 MemFree: 1 kB\n\
+         sys/devices/system/node/node0/cpulist = 0-2,12-14\n\
+         sys/devices/system/node/node0/meminfo = Node 0 MemTotal:       65820612 kB\\nNode 0 MemFree: 1 kB\n\
+         sys/devices/system/node/node2/cpulist = \n\
+         sys/devices/system/node/node2/meminfo = Node 2 MemTotal:       65820612 kB\n\
          proc/sys/kernel/hostname = GPU-Node-7\n\
          proc/sys/kernel/osrelease = 6.8.0-59-generic\n\
          proc/sys/kernel/random/boot_id = 0f0f2a5e-6d8c-4b8e-9a58-1f6c0c5f5a11\n\

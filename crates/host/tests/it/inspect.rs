@@ -76,6 +76,9 @@ fn the_machine_is_described_and_what_was_not_asked_is_not_guessed() {
     assert_eq!(seen.system.cpu_model, "Intel(R) Xeon(R) D-1746TER CPU @ 2.00GHz");
     assert_eq!((seen.system.cpus, seen.system.memory_mib), (12, 128_555));
     assert_eq!(seen.system.iommu, Iommu::On { units: vec!["dmar1".to_owned()] });
+    let nodes: Vec<_> = seen.system.numa.iter().map(|node| (node.id, &*node.cpus, node.cpu_count)).collect();
+    assert_eq!(nodes, [(0, "0-2,12-14", 6), (1, "3-5,15-17", 6)], "node 2 has memory only");
+    assert_eq!(seen.system.numa[1].memory_mib, 64_277);
     assert_eq!(seen.hypervisor, Hypervisor::Down { reason: "not asked".to_owned() });
     assert_eq!(seen.notes, []);
 }

@@ -372,7 +372,7 @@ fn two_gpus_in_one_vm_have_room_for_all_their_windows_in_its_firmware() {
         assert_eq!(windows, [16 + 64 * 1024 + 32; 2]);
         let adopted = "<domain type='kvm'><name>a</name><uuid>00000000-0000-4000-8000-000000000001</uuid>\
                        <memory>65536</memory><os firmware='efi'><type>hvm</type></os><devices/></domain>";
-        let xml = put_devices(adopted, devices).expect("a domain");
+        let xml = put_devices(adopted, devices, None).expect("a domain");
         // Twice the sum of 131168 MiB, because windows are aligned to their size, as a power of two.
         assert!(xml.contains("X-PciMmio64Mb,string=524288"), "{xml}");
         assert!(xml.contains("bus='0x41'") && xml.contains("bus='0x42'"), "{xml}");

@@ -33,7 +33,7 @@ impl Vm {
     }
 
     pub(crate) fn put(&self, devices: &[VmDevice]) -> Step {
-        Step::PutDevices { vm: self.name.clone(), id: self.id, devices: devices.to_vec() }
+        Step::PutDevices { vm: self.name.clone(), id: self.id, devices: devices.to_vec(), near: None }
     }
 
     pub(crate) fn start(&self) -> Step {

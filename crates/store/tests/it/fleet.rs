@@ -32,6 +32,7 @@ pub(crate) fn fleet(vms: usize) -> State {
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
             watchdog: None,
+            numa: Vec::new(),
         },
         hypervisor,
         gpus: BTreeMap::new(),
@@ -118,8 +119,14 @@ fn add_vm(state: &mut State, index: usize) {
     };
     state.spec.vms.insert(name.clone(), spec);
     let settled = Settled { serial: 1, running: true, boot_id: "0e2b4f8c".to_owned(), rests: None };
-    let planned =
-        VmPlan { host: host(), id: vm_id(index), goal: VmGoal::Run, settled: Some(settled), tried: None };
+    let planned = VmPlan {
+        host: host(),
+        id: vm_id(index),
+        goal: VmGoal::Run,
+        settled: Some(settled),
+        tried: None,
+        ran_on: None,
+    };
     state.plan.vms.insert(name.clone(), planned);
     book(state, index, slot(index));
 }

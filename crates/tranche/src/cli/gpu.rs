@@ -118,6 +118,9 @@ pub struct SeveralArgs {
     /// Only if all is still as it was when a dry run told this version
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["gpu", "dry_run"])]
     pub version: Option<Version>,
+    /// Do not ask whether the VMs that --drain shuts down may be interrupted
+    #[arg(long, conflicts_with_all = ["gpu", "version", "dry_run"])]
+    pub yes: bool,
 }
 
 const GPU_HELP: &str = "The GPU: host/address, the address alone, or its short form (01:00.0)";

@@ -1,8 +1,12 @@
 //! Commands about GPUs.
 
+use std::collections::BTreeSet;
+
+use hyper::Method;
+use tranche_api::answer::Preview;
 use tranche_api::view::{GpuView, PartitionView};
-use tranche_core::change::{Selection, SetMode};
-use tranche_core::name::GpuKey;
+use tranche_core::change::{Selection, SetMode, Version};
+use tranche_core::name::{GpuKey, VmName};
 use tranche_core::spec::{AskedMode, GpuMode};
 
 use super::{Daemon, change};
@@ -10,6 +14,9 @@ use crate::argument::GpuArg;
 use crate::cli::{Doing, GpuCommand, PartitionArgs, SeveralArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::GpuSheet;
+
+/// Where the mode of several GPUs at once is.
+const ALL: &str = "/gpus/mode";
 
 pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
@@ -81,11 +88,31 @@ fn set_all(
     daemon: &Daemon<'_>,
 ) -> Result<Exit, Failure> {
     // With --gpu or --like, --all says nothing more.
-    let SeveralArgs { all: _, gpus, like, version } = several;
+    let SeveralArgs { all: _, gpus, like, version, yes } = several;
     let gpus = gpus.iter().map(|gpu| find(gpu, daemon)).collect::<Result<_, _>>()?;
     let like = like.map(|gpu| find(&gpu, daemon)).transpose()?;
-    let wish = SetMode { selection: Selection { gpus, like }, mode, drain, version };
-    change::put("/gpus/mode", &wish, doing, daemon)
+    let mut wish = SetMode { selection: Selection { gpus, like }, mode, drain, version };
+    if drain && wish.version.is_none() && !yes && !doing.dry_run {
+        wish.version = confirmed(&wish, daemon)?;
+    }
+    change::put(ALL, &wish, doing, daemon)
+}
+
+/// Has its user agree to VMs being interrupted. What was agreed to is applied, and nothing else: the version says so.
+fn confirmed(wish: &SetMode, daemon: &Daemon<'_>) -> Result<Option<Version>, Failure> {
+    let preview: Preview = daemon.client.send(Method::PUT, &change::dry(ALL), Some(wish))?;
+    let vms: BTreeSet<&VmName> = preview.effect.gpus.values().flat_map(|effect| &effect.vms).collect();
+    if vms.is_empty() {
+        return Ok(preview.version);
+    }
+    let vms: Vec<String> = vms.into_iter().map(ToString::to_string).collect();
+    let gpus = preview.effect.gpus.len();
+    let question = format!("This changes {gpus} GPUs and interrupts VM {}. Go on?", vms.join(", "));
+    match daemon.console.agrees(&question)? {
+        Some(true) => Ok(preview.version),
+        Some(false) => Err(Failure::Declined),
+        None => Err(Failure::Unasked { vms }),
+    }
 }
 
 fn set_mode(arg: &GpuArg, mode: AskedMode, doing: Doing, daemon: &Daemon<'_>) -> Result<Exit, Failure> {

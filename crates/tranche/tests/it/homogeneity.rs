@@ -133,7 +133,18 @@ fn one_mode_for_all_gpus_of_a_set_is_asked_for_in_one_request() {
     let mode = r#""mode":{"mode":"partitioned","count":4}"#;
     asks(&["gpu", "partition", "--all", "--count", "4"], &format!(r#"{{"selection":{{}},{mode}}}"#));
     asks(
-        &["gpu", "partition", "--count", "4", "--gpu", "01:00.0", "--gpu", "node2/0000:41:00.0", "--drain"],
+        &[
+            "gpu",
+            "partition",
+            "--count",
+            "4",
+            "--gpu",
+            "01:00.0",
+            "--gpu",
+            "node2/0000:41:00.0",
+            "--drain",
+            "--yes",
+        ],
         &format!(
             r#"{{"selection":{{"gpus":["node1/0000:01:00.0","node2/0000:41:00.0"]}},{mode},"drain":true}}"#
         ),
@@ -163,8 +174,8 @@ fn a_command_about_all_gpus_names_none() {
     }
 }
 
-#[test]
-fn the_preview_for_all_gpus_shows_each_and_the_version_to_apply() {
+/// What splitting two GPUs anew would do, while these VMs hold the first.
+fn preview_of(vms: &[&str]) -> Preview {
     let gpu = |vms: &[&str]| GpuEffect {
         from: GpuMode::Partitioned { count: 4, series: None },
         to: GpuMode::Partitioned { count: 2, series: None },
@@ -178,18 +189,55 @@ fn the_preview_for_all_gpus_shows_each_and_the_version_to_apply() {
         hint: "'--dry-run' shows what becomes of each GPU and VM, and a version; '--version' applies exactly that."
             .to_owned(),
     };
-    let preview = Preview {
+    Preview {
         changes: vec!["split 2 GPUs into 2 partitions each".to_owned()],
         effect: Effect {
-            gpus: BTreeMap::from([(key(1), gpu(&["desk-01"])), (key(2), gpu(&[]))]),
+            gpus: BTreeMap::from([(key(1), gpu(vms)), (key(2), gpu(&[]))]),
             vms: BTreeMap::from([("desk-01".parse().unwrap(), VmEffect::Restarts)]),
             homes: BTreeMap::new(),
             steps: Vec::new(),
             findings: vec![interrupts],
         },
         version: Some(Uuid::from_u128(0x0123_4567_89ab_5def_8123_4567_89ab_cdef)),
+    }
+}
+
+#[test]
+fn vms_are_not_interrupted_all_at_once_unless_somebody_agrees() {
+    let args = ["gpu", "partition", "--all", "--count", "2", "--drain"];
+    let done = accepted(operation("do it", Succeeded, &[], &[]));
+    let daemon = |vms: &[&str]| {
+        Daemon::new()
+            .answers("PUT /v1/gpus/mode?dry_run=true", &preview_of(vms))
+            .answers("PUT /v1/gpus/mode", &done)
     };
-    let daemon = Daemon::new().answers("PUT /v1/gpus/mode?dry_run=true", &preview);
+    let nobody = daemon(&["desk-01"]);
+    check(
+        &nobody,
+        &args,
+        expect![[r#"
+        error: This interrupts VM desk-01, and nobody is there to agree to it.
+          hint: Look at it with --dry-run, and apply exactly that with --version; or say --yes.
+        exit 3
+    "#]],
+    );
+    assert_eq!(nobody.asked().len(), 1, "it was only looked at");
+    let idle = daemon(&[]);
+    assert_eq!(run(&idle, &args), "do it: done\nexit 0\n");
+    let asked = idle.asked();
+    let last = asked.last().expect("it was asked for");
+    assert!(
+        last.contains(r#""version":"01234567-89ab-5def-8123-456789abcdef""#),
+        "what was looked at: {last}"
+    );
+    let agreed = daemon(&["desk-01"]);
+    assert_eq!(run(&agreed, &[&args[..], &["--yes"]].concat()), "do it: done\nexit 0\n");
+    assert_eq!(agreed.asked().len(), 1);
+}
+
+#[test]
+fn the_preview_for_all_gpus_shows_each_and_the_version_to_apply() {
+    let daemon = Daemon::new().answers("PUT /v1/gpus/mode?dry_run=true", &preview_of(&["desk-01"]));
     let args = ["gpu", "partition", "--all", "--count", "2", "--drain", "--dry-run"];
     check(
         &daemon,

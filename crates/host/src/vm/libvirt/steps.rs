@@ -5,7 +5,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::{VmId, VmName};
 use tranche_core::spec::{VmHardware, VolumeRef};
-use tranche_core::step::{Step, VmDevice};
+use tranche_core::step::{Near, Step, VmDevice};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
@@ -52,7 +52,9 @@ impl Shared {
         let connect = link.connect();
         let result = match step {
             Step::DefineVm { vm, id, hardware } => self.define(connect, vm, *id, hardware),
-            Step::PutDevices { vm, id, devices } => put_devices(connect, vm, *id, devices),
+            Step::PutDevices { vm, id, devices, near } => {
+                put_devices(connect, vm, *id, (devices, near.as_ref()))
+            }
             Step::StartVm { vm, id } => start(connect, vm, *id),
             Step::ShutDownVm { vm, id } => shut_down(connect, vm, *id),
             Step::KillVm { vm, id } => kill(connect, vm, *id),
@@ -142,7 +144,12 @@ impl Shared {
     }
 }
 
-fn put_devices(connect: &Connect, vm: &VmName, id: VmId, devices: &[VmDevice]) -> Applied {
+fn put_devices(
+    connect: &Connect,
+    vm: &VmName,
+    id: VmId,
+    (devices, near): (&[VmDevice], Option<&Near>),
+) -> Applied {
     let domain = find(connect, vm, id)?.ok_or_else(|| Box::new(say::domain_not_found(vm)))?;
     if !is_persistent(&domain, vm)? {
         return Err(Box::new(say::domain_transient(vm)));
@@ -151,7 +158,7 @@ fn put_devices(connect: &Connect, vm: &VmName, id: VmId, devices: &[VmDevice]) -
     // With its secrets, which a definition without them would lose.
     let stored = || domain.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE);
     let before = stored().map_err(refused(vm, doing))?;
-    let after = xml::put_devices(&before, devices).map_err(unreadable(vm, doing))?;
+    let after = xml::put_devices(&before, devices, near).map_err(unreadable(vm, doing))?;
     if after == before {
         return Ok(());
     }

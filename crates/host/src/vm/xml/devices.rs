@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use roxmltree::{Document, Node};
 use tranche_core::inventory::DeviceSource;
-use tranche_core::step::VmDevice;
+use tranche_core::step::{Near, VmDevice};
 
 use super::read::{devices as all_devices, is_ours};
 use super::write::Writer;
-use super::{ALIAS_PREFIX, XmlError, child, firmware, read};
+use super::{ALIAS_PREFIX, XmlError, child, firmware, near, read};
 
 /// A domain's XML with exactly these devices of ours.
 ///
@@ -17,11 +17,13 @@ use super::{ALIAS_PREFIX, XmlError, child, firmware, read};
 /// and so are the guest's PCIe ports: it adds what is missing when it takes the definition, and keeps it from then on.
 /// Where the guest's firmware could not map the devices otherwise, an argument for it is added (see the module `firmware`).
 ///
+/// What is near the devices goes along with them (see the module `near`).
+///
 /// If the same devices are there already, the text comes back unchanged: their addresses in the guest stay.
 ///
 /// # Errors
 /// When this is not the XML of a domain.
-pub fn put_devices(xml: &str, devices: &[VmDevice]) -> Result<String, XmlError> {
+pub fn put_devices(xml: &str, devices: &[VmDevice], near: Option<&Near>) -> Result<String, XmlError> {
     let facts = read(xml)?;
     let present = facts.devices.iter().filter(|device| device.ours).map(|device| &device.source);
     if present.eq(devices.iter().map(|device| &device.source)) {
@@ -31,7 +33,7 @@ pub fn put_devices(xml: &str, devices: &[VmDevice]) -> Result<String, XmlError> 
     if devices.is_empty() {
         return Ok(cleared);
     }
-    insert(&cleared, devices)
+    insert(&cleared, devices, near)
 }
 
 /// The XML without anything of ours.
@@ -41,7 +43,8 @@ fn clear(xml: &str) -> Result<String, XmlError> {
     let ours = all_devices(domain)
         .filter(|device| is_ours(*device))
         .map(|device| with_space_before(xml, device.range()));
-    let mut ranges: Vec<Range<usize>> = ours.chain(firmware::our_arguments(domain, xml)).collect();
+    let mut ranges: Vec<Range<usize>> =
+        ours.chain(firmware::our_arguments(domain, xml)).chain(near::ours(domain, xml)).collect();
     ranges.sort_by_key(|range| range.start);
     let mut text = xml.to_owned();
     for range in ranges.into_iter().rev() {
@@ -50,12 +53,13 @@ fn clear(xml: &str) -> Result<String, XmlError> {
     Ok(text)
 }
 
-fn insert(xml: &str, devices: &[VmDevice]) -> Result<String, XmlError> {
+fn insert(xml: &str, devices: &[VmDevice], near: Option<&Near>) -> Result<String, XmlError> {
     let document = Document::parse(xml)?;
     let domain = document.root_element();
     let element = child(domain, "devices").ok_or(XmlError::Missing("devices"))?;
     let mut insertions = vec![place(xml, element, &hostdevs(devices))];
     insertions.extend(firmware::argument(domain, devices).map(|argument| place(xml, domain, &argument)));
+    insertions.extend(near.into_iter().flat_map(|near| near::insertions(domain, xml, near)));
     // What comes later in the text goes in first, so that the other place does not move.
     insertions.sort_by_key(|(at, _)| std::cmp::Reverse(at.start));
     let mut text = xml.to_owned();
@@ -70,7 +74,7 @@ fn insert(xml: &str, devices: &[VmDevice]) -> Result<String, XmlError> {
 /// The place is right behind the last child that is not space, so that taking the lines away again, together with the
 /// space before them, leaves what was there. Only an element that had no content at all (`<devices/>`) comes back as
 /// an open pair; libvirt's QEMU driver never writes one.
-fn place(xml: &str, element: Node<'_, '_>, lines: &str) -> (Range<usize>, String) {
+pub(super) fn place(xml: &str, element: Node<'_, '_>, lines: &str) -> (Range<usize>, String) {
     let range = element.range();
     let text = &xml[range.clone()];
     if let Some(open) = text.strip_suffix("/>") {

@@ -9,6 +9,7 @@
 mod define;
 mod devices;
 mod firmware;
+mod near;
 mod read;
 mod write;
 

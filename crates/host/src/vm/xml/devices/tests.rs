@@ -15,6 +15,11 @@ fn mdev(number: u128) -> VmDevice {
     VmDevice { source: DeviceSource::Mdev { uuid: Uuid::from_u128(number) }, mmio_mib: 0 }
 }
 
+/// With nothing said of what is near.
+fn put_devices(xml: &str, devices: &[VmDevice]) -> Result<String, XmlError> {
+    super::put_devices(xml, devices, None)
+}
+
 fn domain(os: &str, devices: &str) -> String {
     format!(
         "<!-- mine -->\n<domain type=\"kvm\">\n  <name>desk</name>\n  <uuid>{}</uuid>\n  <memory>65536</memory>\n  {os}\n  {devices}\n</domain>\n",
@@ -65,6 +70,85 @@ fn devices_that_are_there_already_change_nothing() {
     // libvirt adds an address in the guest, which must stay.
     let settled = once.replace("</source>", "</source><address type='pci' bus='0x06'/>");
     assert_eq!(put_devices(&settled, &[pci("0000:3d:00.4")]).unwrap(), settled);
+}
+
+/// A domain that Tranche made, as libvirt keeps it.
+const MADE: &str = "\
+<domain type='kvm'>
+  <name>desk</name>
+  <uuid>00000000-0000-0000-0000-000000000009</uuid>
+  <metadata>
+    <tranche:vm xmlns:tranche='https://github.com/tranche-project/tranche/domain/1'/>
+  </metadata>
+  <memory unit='KiB'>2097152</memory>
+  <vcpu placement='static'>2</vcpu>
+  <devices>
+    <emulator>/usr/bin/qemu</emulator>
+  </devices>
+</domain>
+";
+
+#[test]
+fn a_guest_runs_beside_its_gpu_while_it_has_one() {
+    let near = Near { node: 1, cpus: "8-15,24-31".to_owned() };
+    let with = super::put_devices(MADE, &[mdev(7)], Some(&near)).unwrap();
+    expect![[r#"
+        <domain type='kvm'>
+          <name>desk</name>
+          <uuid>00000000-0000-0000-0000-000000000009</uuid>
+          <metadata>
+            <tranche:vm xmlns:tranche='https://github.com/tranche-project/tranche/domain/1'/>
+            <near:node xmlns:near='https://github.com/tranche-project/tranche/near/1' id='1' cpus='8-15,24-31'/>
+          </metadata>
+          <memory unit='KiB'>2097152</memory>
+          <vcpu cpuset='8-15,24-31' placement='static'>2</vcpu>
+          <numatune>
+            <memory mode='preferred' nodeset='1'/>
+          </numatune>
+          <devices>
+            <emulator>/usr/bin/qemu</emulator>
+            <hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'>
+              <source>
+                <address uuid='00000000-0000-0000-0000-000000000007'/>
+              </source>
+              <alias name='ua-tranche-0'/>
+            </hostdev>
+          </devices>
+        </domain>
+    "#]]
+    .assert_eq(&with);
+    assert_eq!(put_devices(&with, &[]).unwrap(), MADE);
+    let elsewhere = Near { node: 0, cpus: "0-7".to_owned() };
+    let moved = super::put_devices(&with, &[mdev(8)], Some(&elsewhere)).unwrap();
+    assert!(
+        moved.contains("<vcpu cpuset='0-7' placement='static'>") && moved.contains("nodeset='0'"),
+        "{moved}"
+    );
+    assert_eq!(put_devices(&moved, &[]).unwrap(), MADE);
+}
+
+#[test]
+fn what_a_user_chose_of_processors_and_memory_stays() {
+    let near = Near { node: 1, cpus: "8-15".to_owned() };
+    for own in [
+        MADE.replace("placement='static'", "placement='static' cpuset='3'"),
+        MADE.replace("placement='static'", "placement='auto'"),
+        MADE.replace(
+            "  <devices>",
+            "  <numatune><memory mode='strict' nodeset='0'/></numatune>\n  <devices>",
+        ),
+        MADE.replace("  <devices>", "  <cputune><vcpupin vcpu='0' cpuset='1'/></cputune>\n  <devices>"),
+    ] {
+        let with = super::put_devices(&own, &[mdev(7)], Some(&near)).unwrap();
+        assert_eq!(with, put_devices(&own, &[mdev(7)]).unwrap());
+        assert_eq!(put_devices(&with, &[]).unwrap(), own);
+    }
+    let with = super::put_devices(MADE, &[mdev(7)], Some(&near)).unwrap();
+    let edited = with.replace("mode='preferred'", "mode='strict'").replace("cpuset='8-15'", "cpuset='9'");
+    let without = put_devices(&edited, &[]).unwrap();
+    assert!(
+        without.contains("mode='strict'") && without.contains("cpuset='9'") && !without.contains("near:node")
+    );
 }
 
 #[test]
