@@ -1,16 +1,8 @@
 //! Scenarios with one thing that goes wrong, and what must come of it.
 
-use tranche_sim::{Happened, Record, Report, Scenario, run};
+use tranche_sim::{Happened, Record, Report};
 
-fn play(text: &str) -> Report {
-    let scenario: Scenario = serde_json::from_str(text).expect("the scenario is well-formed");
-    run(&scenario).expect("the scenario can be played")
-}
-
-#[track_caller]
-fn holds(report: &Report) {
-    assert!(report.ok, "{:#?}\n{:#?}\n{:#?}", report.violations, report.records, report.findings);
-}
+use crate::playing::{holds, play};
 
 fn first_start_after(report: &Report, at_ms: u64) -> u64 {
     let started = |happened: &Happened| matches!(happened, Happened::Started { .. });
