@@ -11,9 +11,7 @@ use tranche_core::inventory::{
     Hypervisor, Iommu, IommuGroup, ObservedPartition, OffReason, Offer, PartitionDevice, Progress, Sriov,
     SystemFacts,
 };
-use tranche_core::name::{
-    GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmId, VmName,
-};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::spec::VmHardware;
 use tranche_core::step::{Step, StepSubject, VFIO_DRIVER};
 

@@ -10,7 +10,7 @@ use tranche_store::{
 };
 
 use crate::story::Planted;
-use crate::world::{Life, Shared};
+use crate::world::{Due, Life, Shared};
 
 /// How long a client waits for an answer, in milliseconds.
 const TIMEOUT_MS: u64 = 2_000;
@@ -35,8 +35,17 @@ pub(crate) struct Watches {
 impl NodeStore {
     /// A call: it travels, takes effect or not, and the answer travels back. Everybody else goes on meanwhile.
     fn call<T>(&self, ask: impl FnOnce(&dyn Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let there_ms = self.world.draw_latency(self.life.node);
+        self.call_that_takes(there_ms, ask)
+    }
+
+    fn call_that_takes<T>(
+        &self,
+        there_ms: u64,
+        ask: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let node = self.life.node;
-        let there_ms = self.world.draw_latency(node).min(TIMEOUT_MS);
+        let there_ms = there_ms.min(TIMEOUT_MS);
         self.world.run_for(there_ms);
         self.alive()?;
         let via = self.world.asks_through(node).filter(|_| there_ms < TIMEOUT_MS);
@@ -148,7 +157,14 @@ impl Store for NodeStore {
             Some(planted) => spoil(txn, planted),
             None => (txn.clone(), None),
         };
-        let answer = self.call(|store| self.write(store, &txn));
+        let there_ms = self.world.draw_latency(self.life.node);
+        if let Some(late_ms) = there_ms.checked_sub(TIMEOUT_MS) {
+            // It is on its way, and nobody waits for it.
+            let answer = self.call_that_takes(there_ms, |_| Ok(()));
+            self.world.with(|inner| inner.after(late_ms, Due::Late(txn)));
+            return answer.and(Err(unreachable("no answer in time")));
+        }
+        let answer = self.call_that_takes(there_ms, |store| self.write(store, &txn));
         match (&answer, late) {
             (Ok(Outcome::Committed(_)), Some(late)) => self.world.arrives_late(late),
             // Whoever waited for an answer in vain does not know what becomes of the question.

@@ -58,15 +58,15 @@ pub fn fuzz_with(seed: u64, planted: Planted) -> Result<Report, ScenarioError> {
 pub fn story(seed: u64) -> Scenario {
     let mut chance = Chance::new(seed ^ 0x7261_6E64_6F6D);
     // What is decided for a host with very many VMs takes several writes.
-    let is_large = chance.percent(2);
+    let is_large = chance.percent(1);
     let count = if is_large { 3 } else { *chance.pick(&[2, 3, 3, 3, 4, 5]) };
     let names: Vec<HostName> = (1..=count).map(|n| name(&format!("host{n}"))).collect();
     let hosts: BTreeMap<HostName, HostSetup> =
         names.iter().map(|name| (name.clone(), host(&mut chance, is_large))).collect();
     let mut room = Room::of(&hosts);
-    let most = if is_large { 60 } else { 8 };
+    let many = if is_large { chance.between(40, 60) } else { chance.between(1, 8) };
     let vms: BTreeMap<VmName, VmSetup> =
-        (1..=chance.between(1, most)).map(|n| (vm_name(n), vm(&mut chance, &mut room))).collect();
+        (1..=many).map(|n| (vm_name(n), vm(&mut chance, &mut room))).collect();
     let first_late = vms.len() as u64 + 1;
     let late: BTreeMap<VmName, VmSetup> = (first_late..first_late + chance.between(0, 2))
         .map(|n| (vm_name(n), VmSetup { running: true, ..vm(&mut chance, &mut room) }))
@@ -145,10 +145,7 @@ impl Room {
     fn of(hosts: &BTreeMap<HostName, HostSetup>) -> Self {
         let partitions = |host: &HostSetup| u64::from(host.partitions) * u64::from(host.gpus);
         let wholes = |host: &HostSetup| if host.partitions == 0 { u64::from(host.gpus) } else { 0 };
-        Self {
-            partitions: hosts.values().map(partitions).sum(),
-            wholes: hosts.values().map(wholes).sum(),
-        }
+        Self { partitions: hosts.values().map(partitions).sum(), wholes: hosts.values().map(wholes).sum() }
     }
 
     fn draw(&mut self, chance: &mut Chance) -> Request {

@@ -126,7 +126,10 @@ impl Blow<'_> {
             6..=7 => {
                 let host = self.chance.percent(60).then_some(host);
                 let ms = self.chance.between(50, 2_500);
-                vec![(at_ms, Event::StoreSlow { host: host.clone(), ms }), (soon_ms, Event::StoreFast { host })]
+                vec![
+                    (at_ms, Event::StoreSlow { host: host.clone(), ms }),
+                    (soon_ms, Event::StoreFast { host }),
+                ]
             }
             _ => vec![(at_ms, Event::WatchLost { host, silent: false })],
         }
@@ -213,11 +216,7 @@ fn witness() -> HostName {
 
 /// Everything is mended.
 pub(crate) fn peace(cast: &Cast<'_>) -> Vec<TimedEvent> {
-    let mut mended = vec![
-        Event::NetworkWhole,
-        Event::StoreFast { host: None },
-        Event::FailoverResume,
-    ];
+    let mut mended = vec![Event::NetworkWhole, Event::StoreFast { host: None }, Event::FailoverResume];
     if cast.witness {
         mended.extend([Event::PowerOn(witness()), Event::MemberStart(witness())]);
     }

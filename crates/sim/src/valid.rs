@@ -56,7 +56,10 @@ impl fmt::Display for ScenarioError {
             }
             Self::Gpus(host) => write!(f, "Host {host} has {GPUS_MAX} GPUs at most."),
             Self::Partitions(host) => {
-                write!(f, "The GPUs of host {host} are split into 1, 2, 4, 8 or 16 partitions, or 0 for passthrough.")
+                write!(
+                    f,
+                    "The GPUs of host {host} are split into 1, 2, 4, 8 or 16 partitions, or 0 for passthrough."
+                )
             }
             Self::Timers(rule) => write!(f, "The times under `failover` cannot be: {rule}."),
             Self::Factor(host) => {

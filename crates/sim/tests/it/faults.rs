@@ -143,7 +143,7 @@ until_ms: 100000\nexpect: {{ running: [v1, v2], no_resets: true }}",
 #[test]
 fn a_slow_store_delays_and_one_that_takes_longer_than_anybody_waits_is_as_good_as_none() {
     let report = play(&format!(
-        "{ON_THE_FIRST}  - {{ at_ms: 20000, event: {{ store_slow: {{ ms: 200 }} }} }}
+        "{ON_THE_FIRST}  - {{ at_ms: 20000, event: {{ store_slow: {{ ms: 100 }} }} }}
   - {{ at_ms: 60000, event: {{ power_off: a }} }}
 until_ms: 120000\nexpect: {{ running: [v1, v2] }}"
     ));

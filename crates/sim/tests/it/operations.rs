@@ -31,10 +31,8 @@ fn network_work_under_a_pause_costs_no_vm_and_failover_works_afterwards() {
     assert_eq!(starts(&report, 0, 200_000).len(), 3, "each once: {:#?}", report.records);
     assert!(!befell(&report, "node1", "its power is cut by an agent"), "{:#?}", report.records);
     let text = fs::read_to_string(docs("examples/network-work.yaml")).expect("the example is there");
-    let text = text.replace(
-        "until_ms: 200000",
-        "  - { at_ms: 200000, event: { power_off: node1 } }\nuntil_ms: 240000",
-    );
+    let text = text
+        .replace("until_ms: 200000", "  - { at_ms: 200000, event: { power_off: node1 } }\nuntil_ms: 240000");
     let report = play(&text);
     holds(&report);
     assert!(report.placement.values().all(|host| host.as_str() != "node1"), "{:?}", report.placement);

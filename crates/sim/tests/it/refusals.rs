@@ -22,7 +22,10 @@ fn a_host_that_is_not_there_is_named_wherever_it_is_meant() {
         "expect: {placement: {v1: x}}",
         "rules: {r: {rule: hosts, vms: [v1], hosts: {x: 1}}}",
     ] {
-        is_refused(&format!("hosts: {{a: {{}}, b: {{}}}}\nvms: {{v1: {{}}}}\nuntil_ms: 1000\n{part}"), refused);
+        is_refused(
+            &format!("hosts: {{a: {{}}, b: {{}}}}\nvms: {{v1: {{}}}}\nuntil_ms: 1000\n{part}"),
+            refused,
+        );
     }
 }
 
@@ -57,8 +60,15 @@ fn numbers_that_cannot_be_are_refused_before_anything_is_played() {
 
 #[test]
 fn a_witness_is_a_third_voice_and_nothing_else() {
-    is_refused("hosts: {a: {}, b: {}, c: {}}\nwitness: true\nuntil_ms: 1", "third member of the store beside two");
-    is_refused("hosts: {a: {}, witness: {}}\nwitness: true\nuntil_ms: 1", "neither of which is called witness");
-    let drained = "hosts: {a: {}, b: {}}\nwitness: true\nuntil_ms: 1\nevents: [{at_ms: 1, event: {drain: witness}}]";
+    is_refused(
+        "hosts: {a: {}, b: {}, c: {}}\nwitness: true\nuntil_ms: 1",
+        "third member of the store beside two",
+    );
+    is_refused(
+        "hosts: {a: {}, witness: {}}\nwitness: true\nuntil_ms: 1",
+        "neither of which is called witness",
+    );
+    let drained =
+        "hosts: {a: {}, b: {}}\nwitness: true\nuntil_ms: 1\nevents: [{at_ms: 1, event: {drain: witness}}]";
     is_refused(drained, "nothing else can befall it");
 }
