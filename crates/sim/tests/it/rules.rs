@@ -1,6 +1,6 @@
 //! Rules about where VMs run, while hosts come and go.
 
-use tranche_sim::{Happened, Report};
+use tranche_sim::Happened;
 
 use crate::playing::{holds, play};
 
