@@ -4,78 +4,132 @@ use std::collections::BTreeSet;
 
 use tranche_core::change::{Change, NewVm};
 use tranche_core::inventory::OffReason;
-use tranche_core::name::VmName;
+use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::{DepartureWay, Duty};
 
-use crate::node::RESTART_MS;
+use crate::event::Event;
+use crate::node::{Ending, RESTART_MS, Then};
+use crate::power::BadBoots;
 use crate::quorum::Place;
 use crate::report::Happened;
-use crate::scenario::Event;
+use crate::scenario::VmSetup;
 use crate::setup::hardware;
-use crate::world::{Due, Inner, Life};
+use crate::store::Watches;
+use crate::world::{Due, Inner, Wish};
 
 impl Inner {
     /// What happens, and the wish that it is, if it is one.
-    pub(crate) fn befall(&mut self, event: &Event) -> Option<Change> {
-        if let Some(host) = event.host() {
-            let node = self.place(host);
-            self.befell(node, event.words());
-            self.befall_host(node, event)
-        } else {
-            self.befall_others(event)
+    pub(crate) fn befall(&mut self, event: &Event) -> Option<Wish> {
+        let Some((host, words)) = event.befalls() else {
+            return self.befall_others(event).map(Wish::from);
+        };
+        let place = self.place(host);
+        self.befell(place, words);
+        if let Some(wish) = self.utter(place, event) {
+            return Some(wish);
+        }
+        let changed = self.befall_power(place, event)
+            || self.befall_network(place, event)
+            || (place < self.nodes.len() && self.befall_daemon(place, event));
+        debug_assert!(changed, "every event does something");
+        None
+    }
+
+    /// What somebody asks for.
+    fn utter(&mut self, place: Place, event: &Event) -> Option<Wish> {
+        match event {
+            Event::Reboot(_) => self.depart(place, DepartureWay::Reboot).map(Wish::from),
+            Event::Shutdown(_) => self.depart(place, DepartureWay::Shutdown).map(Wish::from),
+            Event::Drain(host) => Some(set_duty(host, Duty::Maintenance)),
+            Event::Undrain(host) => Some(set_duty(host, Duty::Serving)),
+            Event::ConfirmDown(host) => Some(Change::ConfirmHostDown { host: host.clone() }.into()),
+            Event::ConfirmIfOff(host) if !self.runs(place) => {
+                let change = Change::ConfirmHostDown { host: host.clone() };
+                Some(Wish { while_off: Some(place), ..change.into() })
+            }
+            _ => None,
         }
     }
 
-    fn befall_host(&mut self, node: Place, event: &Event) -> Option<Change> {
-        let host = self.nodes[node].name.clone();
-        let boot_ms = self.nodes[node].setup.boot_ms;
+    fn befall_power(&mut self, place: Place, event: &Event) -> bool {
+        let is_witness = place >= self.nodes.len();
         match event {
-            Event::PowerOff(_) => self.power_off(node, "its power is gone"),
-            Event::PowerOn(_) => self.after(boot_ms, Due::Boot(node)),
-            Event::Reboot(_) => return self.depart(node, DepartureWay::Reboot),
-            Event::Shutdown(_) => return self.depart(node, DepartureWay::Shutdown),
-            Event::NetworkOff(_) => self.nodes[node].network_off = true,
+            Event::PowerOff(_) if is_witness => self.witness.on = false,
+            Event::PowerOn(_) if is_witness => self.witness.on = true,
+            Event::PowerOff(_) => self.power_off(place, "its power is gone"),
+            Event::PowerOn(_) => self.power_on(place),
+            Event::BootsFail { tries, hang, .. } => {
+                self.nodes[place].bad_boots = BadBoots { tries: *tries, hang: *hang };
+            }
+            // What a host does then follows from what its administrator wants, or there is nothing to do.
+            Event::Reboot(_) | Event::Shutdown(_) | Event::ConfirmIfOff(_) => {}
+            _ => return false,
+        }
+        true
+    }
+
+    fn befall_network(&mut self, place: Place, event: &Event) -> bool {
+        match event {
+            Event::NetworkOff(_) => self.set_network_off(place, true),
             Event::NetworkOn(_) => {
-                self.nodes[node].network_off = false;
-                self.cuts.retain(|(one, other)| *one != node && *other != node);
+                self.set_network_off(place, false);
+                self.cuts.retain(|(from, to)| *from != place && *to != place);
             }
             Event::CutOneWay { to, .. } => {
                 let to = self.place(to);
-                self.cuts.insert((node, to));
+                self.cuts.insert((place, to));
             }
             Event::Cut { other, .. } => {
                 let other = self.place(other);
-                self.cuts.extend([(node, other), (other, node)]);
+                self.cuts.extend([(place, other), (other, place)]);
             }
-            Event::StoreOff(_) => self.nodes[node].store_off = true,
-            Event::StoreOn(_) => self.nodes[node].store_off = false,
-            Event::MemberKill(_) => self.members.set_killed(node, true),
-            Event::MemberStart(_) => self.members.set_killed(node, false),
-            Event::DaemonKill(_) => {
-                self.kill_daemon(node);
-                let count = self.nodes[node].life;
-                self.after(RESTART_MS, Due::DaemonStart(Life { node, count }));
-            }
-            Event::DaemonStop(_) => self.kill_daemon(node),
-            Event::DaemonStart(_) => {
-                let count = self.nodes[node].life;
-                self.after(0, Due::DaemonStart(Life { node, count }));
-            }
-            Event::DaemonPause { ms, .. } => self.nodes[node].paused_until_ms = self.now_ms + ms,
-            Event::LibvirtOff(_) => self.nodes[node].model.libvirt_down = true,
-            Event::LibvirtOn(_) => self.nodes[node].model.libvirt_down = false,
-            Event::AgentOff(_) => self.nodes[node].agent_off = true,
-            Event::AgentOn(_) => self.nodes[node].agent_off = false,
-            Event::Drain(_) => {
-                return Some(Change::SetHostDuty { host, along: BTreeSet::new(), duty: Duty::Maintenance });
-            }
-            Event::Undrain(_) => {
-                return Some(Change::SetHostDuty { host, along: BTreeSet::new(), duty: Duty::Serving });
-            }
-            Event::ConfirmDown(_) => return Some(Change::ConfirmHostDown { host }),
-            _ => {}
+            Event::MemberKill(_) => self.members.set_killed(place, true),
+            Event::MemberStart(_) => self.members.set_killed(place, false),
+            _ => return false,
         }
-        None
+        true
+    }
+
+    fn befall_daemon(&mut self, place: Place, event: &Event) -> bool {
+        let now_ms = self.now_ms;
+        let node = &mut self.nodes[place];
+        match event {
+            Event::StoreOff(_) => node.store_off = true,
+            Event::StoreOn(_) => node.store_off = false,
+            Event::StoreSlow { ms, .. } => node.store_slow_ms = *ms,
+            Event::StoreFast { .. } => node.store_slow_ms = 0,
+            Event::WatchLost { silent, .. } => {
+                node.watches = Watches { lost: node.watches.lost + 1, silent: *silent };
+            }
+            Event::DaemonPause { ms, .. } => node.paused_until_ms = now_ms + ms,
+            Event::HostSlow { factor, .. } => node.slowness = *factor,
+            Event::ClockStep { ms, .. } => node.clock_ms = node.clock_ms.saturating_add(*ms),
+            Event::LibvirtOff(_) => node.model.libvirt_down = true,
+            Event::LibvirtOn(_) => node.model.libvirt_down = false,
+            Event::AgentOff(_) => node.agent_off = true,
+            Event::AgentOn(_) => node.agent_off = false,
+            Event::DaemonKill(_) => {
+                self.kill_daemon(place);
+                self.start_daemon_after(place, RESTART_MS);
+            }
+            Event::DaemonStop(_) => {
+                node.ending.get_or_insert(Ending { since_ms: now_ms, then: Then::Stay });
+            }
+            Event::DaemonStart(_) => match node.ending.as_mut() {
+                Some(ending) if ending.then == Then::Stay => ending.then = Then::Start,
+                Some(_) => {}
+                None => self.start_daemon_after(place, 0),
+            },
+            _ => return false,
+        }
+        true
+    }
+
+    fn set_network_off(&mut self, place: Place, off: bool) {
+        match self.nodes.get_mut(place) {
+            Some(node) => node.network_off = off,
+            None => self.witness.network_off = off,
+        }
     }
 
     fn befall_others(&mut self, event: &Event) -> Option<Change> {
@@ -83,38 +137,26 @@ impl Inner {
             Event::NetworkWhole => {
                 self.cuts.clear();
                 self.nodes.iter_mut().for_each(|node| node.network_off = false);
+                self.witness.network_off = false;
             }
             Event::StoreLeaderKill { ms } => {
                 if let Some(leader) = self.members.leader() {
                     self.members.set_killed(leader, true);
-                    let start = Event::MemberStart(self.nodes[leader].name.clone());
-                    self.after(*ms, Due::Befalls(start));
+                    self.after(*ms, Due::MemberStart(leader));
                 }
             }
+            Event::StoreSlow { ms, .. } => self.store_slow_ms = *ms,
+            Event::StoreFast { .. } => self.store_slow_ms = 0,
+            Event::StoreFull => self.store_full = true,
+            Event::StoreRoom => self.store_full = false,
             Event::VmStart(name) => return Some(Change::StartVm { name: name.clone() }),
             Event::VmStop(name) => return Some(Change::StopVm { name: name.clone(), force: false }),
             Event::VmRemove(name) => return Some(Change::DeleteVm { name: name.clone(), force: true }),
-            Event::VmAdd { vm, setup } => {
-                let new = NewVm {
-                    hardware: hardware(setup),
-                    request: setup.gpu.clone(),
-                    reserved: setup.reserved,
-                    prefer_numa_node: None,
-                    availability: setup.availability,
-                };
-                if setup.running {
-                    let create = Change::CreateVm { name: vm.clone(), vm: new };
-                    self.wishes.push_back((create, 0));
-                    return Some(Change::StartVm { name: vm.clone() });
-                }
-                return Some(Change::CreateVm { name: vm.clone(), vm: new });
-            }
+            Event::VmAdd { vm, setup } => return Some(self.add_vm(vm, setup)),
             Event::VmCrash(vm) => self.end_guest(vm, OffReason::Crashed),
             Event::VmShutdown(vm) => self.end_guest(vm, OffReason::Shutdown),
             Event::VmStartsFail { vm, tries } => {
-                for node in &mut self.nodes {
-                    node.model.failing.insert(vm.to_string(), *tries);
-                }
+                self.failing.insert(vm.clone(), *tries);
             }
             Event::RuleSet { name, rule } => {
                 return Some(Change::SetRule { name: name.clone(), rule: rule.clone() });
@@ -125,6 +167,23 @@ impl Inner {
             _ => {}
         }
         None
+    }
+
+    /// Makes a VM, and has it started if it shall run.
+    fn add_vm(&mut self, vm: &VmName, setup: &VmSetup) -> Change {
+        let new = NewVm {
+            hardware: hardware(setup),
+            request: setup.gpu.clone(),
+            reserved: setup.reserved,
+            prefer_numa_node: None,
+            availability: setup.availability,
+        };
+        let create = Change::CreateVm { name: vm.clone(), vm: new };
+        if setup.running {
+            self.wishes.push_back(create.into());
+            return Change::StartVm { name: vm.clone() };
+        }
+        create
     }
 
     fn end_guest(&mut self, vm: &VmName, reason: OffReason) {
@@ -139,4 +198,8 @@ impl Inner {
             }
         }
     }
+}
+
+fn set_duty(host: &HostName, duty: Duty) -> Wish {
+    Change::SetHostDuty { host: host.clone(), along: BTreeSet::new(), duty }.into()
 }

@@ -3,9 +3,9 @@
 use tranche_core::change::Change;
 use tranche_core::spec::DepartureWay;
 
-use crate::node::Node;
+use crate::node::{Ending, Node, Then};
 use crate::quorum::Place;
-use crate::world::{Due, Inner, Life};
+use crate::world::{Inner, Life, Wish};
 
 /// How long guests have to shut down, in milliseconds.
 const GRACE_MS: u64 = 60_000;
@@ -28,9 +28,8 @@ impl Inner {
     /// A host is told to go down. Returns the wish that its service manager says first.
     pub(crate) fn depart(&mut self, node: Place, way: DepartureWay) -> Option<Change> {
         if !self.nodes[node].on {
-            let boot_ms = self.nodes[node].setup.boot_ms;
             if way == DepartureWay::Reboot {
-                self.after(boot_ms, Due::Boot(node));
+                self.power_on(node);
             }
             return None;
         }
@@ -48,7 +47,7 @@ impl Inner {
         if !departure.forced && now_ms >= departure.since_ms + GRACE_MS {
             departure.forced = true;
             let wish = wish(&self.nodes[node], departure.way, true);
-            self.wishes.push_back((wish, 0));
+            self.wishes.push_back(Wish::from(wish));
         }
         self.nodes[node].departure = Some(departure);
         // Without a daemon, or with one that stands still, nobody takes leave.
@@ -57,26 +56,37 @@ impl Inner {
         }
     }
 
-    /// Whether the daemon is to end, because its host goes down.
-    pub(crate) fn may_end(&self, node: Place) -> bool {
-        self.nodes[node].departure.is_some_and(|departure| {
-            let quiet = departure.quiet_since_ms.is_some_and(|since_ms| self.now_ms >= since_ms + QUIET_MS);
-            quiet || self.now_ms >= departure.since_ms + GRACE_MS + FORCE_MS
-        })
+    /// Since when the daemon is to end: because it was told to, or because its host goes down.
+    pub(crate) fn ends_since(&mut self, node: Place) -> Option<u64> {
+        let is_due = |departure: Departure| {
+            let quiet_ms = departure.quiet_since_ms.map(|since_ms| since_ms + QUIET_MS);
+            let last_ms = departure.since_ms + GRACE_MS + FORCE_MS;
+            self.now_ms >= quiet_ms.map_or(last_ms, |quiet_ms| quiet_ms.min(last_ms))
+        };
+        if self.nodes[node].ending.is_none() && self.nodes[node].departure.is_some_and(is_due) {
+            self.nodes[node].ending = Some(Ending { since_ms: self.now_ms, then: Then::GoDown });
+        }
+        self.nodes[node].ending.map(|ending| ending.since_ms)
     }
 
-    /// The daemon has ended, and the host goes down.
-    pub(crate) fn go_down(&mut self, life: Life) {
-        if let Some(departure) = self.nodes[life.node].departure.filter(|_| self.lives(life)) {
+    /// The daemon has ended in order.
+    pub(crate) fn daemon_ended(&mut self, life: Life) {
+        let Some(ending) = self.nodes[life.node].ending.filter(|_| self.lives(life)) else { return };
+        if let (Then::GoDown, Some(departure)) = (ending.then, self.nodes[life.node].departure) {
             self.end_departure(life.node, departure);
+            return;
+        }
+        self.befell(life.node, "its daemon has ended");
+        self.kill_daemon(life.node);
+        if ending.then == Then::Start {
+            self.start_daemon_after(life.node, 0);
         }
     }
 
     fn end_departure(&mut self, node: Place, departure: Departure) {
         self.power_off(node, "it goes down");
         if departure.way == DepartureWay::Reboot {
-            let boot_ms = self.nodes[node].setup.boot_ms;
-            self.after(boot_ms, Due::Boot(node));
+            self.power_on(node);
         }
     }
 }

@@ -10,8 +10,10 @@ use tranche_core::name::Timestamp;
 use tranche_core::step::Step;
 use tranche_host::Host;
 
+use crate::model::{Refused, refused};
+use crate::quorum::Place;
 use crate::report::Happened;
-use crate::world::{Life, Shared};
+use crate::world::{Inner, Life, Shared};
 
 /// A machine as one life of a daemon sees it.
 pub(crate) struct Machine {
@@ -21,31 +23,50 @@ pub(crate) struct Machine {
 
 impl Host for Machine {
     fn observe(&self, now: Timestamp) -> HostInventory {
-        self.world.run_for(5);
+        let takes_ms = self.world.slowed(self.life.node, 5);
+        self.world.run_for(takes_ms);
         self.world.with(|inner| inner.nodes[self.life.node].model.observe(now))
     }
 
     fn apply(&self, step: &Step, _now: Timestamp) -> Result<(), Box<Finding>> {
-        let takes_ms = self.world.draw_step_time(step);
+        let takes_ms = self.world.draw_step_time(self.life.node, step);
         self.world.run_for(takes_ms);
         if !self.world.lives(self.life) {
             return Err(refusal("the daemon is dead"));
         }
-        let done = self.world.with(|inner| inner.nodes[self.life.node].model.apply(step));
+        let done = self.world.with(|inner| inner.apply(self.life.node, step));
         self.note(step, &done);
-        done.map_err(|why| refusal(&why))
+        done.map_err(|refused| refusal(&refused.why))
+    }
+}
+
+impl Inner {
+    fn apply(&mut self, node: Place, step: &Step) -> Result<(), Refused> {
+        if let Step::StartVm { vm, .. } = step
+            && let Some(more) = self.failing.get_mut(vm).filter(|more| **more > 0)
+        {
+            *more -= 1;
+            return Err(refused("the guest's boot failed"));
+        }
+        let done = self.nodes[node].model.apply(step);
+        if let Some(Refused { why, .. }) = done.as_ref().err().filter(|refused| refused.is_wrong) {
+            let host = &self.nodes[node].name;
+            self.accuse(vec![format!("host {host} was told to {step}: {why}")]);
+        }
+        done
     }
 }
 
 impl Machine {
-    fn note(&self, step: &Step, done: &Result<(), String>) {
+    fn note(&self, step: &Step, done: &Result<(), Refused>) {
         let node = self.life.node;
+        self.world.judge_step();
         match (step, done) {
             (Step::StartVm { vm, .. }, Ok(())) => {
                 self.world.judge_start(vm, node);
                 self.world.record(node, Happened::Started { vm: vm.to_string() });
             }
-            (Step::StartVm { vm, .. }, Err(why)) => {
+            (Step::StartVm { vm, .. }, Err(Refused { why, .. })) => {
                 self.world.record(node, Happened::StartFailed { vm: vm.to_string(), why: why.clone() });
             }
             (Step::ShutDownVm { vm, .. }, Ok(())) => {

@@ -1,7 +1,7 @@
 //! A machine without a kernel: GPUs that are split at a word, and domains that start at one.
 //!
-//! Steps take effect at once and faithfully. One that would hang, hurt a guest or be refused by a real machine is an error,
-//! and what must never be asked for at all is a violation.
+//! Steps take effect at once and faithfully. One that a real machine would refuse is an error; one that would hang, hurt a
+//! guest or that no right plan asks for is a violation besides.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use tranche_core::inventory::{
     Hypervisor, Iommu, IommuGroup, ObservedPartition, OffReason, Offer, PartitionDevice, Progress, Sriov,
     SystemFacts,
 };
-use tranche_core::name::{GpuAddress, HostName, PciAddress, Timestamp, VmId, VmName};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::spec::VmHardware;
-use tranche_core::step::{Step, VFIO_DRIVER};
+use tranche_core::step::{Step, StepSubject, VFIO_DRIVER};
 
 /// How many partitions a GPU can have.
 const PARTITIONS_MAX: u16 = 16;
@@ -28,16 +28,30 @@ pub(crate) struct Model {
     memory_mib: u64,
     gpus: BTreeMap<GpuAddress, Gpu>,
     pub(crate) domains: BTreeMap<String, Domain>,
-    /// How many more starts of a domain fail.
-    pub(crate) failing: BTreeMap<String, u32>,
     pub(crate) libvirt_down: bool,
+}
+
+/// Why a step was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) why: String,
+    /// Whether only a wrong plan can have asked for it.
+    pub(crate) is_wrong: bool,
+}
+
+/// Something that happens to right plans, too.
+pub(crate) fn refused(why: &str) -> Refused {
+    Refused { why: why.to_owned(), is_wrong: false }
+}
+
+fn wrong(why: impl Into<String>) -> Refused {
+    Refused { why: why.into(), is_wrong: true }
 }
 
 impl Model {
     pub(crate) fn new(name: HostName, gpus: u8, memory_mib: u64) -> Self {
         let gpus = (1..=gpus).map(|bus| (GpuAddress::Pci(function(bus, 0)), model_gpu(bus))).collect();
-        let (domains, failing) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, boots: 0, memory_mib, gpus, domains, failing, libvirt_down: false }
+        Self { name, boots: 0, memory_mib, gpus, domains: BTreeMap::new(), libvirt_down: false }
     }
 
     pub(crate) fn boot_id(&self) -> String {
@@ -99,13 +113,16 @@ impl Model {
     }
 
     /// Carries out a step.
-    pub(crate) fn apply(&mut self, step: &Step) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, step: &Step) -> Result<(), Refused> {
+        if self.libvirt_down && matches!(step.subject(), StepSubject::Vm(_)) {
+            return Err(refused("connection refused"));
+        }
         match step {
             Step::EnableVfs { gpu, count } => self.enable_vfs(gpu, *count),
             Step::DisableVfs { gpu, .. } => {
                 let gpu = self.gpu(gpu)?;
                 if gpu.partitions.iter().any(|partition| !partition.open_by.is_empty()) {
-                    return Err("disabling functions in use hangs".to_owned());
+                    return Err(wrong("disabling functions in use hangs"));
                 }
                 gpu.partitions.clear();
                 gpu.sriov.iter_mut().for_each(|sriov| sriov.vfs = 0);
@@ -114,23 +131,49 @@ impl Model {
             Step::BindPartition { gpu, index, driver, .. } => {
                 for partition in self.gpu(gpu)?.partitions.iter_mut().filter(|one| one.index == Some(*index))
                 {
+                    if !partition.open_by.is_empty() && partition.driver.as_ref() != Some(driver) {
+                        return Err(wrong("taking the driver from a function in use hangs"));
+                    }
                     partition.driver = Some(driver.clone());
                 }
                 Ok(())
             }
             Step::TakeGpu { gpu, .. } => {
-                bind(self.gpu(gpu)?, VFIO_DRIVER);
+                let gpu = self.gpu(gpu)?;
+                if !gpu.open_by.is_empty() || !gpu.partitions.is_empty() {
+                    return Err(wrong("a GPU in use is passed through"));
+                }
+                bind(gpu, VFIO_DRIVER);
                 Ok(())
             }
             Step::ReturnGpu { gpu, .. } => {
                 let gpu = self.gpu(gpu)?;
                 if !gpu.open_by.is_empty() {
-                    return Err("a GPU in use is given back".to_owned());
+                    return Err(wrong("a GPU in use is given back"));
                 }
                 bind(gpu, "model");
                 Ok(())
             }
+            Step::SetProfile { .. }
+            | Step::SetMixedSizes { .. }
+            | Step::ReloadDriver { .. }
+            | Step::CreateMdev { .. }
+            | Step::RemoveMdev { .. } => Err(wrong("the model has no such hardware")),
+            Step::DefineVm { .. }
+            | Step::PutDevices { .. }
+            | Step::StartVm { .. }
+            | Step::ShutDownVm { .. }
+            | Step::KillVm { .. }
+            | Step::UndefineVm { .. } => self.apply_to_vm(step),
+        }
+    }
+
+    fn apply_to_vm(&mut self, step: &Step) -> Result<(), Refused> {
+        match step {
             Step::DefineVm { vm, id, hardware } => {
+                if self.domains.get(vm.as_str()).is_some_and(|domain| domain.uuid != id.0) {
+                    return Err(refused("there is another domain of that name"));
+                }
                 self.domains.entry(vm.to_string()).or_insert_with(|| model_domain(vm, *id, hardware));
                 Ok(())
             }
@@ -147,25 +190,24 @@ impl Model {
             Step::KillVm { vm, .. } => self.end(vm.as_str(), OffReason::Destroyed),
             Step::UndefineVm { vm, .. } => {
                 if self.domain(vm)?.state.is_active() {
-                    return Err("a running domain is undefined".to_owned());
+                    return Err(wrong("a running domain is undefined"));
                 }
                 self.domains.remove(vm.as_str());
                 Ok(())
             }
-            Step::SetProfile { .. }
-            | Step::SetMixedSizes { .. }
-            | Step::ReloadDriver { .. }
-            | Step::CreateMdev { .. }
-            | Step::RemoveMdev { .. } => Err("the model has no such hardware".to_owned()),
+            _ => Err(wrong("this is no step of a VM")),
         }
     }
 
-    fn enable_vfs(&mut self, gpu: &GpuAddress, count: u16) -> Result<(), String> {
+    fn enable_vfs(&mut self, gpu: &GpuAddress, count: u16) -> Result<(), Refused> {
         let bus = gpu.pci().map(|address| address.bus).unwrap_or_default();
         let gpu = self.gpu(gpu)?;
-        let Some(sriov) = gpu.sriov.as_mut() else { return Err("there is no SR-IOV".to_owned()) };
+        if gpu.driver.as_deref() == Some(VFIO_DRIVER) {
+            return Err(wrong("a GPU that is passed through is split"));
+        }
+        let Some(sriov) = gpu.sriov.as_mut() else { return Err(wrong("there is no SR-IOV")) };
         if sriov.vfs != 0 && sriov.vfs != count {
-            return Err("EBUSY".to_owned());
+            return Err(wrong("the number of functions changes while there are some: EBUSY"));
         }
         if sriov.vfs == 0 {
             sriov.vfs = count;
@@ -175,25 +217,26 @@ impl Model {
     }
 
     /// Starts a domain as libvirt does: every device must be there, on the right driver, and free.
-    fn start(&mut self, vm: &VmName) -> Result<(), String> {
-        if let Some(more) = self.failing.get_mut(vm.as_str()).filter(|more| **more > 0) {
-            *more -= 1;
-            return Err("the guest's boot failed".to_owned());
-        }
+    fn start(&mut self, vm: &VmName) -> Result<(), Refused> {
         let domain = self.domain(vm)?;
         if domain.state.is_active() {
             return Ok(());
         }
         let devices = domain.defined_devices.clone();
         for device in &devices {
-            let (driver, wanted, holders) = self.holders(&device.source).ok_or("ENODEV")?;
+            let (driver, wanted, holders) =
+                self.holders(&device.source).ok_or_else(|| wrong("a device is not there: ENODEV"))?;
             if driver != wanted {
-                return Err(format!("{:?} is on {driver}", device.source));
+                return Err(wrong(format!("{:?} is on {driver}", device.source)));
             }
             if !holders.is_empty() {
-                return Err(format!("{:?} is in use: EBUSY", device.source));
+                return Err(wrong(format!("{:?} is in use: EBUSY", device.source)));
             }
-            holders.push(Holder { pid: 42, command: format!("qemu-{vm}") });
+        }
+        for device in &devices {
+            if let Some((_, _, holders)) = self.holders(&device.source) {
+                holders.push(Holder { pid: 42, command: format!("qemu-{vm}") });
+            }
         }
         let domain = self.domain(vm)?;
         domain.live_devices = devices;
@@ -202,8 +245,8 @@ impl Model {
     }
 
     /// Ends a domain.
-    pub(crate) fn end(&mut self, name: &str, reason: OffReason) -> Result<(), String> {
-        let domain = self.domains.get_mut(name).ok_or("no domain of that name")?;
+    pub(crate) fn end(&mut self, name: &str, reason: OffReason) -> Result<(), Refused> {
+        let domain = self.domains.get_mut(name).ok_or_else(|| wrong("no domain of that name"))?;
         if !domain.state.is_active() {
             return Ok(());
         }
@@ -234,12 +277,27 @@ impl Model {
         None
     }
 
-    fn gpu(&mut self, address: &GpuAddress) -> Result<&mut Gpu, String> {
-        self.gpus.get_mut(address).ok_or_else(|| format!("there is no GPU {address}"))
+    /// What a device is in the plan's words.
+    pub(crate) fn slot_of(&self, source: &DeviceSource) -> Option<SlotKey> {
+        self.gpus.values().find_map(|gpu| {
+            let whole = gpu.address.pci().map(|address| DeviceSource::Pci { address });
+            let is_it = |partition: &&ObservedPartition| DeviceSource::from(&partition.device) == *source;
+            let slot = if whole.as_ref() == Some(source) {
+                Slot::Whole
+            } else {
+                Slot::Partition(gpu.partitions.iter().find(is_it)?.index?)
+            };
+            let gpu = GpuKey { host: self.name.clone(), address: gpu.address.clone() };
+            Some(SlotKey { gpu, slot })
+        })
     }
 
-    fn domain(&mut self, vm: &VmName) -> Result<&mut Domain, String> {
-        self.domains.get_mut(vm.as_str()).ok_or_else(|| format!("there is no domain {vm}"))
+    fn gpu(&mut self, address: &GpuAddress) -> Result<&mut Gpu, Refused> {
+        self.gpus.get_mut(address).ok_or_else(|| wrong(format!("there is no GPU {address}")))
+    }
+
+    fn domain(&mut self, vm: &VmName) -> Result<&mut Domain, Refused> {
+        self.domains.get_mut(vm.as_str()).ok_or_else(|| wrong(format!("there is no domain {vm}")))
     }
 }
 

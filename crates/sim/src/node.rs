@@ -13,19 +13,24 @@ use crate::departure::Departure;
 use crate::fencing::Agents;
 use crate::machine::Machine;
 use crate::model::Model;
+use crate::power::{BadBoots, Boot, Fed};
+use crate::quorum::Place;
 use crate::report::Happened;
 use crate::scenario::HostSetup;
-use crate::store::NodeStore;
-use crate::world::{Life, Shared};
+use crate::store::{NodeStore, Watches};
+use crate::world::{Inner, Life, Shared};
 
-/// How long a watchdog waits for its food, in milliseconds.
-pub(crate) const WATCHDOG_MS: u64 = 4_000;
 /// How long a service manager waits before it starts a daemon again, in milliseconds.
 pub(crate) const RESTART_MS: u64 = 1_000;
 /// How often a host looks where nothing wakes it, in milliseconds.
 const LOOK_EVERY_MS: u64 = 500;
 /// How often the watchdog is tended, and the store's members are asked while heartbeats are not acknowledged, in milliseconds.
 pub(crate) const TEND_EVERY_MS: u64 = 300;
+/// How long the end of a daemon waits for the store to hear that its host is not guarded any more, in milliseconds.
+const RETIRE_MS: u64 = 8_000;
+/// How long it waits for the one that leads to give up its lead, in milliseconds.
+const RETIRE_LOOK_MS: u64 = 600;
+
 /// A node.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -36,12 +41,25 @@ pub(crate) struct Node {
     /// Counts the lives of its daemon; the present one's number.
     pub(crate) life: u32,
     pub(crate) daemon: Option<Arc<Daemon>>,
-    /// When an armed watchdog was last fed.
-    pub(crate) fed_ms: Option<u64>,
+    /// The watchdog, while it is armed.
+    pub(crate) fed: Option<Fed>,
+    /// How it comes to be on, while it is on its way there.
+    pub(crate) boot: Option<Boot>,
+    pub(crate) bad_boots: BadBoots,
     pub(crate) paused_until_ms: u64,
+    /// Whatever it does takes so many times as long.
+    pub(crate) slowness: u32,
+    /// How far its wall clock is off, in milliseconds.
+    pub(crate) clock_ms: i64,
     pub(crate) network_off: bool,
     pub(crate) store_off: bool,
+    pub(crate) store_slow_ms: u64,
+    /// The member of the store that it asks, as long as that answers.
+    pub(crate) talks_to: Option<Place>,
+    pub(crate) watches: Watches,
     pub(crate) agent_off: bool,
+    /// Its daemon was told to end.
+    pub(crate) ending: Option<Ending>,
     /// Its administrator has told it to go down.
     pub(crate) departure: Option<Departure>,
 }
@@ -49,6 +67,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(name: HostName, setup: HostSetup) -> Self {
         let model = Model::new(name.clone(), setup.gpus, setup.memory_mib);
+        let clock_ms = setup.clock_skew_ms;
         Self {
             name,
             setup,
@@ -56,14 +75,40 @@ impl Node {
             on: true,
             life: 0,
             daemon: None,
-            fed_ms: None,
+            fed: None,
+            boot: None,
+            bad_boots: BadBoots::default(),
             paused_until_ms: 0,
+            slowness: 1,
+            clock_ms,
             network_off: false,
             store_off: false,
+            store_slow_ms: 0,
+            talks_to: None,
+            watches: Watches::default(),
             agent_off: false,
+            ending: None,
             departure: None,
         }
     }
+}
+
+/// A daemon that was told to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    pub(crate) since_ms: u64,
+    pub(crate) then: Then,
+}
+
+/// What follows when a daemon has ended in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing.
+    Stay,
+    /// It is started.
+    Start,
+    /// Its host goes down.
+    GoDown,
 }
 
 /// The loops of a daemon, each on a thread of its own in life.
@@ -92,6 +137,8 @@ pub(crate) struct Daemon {
     desk: Mutex<Option<Arc<Desk>>>,
     leads: AtomicBool,
     skips: AtomicBool,
+    /// It has taken its leave, and only gives up its lead.
+    has_left: AtomicBool,
 }
 
 impl Daemon {
@@ -117,6 +164,7 @@ impl Daemon {
             desk: Mutex::new(None),
             leads: AtomicBool::new(false),
             skips: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
         }
     }
 
@@ -139,9 +187,17 @@ impl Daemon {
     }
 
     fn beat(&self) -> u64 {
-        if self.world.with(|inner| inner.may_end(self.life.node)) {
-            self.member.take_leave(&|| self.world.now_ms(), self.world.wall(self.life.node));
-            self.world.with(|inner| inner.go_down(self.life));
+        if self.has_left.load(Ordering::SeqCst) {
+            // Nobody waits for a leader that waits for the store.
+            self.world.with(|inner| inner.daemon_ended(self.life));
+        } else if let Some(since_ms) = self.world.with(|inner| inner.ends_since(self.life.node)) {
+            self.member.retire();
+            let guarded = self.world.with(|inner| inner.nodes[self.life.node].fed.is_some());
+            if !guarded || self.world.now_ms() >= since_ms + RETIRE_MS {
+                self.member.take_leave(&|| self.world.now_ms(), self.world.wall(self.life.node));
+                self.has_left.store(true, Ordering::SeqCst);
+                return RETIRE_LOOK_MS;
+            }
         }
         let rhythm = self.heart.beat(&|| self.world.now_ms(), self.world.wall(self.life.node));
         self.skips.store(rhythm == Rhythm::Skips, Ordering::SeqCst);
@@ -149,15 +205,17 @@ impl Daemon {
     }
 
     fn lead(&self) -> u64 {
+        if self.has_left.load(Ordering::SeqCst) {
+            self.leader.step_down();
+            self.world.with(|inner| inner.daemon_ended(self.life));
+            return 0;
+        }
         let pause_ms = turn_every_ms(&self.member.timers());
         let led = self.take_lead();
         let led_before = self.leads.swap(led == Led::Decided, Ordering::SeqCst);
         if led == Led::Decided {
             if !led_before {
                 self.world.record(self.life.node, Happened::Leads);
-            }
-            if let Some(view) = self.view() {
-                self.world.judge_plans(&view.plan);
             }
             self.take_wish();
         }
@@ -168,11 +226,11 @@ impl Daemon {
     fn take_wish(&self) {
         let desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(desk) = desk else { return };
-        while let Some((change, tries)) = self.world.next_wish() {
-            let answer = desk.submit(&change, false, self.world.wall(self.life.node));
+        while let Some(wish) = self.world.next_wish() {
+            let answer = desk.submit(&wish.change, false, self.world.wall(self.life.node));
             // A refusal is an answer; a store that does not take it is none.
             if let Err(Rejected::Store(_)) = answer {
-                self.world.wish_again(change, tries);
+                self.world.wish_again(wish);
                 return;
             }
         }
@@ -199,19 +257,15 @@ impl Daemon {
     pub(crate) fn tend(&self) {
         let node = self.life.node;
         let now_ms = self.world.now_ms();
-        let armed = self.world.with(|inner| {
-            let node = &inner.nodes[node];
-            node.setup.watchdog.then_some(node.fed_ms.is_some())
-        });
-        let Some(armed) = armed else { return };
-        let fed_ms = match self.member.tend(armed, now_ms, WATCHDOG_MS) {
-            Tending::Leave => None,
-            Tending::Arm | Tending::Feed => Some(Some(now_ms)),
-            Tending::Disarm => Some(None),
+        let has_one = |inner: &mut Inner| inner.nodes[node].setup.watchdog.then_some(inner.nodes[node].fed);
+        let Some(fed) = self.world.with(has_one) else { return };
+        let timeout_ms = fed.map_or(self.member.timers().watchdog_ms(), |fed| fed.timeout_ms);
+        let next = match self.member.tend(fed.is_some(), now_ms, timeout_ms) {
+            Tending::Leave => return,
+            Tending::Arm | Tending::Feed => Some(Fed { at_ms: now_ms, timeout_ms }),
+            Tending::Disarm => None,
         };
-        if let Some(fed_ms) = fed_ms {
-            self.world.with(|inner| inner.nodes[node].fed_ms = fed_ms);
-        }
+        self.world.with(|inner| inner.nodes[node].fed = next);
     }
 
     /// Asks the store's members, while heartbeats are not acknowledged.
@@ -219,7 +273,7 @@ impl Daemon {
         if self.skips.load(Ordering::SeqCst) {
             let asked_ms = self.world.now_ms();
             let says = self.world.members_say(self.life.node);
-            let answered_ms = asked_ms + self.world.draw_latency();
+            let answered_ms = asked_ms + self.world.draw_latency(self.life.node);
             // What follows from it shows at the watchdog.
             let _ = self.heart.hear_poll(&Poll { asked_ms, answered_ms, says }, &self.member.timers());
         }

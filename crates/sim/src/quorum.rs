@@ -54,28 +54,24 @@ impl Members {
         }
     }
 
-    /// Lets time pass. `runs` says whether a host is on, `reach` whether two hosts reach each other. Returns whether another
-    /// one leads now.
+    /// Lets time pass. `runs` says whether a host is on, `arrives` whether what one host sends arrives at another. Returns
+    /// whether another one leads now.
     pub(crate) fn advance(
         &mut self,
         now_ms: u64,
         chance: &mut Chance,
         runs: &dyn Fn(Place) -> bool,
-        reach: &dyn Fn(Place, Place) -> bool,
+        arrives: &dyn Fn(Place, Place) -> bool,
     ) -> bool {
-        let up = |place: Place| !self.members[&place].killed && runs(place);
-        let places = self.places();
-        let in_touch = |one: Place| -> Vec<Place> {
-            let others = places.iter().copied();
-            others.filter(|other| up(one) && up(*other) && (one == *other || reach(one, *other))).collect()
-        };
-        let has_majority = |one: Place| in_touch(one).len() * 2 > places.len();
+        let reach = |one: Place, other: Place| arrives(one, other) && arrives(other, one);
         if let Some(leader) = self.leader {
-            if has_majority(leader) {
+            if self.has_majority(leader, runs, &reach) {
                 let term = self.term;
-                for place in in_touch(leader) {
-                    let member = self.members.entry(place).or_default();
-                    (member.heard_leader_ms, member.term) = (now_ms, term);
+                // Who hears a leader follows it, even if what it says itself does not arrive.
+                for (place, member) in &mut self.members {
+                    if !member.killed && runs(*place) && arrives(leader, *place) {
+                        (member.heard_leader_ms, member.term) = (now_ms, term);
+                    }
                 }
                 return false;
             }
@@ -85,7 +81,8 @@ impl Members {
         if now_ms < self.elects_at_ms {
             return false;
         }
-        let candidates: Vec<Place> = places.iter().copied().filter(|place| has_majority(*place)).collect();
+        let places = self.places().into_iter();
+        let candidates: Vec<Place> = places.filter(|one| self.has_majority(*one, runs, &reach)).collect();
         if candidates.is_empty() {
             self.elects_at_ms = now_ms + chance.between(self.election_ms / 2, self.election_ms);
             return false;
@@ -95,13 +92,22 @@ impl Members {
         true
     }
 
-    /// Whether a host gets answers, by whom it reaches.
-    pub(crate) fn answers(&self, reaches: &dyn Fn(Place) -> bool, now_ms: u64) -> bool {
-        let in_touch = |member: &Member| {
-            !member.killed && now_ms.saturating_sub(member.heard_leader_ms) < self.election_ms
-        };
-        self.leader.is_some()
-            && self.members.iter().any(|(place, member)| in_touch(member) && reaches(*place))
+    /// Whether a member runs and is in touch with a majority of members that do, itself among them, both ways.
+    pub(crate) fn has_majority(
+        &self,
+        one: Place,
+        runs: &dyn Fn(Place) -> bool,
+        reach: &dyn Fn(Place, Place) -> bool,
+    ) -> bool {
+        let up = |place: Place| !self.members[&place].killed && runs(place);
+        let in_touch = |other: &&Place| up(**other) && (one == **other || reach(one, **other));
+        up(one) && self.members.keys().filter(in_touch).count() * 2 > self.members.len()
+    }
+
+    /// Whether a member runs and believes that somebody leads.
+    pub(crate) fn follows(&self, place: Place, now_ms: u64) -> bool {
+        let member = &self.members[&place];
+        !member.killed && now_ms.saturating_sub(member.heard_leader_ms) < self.election_ms
     }
 
     /// What each member says to a host.
@@ -115,5 +121,40 @@ impl Members {
             (true, false) => MemberSays::NoLeader { term: member.term },
         };
         self.members.iter().map(says).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three members, of whom the first leads; then so much time passes in which some ways are cut.
+    fn members_after(ms: u64, cuts: &[(Place, Place)]) -> Members {
+        let mut members = Members::on(0..3, 1_000);
+        members.leader = Some(0);
+        let mut chance = Chance::new(1);
+        let arrives = |from: Place, to: Place| !cuts.contains(&(from, to));
+        for now_ms in (100..=ms).step_by(100) {
+            members.advance(now_ms, &mut chance, &|_| true, &arrives);
+        }
+        members
+    }
+
+    #[test]
+    fn a_leader_whom_nobody_answers_leads_no_more_and_another_one_does() {
+        let members = members_after(5_000, &[(1, 0), (2, 0)]);
+        assert!(members.leader().is_some_and(|leader| leader != 0), "{members:?}");
+        assert!(!members.follows(0, 5_000), "it hears of no other: {members:?}");
+    }
+
+    #[test]
+    fn a_member_that_only_hears_follows_and_one_that_hears_nothing_does_not() {
+        let members = members_after(5_000, &[(1, 0)]);
+        assert_eq!(members.leader(), Some(0));
+        assert!(members.follows(1, 5_000));
+        let members = members_after(5_000, &[(0, 1)]);
+        assert_eq!(members.leader(), Some(0));
+        assert!(!members.follows(1, 5_000));
+        assert_eq!(members.say(&|_| true, 5_000)[1], MemberSays::NoLeader { term: 0 });
     }
 }

@@ -8,16 +8,23 @@ use tranche_core::spec::{
     Duty, FenceSpec, Firmware, GpuMode, GpuSpec, HostSpec, Policy, Run, Spec, VmHardware, VmSource, VmSpec,
 };
 use tranche_store::{Repository, Saved, State, Store, Terms};
+use uuid::Uuid;
 
+use crate::node::Node;
 use crate::scenario::{HostSetup, Scenario, VmSetup};
-use crate::world::{Inner, Shared};
+use crate::story::Planted;
 
 /// What people asked for before the beginning.
-pub(crate) fn write_wishes(world: &Shared, scenario: &Scenario) {
+pub(crate) fn write_wishes(store: &Arc<dyn Store>, nodes: &[Node], scenario: &Scenario) {
+    let mut failover = scenario.failover;
+    if scenario.planted == Some(Planted::NoFenceWait) {
+        // No door would let it in.
+        failover.timers.restart_ms = failover.timers.lost_ms;
+    }
     let mut spec = Spec {
         policy: Policy {
             placement: scenario.placement,
-            failover: scenario.failover,
+            failover,
             shutdown: scenario.shutdown,
             ..Policy::default()
         },
@@ -28,10 +35,8 @@ pub(crate) fn write_wishes(world: &Shared, scenario: &Scenario) {
         for bus in 1..=setup.gpus {
             let address = PciAddress { domain: 0, bus, device: 0, function: 0 };
             let key = GpuKey { host: name.clone(), address: GpuAddress::Pci(address) };
-            let identity = world.with(|inner| {
-                let node = inner.nodes.iter().find(|node| &node.name == name);
-                node.and_then(|node| node.model.identity(&key.address)).expect("it has this GPU")
-            });
+            let node = nodes.iter().find(|node| &node.name == name);
+            let identity = node.and_then(|node| node.model.identity(&key.address)).expect("it has this GPU");
             let mode = match setup.partitions {
                 0 => GpuMode::Passthrough { allow_console: false, pool: None },
                 count => GpuMode::Partitioned { count, series: None },
@@ -40,11 +45,11 @@ pub(crate) fn write_wishes(world: &Shared, scenario: &Scenario) {
         }
     }
     for (index, (name, setup)) in scenario.vms.iter().enumerate() {
-        let id = VmId(world.with(Inner::next_id));
+        let id = VmId(Uuid::from_u128(index as u128 + 1));
         spec.vms.insert(name.clone(), wished(setup, id, index as u64));
     }
     spec.rules = scenario.rules.clone().into();
-    let repository = Repository::new(Arc::clone(&world.store) as Arc<dyn Store>);
+    let repository = Repository::new(Arc::clone(store));
     let loaded = repository.load().expect("a store in memory is read");
     let next = State { spec: spec.into(), ..State::default() };
     let saved = repository.commit(loaded, next, &Terms::default()).expect("a store in memory is written");

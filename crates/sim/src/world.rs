@@ -6,24 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tranche_core::change::Change;
-use tranche_core::liveness::MemberSays;
 use tranche_core::name::{HostName, Timestamp, VmName};
-use tranche_core::plan::Plan;
 use tranche_core::step::Step;
 use tranche_engine::Ids;
-use tranche_store::{ManualClock, MemoryStore, Repository, State, Store, Txn};
+use tranche_store::{ManualClock, MemoryStore, Store, Txn};
 use uuid::Uuid;
 
 use crate::chance::Chance;
-use crate::fencing::AGENT_MS;
-use crate::judge::{self, Violation};
-use crate::node::{Daemon, Loop, Node, TEND_EVERY_MS, WATCHDOG_MS};
+use crate::event::Event;
+use crate::fencing::AtWork;
+use crate::judge::{Judge, Violation};
+use crate::node::{Daemon, Loop, Node, TEND_EVERY_MS};
+use crate::power::Witness;
 use crate::quorum::{Members, Place};
 use crate::report::{Happened, Record, Report, report};
-use crate::scenario::{Event, Scenario, ScenarioError, TIME_MS_MAX};
+use crate::scenario::Scenario;
 use crate::setup;
 use crate::story::Planted;
 use crate::turns::{self, TaskId, Turn};
+use crate::valid::{self, ScenarioError, WITNESS};
 
 /// When the simulated wall clocks begin: 2026-01-01, in milliseconds since the Unix epoch.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -31,6 +32,8 @@ const EPOCH_MS: u64 = 1_767_225_600_000;
 const TICK_MS: u64 = 100;
 /// How often a wish is said until a leader takes it.
 const WISH_TRIES: u32 = 240;
+/// How much of the time of a turn is its host's own, in milliseconds.
+const TURN_MS: u64 = 5;
 /// The stack of a loop's thread.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -57,27 +60,49 @@ pub(crate) struct Inner {
     threads: Vec<JoinHandle<()>>,
     /// Everything shall end.
     over: bool,
-    /// What people want, until a leader takes it, with how often it was said.
-    pub(crate) wishes: VecDeque<(Change, u32)>,
+    /// What people want, until a leader takes it.
+    pub(crate) wishes: VecDeque<Wish>,
     ids: u128,
     pub(crate) now_ms: u64,
     queue: BTreeMap<(u64, u64), Due>,
     count: u64,
-    chance: Chance,
+    pub(crate) chance: Chance,
     pub(crate) nodes: Vec<Node>,
+    /// The place behind the last node, where there is one.
+    pub(crate) witness: Witness,
     pub(crate) members: Members,
-    /// Who does not reach whom.
+    /// From where to where nothing arrives.
     pub(crate) cuts: BTreeSet<(Place, Place)>,
-    /// Since when an agent is at work on an epoch of a host; none once it is done.
-    fences: BTreeMap<(HostName, u64), Option<u64>>,
+    /// What each life of a daemon knows of its agents, by host and epoch.
+    pub(crate) fences: BTreeMap<(Place, u32, Place, u64), AtWork>,
+    /// How many more starts of a VM fail.
+    pub(crate) failing: BTreeMap<VmName, u32>,
+    pub(crate) store_slow_ms: u64,
+    pub(crate) store_full: bool,
     pub(crate) records: Vec<Record>,
     pub(crate) violations: Vec<Violation>,
-    rough_until_ms: u64,
+    pub(crate) rough_until_ms: u64,
     planted: Option<Planted>,
     /// Until when no lease ends, after a change of the store's leader.
     leases_rest_until_ms: u64,
-    judged: State,
+    pub(crate) judge: Judge,
     pub(crate) resets: u32,
+}
+
+/// What somebody wants.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) change: Change,
+    /// How often it was said in vain.
+    pub(crate) tries: u32,
+    /// It is not said any more once this host is on.
+    pub(crate) while_off: Option<Place>,
+}
+
+impl From<Change> for Wish {
+    fn from(change: Change) -> Self {
+        Self { change, tries: 0, while_off: None }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -86,8 +111,13 @@ pub(crate) enum Due {
     Wake(TaskId),
     Tend(Life),
     Tick,
-    Boot(Place),
+    /// A boot ends, which may be one that is over already.
+    Boot(Place, u64),
     DaemonStart(Life),
+    /// A member of the store that was killed runs again.
+    MemberStart(Place),
+    /// An agent does what it was told.
+    PowerCut(Place),
     Befalls(Event),
     /// A write arrives that its client has long given up.
     Late(Txn),
@@ -107,48 +137,43 @@ pub fn run(scenario: &Scenario) -> Result<Report, ScenarioError> {
 
 impl Shared {
     fn new(scenario: &Scenario) -> Result<Arc<Self>, ScenarioError> {
-        if scenario.hosts.is_empty() {
-            return Err(ScenarioError::NoHost);
-        }
-        if scenario.until_ms > TIME_MS_MAX {
-            return Err(ScenarioError::TooLong);
-        }
-        for host in scenario.events.iter().filter_map(|timed| timed.event.host()) {
-            if !scenario.hosts.contains_key(host) {
-                return Err(ScenarioError::UnknownHost(host.clone()));
-            }
-        }
+        valid::check(scenario)?;
         let nodes: Vec<Node> =
             scenario.hosts.iter().map(|(name, setup)| Node::new(name.clone(), setup.clone())).collect();
         // The store runs on the first three hosts, or on two and a witness, which is a place without a node.
-        let members = if scenario.witness && nodes.len() == 2 { 3 } else { nodes.len().min(3) };
+        let members = if scenario.witness { 3 } else { nodes.len().min(3) };
         let leases = Arc::new(ManualClock::default());
+        let store = Arc::new(MemoryStore::new(Arc::clone(&leases) as Arc<dyn tranche_store::Clock>));
+        setup::write_wishes(&(Arc::clone(&store) as Arc<dyn Store>), &nodes, scenario);
         let inner = Inner {
             tasks: BTreeMap::new(),
             task_nodes: BTreeMap::new(),
             threads: Vec::new(),
             over: false,
             wishes: VecDeque::new(),
-            ids: 0,
+            // Those of the VMs that are there from the beginning come before.
+            ids: scenario.vms.len() as u128,
             now_ms: 0,
             queue: BTreeMap::new(),
             count: 0,
             chance: Chance::new(scenario.seed),
             members: Members::on(0..members, scenario.failover.timers.election_ms),
             nodes,
+            witness: Witness { on: true, network_off: false },
             cuts: BTreeSet::new(),
             fences: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            store_slow_ms: 0,
+            store_full: false,
             records: Vec::new(),
             violations: Vec::new(),
             rough_until_ms: scenario.rough_until_ms,
             planted: scenario.planted,
             leases_rest_until_ms: 0,
-            judged: State::default(),
+            judge: Judge::new(Arc::clone(&store) as Arc<dyn Store>),
             resets: 0,
         };
-        let store = Arc::new(MemoryStore::new(Arc::clone(&leases) as Arc<dyn tranche_store::Clock>));
         let world = Arc::new(Self { store, leases, inner: Mutex::new(inner), main: Arc::default() });
-        setup::write_wishes(&world, scenario);
         world.with(|inner| {
             inner.after(0, Due::Tick);
             for node in 0..inner.nodes.len() {
@@ -173,8 +198,8 @@ impl Shared {
     /// A host's wall clock.
     pub(crate) fn wall(&self, node: Place) -> Timestamp {
         self.with(|inner| {
-            let skew_ms = inner.nodes[node].setup.clock_skew_ms;
-            Timestamp((EPOCH_MS + inner.now_ms).saturating_add_signed(skew_ms))
+            let off_ms = inner.nodes[node].clock_ms;
+            Timestamp((EPOCH_MS + inner.now_ms).saturating_add_signed(off_ms))
         })
     }
 
@@ -247,14 +272,17 @@ impl Shared {
                 if self.with(|inner| inner.members.leader().is_some()) {
                     // What comes of it, nobody learns.
                     let _ = self.store.commit(&txn);
+                    self.judge_write();
                 }
             }
             Due::Tend(life) => self.tend(life),
-            Due::Boot(node) => self.with(|inner| inner.boot(node)),
+            Due::Boot(node, number) => self.with(|inner| inner.finish_boot(node, number)),
+            Due::MemberStart(place) => self.with(|inner| inner.members.set_killed(place, false)),
+            Due::PowerCut(node) => self.with(|inner| inner.power_off(node, "its power is cut by an agent")),
             Due::DaemonStart(life) => self.start_daemon(life),
             Due::Befalls(event) => {
                 let wish = self.with(|inner| inner.befall(&event));
-                self.with(|inner| inner.wishes.extend(wish.map(|change| (change, 0))));
+                self.with(|inner| inner.wishes.extend(wish));
             }
         }
     }
@@ -309,7 +337,7 @@ impl Shared {
             let played = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 while world.lives(life) {
                     let pause_ms = daemon.turn(of);
-                    world.run_for(pause_ms);
+                    world.run_for(pause_ms + world.slowed(life.node, TURN_MS) - TURN_MS);
                 }
             }));
             world.with(|inner| {
@@ -333,14 +361,18 @@ impl Shared {
     }
 
     /// What people want next.
-    pub(crate) fn next_wish(&self) -> Option<(Change, u32)> {
-        self.with(|inner| inner.wishes.pop_front())
+    pub(crate) fn next_wish(&self) -> Option<Wish> {
+        self.with(|inner| {
+            let Inner { nodes, wishes, .. } = inner;
+            wishes.retain(|wish| wish.while_off.is_none_or(|node| !nodes[node].on));
+            wishes.pop_front()
+        })
     }
 
     /// A wish that no store took is said again.
-    pub(crate) fn wish_again(&self, change: Change, tries: u32) {
-        if tries < WISH_TRIES {
-            self.with(|inner| inner.wishes.push_front((change, tries + 1)));
+    pub(crate) fn wish_again(&self, wish: Wish) {
+        if wish.tries < WISH_TRIES {
+            self.with(|inner| inner.wishes.push_front(Wish { tries: wish.tries + 1, ..wish }));
         }
     }
 
@@ -353,19 +385,6 @@ impl Shared {
         self.with(|inner| inner.planted)
     }
 
-    pub(crate) fn store_answers(&self, node: Place) -> bool {
-        self.with(|inner| inner.store_answers(node))
-    }
-
-    /// Whether an answer that is on its way back does not arrive.
-    pub(crate) fn loses_answer(&self, node: Place) -> bool {
-        self.with(|inner| !inner.reaches_store(node) || (inner.is_rough() && inner.chance.percent(1)))
-    }
-
-    pub(crate) fn members_say(&self, node: Place) -> Vec<MemberSays> {
-        self.with(|inner| inner.members.say(&|place| inner.reach(node, place), inner.now_ms))
-    }
-
     /// A write without an answer may arrive later.
     pub(crate) fn may_arrive_late(&self, txn: Txn) {
         self.with(|inner| {
@@ -376,83 +395,33 @@ impl Shared {
         });
     }
 
-    /// How long a message travels, in milliseconds.
-    pub(crate) fn draw_latency(&self) -> u64 {
+    /// A part of a write arrives a while after the rest of it, which is a defect.
+    pub(crate) fn arrives_late(&self, txn: Txn) {
         self.with(|inner| {
-            if inner.is_rough() && inner.chance.percent(2) {
-                return inner.chance.between(100, 1_500);
-            }
-            inner.chance.between(1, 5)
-        })
+            let late_ms = inner.chance.between(1_000, 5_000);
+            inner.after(late_ms, Due::Late(txn));
+        });
     }
 
     /// How long a step takes, in milliseconds.
-    pub(crate) fn draw_step_time(&self, step: &Step) -> u64 {
+    pub(crate) fn draw_step_time(&self, node: Place, step: &Step) -> u64 {
         let (least, most) = match step {
             Step::StartVm { .. } => (200, 1_500),
             Step::ShutDownVm { .. } => (500, 5_000),
             Step::EnableVfs { .. } | Step::DisableVfs { .. } => (100, 800),
             _ => (1, 40),
         };
-        self.with(|inner| inner.chance.between(least, most))
+        let takes_ms = self.with(|inner| inner.chance.between(least, most));
+        self.slowed(node, takes_ms)
     }
 
-    /// Has an agent cut a host's power. Returns whether it is done.
-    pub(crate) fn fence(&self, host: &HostName, epoch: u64) -> Result<bool, String> {
-        self.with(|inner| {
-            let now_ms = inner.now_ms;
-            let Some(node) = inner.nodes.iter().position(|node| &node.name == host) else {
-                return Err("there is no such host".to_owned());
-            };
-            if inner.nodes[node].agent_off {
-                return Err("the device does not answer".to_owned());
-            }
-            match *inner.fences.entry((host.clone(), epoch)).or_insert(Some(now_ms)) {
-                None => Ok(true),
-                Some(since_ms) if now_ms >= since_ms + AGENT_MS => {
-                    inner.power_off(node, "its power is cut by an agent");
-                    inner.fences.insert((host.clone(), epoch), None);
-                    Ok(true)
-                }
-                Some(_) => Ok(false),
-            }
-        })
+    /// How long something takes a host that takes others so long, in milliseconds.
+    pub(crate) fn slowed(&self, node: Place, ms: u64) -> u64 {
+        self.with(|inner| ms * u64::from(inner.nodes[node].slowness))
     }
 
     pub(crate) fn record(&self, node: Place, what: Happened) {
         self.with(|inner| inner.record(node, what));
-    }
-
-    /// Judges the start of a VM that has just taken place.
-    pub(crate) fn judge_start(&self, vm: &VmName, node: Place) {
-        let stored = self.stored();
-        self.with(|inner| {
-            let runs_on: Vec<String> = inner.runs_on(vm.as_str());
-            let host = inner.nodes[node].name.to_string();
-            for what in judge::judge_start(vm, &host, &runs_on, &stored) {
-                inner.violations.push(Violation { at_ms: inner.now_ms, what });
-            }
-        });
-    }
-
-    /// Judges what was decided since the last time.
-    pub(crate) fn judge_plans(&self, known: &Plan) {
-        if self.with(|inner| *inner.judged.plan == *known) {
-            return;
-        }
-        // What one that led until now knows may be of yesterday; what is stored is not.
-        let stored = self.stored();
-        self.with(|inner| {
-            for what in judge::judge_plans(&inner.judged, &stored) {
-                inner.violations.push(Violation { at_ms: inner.now_ms, what });
-            }
-            inner.judged = stored;
-        });
-    }
-
-    fn stored(&self) -> State {
-        let repository = Repository::new(Arc::clone(&self.store) as Arc<dyn Store>);
-        repository.load().expect("a store in memory is read").state
     }
 }
 
@@ -464,13 +433,14 @@ impl Inner {
     }
 
     pub(crate) fn after(&mut self, ms: u64, due: Due) {
-        self.count += 1;
-        self.queue.insert((self.now_ms + ms, self.count), due);
+        let number = self.next_number();
+        self.queue.insert((self.now_ms + ms, number), due);
     }
 
-    /// Whether the network is of low quality.
-    fn is_rough(&self) -> bool {
-        self.now_ms < self.rough_until_ms
+    /// A number that nothing else has.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.count += 1;
+        self.count
     }
 
     /// How much of the time that passed counts for leases: while the store has no leader they do not end, and a new leader
@@ -483,9 +453,9 @@ impl Inner {
     fn tick(&mut self) {
         let mut members = self.members.clone();
         let elected = {
-            let (runs, reach) = (|place: Place| self.runs(place), |a: Place, b: Place| self.reach(a, b));
+            let (runs, arrives) = (|place: Place| self.runs(place), |a: Place, b: Place| self.arrives(a, b));
             let mut chance = self.chance.clone();
-            let elected = members.advance(self.now_ms, &mut chance, &runs, &reach);
+            let elected = members.advance(self.now_ms, &mut chance, &runs, &arrives);
             (elected, chance)
         };
         self.members = members;
@@ -495,39 +465,8 @@ impl Inner {
         }
         for node in 0..self.nodes.len() {
             self.see_departure_through(node);
-            let starved = self.nodes[node].fed_ms.is_some_and(|fed_ms| self.now_ms >= fed_ms + WATCHDOG_MS);
-            if starved && self.nodes[node].on {
-                self.resets += 1;
-                self.power_off(node, "its watchdog resets it");
-                let boot_ms = self.nodes[node].setup.boot_ms;
-                self.after(boot_ms, Due::Boot(node));
-            }
+            self.see_to_watchdog(node);
         }
-    }
-
-    fn runs(&self, place: Place) -> bool {
-        // A witness is a place without a node, and always on.
-        self.nodes.get(place).is_none_or(|node| node.on)
-    }
-
-    /// Whether two places reach each other, both ways: a call needs both.
-    fn reach(&self, one: Place, other: Place) -> bool {
-        let off = |place: Place| self.nodes.get(place).is_some_and(|node| node.network_off);
-        one == other
-            || (self.runs(one)
-                && self.runs(other)
-                && !off(one)
-                && !off(other)
-                && !self.cuts.contains(&(one, other))
-                && !self.cuts.contains(&(other, one)))
-    }
-
-    fn reaches_store(&self, node: Place) -> bool {
-        !self.nodes[node].store_off && self.members.answers(&|place| self.reach(node, place), self.now_ms)
-    }
-
-    fn store_answers(&self, node: Place) -> bool {
-        self.nodes[node].on && self.reaches_store(node)
     }
 
     /// For how much longer a thread's host gives it no time.
@@ -541,15 +480,8 @@ impl Inner {
         !self.over && node.on && node.life == life.count && node.daemon.is_some()
     }
 
-    fn runs_on(&self, vm: &str) -> Vec<String> {
-        let runs = |node: &&Node| {
-            node.on && node.model.domains.get(vm).is_some_and(|domain| domain.state.is_active())
-        };
-        self.nodes.iter().filter(runs).map(|node| node.name.to_string()).collect()
-    }
-
     pub(crate) fn record(&mut self, node: Place, what: Happened) {
-        let host = self.nodes[node].name.to_string();
+        let host = self.nodes.get(node).map_or(WITNESS.to_owned(), |node| node.name.to_string());
         self.records.push(Record { at_ms: self.now_ms, host, what });
     }
 
@@ -557,38 +489,13 @@ impl Inner {
         self.record(node, Happened::Befell { event: event.to_owned() });
     }
 
-    pub(crate) fn power_off(&mut self, node: Place, why: &str) {
-        if !self.nodes[node].on {
-            return;
-        }
-        self.befell(node, why);
-        self.kill_daemon(node);
-        let node = &mut self.nodes[node];
-        node.on = false;
-        node.fed_ms = None;
-        node.paused_until_ms = 0;
-        node.departure = None;
-        node.model.lose_power();
-    }
-
-    fn boot(&mut self, node: Place) {
-        if self.nodes[node].on {
-            return;
-        }
-        self.befell(node, "it has booted");
-        self.nodes[node].on = true;
-        let count = self.nodes[node].life;
-        self.after(0, Due::DaemonStart(Life { node, count }));
-    }
-
-    pub(crate) fn kill_daemon(&mut self, node: Place) {
-        let node = &mut self.nodes[node];
-        node.daemon = None;
-        node.life += 1;
-    }
-
+    /// Where a host is. What a scenario names was checked before it began.
     pub(crate) fn place(&self, host: &HostName) -> Place {
-        self.nodes.iter().position(|node| &node.name == host).unwrap_or_default()
+        self.node_of(host).unwrap_or(self.nodes.len())
+    }
+
+    pub(crate) fn node_of(&self, host: &HostName) -> Option<Place> {
+        self.nodes.iter().position(|node| &node.name == host)
     }
 }
 

@@ -97,6 +97,13 @@ impl Console {
         Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
     }
 
+    /// Prints a line about the result that is not part of it.
+    pub(crate) fn note(&self, line: &str) {
+        if !self.quiet {
+            self.complain(&format!("{}\n", text::plain(line)));
+        }
+    }
+
     /// A bar or lines for something that takes its time.
     pub(crate) fn progress(&self, title: &str) -> Progress {
         if self.quiet {

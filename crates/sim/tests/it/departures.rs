@@ -1,16 +1,8 @@
 //! Hosts that their administrators shut down and reboot: what becomes of their VMs, by policy.
 
-use tranche_sim::{Happened, Report, Scenario, run};
+use tranche_sim::{Happened, Report};
 
-fn play(text: &str) -> Report {
-    let scenario: Scenario = serde_json::from_str(text).expect("the scenario is well-formed");
-    run(&scenario).expect("the scenario can be played")
-}
-
-#[track_caller]
-fn holds(report: &Report) {
-    assert!(report.ok, "{:#?}\n{:#?}\n{:#?}", report.violations, report.records, report.findings);
-}
+use crate::playing::{holds, play};
 
 /// Three VMs, all on the first of three hosts, which have agents that would cut the power of a silent one.
 const SETUP: &str = r#""hosts": {"a": {"agent": true}, "b": {"agent": true}, "c": {"agent": true}},

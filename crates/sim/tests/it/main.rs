@@ -1,7 +1,12 @@
 //! The simulator, by what it shows.
 
 mod departures;
+mod documents;
 mod falls;
+mod faults;
+mod operations;
+mod playing;
+mod refusals;
 mod rules;
 mod scenarios;
 mod stories;

@@ -1,16 +1,8 @@
 //! Rules about where VMs run, while hosts come and go.
 
-use tranche_sim::{Happened, Report, Scenario, run};
+use tranche_sim::Happened;
 
-fn play(text: &str) -> Report {
-    let scenario: Scenario = serde_json::from_str(text).expect("the scenario is well-formed");
-    run(&scenario).expect("the scenario can be played")
-}
-
-#[track_caller]
-fn holds(report: &Report) {
-    assert!(report.ok, "{:#?}\n{:#?}\n{:#?}", report.violations, report.records, report.findings);
-}
+use crate::playing::{holds, play};
 
 const HOSTS: &str = r#""hosts": {"a": {"labels": {"rack": "1"}}, "b": {}, "c": {"labels": {"rack": "1"}}}"#;
 /// The preferred host dies, and comes back.

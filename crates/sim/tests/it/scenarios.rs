@@ -1,16 +1,8 @@
 //! Scenarios with one thing that goes wrong, and what must come of it.
 
-use tranche_sim::{Happened, Record, Report, Scenario, run};
+use tranche_sim::{Happened, Record, Report};
 
-fn play(text: &str) -> Report {
-    let scenario: Scenario = serde_json::from_str(text).expect("the scenario is well-formed");
-    run(&scenario).expect("the scenario can be played")
-}
-
-#[track_caller]
-fn holds(report: &Report) {
-    assert!(report.ok, "{:#?}\n{:#?}\n{:#?}", report.violations, report.records, report.findings);
-}
+use crate::playing::{holds, play};
 
 fn first_start_after(report: &Report, at_ms: u64) -> u64 {
     let started = |happened: &Happened| matches!(happened, Happened::Started { .. });
@@ -70,14 +62,20 @@ fn the_vms_of_a_host_without_power_run_elsewhere_as_soon_as_its_watchdog_is_beli
 
 #[test]
 fn an_agent_is_believed_as_soon_as_it_has_seen_the_power_off() {
-    let report = play(
-        r#"{"hosts": {"a": {"agent": true}, "b": {"agent": true}, "c": {"agent": true}}, "vms": {"v1": {}, "v2": {}, "v3": {}},
-            "events": [{"at_ms": 30000, "event": {"network_off": "a"}}],
-            "until_ms": 60000, "expect": {"running": ["v1", "v2", "v3"]}}"#,
-    );
-    holds(&report);
-    let took_ms = first_start_after(&report, 30_000) - 30_000;
-    assert!(took_ms <= 6_000 + 2_000 + 3_000, "{took_ms}");
+    let took = (0..6).map(|seed| {
+        let report = play(&format!(
+            r#"{{"seed": {seed}, "hosts": {{"a": {{"agent": true}}, "b": {{"agent": true}}, "c": {{"agent": true}}}},
+                "vms": {{"v1": {{}}, "v2": {{}}, "v3": {{}}}},
+                "events": [{{"at_ms": 30000, "event": {{"network_off": "a"}}}}],
+                "until_ms": 60000, "expect": {{"running": ["v1", "v2", "v3"]}}}}"#
+        ));
+        holds(&report);
+        first_start_after(&report, 30_000) - 30_000
+    });
+    let took: Vec<u64> = took.collect();
+    // Where the store's own leader is lost with the host, silence counts only once there is another one.
+    let least = took.iter().min().is_some_and(|ms| *ms <= 6_000 + 2_000 + 3_000);
+    assert!(least && took.iter().all(|ms| *ms <= 14_000), "{took:?}");
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use tranche_sim::{Report, Scenario};
+use tranche_sim::{Report, Scenario, ScenarioError};
 
 use crate::cli::SimCommand;
 use crate::declaration;
 use crate::failure::{Exit, Failure};
 use crate::output::Console;
+
+/// After how many stories it is told how far it is.
+const TOLD_EVERY: u64 = 500;
 
 pub(super) fn run(command: &SimCommand, console: &Console) -> Result<Exit, Failure> {
     match command {
@@ -30,26 +33,28 @@ fn play(file: &Path, console: &Console) -> Result<Exit, Failure> {
 /// that fails: the others are played to their end.
 fn fuzz(first: u64, seeds: u64, console: &Console) -> Result<Exit, Failure> {
     let (next, end) = (AtomicU64::new(first), first.saturating_add(seeds));
-    let failed: Mutex<Option<Report>> = Mutex::new(None);
+    let failed: Mutex<Option<(u64, Result<Report, ScenarioError>)>> = Mutex::new(None);
     let progress = Mutex::new(console.progress(&format!("play {seeds} stories")));
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, Into::into) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let is_over = || failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-                    if seed >= end || is_over() {
+                    if seed >= end || lock(&failed).is_some() {
                         return;
                     }
-                    if let Ok(report) = tranche_sim::fuzz(seed) {
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        if !report.ok && failed.as_ref().is_none_or(|known| report.seed < known.seed) {
-                            *failed = Some(report);
+                    let played = tranche_sim::fuzz(seed);
+                    if !played.as_ref().is_ok_and(|report| report.ok) {
+                        let mut failed = lock(&failed);
+                        if failed.as_ref().is_none_or(|(known, _)| seed < *known) {
+                            *failed = Some((seed, played));
                         }
                     }
-                    let percent = (seed - first + 1) * 100 / seeds.max(1);
-                    let percent = u8::try_from(percent).unwrap_or(100);
-                    progress.lock().unwrap_or_else(PoisonError::into_inner).percent(percent);
+                    let (done, mut progress) = (seed - first + 1, lock(&progress));
+                    progress.percent(u8::try_from(done * 100 / seeds.max(1)).unwrap_or(100));
+                    if done % TOLD_EVERY == 0 {
+                        progress.line(&format!("{done} of {seeds}"));
+                    }
                 }
             });
         }
@@ -61,11 +66,19 @@ fn fuzz(first: u64, seeds: u64, console: &Console) -> Result<Exit, Failure> {
             console.print(text.as_bytes())?;
             Ok(Exit::Done)
         }
-        Some(report) => {
+        Some((seed, played)) => {
+            console.note(&format!(
+                "Seed {seed} breaks something. Again: tranche sim fuzz --seeds 1 --first-seed {seed}"
+            ));
+            let report = played.map_err(Failure::Scenario)?;
             console.print(in_json(&report)?.as_bytes())?;
             Ok(Exit::Found)
         }
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn in_json(report: &Report) -> Result<String, Failure> {
