@@ -156,9 +156,7 @@ fn residents(board: &Board<'_>) -> BTreeMap<HostName, Vec<VmName>> {
 
 /// Whether a VM is started elsewhere when its host dies.
 fn is_protected(spec: &VmSpec) -> bool {
-    spec.run.is_up()
-        && spec.availability.failover == Failover::Restart
-        && matches!(spec.source, VmSource::Made(_))
+    spec.run.is_up() && spec.is_protected()
 }
 
 /// For each size that there is, how much of it.

@@ -308,6 +308,8 @@ fn create_vm(
     found.extend(valid::request(&vm.request));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
+    } else if let Some(planned) = state.plan.vms.get(name) {
+        found.push(say::vm_to_be_ended(name, &planned.host));
     } else if state.domain(name).is_some() {
         found.push(say::domain_exists(name));
     }

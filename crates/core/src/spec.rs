@@ -189,6 +189,13 @@ pub struct VmSpec {
     pub created_at: Timestamp,
 }
 
+impl VmSpec {
+    /// Whether it is started elsewhere when its host dies.
+    pub fn is_protected(&self) -> bool {
+        self.availability.failover == Failover::Restart && matches!(self.source, VmSource::Made(_))
+    }
+}
+
 /// Whether a VM shall run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

@@ -8,6 +8,7 @@ mod drains;
 mod falls;
 mod fleet;
 mod homogeneity;
+mod leaving;
 mod mixed;
 mod mode_changes;
 mod placing;
