@@ -5,6 +5,7 @@
 //! refused at once and with a hint; the planner checks again with every new inventory.
 
 mod all;
+mod arrival;
 mod gpu;
 mod host;
 mod policy;
@@ -14,6 +15,7 @@ mod valid;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::arrival::{Arrival, arrive};
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
 pub use self::together::admit_all;
 pub use self::valid::RESOURCE_NAME_LEN_MAX;

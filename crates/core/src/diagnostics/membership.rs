@@ -109,9 +109,10 @@ pub fn vms_still_leave(host: &HostName, vms: &[&VmName]) -> Finding {
     error(Code::HostHasVms, host_subject(host), message, hint)
 }
 
-/// A VM is forgotten together with its host.
-pub fn vm_forgotten(vm: &VmName, host: &HostName) -> Finding {
-    let message = format!("VM {vm} is forgotten together with host {host}.");
+/// A VM is forgotten together with its host, or would be.
+pub fn vm_forgotten(vm: &VmName, host: &HostName, dry_run: bool) -> Finding {
+    let is = if dry_run { "would be" } else { "was" };
+    let message = format!("VM {vm} {is} forgotten together with host {host}.");
     let hint = "Its disks stay where they are. If the host comes back, its definition is still there: virsh.";
     info(Code::VmForgotten, Subject::Vm(vm.clone()), message, hint)
 }
@@ -188,6 +189,13 @@ pub fn records_clash(keys: &[String]) -> Finding {
     let hint =
         "Rename or delete the VMs of that name on this host or in the cluster, then repeat the command.";
     error(Code::HostExists, Subject::Installation, message, hint)
+}
+
+/// A host was taken out of the cluster while it was on its way in.
+pub fn taken_out(host: &HostName) -> Finding {
+    let message = format!("Host {host} was taken out of the cluster while it was about to join.");
+    let hint = "'tranche cluster leave' here, then join with a new token.";
+    error(Code::HostNotFound, host_subject(host), message, hint)
 }
 
 /// More records than a host can bring.
