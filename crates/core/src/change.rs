@@ -15,8 +15,8 @@ mod valid;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::arrival::{Arrival, arrive};
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
+pub use self::arrival::{Arrival, arrive};
 pub use self::together::admit_all;
 pub use self::valid::RESOURCE_NAME_LEN_MAX;
 use crate::capacity;

@@ -2,6 +2,7 @@
 
 mod admitting;
 mod all_gpus;
+mod arriving;
 mod departures;
 mod devices;
 mod drains;

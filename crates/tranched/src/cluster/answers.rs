@@ -81,9 +81,7 @@ impl Cluster {
             Standing::Entering(entering) => {
                 (ClusterStanding::Entering, Some(&entering.membership), entering.stopped.clone())
             }
-            Standing::Member(membership) => {
-                (ClusterStanding::Member, Some(membership), state.stayed.clone())
-            }
+            Standing::Member(membership) => (ClusterStanding::Member, Some(membership), state.stayed.clone()),
             Standing::Leaving(leaving) => (ClusterStanding::Leaving, Some(&leaving.membership), None),
         };
         let voters = state.health.members.iter().filter(|member| !member.learner).count();

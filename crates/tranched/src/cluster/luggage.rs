@@ -228,8 +228,9 @@ fn arrival(host: &HostName, store: &dyn Store) -> Result<(Arrival, Expected), Fi
     let Some(entry) = store.get(&key).map_err(failed)? else {
         return Ok((Arrival::default(), Expected::Absent));
     };
-    let arrival = serde_json::from_slice(&entry.value)
-        .map_err(|error| say::cluster_file(&format!("The record {key} cannot be read"), &error.to_string()))?;
+    let arrival = serde_json::from_slice(&entry.value).map_err(|error| {
+        say::cluster_file(&format!("The record {key} cannot be read"), &error.to_string())
+    })?;
     Ok((arrival, Expected::At(entry.modified)))
 }
 

@@ -268,8 +268,13 @@ fn may_forget(
 /// The state without a host, and without the deleted VMs that were there.
 fn without(state: &State, host: &HostName, keeps: Keeps) -> State {
     let mut next = state.clone();
-    let here: Vec<VmName> =
-        state.plan.vms.iter().filter(|(_, planned)| &planned.host == host).map(|(name, _)| name.clone()).collect();
+    let here: Vec<VmName> = state
+        .plan
+        .vms
+        .iter()
+        .filter(|(_, planned)| &planned.host == host)
+        .map(|(name, _)| name.clone())
+        .collect();
     for name in &here {
         next.spec.vms.remove(name);
         next.plan.vms.remove(name);
@@ -300,9 +305,7 @@ fn without(state: &State, host: &HostName, keeps: Keeps) -> State {
 /// Takes what concerns a machine out of the cluster's records, so that another one may have its name.
 fn forget(store: &dyn Store, host: &HostName, keeps: Keeps) -> Result<(), Finding> {
     let stays = |segments: &[&str]| matches!(segments, ["spec", ..] | ["plan", "generation", ..]);
-    walk::forget(store, host, |key| {
-        keeps == Keeps::Nothing || !stays(&key.segments().collect::<Vec<_>>())
-    })
+    walk::forget(store, host, |key| keeps == Keeps::Nothing || !stays(&key.segments().collect::<Vec<_>>()))
 }
 
 /// Refuses while VMs belong to a host.

@@ -495,7 +495,9 @@ mod tests {
         let cluster = cluster();
         let secret = cluster.token();
         let refuses = Terms { seats: true, judge: &|| Err(say::records_clash(&["spec/vm/a".to_owned()])) };
-        let admit = |asked: &JoinRequest, terms| Registry(&cluster.store).admit(asked, &cluster.authority, terms, NOW);
+        let admit = |asked: &JoinRequest, terms| {
+            Registry(&cluster.store).admit(asked, &cluster.authority, terms, NOW)
+        };
         let asked = asks("node2", &secret);
         assert_eq!(code(admit(&asked, refuses)), Code::HostExists);
         assert_eq!(code(admit(&asks("node2", &[1; 32]), refuses)), Code::TokenInvalid);

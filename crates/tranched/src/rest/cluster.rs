@@ -13,9 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
-use tranche_api::cluster::{
-    ClusterView, CreateToken, InitCluster, JoinCluster, ReplaceMember, TokenCreated,
-};
+use tranche_api::cluster::{ClusterView, CreateToken, InitCluster, JoinCluster, ReplaceMember, TokenCreated};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::HostName;
