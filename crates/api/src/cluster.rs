@@ -38,6 +38,21 @@ pub struct CreateToken {
     pub ttl_s: Option<u64>,
 }
 
+/// Lets other hardware take the place of a machine that is gone: `POST /v1/cluster/replace`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceMember {
+    /// The machine that is gone. The new one gets its name.
+    pub host: HostName,
+    /// How long the token may be used, in seconds, from 60 to 86,400; half an hour if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 86_400)]
+    pub ttl_s: Option<u64>,
+    /// Forget the VMs that belong to it and are not started elsewhere. Else they are a refusal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forget_vms: bool,
+}
+
 /// A join token. It is told once; the store has only its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenCreated {

@@ -5,6 +5,7 @@
 //! refused at once and with a hint; the planner checks again with every new inventory.
 
 mod all;
+mod arrival;
 mod gpu;
 mod host;
 mod policy;
@@ -17,6 +18,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
+pub use self::arrival::{Arrival, arrive};
 pub use self::together::admit_all;
 pub use self::valid::RESOURCE_NAME_LEN_MAX;
 use crate::capacity;
@@ -313,6 +315,8 @@ fn create_vm(
     found.extend(valid::request(&vm.request));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
+    } else if let Some(planned) = state.plan.vms.get(name) {
+        found.push(say::vm_to_be_ended(name, &planned.host));
     } else if state.domain(name).is_some() {
         found.push(say::domain_exists(name));
     }

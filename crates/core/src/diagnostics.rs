@@ -119,6 +119,17 @@ pub fn vm_exists(vm: &VmName) -> Finding {
     )
 }
 
+/// A VM was deleted while its host was down.
+pub fn vm_to_be_ended(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!(
+        "A VM {vm} was deleted while its host {host} was down, and is ended there when that is back."
+    );
+    let hint = format!(
+        "Choose another name, or bring the host back. If it is gone for good: tranche cluster remove {host}."
+    );
+    error(Code::VmExists, vm_subject(vm), message, hint)
+}
+
 /// libvirt has such a domain already.
 pub fn domain_exists(vm: &VmName) -> Finding {
     let message = format!("libvirt has a domain {vm} that Tranche does not manage.");

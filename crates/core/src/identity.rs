@@ -22,8 +22,16 @@ pub struct GpuIdentity {
 }
 
 impl GpuIdentity {
+    /// Whether it names no card at all, so that whichever is in its place is the one that is meant: where a machine was replaced.
+    pub fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether both may be the same card.
     pub fn may_be(&self, other: &Self) -> bool {
+        if self.is_open() || other.is_open() {
+            return true;
+        }
         let known = self.unique_id.as_deref().zip(other.unique_id.as_deref());
         self.ids == other.ids && known.is_none_or(|(one, two)| one == two || kind(one) != kind(two))
     }
@@ -91,6 +99,7 @@ mod tests {
             "a number of another kind"
         );
         assert!(one.is_surely(&one) && !kind.is_surely(&kind));
+        assert!(GpuIdentity::default().is_open() && GpuIdentity::default().may_be(&one));
         assert_eq!(one.to_string(), "10de:25b6:10de:14a9 GPU-1");
         assert!("10de:25b6:10de:14a9 ".parse::<GpuIdentity>().is_err());
     }

@@ -98,11 +98,21 @@ pub fn judge(health: &StoreHealth) -> Vec<Finding> {
     let survives = failures_survived(voters).checked_sub(silent);
     for member in &health.members {
         match &member.answer {
+            None if member.learner => findings.push(say::store_learner_silent(&member.host)),
             None => findings.push(say::store_member_down(&member.host, survives)),
             Some(answer) => findings.extend(judge_member(&member.host, answer, health.quota_bytes)),
         }
     }
     findings
+}
+
+/// Why a host must keep its seat for now: those that stay could decide nothing without those of them that are silent.
+pub fn refusal_to_unseat(health: &StoreHealth, host: &HostName) -> Option<Finding> {
+    let staying = health.members.iter().filter(|member| !member.learner && &member.host != host);
+    let silent: Vec<&HostName> =
+        staying.clone().filter(|member| member.answer.is_none()).map(|member| &member.host).collect();
+    let staying = staying.count();
+    (staying > 0 && staying - silent.len() <= staying / 2).then(|| say::seat_needed(host, &silent))
 }
 
 fn judge_member(host: &HostName, answer: &StoreAnswer, quota_bytes: u64) -> Option<Finding> {
@@ -201,6 +211,28 @@ mod tests {
         assert!(one[0].message.contains("no other member may fail"), "{}", one[0].message);
         let two = judge(&health(&[Some(answer()), None, None]));
         assert!(two.iter().all(|finding| finding.message.contains("nothing can be written")), "{two:?}");
+    }
+
+    #[test]
+    fn a_silent_member_without_a_vote_is_told_and_counts_for_no_loss() {
+        let mut health = health(&[Some(answer()), Some(answer()), Some(answer()), None]);
+        health.members[3].learner = true;
+        let found = judge(&health);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].message.contains("no vote yet"), "{}", found[0].message);
+        assert!(found[0].severity < crate::finding::Severity::Error);
+    }
+
+    #[test]
+    fn a_seat_is_given_up_only_while_those_that_stay_can_decide() {
+        let seat = |index: usize| format!("node{index}").parse().unwrap();
+        let refused = |answers: &[Option<StoreAnswer>]| refusal_to_unseat(&health(answers), &seat(0));
+        assert_eq!(refused(&[Some(answer()), Some(answer()), Some(answer())]), None);
+        assert_eq!(refused(&[Some(answer()), Some(answer())]), None);
+        assert_eq!(refused(&[None, Some(answer()), Some(answer())]), None, "it is the silent one itself");
+        let finding = refused(&[Some(answer()), None, Some(answer())]).unwrap();
+        assert!(finding.message.contains("node1") && !finding.message.contains("node2"), "{finding}");
+        assert!(refused(&[Some(answer()), None]).is_some());
     }
 
     #[test]

@@ -68,10 +68,12 @@ fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, la
         plan: current.clone(),
         held: BTreeMap::new(),
         displaced: BTreeMap::new(),
+        buried: BTreeSet::new(),
         findings: Vec::new(),
     };
     planner.judge_standing();
     planner.judge_hosts();
+    planner.abandon_strangers();
     planner.abandon_dead_hosts();
     planner.judge_falls();
     for host in &scope.hosts {
@@ -81,7 +83,7 @@ fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, la
     planner.decide_gpus();
     let (ground, about_rules) = planner.decide_vms(last.ground.take());
     let gone = planner.gone();
-    for name in &gone {
+    for name in gone.iter().filter(|name| !planner.buried.contains(*name)) {
         planner.plan.vms.remove(name);
     }
     planner.count_generations(current);
@@ -111,6 +113,8 @@ struct Planner<'a> {
     held: BTreeMap<VmName, Vec<SlotKey>>,
     /// VMs that lost their host in this pass, and where they ran last.
     displaced: BTreeMap<VmName, Option<HostName>>,
+    /// VMs that are forgotten in this pass although their host is down: the plan keeps what it has to end when it is back.
+    buried: BTreeSet<VmName>,
     findings: Vec<Finding>,
 }
 
@@ -210,7 +214,8 @@ impl Planner<'_> {
 
     fn known_identity(&self, key: &GpuKey, wish: &GpuSpec) -> GpuIdentity {
         let planned = self.plan.gpus.get(key).map(|planned| &planned.identity);
-        let fuller = planned.filter(|planned| planned.unique_id.is_some() && wish.identity.may_be(planned));
+        let is_fuller = |planned: &&GpuIdentity| planned.unique_id.is_some() || wish.identity.is_open();
+        let fuller = planned.filter(is_fuller).filter(|planned| wish.identity.may_be(planned));
         fuller.unwrap_or(&wish.identity).clone()
     }
 

@@ -381,7 +381,8 @@ fn vm_steps(
         (VmGoal::Reset | VmGoal::Kill | VmGoal::Remove, true) => vec![Step::KillVm { vm, id }],
         (VmGoal::Stop | VmGoal::Kill | VmGoal::Move, false) => clear_devices(name, planned, domain),
         (VmGoal::Remove, false) => {
-            let made = spec.vms.get(name).is_some_and(|spec| matches!(spec.source, VmSource::Made(_)));
+            // One that was forgotten while this host was down has no wish any more; only one that was made is to be removed.
+            let made = spec.vms.get(name).is_none_or(|spec| matches!(spec.source, VmSource::Made(_)));
             match domain {
                 Some(_) if made => vec![Step::UndefineVm { vm, id }],
                 _ => clear_devices(name, planned, domain),

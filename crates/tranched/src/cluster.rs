@@ -12,6 +12,8 @@ mod care;
 pub mod carry;
 pub mod door;
 pub mod hold;
+pub mod luggage;
+pub mod parting;
 pub mod pki;
 pub mod registry;
 pub mod seat;
@@ -19,16 +21,19 @@ pub mod token;
 pub mod walk;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use camino::Utf8Path;
 use tokio::sync::watch;
 use tranche_api::cluster::TokenCreated;
+use tranche_core::change::{self, Arrival};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::membership::{Role, StoreHealth};
-use tranche_core::name::{HostName, Timestamp, VmName};
-use tranche_store::{EtcdStore, Repository, Store};
+use tranche_core::name::{HostName, Timestamp};
+use tranche_engine::View;
+use tranche_store::{EtcdStore, Loaded, Repository, Store};
 
 use self::book::{Book, Entering, How, Leaving, Membership, Seat, Standing, Step};
 use self::carry::Backup;
@@ -45,6 +50,9 @@ const NAME: &str = "tranche";
 /// How long a token may be used, in seconds: unless told otherwise, at least and at most.
 const TTL_S: u64 = 30 * 60;
 const TTL_S_RANGE: std::ops::RangeInclusive<u64> = 60..=86_400;
+/// How long it is waited for a first look at the host, and between two questions for it.
+const LOOKED_WITHIN: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// This host's side of its cluster. Copies are the same.
 #[derive(Debug, Clone)]
@@ -59,6 +67,8 @@ struct Inner {
     state: Mutex<State>,
     /// Set when the process shall replace itself.
     anew: watch::Sender<bool>,
+    /// What the host knows of itself.
+    own: OnceLock<watch::Receiver<Arc<View>>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +84,8 @@ struct State {
     members: Vec<HostName>,
     /// Those that may lead; nothing before the store was asked.
     candidates: Vec<HostName>,
+    /// Why this host is still a member although it was to leave.
+    stayed: Option<Finding>,
     /// Of each member of the store, where it is and where its host is asked.
     doors: BTreeMap<String, String>,
 }
@@ -104,7 +116,8 @@ impl Cluster {
             tracing::error!(code = %finding.code, "{} {}", finding.message, finding.hint);
         }
         let (etcd, state, anew) = (config.etcd.clone(), Mutex::new(state), watch::Sender::new(false));
-        let this = Self(Arc::new(Inner { host, book, cluster, etcd, state, anew }));
+        let own = OnceLock::new();
+        let this = Self(Arc::new(Inner { host, book, cluster, etcd, state, anew, own }));
         this.connect()?;
         Ok(this)
     }
@@ -114,7 +127,25 @@ impl Cluster {
         let config = Config::default();
         let book = Book::new(Utf8Path::new("/nonexistent"));
         let (state, anew) = (Mutex::default(), watch::Sender::new(false));
-        Self(Arc::new(Inner { host, book, cluster: config.cluster, etcd: config.etcd, state, anew }))
+        let (cluster, etcd, own) = (config.cluster, config.etcd, OnceLock::new());
+        Self(Arc::new(Inner { host, book, cluster, etcd, state, anew, own }))
+    }
+
+    /// From now on it is known what the host has, and so what it would bring into a cluster.
+    pub fn follow(&self, own: watch::Receiver<Arc<View>>) {
+        // Who is first told keeps it: a process has one host.
+        let _ = self.0.own.set(own);
+    }
+
+    /// What the host would bring into a cluster; nothing where that is not known, as on a witness.
+    fn arrival(&self) -> Option<Arrival> {
+        let own = self.0.own.get()?;
+        let began = Instant::now();
+        while !own.borrow().inventory.contains_key(&self.0.host) && began.elapsed() < LOOKED_WITHIN {
+            std::thread::sleep(LOOK);
+        }
+        let view = own.borrow().clone();
+        Some(Arrival::of(&view.spec, &view.inventory, &self.0.host))
     }
 
     /// Ends what was begun and needs that nobody else uses the host's own store: brings its records into the cluster, or
@@ -139,11 +170,13 @@ impl Cluster {
         }
     }
 
-    /// Whoever cannot be reached is not left: the host stays a member until it is asked again.
+    /// Whoever cannot be reached is not left, and a host that was sent a VM at the last moment stays: it is a member until it is
+    /// asked again.
     fn depart(&self, leaving: &Leaving) -> Result<(), Finding> {
-        if let Err(finding) = self.ground(&|_| Ok(())).reach(&leaving.membership) {
+        if let Err(finding) = self.ground(&|_| Ok(())).resign(&leaving.membership) {
             tracing::error!(code = %finding.code, "{}; the host stays a member", finding.message);
             self.note(Standing::Member(leaving.membership.clone()))?;
+            self.lock().stayed = Some(finding);
             return self.connect();
         }
         let mut running = self.lock().running.take();
@@ -343,7 +376,13 @@ impl Cluster {
         let this = self.clone();
         let walker = move || {
             let mut running = this.lock().running.take();
-            let prepared = this.ground(&|what| this.hear(what)).prepare(entering.clone(), &mut running);
+            let brings = match &entering.how {
+                How::Joins { .. } if entering.step == Step::Planned => this.arrival(),
+                How::Joins { .. } | How::Begins | How::Restores => None,
+            };
+            let tell = |what: &str| this.hear(what);
+            let ground = Ground { brings: brings.as_ref(), ..this.ground(&tell) };
+            let prepared = ground.prepare(entering.clone(), &mut running);
             let mut state = this.lock();
             state.running = running;
             state.walking = false;
@@ -379,45 +418,6 @@ impl Cluster {
         }
     }
 
-    /// Takes this host out of its cluster, or gives up to get into one.
-    ///
-    /// # Errors
-    /// It has VMs, it is the last host, or the store cannot be read.
-    pub fn leave(&self) -> Result<(), Finding> {
-        let standing = self.lock().standing.clone();
-        match standing {
-            Standing::Alone => Err(say::cluster_none()),
-            Standing::Leaving(_) => Err(say::cluster_busy("leave its cluster")),
-            Standing::Entering(entering) => self.give_up(&entering),
-            Standing::Member(membership) => {
-                let store = self.store().ok_or_else(say::cluster_none)?;
-                self.may_leave(&membership, &store)?;
-                let records = carry::records(store.as_ref()).map_err(|error| error.finding())?;
-                let own = carry::of_gpus(records, &self.0.host).into_iter();
-                let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
-                let keeps = own.map(|(key, value)| (key.to_string(), text(value))).collect();
-                self.note(Standing::Leaving(Leaving { membership, keeps }))?;
-                self.0.anew.send_replace(true);
-                Ok(())
-            }
-        }
-    }
-
-    fn may_leave(&self, membership: &Membership, store: &Arc<EtcdStore>) -> Result<(), Finding> {
-        let members = Registry(store.as_ref()).members()?;
-        let seats = members.values().filter(|member| member.seat).count();
-        if membership.seat.is_some() && seats < 2 {
-            return Err(say::last_host(&self.0.host));
-        }
-        if membership.role == Role::Witness {
-            return Ok(());
-        }
-        if members.values().filter(|member| member.role == Role::Host).count() < 2 {
-            return Err(say::last_host(&self.0.host));
-        }
-        no_vms(&self.0.host, store)
-    }
-
     fn give_up(&self, entering: &Entering) -> Result<(), Finding> {
         if self.lock().walking {
             return Err(say::cluster_busy("take the next step; ask again when it is done or has stopped"));
@@ -429,7 +429,7 @@ impl Cluster {
                 .map_err(walk::file)
                 .and_then(|settings| EtcdStore::connect(&settings).map_err(|error| error.finding()))
             {
-                drop(walk::forget(&store, &self.0.host));
+                drop(walk::take_back(&store, &self.0.host));
             }
             drop(care::unseat(self, &entering.membership.endpoints, &self.0.host));
         }
@@ -443,30 +443,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Forgets a machine that is gone for good.
-    ///
-    /// # Errors
-    /// It may be alive, it has VMs, or the store fails.
-    pub fn remove(&self, host: &HostName) -> Result<(), Finding> {
-        let membership = self.membership().ok_or_else(say::cluster_none)?;
-        let store = self.store().ok_or_else(say::cluster_none)?;
-        let members = Registry(store.as_ref()).members()?;
-        if !members.contains_key(host) {
-            return Err(say::host_not_found(host, &members.keys().collect::<Vec<_>>()));
-        }
-        if host == &membership.host || care::is_alive(self, host, &members, store.as_ref())? {
-            return Err(say::host_alive(host));
-        }
-        no_vms(host, &store)?;
-        care::unseat(self, &membership.endpoints, host)?;
-        walk::forget(store.as_ref(), host)
-    }
-
     /// Makes a join token.
     ///
     /// # Errors
     /// This host is no member, or the store fails.
     pub fn token(&self, ttl_s: Option<u64>) -> Result<TokenCreated, Finding> {
+        self.token_for(None, ttl_s)
+    }
+
+    fn token_for(&self, only: Option<&HostName>, ttl_s: Option<u64>) -> Result<TokenCreated, Finding> {
         let store = self.store().ok_or_else(say::cluster_none)?;
         let ttl_s = ttl_s.unwrap_or(TTL_S);
         if !TTL_S_RANGE.contains(&ttl_s) {
@@ -488,7 +473,7 @@ impl Cluster {
         let authority = pki::fingerprint(&pki::der(&authority).map_err(damaged)?);
         let secret =
             token::new_secret().map_err(|_| say::cluster_file("A secret", "the system has no randomness"))?;
-        Registry(store.as_ref()).offer(&secret, until, now)?;
+        Registry(store.as_ref()).offer(&secret, only, until, now)?;
         Ok(TokenCreated { token: Token { addresses, authority, secret }.to_string(), until })
     }
 
@@ -502,7 +487,12 @@ impl Cluster {
         let authority = walk::authority(&self.0.book).map_err(walk::file)?;
         let authority = authority.ok_or_else(|| say::not_a_signer(&self.lock().members))?;
         let seats = self.0.etcd.endpoints.is_empty();
-        Registry(store.as_ref()).admit(asked, &authority, seats, clock::now())
+        let now = clock::now();
+        let judge = || match &asked.brings {
+            Some(brings) if asked.role == Role::Host => judge(&store, &asked.host, brings, now),
+            Some(_) | None => Ok(Vec::new()),
+        };
+        Registry(store.as_ref()).admit(asked, &authority, registry::Terms { seats, judge: &judge }, now)
     }
 
     /// Gives the unused part of the store's files back, one member after the other.
@@ -539,7 +529,7 @@ impl Cluster {
 
     fn ground<'a>(&'a self, tell: &'a dyn Fn(&str) -> Result<(), Finding>) -> Ground<'a> {
         let Inner { book, cluster, etcd, .. } = &*self.0;
-        Ground { book, cluster, etcd, tell }
+        Ground { book, cluster, etcd, brings: None, tell }
     }
 
     fn hear(&self, what: &str) -> Result<(), Finding> {
@@ -559,14 +549,17 @@ impl Cluster {
     }
 }
 
-/// Refuses while VMs belong to a host.
-fn no_vms(host: &HostName, store: &Arc<EtcdStore>) -> Result<(), Finding> {
-    let repository = Repository::new(Arc::<EtcdStore>::clone(store));
-    let loaded = repository.load().map_err(|error| error.finding())?;
-    let planned = &loaded.state.plan.vms;
-    let vms: Vec<&VmName> =
-        planned.iter().filter(|(_, planned)| &planned.host == host).map(|(vm, _)| vm).collect();
-    if vms.is_empty() { Ok(()) } else { Err(say::host_has_vms(host, &vms)) }
+/// Judges what a host would bring into a cluster.
+fn judge(
+    store: &Arc<EtcdStore>,
+    host: &HostName,
+    brings: &Arrival,
+    now: Timestamp,
+) -> Result<Vec<Finding>, Finding> {
+    let loaded = Repository::new(store.clone()).load().map_err(|error| error.finding())?;
+    let Loaded { state: tranche_store::State { spec, plan, inventory, .. }, .. } = &loaded;
+    let judged = change::arrive(host, brings, change::State { spec, plan, inventory }, now);
+    judged.map_err(|refusal| refusal.into_iter().next().unwrap_or_else(say::cluster_none))
 }
 
 /// An address is a number or a name; it goes into certificates, URLs and the environment of etcd.

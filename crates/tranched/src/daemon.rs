@@ -104,6 +104,7 @@ impl Daemon {
         };
         let (stop, stopped) = watch::channel(false);
         let door = open_door(&self.cluster, rest::for_members(&app), self.patience, stopped.clone()).await?;
+        self.cluster.follow(self.engine.watch());
         self.cluster.resume();
         self.cluster.care();
         let pass = pass(member.clone(), self.engine);

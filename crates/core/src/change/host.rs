@@ -26,15 +26,14 @@ pub(super) fn join(
     Ok(admitted(spec, host, Goal::Recorded, format!("take host {host} into the cluster")))
 }
 
-/// Forgets a host for good. What it has must be gone: its VMs elsewhere, or the host down.
+/// Forgets a host for good. What it has must be gone: its VMs elsewhere, or the host known to be down. VMs of one that was never
+/// heard of may run there.
 pub(super) fn remove(host: &HostName, state: State<'_>) -> Result<Admitted, Refusal> {
     member(host, state)?;
     let here: Vec<_> =
         state.plan.vms.iter().filter(|(_, vm)| &vm.host == host).map(|(name, _)| name.clone()).collect();
-    let down = matches!(
-        state.plan.hosts.get(host).map(|planned| planned.standing),
-        Some(Standing::Down { .. }) | None
-    );
+    let standing = state.plan.hosts.get(host).map(|planned| planned.standing);
+    let down = matches!(standing, Some(Standing::Down { .. }));
     if !here.is_empty() && !down {
         return Err(vec![say::host_not_empty(host, &here)]);
     }

@@ -93,6 +93,65 @@ pub fn host_has_vms(host: &HostName, vms: &[&VmName]) -> Finding {
     error(Code::HostHasVms, host_subject(host), message, hint)
 }
 
+/// VMs belong to a host that is down, and stay with it.
+pub fn dead_host_has_vms(host: &HostName, vms: &[&VmName]) -> Finding {
+    let message = format!("VMs belong to host {host} and are not started elsewhere: {}.", list(vms));
+    let hint = "Delete them, or repeat with --forget-vms: they are forgotten with the host, and their disks stay. --dry-run shows it.";
+    error(Code::HostHasVms, host_subject(host), message, hint)
+}
+
+/// VMs are about to be started elsewhere, or wait for their host.
+pub fn vms_still_leave(host: &HostName, vms: &[&VmName]) -> Finding {
+    let message = format!("VMs of host {host} are to be started elsewhere, and are not yet: {}.", list(vms));
+    let hint = format!(
+        "Wait a moment and repeat. If they wait for the host to boot: tranche host confirm-down {host}."
+    );
+    error(Code::HostHasVms, host_subject(host), message, hint)
+}
+
+/// A VM is forgotten together with its host, or would be.
+pub fn vm_forgotten(vm: &VmName, host: &HostName, dry_run: bool) -> Finding {
+    let is = if dry_run { "would be" } else { "was" };
+    let message = format!("VM {vm} {is} forgotten together with host {host}.");
+    let hint = "Its disks stay where they are. If the host comes back, its definition is still there: virsh.";
+    info(Code::VmForgotten, Subject::Vm(vm.clone()), message, hint)
+}
+
+/// Two machines cannot be at one place.
+pub fn address_taken(door: &str, host: &HostName) -> Finding {
+    let message = format!("Machine {host} of the cluster is reached at {door} already.");
+    let hint = "Give each machine its own --address; several on one machine need ports of their own ([cluster] and [etcd] in tranched.toml).";
+    error(Code::AddressTaken, host_subject(host), message, hint)
+}
+
+/// A witness without a seat in the store.
+pub fn witness_useless(why: &str) -> Finding {
+    let message = format!("A witness only has a voice in the cluster's store, and would get none: {why}.");
+    let hint = "Nothing is missing without it. To use it all the same, take one of those out first that have a voice ('tranche cluster status' shows them).";
+    error(Code::WitnessUseless, Subject::Installation, message, hint)
+}
+
+/// A host cannot give up its seat while others are silent.
+pub fn seat_needed(host: &HostName, silent: &[&HostName]) -> Finding {
+    let message = format!(
+        "Host {host} cannot give up its seat in the cluster's store: without it nothing could be decided, because the member on {} does not answer.",
+        list(silent)
+    );
+    let hint = "Bring that one back first, or take it out if it is gone for good: tranche cluster remove.";
+    error(Code::StoreMemberDown, host_subject(host), message, hint)
+}
+
+/// A member of the store that does not answer has no vote.
+pub fn store_learner_silent(host: &HostName) -> Finding {
+    let message = format!(
+        "The store's member on host {host} does not answer; it has no vote yet, so nothing is lost by it."
+    );
+    let hint = format!(
+        "Look at that host: it was about to join. If it is gone for good: tranche cluster remove {host}."
+    );
+    warning(Code::StoreMemberDown, host_subject(host), message, hint)
+}
+
 /// A host that lives is not removed.
 pub fn host_alive(host: &HostName) -> Finding {
     let message = format!("Host {host} is not known to be down.");
@@ -132,10 +191,17 @@ pub fn records_clash(keys: &[String]) -> Finding {
     error(Code::HostExists, Subject::Installation, message, hint)
 }
 
-/// More records than can be brought at once.
-pub fn too_many_records(found: usize, max: usize) -> Finding {
+/// A host was taken out of the cluster while it was on its way in.
+pub fn taken_out(host: &HostName) -> Finding {
+    let message = format!("Host {host} was taken out of the cluster while it was about to join.");
+    let hint = "'tranche cluster leave' here, then join with a new token.";
+    error(Code::HostNotFound, host_subject(host), message, hint)
+}
+
+/// More records than a host can bring.
+pub fn too_many_records(found: usize) -> Finding {
     let message = format!(
-        "This host has {found} records of its GPUs and VMs; at most {max} can be brought into a cluster at once."
+        "This host has {found} records of its GPUs and VMs; that is more than can be brought into a cluster."
     );
     let hint = "Begin the cluster with this host instead ('tranche cluster init' carries any number), and let the others join it.";
     error(Code::HostHasVms, Subject::Installation, message, hint)

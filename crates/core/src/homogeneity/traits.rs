@@ -95,6 +95,10 @@ impl<'a> Traits<'a> {
     /// What it has of an attribute; none where that is not known, or the GPU has nothing of the kind.
     pub(super) fn value(&self, attribute: Attribute) -> Option<Value<'a>> {
         match attribute {
+            // Nobody knows yet what will be there: its machine was replaced.
+            Attribute::Vendor | Attribute::Device | Attribute::Subsystem if self.ids == PciIds::default() => {
+                None
+            }
             Attribute::Vendor => Some(Value::Id(self.ids.vendor)),
             Attribute::Device => Some(Value::Ids(self.ids.vendor, self.ids.device)),
             Attribute::Subsystem => Some(Value::Ids(self.ids.subvendor, self.ids.subdevice)),

@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Planner;
 use crate::diagnostics as say;
 use crate::inventory::{CLOCK_OFF_MS, HostInventory, Pulse};
-use crate::name::{HostName, SlotKey, Timestamp, VmName};
-use crate::plan::{DownBy, HostPlan, Standing, VmGoal};
-use crate::spec::{Duty, FailoverPolicy, HostSpec, Run, VmSpec};
+use crate::name::{GpuKey, HostName, SlotKey, Timestamp, VmName};
+use crate::plan::{DownBy, HostPlan, Standing, VmGoal, VmPlan};
+use crate::spec::{Duty, FailoverPolicy, HostSpec, Run, VmSource, VmSpec};
 use crate::whereabouts;
 
 impl Planner<'_> {
@@ -173,7 +173,31 @@ impl Planner<'_> {
         whereabouts::bound_by(spec, self.inventory.get(home)?)
     }
 
-    /// Takes the protected VMs from hosts that run nothing any more, with all that they hold there.
+    /// Takes the VMs from machines that are no members any more, with all that was decided for them there. Whoever goes has
+    /// nothing left by then, but a VM may have been sent to it at the last moment.
+    pub(super) fn abandon_strangers(&mut self) {
+        if !self.is_cluster() {
+            return;
+        }
+        let scope = self.scope;
+        for host in scope.hosts.iter().filter(|host| !self.spec.hosts.contains_key(*host)) {
+            for name in scope.residents(host) {
+                let lost = self.plan.vms.remove(name);
+                self.displaced.insert(name.clone(), lost.and_then(|planned| planned.ran_on));
+            }
+            let held: Vec<SlotKey> = self.plan.bookings_of(host).map(|(slot, _)| slot.clone()).collect();
+            for slot in &held {
+                self.plan.bookings.remove(slot);
+            }
+            let gpus: Vec<GpuKey> = self.plan.gpus_of(host).map(|(gpu, _)| gpu.clone()).collect();
+            for gpu in &gpus {
+                self.plan.gpus.remove(gpu);
+            }
+        }
+    }
+
+    /// Takes the protected VMs from hosts that run nothing any more, with all that they hold there, and forgets those that were
+    /// deleted.
     pub(super) fn abandon_dead_hosts(&mut self) {
         let is_down = |host: &HostName| {
             let standing = self.plan.hosts.get(host).map(|planned| planned.standing);
@@ -185,21 +209,24 @@ impl Planner<'_> {
             dead.into_iter().flat_map(|host| scope.residents(host).iter().map(move |vm| (vm, host)));
         let mut abandoned: BTreeMap<&HostName, BTreeSet<VmName>> = BTreeMap::new();
         for (name, host) in stranded {
-            let deleted = self.spec.vms.get(name).is_none_or(|spec| spec.run == Run::Deleted);
-            if self.is_waited_for(host) && !deleted {
+            let Some(wish) = self.spec.vms.get(name) else { continue };
+            if wish.run == Run::Deleted {
+                self.bury(name, wish);
+            } else if self.is_waited_for(host) {
                 self.findings.push(say::vm_waits_for_reboot(name, host));
-            } else if self.is_protected(name) && !deleted {
+                continue;
+            } else if self.is_protected(name) {
                 let lost = self.plan.vms.remove(name);
                 self.displaced.insert(name.clone(), lost.and_then(|planned| planned.ran_on));
-                abandoned.entry(host).or_default().insert(name.clone());
             } else {
-                let is_wished = self.spec.vms.get(name).is_some_and(|spec| !deleted && spec.is_protected());
-                let finding = match self.bound_by(name).filter(|_| is_wished) {
+                let finding = match self.bound_by(name).filter(|_| wish.is_protected()) {
                     Some(pool) => say::waits_for_storage(name, host, pool),
                     None => say::vm_waits_for_host(name, host),
                 };
                 self.findings.push(finding);
+                continue;
             }
+            abandoned.entry(host).or_default().insert(name.clone());
         }
         for (host, vms) in abandoned {
             // All that a VM holds is on its host.
@@ -209,6 +236,32 @@ impl Planner<'_> {
                 self.plan.bookings.remove(&slot);
             }
         }
+    }
+
+    /// Forgets a deleted VM whose host runs nothing any more. Its definition may still be there, or the host was taken for down
+    /// and runs it after all: so the plan keeps what the host shall do with it, without a wish.
+    fn bury(&mut self, name: &VmName, wish: &VmSpec) {
+        let is_made = matches!(wish.source, VmSource::Made(_));
+        if let Some(planned) = self.plan.vms.get_mut(name) {
+            planned.goal = if is_made { VmGoal::Remove } else { VmGoal::Kill };
+        }
+        self.buried.insert(name.clone());
+    }
+
+    /// Whether a host has still to end a VM that was forgotten while it was down.
+    pub(super) fn has_to_end(&self, name: &VmName, planned: &VmPlan) -> bool {
+        let host = &planned.host;
+        if !matches!(planned.goal, VmGoal::Remove | VmGoal::Kill) || !self.spec.hosts.contains_key(host) {
+            return false;
+        }
+        let seen = self.inventory.get(host).filter(|_| self.is_in_step(host)).and_then(|seen| seen.domains());
+        let Some(domains) = seen else { return self.plan.hosts.contains_key(host) };
+        let domain = domains.get(name.as_str()).filter(|domain| domain.uuid == planned.id.0);
+        domain.is_some_and(|domain| {
+            let is_clear =
+                !domain.state.is_active() && !domain.defined_devices.iter().any(|device| device.ours);
+            planned.goal == VmGoal::Remove || !is_clear
+        })
     }
 }
 

@@ -26,6 +26,7 @@ impl Planner<'_> {
         board.intend(self.displaced.keys());
         let mut turn = None;
         let wished = scope.vms().filter_map(|name| self.spec.vms.get_key_value(name));
+        let wished: Vec<_> = wished.filter(|(name, _)| !self.buried.contains(*name)).collect();
         for (name, spec) in waiting_order(wished) {
             if turn.replace(spec.availability.priority) != Some(spec.availability.priority) {
                 board.reserve(spec.availability.priority);
@@ -37,6 +38,10 @@ impl Planner<'_> {
         about_rules.extend(findings);
         self.go_back(&moves);
         for name in scope.vms().filter(|name| !self.spec.vms.contains_key(*name)) {
+            let planned = self.plan.vms.get(name);
+            if planned.is_some_and(|planned| self.has_to_end(name, planned)) {
+                continue;
+            }
             self.plan.vms.remove(name);
         }
         (board.into_ground(), about_rules)
@@ -253,9 +258,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Deleted VMs of which neither domain nor booking nor device is left.
+    /// Deleted VMs of which neither domain nor booking nor device is left, and those whose host is down.
     pub(super) fn gone(&self) -> Vec<VmName> {
         let is_gone = |name: &VmName, spec: &VmSpec| {
+            if self.buried.contains(name) {
+                return true;
+            }
             let Some(planned) = self.plan.vms.get(name) else { return false };
             if !self.is_in_step(&planned.host) || self.may_be_starting(name) {
                 return false;

@@ -37,6 +37,19 @@ pub struct HostSpec {
 }
 
 impl HostSpec {
+    /// A member of which nothing is known but when it joined.
+    pub fn new(joined_at: Timestamp) -> Self {
+        Self {
+            joined_at,
+            labels: BTreeMap::new(),
+            duty: Duty::Serving,
+            fence: None,
+            said_down: None,
+            departure: None,
+            reserved_memory_mib: 0,
+        }
+    }
+
     /// The departure that a boot of it ends with, if its administrator has begun one.
     pub fn departs_in(&self, boot_id: &str) -> Option<&Departure> {
         self.departure.as_ref().filter(|departure| departure.boot_id == boot_id)

@@ -2,6 +2,7 @@
 
 mod admitting;
 mod all_gpus;
+mod arriving;
 mod departures;
 mod devices;
 mod drains;
@@ -9,6 +10,7 @@ mod failback;
 mod falls;
 mod fleet;
 mod homogeneity;
+mod leaving;
 mod mixed;
 mod mode_changes;
 mod nearness;

@@ -41,9 +41,37 @@ pub enum ClusterCommand {
     /// A host that has VMs cannot leave: drain it first.
     Leave,
     /// Forget a machine that is gone for good
+    ///
+    /// Refused while anything is heard of it, and while VMs belong to it.
+    #[command(
+        after_long_help = "Examples:\n  tranche cluster remove node3\n  tranche cluster remove node3 --forget-vms --dry-run"
+    )]
     Remove {
         /// The machine
         host: HostName,
+        /// Forget the VMs that belong to it and are not started elsewhere; their disks stay
+        #[arg(long)]
+        forget_vms: bool,
+        /// Change nothing; show which VMs would be forgotten
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Let other hardware take the place of a machine that is gone
+    ///
+    /// Prints a token with which a machine of that name joins. Its labels, its fence agent, its reserved memory and what was asked
+    /// for of its GPUs stay, whichever cards are in the same slots. Refused as 'tranche cluster remove' is.
+    #[command(
+        after_long_help = "Examples:\n  tranche cluster replace node3        then, on the new node3: tranche cluster join TOKEN"
+    )]
+    Replace {
+        /// The machine that is gone
+        host: HostName,
+        /// Forget the VMs that belong to it and are not started elsewhere; their disks stay
+        #[arg(long)]
+        forget_vms: bool,
+        /// How long the token may be used: 90s, 30m
+        #[arg(long, value_name = "TIME", default_value = "30m", value_parser = crate::argument::duration)]
+        ttl: Duration,
     },
     /// Show the cluster: its machines, how its store fares, what it can lose
     Status,

@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use hyper::Method;
 use tranche_api::cluster::{
-    ClusterStanding, ClusterView, CreateToken, InitCluster, JoinCluster, TokenCreated,
+    ClusterStanding, ClusterView, CreateToken, InitCluster, JoinCluster, ReplaceMember, TokenCreated,
 };
 use tranche_api::request::Nothing;
 use tranche_core::homogeneity::Report;
@@ -42,9 +42,13 @@ pub(super) fn run(command: ClusterCommand, daemon: &Daemon<'_>) -> Result<Exit, 
             let nothing = serde_json::Map::new();
             set_out("/cluster/leave", &nothing, "leave the cluster", ClusterStanding::Alone, daemon)
         }
-        ClusterCommand::Remove { host } => {
-            let path = format!("/cluster/members/{host}");
+        ClusterCommand::Remove { host, forget_vms, dry_run } => {
+            let path = format!("/cluster/members/{host}?forget_vms={forget_vms}&dry_run={dry_run}");
             daemon.show(&client.send::<ClusterView>(Method::DELETE, &path, None::<&()>)?)
+        }
+        ClusterCommand::Replace { host, forget_vms, ttl } => {
+            let asked = ReplaceMember { host, ttl_s: Some(ttl.as_secs()), forget_vms };
+            daemon.show(&client.send::<TokenCreated>(Method::POST, "/cluster/replace", Some(&asked))?)
         }
         ClusterCommand::Homogeneity => {
             let report: Report = client.get("/homogeneity")?;

@@ -81,7 +81,7 @@ impl Cluster {
             Standing::Entering(entering) => {
                 (ClusterStanding::Entering, Some(&entering.membership), entering.stopped.clone())
             }
-            Standing::Member(membership) => (ClusterStanding::Member, Some(membership), None),
+            Standing::Member(membership) => (ClusterStanding::Member, Some(membership), state.stayed.clone()),
             Standing::Leaving(leaving) => (ClusterStanding::Leaving, Some(&leaving.membership), None),
         };
         let voters = state.health.members.iter().filter(|member| !member.learner).count();
@@ -131,7 +131,7 @@ impl Cluster {
         let state = self.lock();
         let stopped = match &state.standing {
             Standing::Entering(entering) => entering.stopped.clone(),
-            _ => None,
+            _ => state.stayed.clone(),
         };
         state.findings.iter().cloned().chain(stopped).collect()
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::{HostName, Timestamp};
-use tranche_store::{Expected, Key, KeyRange, OPS_MAX, Outcome, Store, StoreError, TXN_BYTES_MAX, Txn};
+use tranche_store::{Key, KeyRange, OPS_MAX, Store, StoreError, TXN_BYTES_MAX, Txn};
 
 use super::pki::hex;
 
@@ -79,37 +79,6 @@ pub fn bring_all(records: &Records, to: &dyn Store) -> Result<(), StoreError> {
     Err(StoreError::Unreachable { place: "the cluster's store".to_owned(), source: differs.into() })
 }
 
-/// Adds a host's own records to a cluster that lives, all at once and only where there is none of the same name. Can be
-/// repeated.
-///
-/// # Errors
-/// Another record has one of the names, there are too many for once, or the store fails.
-pub fn bring_own(records: &Records, to: &dyn Store) -> Result<(), Finding> {
-    let failed = |error: StoreError| error.finding();
-    let mut txn = Txn::new();
-    let (mut count, mut clashes) = (0, Vec::new());
-    for (key, value) in records {
-        match to.get(key).map_err(failed)? {
-            Some(entry) if entry.value == *value => {}
-            Some(_) => clashes.push(key.to_string()),
-            None => {
-                txn = txn.expect(key.clone(), Expected::Absent).put(key.clone(), value.as_slice());
-                count += 1;
-            }
-        }
-    }
-    if !clashes.is_empty() {
-        return Err(say::records_clash(&clashes));
-    }
-    if count > OPS_MAX {
-        return Err(say::too_many_records(count, OPS_MAX));
-    }
-    match to.commit(&txn).map_err(failed)? {
-        Outcome::Committed(_) => Ok(()),
-        Outcome::Conflict(conflict) => Err(say::records_clash(&[conflict.key.to_string()])),
-    }
-}
-
 /// What a host brings into a cluster that has policies and a history of its own.
 pub fn own(mut records: Records) -> Records {
     records.retain(|key, _| {
@@ -139,8 +108,9 @@ pub fn keys_of(store: &dyn Store, host: &HostName) -> Result<Vec<Key>, StoreErro
         let segments: Vec<&str> = key.segments().collect();
         match segments.as_slice() {
             ["spec" | "plan", "gpu" | "booking" | "host" | "generation", name, ..]
+            | ["home", name, ..]
             | ["inventory" | "beat", name]
-            | ["cluster", "member", name] => *name == host.as_str(),
+            | ["cluster", "member" | "arrival", name] => *name == host.as_str(),
             _ => false,
         }
     };
@@ -258,21 +228,6 @@ mod tests {
             assert_eq!(records(&store).unwrap(), all);
         }
         assert!(store.get(&key("cluster/member/a")).unwrap().is_some());
-    }
-
-    #[test]
-    fn a_hosts_own_records_are_added_all_or_none() {
-        let store = MemoryStore::default();
-        put(&store, "spec/vm/theirs", "{}");
-        bring_own(&some(5), &store).unwrap();
-        bring_own(&some(5), &store).unwrap();
-        assert_eq!(records(&store).unwrap().len(), 6);
-        let mut clash = some(7);
-        clash.insert(key("spec/vm/theirs"), b"{\"n\":1}".to_vec());
-        let refused = bring_own(&clash, &store).unwrap_err();
-        assert!(refused.message.contains("spec/vm/theirs"), "{refused}");
-        assert_eq!(records(&store).unwrap().len(), 6, "nothing was added");
-        assert!(bring_own(&some(OPS_MAX + 6), &store).unwrap_err().message.contains("at most 128"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `cluster/meta` | the cluster's name, and how often it let somebody in |
 //! | `cluster/member/HOST` | a machine: where it is reached, what it is, its key's fingerprint, its version |
+//! | `cluster/arrival/HOST` | what it brought when it joined, and whether that is all ([`super::carry`]) |
 //! | `cluster/token/HASH` | a join token, until it is over |
 //!
 //! Letting somebody in is one transaction: it uses the token up, takes the seat and makes the record, so that of two who race
@@ -15,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tranche_core::change::Arrival;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::membership::{Role, SEATS_MAX};
@@ -90,7 +92,6 @@ impl MemberRecord {
 
 /// What a machine asks that wants in: `POST /cluster/join`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct JoinRequest {
     /// The token's secret, in base64url.
     pub secret: String,
@@ -106,11 +107,13 @@ pub struct JoinRequest {
     pub version: String,
     /// Its request to be certified, in PEM.
     pub request: String,
+    /// What it brings, so that it is refused before anything is done for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brings: Option<Arrival>,
 }
 
 /// What it is answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct JoinAnswer {
     /// The cluster's name.
     pub cluster: String,
@@ -125,6 +128,31 @@ pub struct JoinAnswer {
     pub seat: bool,
     /// Where the store is now.
     pub endpoints: Vec<String>,
+    /// Warnings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+}
+
+/// What is asked of a machine besides that its token opens.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// Whether hosts keep the store, as far as there are seats.
+    pub seats: bool,
+    /// Judges what it brings; returns warnings.
+    pub judge: &'a dyn Fn() -> Result<Vec<Finding>, Finding>,
+}
+
+impl std::fmt::Debug for Terms<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terms").field("seats", &self.seats).finish_non_exhaustive()
+    }
+}
+
+/// A machine that was let in.
+struct LetIn {
+    meta: Meta,
+    member: MemberRecord,
+    warnings: Vec<Finding>,
 }
 
 /// The records of a cluster.
@@ -164,13 +192,19 @@ impl Registry<'_> {
         self.0.commit(&txn).map(|_| ()).map_err(|error| error.finding())
     }
 
-    /// Notes a token.
+    /// Notes a token, for anybody or for one machine only.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn offer(&self, secret: &[u8], until: Timestamp, now: Timestamp) -> Result<(), Finding> {
+    pub fn offer(
+        &self,
+        secret: &[u8],
+        only: Option<&HostName>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Finding> {
         self.forget_tokens(now)?;
-        let record = TokenRecord { until, used: None };
+        let record = TokenRecord { until, only: only.cloned(), used: None };
         let txn = Txn::new().put(token_key(&token::hash(secret)), encode(&record));
         self.0.commit(&txn).map(|_| ()).map_err(|error| error.finding())
     }
@@ -193,12 +227,12 @@ impl Registry<'_> {
     /// Lets a machine in, if its token opens.
     ///
     /// # Errors
-    /// The token does not open, another machine has the name, or the store fails.
+    /// The token does not open, another machine has the name or the place, what it brings is refused, or the store fails.
     pub fn admit(
         &self,
         asked: &JoinRequest,
         authority: &Authority,
-        seats: bool,
+        terms: Terms<'_>,
         now: Timestamp,
     ) -> Result<JoinAnswer, Finding> {
         let unreadable = |error: pki::PkiError| {
@@ -210,7 +244,9 @@ impl Registry<'_> {
             key: pki::key_fingerprint(&asked.request).map_err(unreadable)?,
         };
         for _ in 0..TRIES_MAX {
-            if let Some((meta, member)) = self.try_admit(asked, &secret, &user, seats, now)? {
+            if let Some(LetIn { meta, member, warnings }) =
+                self.try_admit(asked, (&secret, &user), terms, now)?
+            {
                 let subject =
                     Subject { host: &asked.host, address: &asked.address, keeps_store: member.seat };
                 let certificates = authority.sign(&asked.request, &subject, now).map_err(unreadable)?;
@@ -223,6 +259,7 @@ impl Registry<'_> {
                     certificates,
                     seat: member.seat,
                     endpoints: others.map(|(_, other)| other.client_url()).collect(),
+                    findings: warnings,
                 });
             }
         }
@@ -233,11 +270,10 @@ impl Registry<'_> {
     fn try_admit(
         &self,
         asked: &JoinRequest,
-        secret: &[u8],
-        user: &TokenUse,
-        seats: bool,
+        (secret, user): (&[u8], &TokenUse),
+        terms: Terms<'_>,
         now: Timestamp,
-    ) -> Result<Option<(Meta, MemberRecord)>, Finding> {
+    ) -> Result<Option<LetIn>, Finding> {
         let key = token_key(&token::hash(secret));
         let entry = self.0.get(&key).map_err(|error| error.finding())?;
         let entry = entry.ok_or_else(|| say::token_invalid("no token of this cluster has its secret"))?;
@@ -253,7 +289,16 @@ impl Registry<'_> {
         if known.is_some_and(|known| known.key != user.key) {
             return Err(say::host_exists(&asked.host));
         }
-        let seat = known.map_or(seats && taken < SEATS_MAX, |known| known.seat);
+        let seat = known.map_or(terms.seats && taken < SEATS_MAX, |known| known.seat);
+        refuse_place(asked, &members)?;
+        if asked.role == Role::Witness && !seat {
+            return Err(say::witness_useless(if terms.seats {
+                "as many machines as are of use have one"
+            } else {
+                "somebody else runs the etcd that this cluster uses"
+            }));
+        }
+        let warnings = (terms.judge)()?;
         let member = MemberRecord {
             address: asked.address.clone(),
             ports: asked.ports,
@@ -273,7 +318,7 @@ impl Registry<'_> {
             .put(meta_key(), encode(&meta))
             .put(member_key(&asked.host), encode(&member));
         match self.0.commit(&txn).map_err(|error| error.finding())? {
-            Outcome::Committed(_) => Ok(Some((meta, member))),
+            Outcome::Committed(_) => Ok(Some(LetIn { meta, member, warnings })),
             Outcome::Conflict(_) => Ok(None),
         }
     }
@@ -287,6 +332,19 @@ impl Registry<'_> {
             None => Ok((None, Expected::Absent)),
         }
     }
+}
+
+/// Refuses a machine that would be reached where another one is.
+fn refuse_place(asked: &JoinRequest, members: &BTreeMap<HostName, MemberRecord>) -> Result<(), Finding> {
+    let ports = |of: &Ports| [of.cluster, of.client, of.peer];
+    let wanted = ports(&asked.ports);
+    for (host, other) in members.iter().filter(|(host, _)| **host != asked.host) {
+        let meets = ports(&other.ports).into_iter().find(|port| wanted.contains(port));
+        if let Some(port) = meets.filter(|_| other.address == asked.address) {
+            return Err(say::address_taken(&seat::authority(&asked.address, port), host));
+        }
+    }
+    Ok(())
 }
 
 /// The key of a machine's record.
@@ -350,26 +408,28 @@ mod tests {
     impl Cluster {
         fn token(&self) -> [u8; 32] {
             let secret = token::new_secret().unwrap();
-            Registry(&self.store).offer(&secret, Timestamp(NOW.0 + HOUR_MS), NOW).unwrap();
+            Registry(&self.store).offer(&secret, None, Timestamp(NOW.0 + HOUR_MS), NOW).unwrap();
             secret
         }
 
         fn join(&self, asked: &JoinRequest, now: Timestamp) -> Result<JoinAnswer, Finding> {
-            Registry(&self.store).admit(asked, &self.authority, true, now)
+            let terms = Terms { seats: true, judge: &|| Ok(Vec::new()) };
+            Registry(&self.store).admit(asked, &self.authority, terms, now)
         }
     }
 
-    fn asks(host: &str, secret: &[u8]) -> JoinRequest {
-        let host: HostName = host.parse().unwrap();
+    fn asks(name: &str, secret: &[u8]) -> JoinRequest {
+        let host: HostName = name.parse().unwrap();
         let request = pki::request(&pki::new_key().unwrap(), &host).unwrap();
         JoinRequest {
             secret: URL_SAFE_NO_PAD.encode(secret),
             host,
-            address: "10.0.0.2".to_owned(),
+            address: format!("{name}.lan"),
             ports: PORTS,
             role: Role::Host,
             version: "1.0.0".to_owned(),
             request,
+            brings: None,
         }
     }
 
@@ -394,6 +454,56 @@ mod tests {
         let asked = JoinRequest { role: Role::Witness, ..asks("small", &cluster.token()) };
         let answer = cluster.join(&asked, NOW).unwrap();
         assert!(answer.seat && answer.authority_key.is_none());
+    }
+
+    #[test]
+    fn a_witness_that_would_get_no_seat_is_refused_with_the_reason_and_does_not_use_the_token_up() {
+        let cluster = cluster();
+        for host in ["node2", "node3"] {
+            cluster.join(&asks(host, &cluster.token()), NOW).unwrap();
+        }
+        let secret = cluster.token();
+        let asked = JoinRequest { role: Role::Witness, ..asks("small", &secret) };
+        let refused = cluster.join(&asked, NOW).unwrap_err();
+        assert_eq!(refused.code, Code::WitnessUseless);
+        assert!(refused.message.contains("as many machines as are of use"), "{refused}");
+        cluster.join(&asks("node4", &secret), NOW).unwrap();
+        let elsewhere = Terms { seats: false, judge: &|| Ok(Vec::new()) };
+        let asked = JoinRequest { role: Role::Witness, ..asks("small", &cluster.token()) };
+        let refused = Registry(&cluster.store).admit(&asked, &cluster.authority, elsewhere, NOW);
+        assert!(refused.unwrap_err().message.contains("somebody else runs the etcd"));
+    }
+
+    #[test]
+    fn a_place_where_another_machine_is_reached_is_refused_by_its_name_and_the_same_machine_may_ask_again() {
+        let cluster = cluster();
+        let secret = cluster.token();
+        let asked = JoinRequest { address: "10.0.0.1".to_owned(), ..asks("node2", &secret) };
+        let refused = cluster.join(&asked, NOW).unwrap_err();
+        assert_eq!(refused.code, Code::AddressTaken);
+        assert!(refused.message.contains("node1") && refused.message.contains("10.0.0.1:7443"), "{refused}");
+        let ports = Ports { cluster: 1, client: 2, peer: PORTS.client };
+        assert_eq!(code(cluster.join(&JoinRequest { ports, ..asked.clone() }, NOW)), Code::AddressTaken);
+        let asked = JoinRequest { ports: Ports { peer: 3, ..ports }, ..asked };
+        for _ in 0..2 {
+            cluster.join(&asked, NOW).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_machine_brings_is_judged_before_its_token_is_used_and_only_if_that_opens() {
+        let cluster = cluster();
+        let secret = cluster.token();
+        let refuses = Terms { seats: true, judge: &|| Err(say::records_clash(&["spec/vm/a".to_owned()])) };
+        let admit = |asked: &JoinRequest, terms| {
+            Registry(&cluster.store).admit(asked, &cluster.authority, terms, NOW)
+        };
+        let asked = asks("node2", &secret);
+        assert_eq!(code(admit(&asked, refuses)), Code::HostExists);
+        assert_eq!(code(admit(&asks("node2", &[1; 32]), refuses)), Code::TokenInvalid);
+        assert_eq!(Registry(&cluster.store).members().unwrap().len(), 1);
+        let warns = Terms { seats: true, judge: &|| Ok(vec![say::failover_paused()]) };
+        assert_eq!(admit(&asked, warns).unwrap().findings, [say::failover_paused()]);
     }
 
     #[test]

@@ -47,6 +47,9 @@ impl std::fmt::Debug for Token {
 pub struct TokenRecord {
     /// When it is over.
     pub until: Timestamp,
+    /// Whom alone it lets in: the one that takes a dead machine's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<HostName>,
     /// Who used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<TokenUse>,
@@ -68,6 +71,9 @@ impl TokenRecord {
         match &self.used {
             Some(used) if used == user => None,
             Some(_) => Some("it was used already"),
+            None if self.only.as_ref().is_some_and(|only| only != &user.host) => {
+                Some("it is for a machine of another name")
+            }
             None if now >= self.until => Some("its time is over"),
             None => None,
         }
@@ -160,9 +166,12 @@ mod tests {
     #[test]
     fn a_token_serves_one_machine_within_its_time_and_that_one_again() {
         let user = |host: &str, key: &str| TokenUse { host: host.parse().unwrap(), key: key.to_owned() };
-        let fresh = TokenRecord { until: Timestamp(100), used: None };
+        let fresh = TokenRecord { until: Timestamp(100), only: None, used: None };
         assert_eq!(fresh.refusal(&user("a", "k"), Timestamp(99)), None);
         assert!(fresh.refusal(&user("a", "k"), Timestamp(100)).is_some());
+        let bound = TokenRecord { only: Some("a".parse().unwrap()), ..fresh.clone() };
+        assert_eq!(bound.refusal(&user("a", "k"), Timestamp(99)), None);
+        assert!(bound.refusal(&user("b", "k"), Timestamp(99)).is_some());
         let used = TokenRecord { used: Some(user("a", "k")), ..fresh };
         assert_eq!(used.refusal(&user("a", "k"), Timestamp(500)), None, "its answer may have been lost");
         assert!(used.refusal(&user("b", "k"), Timestamp(1)).is_some());

@@ -10,6 +10,7 @@
 //! Seated     records are brought, compared, and only then relied on
 //! ```
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,13 +18,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::Method;
 use tranche_api::Problem;
+use tranche_core::change::Arrival;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::membership::Role;
-use tranche_core::name::Timestamp;
-use tranche_core::spec::{Duty, HostSpec};
+use tranche_core::name::{HostName, Timestamp};
+use tranche_core::spec::HostSpec;
 use tranche_store::{
-    EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, EtcdTls, FILE_NAME, MemoryStore, MonotonicClock,
+    EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, EtcdTls, FILE_NAME, Key, MemoryStore, MonotonicClock,
     Repository, Saved, Settings, SqliteStore, Store, StoreError, Terms, Txn,
 };
 
@@ -34,6 +36,7 @@ use super::pki::{self, Authority, PkiError, Subject};
 use super::registry::{JoinAnswer, JoinRequest, MemberRecord, Ports, Registry, member_key};
 use super::seat::{self, Running};
 use super::token::Token;
+use super::{luggage, parting};
 use crate::clock;
 use crate::config::{ClusterConfig, EtcdConfig};
 
@@ -52,6 +55,8 @@ pub struct Ground<'a> {
     pub cluster: &'a ClusterConfig,
     /// Settings.
     pub etcd: &'a EtcdConfig,
+    /// What the host would bring, if it stands alone.
+    pub brings: Option<&'a Arrival>,
     /// Hears what is about to be done. Where it refuses, nothing more is done.
     pub tell: &'a dyn Fn(&str) -> Result<(), Finding>,
 }
@@ -182,9 +187,13 @@ impl Ground<'_> {
             role: membership.role,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             request,
+            brings: self.brings.cloned(),
         };
         (self.tell)("ask to be let in")?;
         let answer = ask_in(&token, &asked)?;
+        for finding in &answer.findings {
+            tracing::warn!(code = %finding.code, "{}", finding.message);
+        }
         if let Some(key) = &answer.authority_key {
             book::write(&self.book.authority_key(), key.as_bytes(), 0o600).map_err(file)?;
         }
@@ -307,7 +316,7 @@ impl Ground<'_> {
             How::Joins { .. } => {
                 let mut records = carry::own(self.own_records()?);
                 records.extend(host_record(membership)?);
-                carry::bring_own(&records, &store)?;
+                luggage::bring(&membership.host, &records, &store, self.tell)?;
             }
         }
         if !matches!(entering.how, How::Joins { .. }) {
@@ -381,7 +390,16 @@ impl Ground<'_> {
         Ok(store)
     }
 
-    /// Takes the host out of its cluster.
+    /// Has the host sent no VMs any more. Nothing else is given up before.
+    ///
+    /// # Errors
+    /// It has VMs, or the store does not answer; the host is what it was.
+    pub fn resign(&self, membership: &Membership) -> Result<(), Finding> {
+        let store = self.reach(membership)?;
+        parting::resign(Arc::new(store), &membership.host, self.tell)
+    }
+
+    /// Takes the host out of its cluster, which sends it no VMs any more.
     ///
     /// # Errors
     /// Why it did not; it can be repeated.
@@ -407,7 +425,7 @@ impl Ground<'_> {
         (self.tell)("take the host out of the cluster's records")?;
         let staying = Membership { endpoints: others, ..membership.clone() };
         let store = self.store(if membership.seat.is_some() { &staying } else { membership })?;
-        forget(&store, &membership.host)?;
+        forget(&store, &membership.host, |_| true)?;
         (self.tell)("stand alone")?;
         if let Some(running) = running.take() {
             running.end();
@@ -468,16 +486,27 @@ pub fn start(
     Ok(())
 }
 
-/// Takes everything that concerns a host out of a cluster's records.
+/// Takes everything that concerns a host out of a cluster's records, as far as it `goes`.
 ///
 /// # Errors
 /// The store fails; it can be repeated.
-pub fn forget(store: &dyn Store, host: &tranche_core::name::HostName) -> Result<(), Finding> {
-    let keys = carry::keys_of(store, host).map_err(|error| error.finding())?;
+pub fn forget(store: &dyn Store, host: &HostName, goes: impl Fn(&Key) -> bool) -> Result<(), Finding> {
+    let mut keys = carry::keys_of(store, host).map_err(|error| error.finding())?;
+    keys.retain(goes);
     for keys in keys.chunks(tranche_store::OPS_MAX) {
         let txn = keys.iter().fold(Txn::new(), |txn, key| txn.delete(key.clone()));
         let _ = store.commit(&txn).map_err(|error| error.finding())?;
     }
+    Ok(())
+}
+
+/// Takes everything out of a cluster's records that a host has put there on its way in.
+///
+/// # Errors
+/// The store fails; it can be repeated.
+pub fn take_back(store: &dyn Store, host: &HostName) -> Result<(), Finding> {
+    luggage::take_back(host, store)?;
+    let _ = store.commit(&Txn::new().delete(member_key(host))).map_err(|error| error.finding())?;
     Ok(())
 }
 
@@ -494,7 +523,7 @@ pub fn authority(book: &Book) -> Result<Option<Authority>, BookError> {
 }
 
 fn open_own(book: &Book) -> Result<SqliteStore, StoreError> {
-    SqliteStore::open(&Settings::new(book.dir().to_owned()), std::sync::Arc::new(MonotonicClock::default()))
+    SqliteStore::open(&Settings::new(book.dir().to_owned()), Arc::new(MonotonicClock::default()))
 }
 
 /// The record that makes a host a member that runs VMs; none for a witness.
@@ -502,20 +531,11 @@ fn host_record(membership: &Membership) -> Result<Records, Finding> {
     if membership.role == Role::Witness {
         return Ok(Records::new());
     }
-    let store = std::sync::Arc::new(MemoryStore::default());
+    let store = Arc::new(MemoryStore::default());
     let repository = Repository::new(store.clone());
     let loaded = repository.load().map_err(|error| error.finding())?;
     let mut next = loaded.state.clone();
-    let host = HostSpec {
-        joined_at: membership.since,
-        labels: Default::default(),
-        duty: Duty::Serving,
-        fence: None,
-        said_down: None,
-        departure: None,
-        reserved_memory_mib: 0,
-    };
-    next.spec.hosts.insert(membership.host.clone(), host);
+    next.spec.hosts.insert(membership.host.clone(), HostSpec::new(membership.since));
     match repository.commit(loaded, next, &Terms::default()).map_err(|error| error.finding())? {
         Saved::Committed(_) | Saved::Conflict(_) => {}
     }

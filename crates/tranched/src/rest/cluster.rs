@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
-use tranche_api::cluster::{ClusterView, CreateToken, InitCluster, JoinCluster, TokenCreated};
+use tranche_api::cluster::{ClusterView, CreateToken, InitCluster, JoinCluster, ReplaceMember, TokenCreated};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::HostName;
@@ -26,6 +26,7 @@ use super::{App, Refusal, guard};
 use crate::cluster::Cluster;
 use crate::cluster::carry::{BACKUP_LEN_MAX, Backup};
 use crate::cluster::door::Caller;
+use crate::cluster::parting::Removal;
 use crate::cluster::pki::Certificates;
 use crate::cluster::registry::{JoinAnswer, JoinRequest};
 use crate::openapi::Refusals;
@@ -50,6 +51,7 @@ where
         .routes(routes!(leave))
         .routes(routes!(create_token))
         .routes(routes!(remove))
+        .routes(routes!(replace))
         .routes(routes!(backup))
         .routes(routes!(restore))
         .routes(routes!(defragment))
@@ -170,20 +172,58 @@ async fn create_token(
     Ok((StatusCode::CREATED, Json(token)))
 }
 
-/// Forgets a machine that is gone for good.
+/// How a machine is removed.
+#[derive(Debug, Clone, Copy, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Removing {
+    /// Forget the VMs that belong to it and are not started elsewhere. Else they are a refusal.
+    #[param(required = false)]
+    forget_vms: bool,
+    /// Change nothing; the findings of the answer tell what would be forgotten.
+    #[param(required = false)]
+    dry_run: bool,
+}
+
+/// Forgets a machine that is gone for good. The findings of the answer tell which VMs are forgotten with it.
 #[utoipa::path(
     delete,
     path = "/v1/cluster/members/{host}", operation_id = "remove_member",
     tag = "cluster",
-    params(("host" = HostName, Path)),
-    responses((status = 200, description = "It is forgotten.", body = ClusterView), Refusals)
+    params(("host" = HostName, Path), Removing),
+    responses((status = 200, description = "It is forgotten, or would be.", body = ClusterView), Refusals)
 )]
 async fn remove(
     State(cluster): State<Cluster>,
     InPath(host): InPath<HostName>,
+    InQuery(asked): InQuery<Removing>,
 ) -> Result<Json<ClusterView>, Refusal> {
-    let removed = move |cluster: &Cluster| cluster.remove(&host).and_then(|()| cluster.examine());
+    let Removing { forget_vms, dry_run } = asked;
+    let removed = move |cluster: &Cluster| {
+        let forgotten = cluster.remove(&host, Removal { forget_vms, dry_run })?;
+        let view = cluster.examine()?;
+        let findings = forgotten.into_iter().chain(view.findings).collect();
+        Ok(ClusterView { findings, ..view })
+    };
     wait_for(cluster, removed).await.map(Json)
+}
+
+/// Makes a token with which other hardware takes the place of a machine that is gone: its labels, its fence and the wishes for its
+/// GPUs stay.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/replace", operation_id = "replace_member",
+    tag = "cluster",
+    request_body = ReplaceMember,
+    responses((status = 201, description = "The token; it is told once.", body = TokenCreated), Refusals)
+)]
+async fn replace(
+    State(cluster): State<Cluster>,
+    InBody(asked): InBody<ReplaceMember>,
+) -> Result<(StatusCode, Json<TokenCreated>), Refusal> {
+    let replaced = move |cluster: &Cluster| cluster.replace(&asked.host, asked.ttl_s, asked.forget_vms);
+    let token = wait_for(cluster, replaced).await?;
+    Ok((StatusCode::CREATED, Json(token)))
 }
 
 /// All records of the cluster as they are together at one revision. Secrets and certificates are not among them.

@@ -1,19 +1,32 @@
 //! Hosts on their way into a cluster, out of it, and killed at every step: real daemons' parts, real etcd, TLS on loopback.
 
-use std::collections::BTreeSet;
+mod going;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio::runtime::Runtime;
+use tranche_core::change::Arrival;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::identity::GpuIdentity;
 use tranche_core::membership::Role;
-use tranche_store::{EtcdStore, Key, MonotonicClock, Settings, SqliteStore, Store};
+use tranche_core::name::{GpuKey, HostName, PciIds, Timestamp, VmId, VmName};
+use tranche_core::plan::{GpuPlan, VmGoal, VmPlan};
+use tranche_core::spec::{
+    Availability, Firmware, GpuMode, GpuSpec, Request, Run, VmHardware, VmSource, VmSpec,
+};
+use tranche_store::{
+    EtcdStore, Key, MemoryStore, MonotonicClock, Repository, Saved, Settings, SqliteStore, State, Store,
+    Terms,
+};
 use tranched::clock;
 use tranched::cluster::Cluster;
 use tranched::cluster::book::{self, Book, Entering, How, Leaving, Membership, Seat, Standing, Step};
 use tranched::cluster::carry::{self, Backup, Records};
 use tranched::cluster::door::Door;
+use tranched::cluster::parting::Removal;
 use tranched::cluster::registry::Registry;
 use tranched::cluster::seat::Running;
 use tranched::cluster::walk::{self, Ground};
@@ -49,11 +62,34 @@ impl Machine {
 
     /// Its own store, which holds so many VMs, and a GPU.
     fn with_vms(self, count: usize) -> Self {
-        let mut records: Records =
-            (0..count).map(|index| record(&format!("spec/vm/{}-vm-{index}", self.host()), index)).collect();
-        records.extend([record(&format!("spec/gpu/{}/0000:01:00.0", self.host()), 4)]);
-        carry::bring_all(&records, &self.own()).unwrap();
+        let host: HostName = self.host().parse().unwrap();
+        self.with(|state| {
+            for index in 0..count {
+                let (name, wish) = vm(&host, index);
+                let (goal, id) = (VmGoal::Stop, wish.id);
+                let planned = VmPlan { host: host.clone(), id, goal, settled: None, tried: None };
+                state.plan.vms.insert(name.clone(), planned);
+                state.spec.vms.insert(name, wish);
+            }
+            let (gpu, wish, planned) = gpu(&host, 4);
+            state.spec.gpus.insert(gpu.clone(), wish);
+            state.plan.gpus.insert(gpu, planned);
+        })
+    }
+
+    /// Its own store, which holds that.
+    fn with(self, change: impl FnOnce(&mut State)) -> Self {
+        let store = Arc::new(MemoryStore::default());
+        store_state(store.clone(), change);
+        carry::bring_all(&carry::records(store.as_ref()).unwrap(), &self.own()).unwrap();
         self
+    }
+
+    /// What it would bring into a cluster, by its own store.
+    fn brings(&self) -> Arrival {
+        let loaded = Repository::new(Arc::new(self.own())).load().unwrap();
+        let host = self.config.host.clone().unwrap();
+        Arrival::of(&loaded.state.spec, &loaded.state.inventory, &host)
     }
 
     fn host(&self) -> String {
@@ -82,7 +118,8 @@ impl Machine {
     /// Does the next thing on the way, as the daemon's start does.
     fn goes_on(&mut self, tell: &dyn Fn(&str) -> Result<(), Finding>) -> Result<(), Finding> {
         let Config { cluster, etcd, .. } = &self.config;
-        let ground = Ground { book: &self.book, cluster, etcd, tell };
+        let brings = self.brings();
+        let ground = Ground { book: &self.book, cluster, etcd, brings: Some(&brings), tell };
         match self.book.read().unwrap() {
             Standing::Entering(entering) if entering.step < Step::Seated => {
                 ground.prepare(entering, &mut self.running).map(|_| ())
@@ -91,7 +128,10 @@ impl Machine {
                 walk::start(&self.book, etcd, &entering.membership, &mut self.running)?;
                 ground.bring(&entering).map(|_| ())
             }
-            Standing::Leaving(leaving) => ground.depart(&leaving, &mut self.running),
+            Standing::Leaving(leaving) => {
+                ground.resign(&leaving.membership)?;
+                ground.depart(&leaving, &mut self.running)
+            }
             Standing::Member(membership) => {
                 ground.put_own_aside(&membership);
                 Ok(())
@@ -197,12 +237,68 @@ fn key(text: &str) -> Key {
     text.parse().unwrap()
 }
 
-fn record(name: &str, number: usize) -> (Key, Vec<u8>) {
-    (key(name), format!("{{\"v\":1,\"n\":{number}}}").into_bytes())
+/// Stores what is changed, as whoever decides for the cluster does.
+fn store_state(store: Arc<dyn Store>, change: impl FnOnce(&mut State)) {
+    let repository = Repository::new(store);
+    let loaded = repository.load().unwrap();
+    let mut next = loaded.state.clone();
+    change(&mut next);
+    let saved = repository.commit(loaded, next, &Terms::default()).unwrap();
+    assert!(matches!(saved, Saved::Committed(_)), "{saved:?}");
 }
 
+/// A VM that is off.
+fn vm(host: &HostName, index: usize) -> (VmName, VmSpec) {
+    let of_host = host.as_str().bytes().fold(0u128, |id, byte| (id << 8) + u128::from(byte));
+    let hardware = VmHardware {
+        vcpus: 1,
+        memory_mib: 64,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        firmware: Firmware::Bios,
+        guest_os: None,
+        cloud_init: None,
+    };
+    let wish = VmSpec {
+        id: VmId(uuid::Uuid::from_u128((of_host << 32) + index as u128)),
+        source: VmSource::Made(hardware),
+        request: Request::None,
+        reserved: false,
+        prefer_numa_node: None,
+        availability: Availability::default(),
+        run: Run::Stopped,
+        serial: 1,
+        created_at: Timestamp(1),
+    };
+    (format!("{host}-vm-{index}").parse().unwrap(), wish)
+}
+
+/// A GPU that is split.
+fn gpu(host: &HostName, count: u16) -> (GpuKey, GpuSpec, GpuPlan) {
+    let gpu = GpuKey { host: host.clone(), address: "0000:01:00.0".parse().unwrap() };
+    let ids = PciIds { vendor: 0x10de, device: 0x25b6, subvendor: 0x10de, subdevice: 0x14a9 };
+    let identity = GpuIdentity { ids, unique_id: Some(format!("GPU-{host}")) };
+    let mode = GpuMode::Partitioned { count, series: None };
+    let wish = GpuSpec { mode: mode.clone(), identity: identity.clone(), reloads: 0 };
+    let planned = GpuPlan {
+        mode,
+        offer: None,
+        sizes: Vec::new(),
+        was_mixed: false,
+        identity,
+        host_drivers: BTreeMap::new(),
+        autoprobe_was_off: false,
+        reloads: 0,
+        reload: None,
+    };
+    (gpu, wish, planned)
+}
+
+/// The wishes for GPUs and VMs.
 fn names(records: &Records) -> Vec<&str> {
-    records.keys().map(Key::as_str).filter(|name| !name.starts_with("spec/host/")).collect()
+    let wishes = ["spec/gpu/", "spec/vm/"];
+    let names = records.keys().map(Key::as_str);
+    names.filter(|name| wishes.iter().any(|wish| name.starts_with(wish))).collect()
 }
 
 fn runtime() -> Runtime {
@@ -243,10 +339,11 @@ fn hosts_join_and_leave_although_they_are_killed_at_every_step_and_a_cluster_com
     let token = || How::Joins { token: cluster.token(None).unwrap().token };
 
     let mut second = Machine::new("node2").with_vms(3);
+    let own = carry::records(&second.own()).unwrap();
     second.sets_out(token());
     let kills = second.arrives_although_killed(|second| {
         if second.is_under_way() {
-            assert_eq!(carry::records(&second.own()).unwrap().len(), 4);
+            assert_eq!(carry::records(&second.own()).unwrap(), own);
         }
     });
     assert!(kills >= 10, "{kills}");
@@ -270,19 +367,32 @@ fn hosts_join_and_leave_although_they_are_killed_at_every_step_and_a_cluster_com
     let view = cluster.examine().unwrap();
     assert_eq!((view.members.len(), view.survives), (3, 1), "{view:?}");
 
-    // A host whose VM has a name that is taken.
-    let fourth = Machine::new("node4");
-    carry::bring_all(&[record("spec/vm/node1-vm-0", 99)].into_iter().collect(), &fourth.own()).unwrap();
-    let mut fourth = fourth;
+    // A host whose VM has a name that is taken: nothing is done for it.
+    let mut fourth = Machine::new("node4").with(|state| {
+        let (_, wish) = vm(&"node4".parse().unwrap(), 0);
+        state.spec.vms.insert("node1-vm-0".parse().unwrap(), wish);
+    });
     fourth.sets_out(token());
-    assert_eq!(fourth.arrives().unwrap_err().code, Code::HostExists);
+    let refused = fourth.arrives().unwrap_err();
+    assert_eq!(refused.code, Code::HostExists);
+    assert!(refused.message.contains("node1-vm-0"), "{refused}");
     assert!(fourth.is_under_way(), "its own store stays in charge");
+    assert!(!Registry(store.as_ref()).members().unwrap().contains_key(&"node4".parse().unwrap()));
+
+    // A seat is not given up while those that stay could not decide.
+    third.running = None;
+    let refused = cluster.leave().unwrap_err();
+    assert_eq!(refused.code, Code::StoreMemberDown, "{refused}");
+    assert!(refused.message.contains("node3"), "{refused}");
+    let back = third.store();
+    until("the third member answers", || back.get(&key("cluster/meta")).is_ok());
+    drop(back);
 
     // The third leaves and stands alone, with its GPUs only.
-    let leaving = Leaving {
-        membership: third.membership(),
-        keeps: vec![("spec/gpu/node3/0000:01:00.0".into(), "{}".into())],
-    };
+    let (_, wish, _) = gpu(&"node3".parse().unwrap(), 4);
+    let wish = serde_json::json!({"v": 1, "data": wish}).to_string();
+    let leaving =
+        Leaving { membership: third.membership(), keeps: vec![("spec/gpu/node3/0000:01:00.0".into(), wish)] };
     third.book.write(&Standing::Leaving(leaving)).unwrap();
     third.arrives_although_killed(|_| {});
     assert_eq!(third.book.read().unwrap(), Standing::Alone);
@@ -299,8 +409,19 @@ fn hosts_join_and_leave_although_they_are_killed_at_every_step_and_a_cluster_com
     new.arrives_although_killed(|_| {});
     let restored = new.store();
     until("the store answers", || restored.get(&key("cluster/meta")).is_ok());
-    assert_eq!(carry::records(&restored).unwrap(), carry::records(store.as_ref()).unwrap());
+    let before = carry::records(store.as_ref()).unwrap();
+    assert_eq!(carry::records(&restored).unwrap(), before);
     cluster.end();
+
+    // Another host joins it anew, and is what it was there.
+    let restored = new.opens(&runtime);
+    let mut again = Machine::new("node2").with_vms(0);
+    again.sets_out(How::Joins { token: restored.token(None).unwrap().token });
+    again.arrives_although_killed(|_| {});
+    let store = restored.store().unwrap();
+    assert_eq!(carry::records(store.as_ref()).unwrap(), before);
+    assert!(Registry(store.as_ref()).members().unwrap().contains_key(&"node2".parse().unwrap()));
+    restored.end();
 }
 
 #[test]
@@ -317,7 +438,7 @@ fn a_wrong_token_and_a_cluster_that_is_not_the_one_that_was_meant_are_refused() 
         let mut joiner = Machine::new("node2").with_vms(1);
         joiner.sets_out(How::Joins { token: token.to_string() });
         let code = joiner.arrives().unwrap_err().code;
-        assert_eq!(carry::records(&joiner.own()).unwrap().len(), 2);
+        assert_eq!(names(&carry::records(&joiner.own()).unwrap()).len(), 2);
         code
     };
     assert_eq!(refused(|token| token.authority[0] ^= 1), Code::ClusterUntrusted);
@@ -326,7 +447,7 @@ fn a_wrong_token_and_a_cluster_that_is_not_the_one_that_was_meant_are_refused() 
     assert_eq!(Registry(cluster.store().unwrap().as_ref()).members().unwrap().len(), 1);
     assert_eq!(cluster.token(Some(5)).unwrap_err().code, Code::InvalidValue);
     let this = host.config.host.clone().unwrap();
-    assert_eq!(cluster.remove(&this).unwrap_err().code, Code::HostAlive);
+    assert_eq!(cluster.remove(&this, Removal::default()).unwrap_err().code, Code::HostAlive);
     assert_eq!(cluster.leave().unwrap_err().code, Code::LastHost);
     assert_eq!(cluster.init(None, None).unwrap_err().code, Code::ClusterAlready);
     let backup = serde_json::to_vec(&cluster.backup().unwrap()).unwrap();
