@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tranche_core::diagnostics;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::liveness::Cause;
 use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
 use tranche_engine::cluster::{Fenced, Fencer};
@@ -21,11 +22,11 @@ pub(crate) struct Agents {
 }
 
 impl Fencer for Agents {
-    fn cut(&self, host: &HostName, _how: &FenceSpec, epoch: u64) -> Fenced {
+    fn cut(&self, host: &HostName, _how: &FenceSpec, cause: Cause) -> Fenced {
         if !self.world.lives(self.life) {
             return Fenced::UnderWay;
         }
-        match self.world.fence(host, epoch) {
+        match self.world.fence(host, cause) {
             Ok(true) => Fenced::Off,
             Ok(false) => Fenced::UnderWay,
             Err(why) => Fenced::Failed(failure(host, &why)),
@@ -35,7 +36,7 @@ impl Fencer for Agents {
 
 fn failure(host: &HostName, why: &str) -> Box<Finding> {
     Box::new(diagnostics::finding(
-        Code::HostFencing,
+        Code::FenceFailed,
         Severity::Error,
         Subject::Host(host.clone()),
         format!("The simulated agent failed: {why}."),

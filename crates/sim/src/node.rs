@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tranche_core::liveness::Poll;
 use tranche_core::name::HostName;
-use tranche_engine::cluster::{Heart, Leader, Led, Member, Rhythm, Tending, turn_every_ms};
+use tranche_engine::cluster::{
+    Dog, Heart, Leader, Led, Member, Rhythm, Tending, beat_every_ms, turn_every_ms,
+};
 use tranche_engine::{Desk, Rejected, View};
 use tranche_store::{Repository, Store};
 
@@ -18,8 +20,6 @@ use crate::scenario::HostSetup;
 use crate::store::NodeStore;
 use crate::world::{Life, Shared};
 
-/// How long a watchdog waits for its food, in milliseconds.
-pub(crate) const WATCHDOG_MS: u64 = 4_000;
 /// How long a service manager waits before it starts a daemon again, in milliseconds.
 pub(crate) const RESTART_MS: u64 = 1_000;
 /// How often a host looks where nothing wakes it, in milliseconds.
@@ -38,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) daemon: Option<Arc<Daemon>>,
     /// When an armed watchdog was last fed.
     pub(crate) fed_ms: Option<u64>,
+    /// How long a watchdog that is armed waits for its food, in milliseconds.
+    pub(crate) watchdog_ms: u64,
     pub(crate) paused_until_ms: u64,
     pub(crate) network_off: bool,
     pub(crate) store_off: bool,
@@ -57,6 +59,7 @@ impl Node {
             life: 0,
             daemon: None,
             fed_ms: None,
+            watchdog_ms: 0,
             paused_until_ms: 0,
             network_off: false,
             store_off: false,
@@ -143,9 +146,10 @@ impl Daemon {
             self.member.take_leave(&|| self.world.now_ms(), self.world.wall(self.life.node));
             self.world.with(|inner| inner.go_down(self.life));
         }
-        let rhythm = self.heart.beat(&|| self.world.now_ms(), self.world.wall(self.life.node));
-        self.skips.store(rhythm == Rhythm::Skips, Ordering::SeqCst);
-        self.member.timers().heartbeat_ms
+        let timers = self.member.timers();
+        let rhythm = self.heart.beat(&timers, &|| self.world.now_ms(), self.world.wall(self.life.node));
+        self.skips.store(matches!(rhythm, Rhythm::Skips | Rhythm::Waits), Ordering::SeqCst);
+        beat_every_ms(rhythm, &timers)
     }
 
     fn lead(&self) -> u64 {
@@ -199,19 +203,22 @@ impl Daemon {
     pub(crate) fn tend(&self) {
         let node = self.life.node;
         let now_ms = self.world.now_ms();
-        let armed = self.world.with(|inner| {
+        let known = self.world.with(|inner| {
             let node = &inner.nodes[node];
-            node.setup.watchdog.then_some(node.fed_ms.is_some())
+            node.setup.watchdog.then_some((node.fed_ms.is_some(), node.watchdog_ms))
         });
-        let Some(armed) = armed else { return };
-        let fed_ms = match self.member.tend(armed, now_ms, WATCHDOG_MS) {
-            Tending::Leave => None,
-            Tending::Arm | Tending::Feed => Some(Some(now_ms)),
-            Tending::Disarm => Some(None),
+        let Some((armed, timeout_ms)) = known else { return };
+        let dog = Dog { timeout_ms, asked_ms: Some(timeout_ms), is_stoppable: true };
+        let (fed_ms, watchdog_ms) = match self.member.tend(armed.then_some(dog), now_ms) {
+            Tending::Leave => return,
+            Tending::Feed => (Some(now_ms), timeout_ms),
+            Tending::Arm(timeout_ms) | Tending::Retime(timeout_ms) => (Some(now_ms), timeout_ms),
+            Tending::Disarm => (None, timeout_ms),
         };
-        if let Some(fed_ms) = fed_ms {
-            self.world.with(|inner| inner.nodes[node].fed_ms = fed_ms);
-        }
+        self.world.with(|inner| {
+            inner.nodes[node].fed_ms = fed_ms;
+            inner.nodes[node].watchdog_ms = watchdog_ms;
+        });
     }
 
     /// Asks the store's members, while heartbeats are not acknowledged.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tranche_core::change::Change;
-use tranche_core::liveness::MemberSays;
+use tranche_core::liveness::{Cause, MemberSays};
 use tranche_core::name::{HostName, Timestamp, VmName};
 use tranche_core::plan::Plan;
 use tranche_core::step::Step;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::chance::Chance;
 use crate::fencing::AGENT_MS;
 use crate::judge::{self, Violation};
-use crate::node::{Daemon, Loop, Node, TEND_EVERY_MS, WATCHDOG_MS};
+use crate::node::{Daemon, Loop, Node, TEND_EVERY_MS};
 use crate::quorum::{Members, Place};
 use crate::report::{Happened, Record, Report, report};
 use crate::scenario::{Event, Scenario, ScenarioError, TIME_MS_MAX};
@@ -68,8 +68,8 @@ pub(crate) struct Inner {
     pub(crate) members: Members,
     /// Who does not reach whom.
     pub(crate) cuts: BTreeSet<(Place, Place)>,
-    /// Since when an agent is at work on an epoch of a host; none once it is done.
-    fences: BTreeMap<(HostName, u64), Option<u64>>,
+    /// Since when an agent is at work on a host for a cause; none once it is done.
+    fences: BTreeMap<(HostName, Cause), Option<u64>>,
     pub(crate) records: Vec<Record>,
     pub(crate) violations: Vec<Violation>,
     rough_until_ms: u64,
@@ -398,7 +398,7 @@ impl Shared {
     }
 
     /// Has an agent cut a host's power. Returns whether it is done.
-    pub(crate) fn fence(&self, host: &HostName, epoch: u64) -> Result<bool, String> {
+    pub(crate) fn fence(&self, host: &HostName, cause: Cause) -> Result<bool, String> {
         self.with(|inner| {
             let now_ms = inner.now_ms;
             let Some(node) = inner.nodes.iter().position(|node| &node.name == host) else {
@@ -407,11 +407,11 @@ impl Shared {
             if inner.nodes[node].agent_off {
                 return Err("the device does not answer".to_owned());
             }
-            match *inner.fences.entry((host.clone(), epoch)).or_insert(Some(now_ms)) {
+            match *inner.fences.entry((host.clone(), cause)).or_insert(Some(now_ms)) {
                 None => Ok(true),
                 Some(since_ms) if now_ms >= since_ms + AGENT_MS => {
                     inner.power_off(node, "its power is cut by an agent");
-                    inner.fences.insert((host.clone(), epoch), None);
+                    inner.fences.insert((host.clone(), cause), None);
                     Ok(true)
                 }
                 Some(_) => Ok(false),
@@ -495,7 +495,9 @@ impl Inner {
         }
         for node in 0..self.nodes.len() {
             self.see_departure_through(node);
-            let starved = self.nodes[node].fed_ms.is_some_and(|fed_ms| self.now_ms >= fed_ms + WATCHDOG_MS);
+            let starved = self.nodes[node]
+                .fed_ms
+                .is_some_and(|fed_ms| self.now_ms >= fed_ms + self.nodes[node].watchdog_ms);
             if starved && self.nodes[node].on {
                 self.resets += 1;
                 self.power_off(node, "its watchdog resets it");
