@@ -25,6 +25,7 @@
 //! Deliberately absent: clocks, the store, the watchdog. Times are milliseconds of one monotonic clock, whichever that is.
 
 mod cuts;
+mod parting;
 mod quorum;
 mod standstill;
 
@@ -33,6 +34,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::cuts::{Cause, Cuts};
+pub use self::parting::{Farewell, Parting};
 pub use self::quorum::{MemberSays, Poll, Quorum};
 pub use self::standstill::{Sight, Standstill, gap_ms};
 use crate::inventory::Pulse;

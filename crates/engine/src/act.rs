@@ -83,3 +83,19 @@ fn in_order(host: &dyn Host, row: Vec<Step>, now: Timestamp) -> Vec<Outcome> {
     }
     outcomes
 }
+
+#[cfg(test)]
+mod tests {
+    use tranche_core::name::VmId;
+
+    use super::*;
+
+    #[test]
+    fn subjects_are_taken_in_the_order_in_which_their_steps_are_due_and_each_keeps_its_own() {
+        let id = VmId(uuid::Uuid::nil());
+        let start = |name: &str| Step::StartVm { vm: name.parse().unwrap(), id };
+        let kill = |name: &str| Step::KillVm { vm: name.parse().unwrap(), id };
+        let due = vec![kill("z"), start("b"), start("z"), start("a")];
+        assert_eq!(rows(due), [vec![kill("z"), start("z")], vec![start("b")], vec![start("a")]]);
+    }
+}

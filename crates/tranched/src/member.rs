@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tranche_core::liveness::MemberSays;
+use tranche_core::liveness::{Farewell, MemberSays, Parting};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::spec::Timers;
 use tranche_engine::cluster::{self, Fencer, Heart, Leader, Led, Rhythm};
@@ -42,14 +42,8 @@ const LISTEN_MS: u64 = 1_000;
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often a host that may not lead asks whether it may.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// How long the end of the daemon waits for the store to hear that the host is not guarded any more, in milliseconds.
-const RETIRE_MS: u64 = 8_000;
-/// Between two looks whether it has.
+/// Between two looks whether the watchdog is stopped, when the daemon ends.
 const RETIRE_LOOK: Duration = Duration::from_millis(50);
-/// How long it takes from there, at most, until the service manager has closed what the daemon has left open, in milliseconds.
-const LEAVE_MS: u64 = 2_000;
-/// How much later than it should a watchdog may reset the host before it is taken to be broken, in milliseconds.
-const RESET_LATE_MS: u64 = 2_000;
 /// For how much longer than until the next look the service manager is asked to wait.
 const MORE_TIME: Duration = Duration::from_secs(5);
 /// The shortest pause between two turns of whoever leads.
@@ -113,8 +107,6 @@ struct Inner {
     ended: AtomicBool,
     /// Whether a watchdog is open that the leader may count on.
     guarded: AtomicBool,
-    /// Its time, in milliseconds.
-    watchdog_ms: AtomicU64,
     /// It is proved that nobody can write to the store.
     nobody_writes: AtomicBool,
     /// When a heartbeat was acknowledged last, by `started`.
@@ -149,7 +141,6 @@ impl Member {
             leads: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             guarded: AtomicBool::new(false),
-            watchdog_ms: AtomicU64::new(0),
             nobody_writes: AtomicBool::new(false),
             beaten_ms: AtomicU64::new(0),
             started: Instant::now(),
@@ -217,24 +208,14 @@ impl Member {
         }
     }
 
-    /// Waits until no watchdog guards the host that anybody counts on; else, after a while, until the daemon may end with one that
-    /// is armed: whoever closes its device feeds it once more, which must not be later than it may be fed. Once it may not, it is
-    /// held until it has reset the host.
+    /// Waits until no watchdog guards the host that anybody counts on, or until the daemon may end with one that is armed.
     fn part_with_watchdog(&self) {
-        let (began_ms, mut may_feed_ms) = (self.now_ms(), self.now_ms());
+        let mut parting = Parting::begins(self.now_ms());
         while self.0.guarded.load(Ordering::SeqCst) {
-            let (now_ms, watchdog_ms) = (self.now_ms(), self.0.watchdog_ms.load(Ordering::SeqCst));
-            let trust_ms = self.timers().bound_ms(watchdog_ms).saturating_sub(watchdog_ms);
-            let may_feed = |ms| self.0.heart.may_feed(now_ms + ms, watchdog_ms);
-            if may_feed(0) {
-                may_feed_ms = now_ms;
-            } else {
-                guard::ask_for_time(MORE_TIME);
-            }
-            let waited = now_ms - began_ms >= RETIRE_MS;
-            let is_broken = now_ms - may_feed_ms > watchdog_ms + RESET_LATE_MS;
-            if is_broken || (waited && may_feed(LEAVE_MS.min(trust_ms / 2))) {
-                return;
+            match self.0.heart.parts(&mut parting, self.now_ms(), &self.timers()) {
+                Farewell::Waits => {}
+                Farewell::Holds => guard::ask_for_time(MORE_TIME),
+                Farewell::Ends => return,
             }
             thread::sleep(RETIRE_LOOK);
         }
@@ -324,7 +305,6 @@ impl Member {
             guard.tend(&self.0.host, self.now_ms());
             // One that cannot be stopped is not waited for once nobody counts on it.
             let counts = guard.is_stoppable() || !self.0.heart.said_unguarded();
-            self.0.watchdog_ms.store(guard.timeout_ms(), Ordering::SeqCst);
             self.0.guarded.store(guard.is_armed() && counts, Ordering::SeqCst);
             if bell.wait(guard.pause()) == Wake::Over {
                 guard.leave();

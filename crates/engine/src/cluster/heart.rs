@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use tranche_core::inventory::Guard;
-use tranche_core::liveness::{Heartbeat, Lifeline, Poll, Quorum, Sight, Standstill};
+use tranche_core::liveness::{Farewell, Heartbeat, Lifeline, Parting, Poll, Quorum, Sight, Standstill};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::plan::HostPlan;
 use tranche_core::spec::Timers;
@@ -152,6 +152,12 @@ impl Heart {
     /// Whether the watchdog may be fed now, if it resets the host `watchdog_ms` after it was last fed.
     pub fn may_feed(&self, now_ms: u64, watchdog_ms: u64) -> bool {
         self.lock().lifeline.may_feed(now_ms, watchdog_ms)
+    }
+
+    /// What follows for a daemon that ends while its watchdog is armed.
+    pub fn parts(&self, parting: &mut Parting, now_ms: u64, timers: &Timers) -> Farewell {
+        let inner = self.lock();
+        parting.next(&inner.lifeline, now_ms, inner.watchdog_ms.unwrap_or_default(), timers)
     }
 
     /// Notes whether the watchdog is armed, and whether it is to stay so; and how long after it was last fed it resets the host, or

@@ -69,11 +69,6 @@ impl Guard {
         self.feeder.is_some()
     }
 
-    /// How long after it was last fed it resets the host, in milliseconds; 0 while it does not run.
-    pub fn timeout_ms(&self) -> u64 {
-        self.feeder.as_ref().map_or(0, Feeder::timeout_ms)
-    }
-
     /// Whether it can be stopped, as far as is known.
     pub fn is_stoppable(&self) -> bool {
         !self.goes_on && self.feeder.as_ref().is_none_or(|feeder| !feeder.facts().nowayout)
