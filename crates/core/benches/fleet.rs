@@ -40,8 +40,7 @@ fn main() {
     print("nothing happens, all is looked at", Memory::default, nothing);
     print("nothing happens, with what is remembered", || memory.clone(), nothing);
     let mut after = inventory.clone();
-    let lost =
-        Pulse { silent_ms: 60_000, epoch: 0, armed: true, off: Some(DownBy::Agent), clock_ahead_ms: 0 };
+    let lost = Pulse { silent_ms: 60_000, armed: true, off: Some(DownBy::Agent), ..Pulse::default() };
     after.get_mut(&host(1)).expect("it is there").pulse = Some(lost);
     let planned = planner::plan(&spec, &after, &settled, Timestamp(2));
     let moved = settled.vms.changes(&planned.plan.vms).count();
@@ -77,7 +76,7 @@ fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
     for number in 1..=hosts {
         let name = host(number);
         let mut seen = add_host(&name, VMS_PER_HOST, true, &mut spec, &mut plan);
-        seen.pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: true, off: None, clock_ahead_ms: 0 });
+        seen.pulse = Some(Pulse { armed: true, ..Pulse::default() });
         let member = HostSpec {
             joined_at: Timestamp(0),
             labels: BTreeMap::new(),

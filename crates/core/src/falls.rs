@@ -97,7 +97,7 @@ impl Starts {
     /// command that a VM's start would serve.
     pub fn see(&mut self, due: &BTreeSet<&VmName>, serial: impl Fn(&VmName) -> Option<u64>, now: Timestamp) {
         self.0.retain(|vm, start| {
-            let steady = start.up && now.ms_since(start.at) >= STEADY_MS;
+            let steady = start.up && now.is_past(start.at, STEADY_MS);
             let is_due = due.contains(vm);
             if serial(vm) != Some(start.serial) || steady {
                 return false;
@@ -114,12 +114,13 @@ impl Starts {
         self.0.remove(vm);
     }
 
-    /// When a VM may be started; none where nothing stands against it.
-    pub fn waits_until(&self, vm: &VmName, policy: RestartPolicy) -> Option<Timestamp> {
+    /// When a VM may be started; none where nothing stands against it now.
+    pub fn waits_until(&self, vm: &VmName, policy: RestartPolicy, now: Timestamp) -> Option<Timestamp> {
         let start = self.0.get(vm).filter(|start| !start.up && start.falls > 0)?;
         let doubled = PAUSE_FIRST_MS.saturating_mul(1 << (start.falls - 1).min(20));
         let least_ms = if policy.is_spent(start.falls) { HANDOVER_MS } else { 0 };
-        Some(Timestamp(start.at.0.saturating_add(doubled.min(PAUSE_LONGEST_MS).max(least_ms))))
+        let pause_ms = doubled.min(PAUSE_LONGEST_MS).max(least_ms);
+        (!now.is_past(start.at, pause_ms)).then_some(Timestamp(start.at.0.saturating_add(pause_ms)))
     }
 
     /// The VMs that fell, and how often.
@@ -154,7 +155,9 @@ mod tests {
     fn each_fall_waits_twice_as_long_up_to_five_minutes() {
         let mut starts = Starts::default();
         let policy = RestartPolicy { local: 200, elsewhere: 0 };
-        let waits = |starts: &Starts, now| starts.waits_until(&vm(), policy).map(|until| until.0 - now);
+        let waits = |starts: &Starts, now| {
+            starts.waits_until(&vm(), policy, Timestamp(now)).map(|until| until.0 - now)
+        };
         assert_eq!(waits(&starts, 0), None);
         for expected_ms in
             [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000, 300_000]
@@ -173,9 +176,18 @@ mod tests {
         let mut starts = Starts::default();
         fall(&mut starts, 0);
         assert_eq!(
-            starts.waits_until(&vm(), RestartPolicy { local: 0, elsewhere: 1 }),
+            starts.waits_until(&vm(), RestartPolicy { local: 0, elsewhere: 1 }, Timestamp(0)),
             Some(Timestamp(HANDOVER_MS))
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_pause_and_does_not_make_it_last() {
+        let mut starts = Starts::default();
+        fall(&mut starts, 7_200_000);
+        let waits_at = |now| starts.waits_until(&vm(), RestartPolicy::default(), Timestamp(now)).is_some();
+        assert!(waits_at(7_200_999) && !waits_at(7_201_000));
+        assert!(!waits_at(3_600_000), "an hour before the fall");
     }
 
     #[test]

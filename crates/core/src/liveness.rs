@@ -5,22 +5,38 @@
 //! leader  hears it at h, s ≤ h ──► lost at h + lost ──► restarts what it ran at h + restart, restart > reset
 //! ```
 //!
+//! A host goes by the times that it knows, and by what its watchdog takes; both may differ from what the leader has come to know
+//! since. So each heartbeat says by when the host has been reset if no other one is acknowledged (its *bound*). The host keeps to the
+//! shortest one that it has said since the last acknowledgement, and the leader waits for the one that it heard last.
+//!
 //! The two never compare clocks; each measures time by its own monotonic clock, from a moment that is on the safe side:
 //! the host counts from when it *sent* the last heartbeat that the store acknowledged, the leader from when it *heard* it.
 //!
-//! A leader counts silence only over a time in which the store answered it without a gap of an election
-//! ([`Watchman`]). So a store that lost its leader, or a leader of ours that was asleep, never makes a host look dead. And
-//! a host that cannot reach a store which nobody can write need not reset itself: see [`Quorum`].
+//! A leader counts silence only over a time in which the store answered it without a gap of an election, and took writes
+//! ([`Watchman`]). So a store that lost its leader or is full, or a leader of ours that was asleep, never makes a host look dead. And
+//! a host whose heartbeats nobody's store can take need not reset itself: see [`Quorum`] for a store without a majority,
+//! [`Standstill`] for one that is full.
+//!
+//! A watchdog that the leader does not count on is one that is not there: after a heartbeat was acknowledged which says that it is
+//! not armed, and as long as none was sent that says otherwise, nothing of its host is started elsewhere on its word. One that
+//! cannot be stopped (`nowayout`) is then fed whatever becomes of the store, and of the host's VMs: to let it reset the host would
+//! save nothing, for a fence agent cuts the host's power itself, and somebody who says that the host is down has looked.
 //!
 //! Deliberately absent: clocks, the store, the watchdog. Times are milliseconds of one monotonic clock, whichever that is.
 
+mod cuts;
+mod parting;
 mod quorum;
+mod standstill;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cuts::{Cause, Cuts};
+pub use self::parting::{Farewell, Parting};
 pub use self::quorum::{MemberSays, Poll, Quorum};
+pub use self::standstill::{Sight, Standstill, gap_ms};
 use crate::inventory::Pulse;
 use crate::name::{HostName, Timestamp};
 use crate::plan::DownBy;
@@ -38,6 +54,10 @@ pub struct Heartbeat {
     pub epoch: u64,
     /// Whether the host's watchdog is armed.
     pub armed: bool,
+    /// By when the watchdog, if it is armed, has reset the host, in milliseconds from when this was sent, unless another heartbeat is
+    /// acknowledged. A host of an older version does not say so, and goes by [`Timers::reset_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_ms: Option<u64>,
     /// Whether it is the last one: the host runs nothing any more and is about to shut down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub farewell: bool,
@@ -47,12 +67,31 @@ pub struct Heartbeat {
     pub sent_at: Timestamp,
 }
 
+/// An answer of the store: all heartbeats, as they were at some moment between the question and the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Hearing<'a> {
+    /// When it was asked for.
+    pub asked_ms: u64,
+    /// When it had come.
+    pub answered_ms: u64,
+    /// The revision of the store that it is of.
+    pub revision: u64,
+    /// A moment before something was written to the store by whoever asked, if that was done besides.
+    pub wrote_after_ms: Option<u64>,
+    /// The heartbeats.
+    pub beats: &'a BTreeMap<HostName, Heartbeat>,
+}
+
 /// The leader's memory of heartbeats.
 #[derive(Debug, Clone, Default)]
 pub struct Watchman {
     heard: BTreeMap<HostName, Heard>,
     /// When the last answer of the store was asked for: up to then it is known that nothing else had come.
     asked_ms: Option<u64>,
+    /// The revision of that answer.
+    revision: u64,
+    /// A moment before the last write to the store that is known of.
+    written_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,21 +104,22 @@ struct Heard {
 }
 
 impl Watchman {
-    /// Takes an answer of the store: all heartbeats, as they were at some moment between `asked_ms` and `answered_ms`.
+    /// Whether an answer of this revision shows that somebody has written since the last one. Where it does not, whoever listens
+    /// has to write something himself to know that the store takes it.
+    pub fn shows_write(&self, revision: u64) -> bool {
+        self.asked_ms.is_some() && revision > self.revision
+    }
+
+    /// Takes an answer of the store.
     ///
     /// If the answer comes an election's time or more after the last one was asked for, the store may have been without a
-    /// leader meanwhile and no heartbeat could be written: every host is given its time anew. `now` is the wall clock's, by
-    /// which only the hosts' clocks are judged.
-    pub fn hear(
-        &mut self,
-        asked_ms: u64,
-        answered_ms: u64,
-        beats: &BTreeMap<HostName, Heartbeat>,
-        timers: &Timers,
-        now: Timestamp,
-    ) {
-        let unbroken =
-            self.asked_ms.is_some_and(|last| answered_ms.saturating_sub(last) < timers.election_ms);
+    /// leader meanwhile and no heartbeat could be written: every host is given its time anew. So it is where nothing is known to
+    /// have been written for longer than [`gap_ms`]: the store may take no heartbeats, and a host may know that
+    /// ([`Standstill`]). `now` is the wall clock's, by which only the hosts' clocks are judged.
+    pub fn hear(&mut self, hearing: Hearing<'_>, timers: &Timers, now: Timestamp) {
+        let Hearing { asked_ms, answered_ms, revision, wrote_after_ms, beats } = hearing;
+        let within = |since: Option<u64>, ms| since.is_some_and(|at| answered_ms.saturating_sub(at) < ms);
+        let unbroken = within(self.asked_ms, timers.election_ms) && within(self.written_ms, gap_ms(timers));
         self.heard.retain(|host, _| beats.contains_key(host));
         for (host, beat) in beats {
             let before = self.heard.get(host).filter(|_| unbroken);
@@ -92,16 +132,20 @@ impl Watchman {
                 self.heard.insert(host.clone(), heard);
             }
         }
+        let seen_after_ms = self.asked_ms.filter(|_| self.shows_write(revision));
+        self.written_ms = self.written_ms.max(seen_after_ms).max(wrote_after_ms);
         self.asked_ms = Some(asked_ms);
+        self.revision = revision;
     }
 
     /// Each host's last heartbeat, and for how long it is known that no other one has come.
     pub fn pulses(&self) -> impl Iterator<Item = (&HostName, Pulse)> {
         self.heard.iter().map(|(host, heard)| {
             let silent_ms = self.asked_ms.unwrap_or_default().saturating_sub(heard.at_ms);
-            let Heartbeat { epoch, armed, farewell, .. } = heard.beat;
+            let Heartbeat { epoch, armed, bound_ms, farewell, .. } = heard.beat;
             let off = farewell.then_some(DownBy::Shutdown);
-            (host, Pulse { silent_ms, epoch, armed, off, clock_ahead_ms: heard.clock_ahead_ms })
+            let clock_ahead_ms = heard.clock_ahead_ms;
+            (host, Pulse { silent_ms, epoch, armed, bound_ms, being_cut: false, off, clock_ahead_ms })
         })
     }
 
@@ -116,17 +160,27 @@ impl Watchman {
 pub struct Lifeline {
     /// When it last knew so.
     sure_ms: Option<u64>,
+    /// The shortest bound that it has said since, with the heartbeat that was acknowledged then or with a later one, which may
+    /// have arrived all the same.
+    bound_ms: u64,
     /// It was told that it was given up.
     cut: bool,
 }
 
 impl Lifeline {
-    /// The store acknowledged the heartbeat that was sent then.
-    pub fn acknowledged(&mut self, sent_ms: u64) {
-        self.sure_ms = self.sure_ms.max(Some(sent_ms));
+    /// A heartbeat with this bound is about to be sent.
+    pub fn sends(&mut self, bound_ms: u64) {
+        self.bound_ms = self.bound_ms.min(bound_ms);
     }
 
-    /// It is proved that nobody could write to the store up to then ([`Quorum::proved_until`]).
+    /// The store acknowledged the heartbeat with this bound that was sent then, and none was sent since.
+    pub fn acknowledged(&mut self, sent_ms: u64, bound_ms: u64) {
+        if self.sure_ms.is_none_or(|sure_ms| sure_ms <= sent_ms) {
+            (self.sure_ms, self.bound_ms) = (Some(sent_ms), bound_ms);
+        }
+    }
+
+    /// It is proved that nobody could give the host up until then ([`Quorum::proved_until`], [`Standstill::proved_until`]).
     pub fn proved(&mut self, until_ms: u64) {
         // Without a heartbeat that was acknowledged, there is nothing to keep alive.
         if self.sure_ms.is_some() {
@@ -140,14 +194,17 @@ impl Lifeline {
     }
 
     /// Whether the watchdog may be fed now, if it resets the host `watchdog_ms` after it was last fed.
-    pub fn may_feed(&self, now_ms: u64, watchdog_ms: u64, timers: &Timers) -> bool {
-        let trust_ms = timers.reset_ms.saturating_sub(watchdog_ms);
-        !self.cut && self.sure_ms.is_some_and(|sure| now_ms.saturating_sub(sure) <= trust_ms)
+    pub fn may_feed(&self, now_ms: u64, watchdog_ms: u64) -> bool {
+        let trusted = |sure: u64| {
+            let fed_ms = now_ms.saturating_sub(sure);
+            fed_ms.saturating_add(watchdog_ms) <= self.bound_ms
+        };
+        !self.cut && self.sure_ms.is_some_and(trusted)
     }
 
     /// When the host must be down by itself; none while nothing was ever acknowledged.
-    pub fn ends_ms(&self, timers: &Timers) -> Option<u64> {
-        self.sure_ms.map(|sure| sure.saturating_add(timers.reset_ms))
+    pub fn ends_ms(&self) -> Option<u64> {
+        self.sure_ms.map(|sure| sure.saturating_add(self.bound_ms))
     }
 }
 
@@ -165,6 +222,7 @@ mod tests {
             count,
             epoch: 0,
             armed: true,
+            bound_ms: Some(8_000),
             farewell: false,
             version: String::new(),
             sent_at: Timestamp(0),
@@ -176,51 +234,104 @@ mod tests {
         watchman.pulses().next().unwrap().1.silent_ms
     }
 
+    /// Hears of a heartbeat. Where the store takes writes, something is written each time.
+    fn hear(watchman: &mut Watchman, (asked_ms, answered_ms): (u64, u64), count: u64, writes: bool) {
+        let wrote_after_ms = writes.then_some(answered_ms);
+        let hearing = Hearing { asked_ms, answered_ms, revision: 1, wrote_after_ms, beats: &beats(count) };
+        watchman.hear(hearing, &Timers::default(), Timestamp(0));
+    }
+
     #[test]
     fn silence_counts_from_the_answer_that_showed_the_heartbeat_to_the_question_that_showed_no_other() {
         let mut watchman = Watchman::default();
-        let timers = Timers::default();
-        watchman.hear(0, 100, &beats(1), &timers, Timestamp(0));
+        hear(&mut watchman, (0, 50), 1, true);
+        hear(&mut watchman, (60, 100), 1, true);
+        assert_eq!(silent_ms(&watchman), 10);
+        hear(&mut watchman, (400, 450), 1, true);
+        assert_eq!(silent_ms(&watchman), 350);
+        hear(&mut watchman, (800, 900), 2, true);
         assert_eq!(silent_ms(&watchman), 0);
-        watchman.hear(400, 450, &beats(1), &timers, Timestamp(0));
-        assert_eq!(silent_ms(&watchman), 300);
-        watchman.hear(800, 900, &beats(2), &timers, Timestamp(0));
-        assert_eq!(silent_ms(&watchman), 0);
-        watchman.hear(1_200, 1_700, &beats(2), &timers, Timestamp(0));
+        hear(&mut watchman, (1_200, 1_700), 2, true);
         assert_eq!(silent_ms(&watchman), 300);
     }
 
     #[test]
     fn a_pause_of_the_store_or_of_the_leader_gives_every_host_its_time_anew() {
         let mut watchman = Watchman::default();
-        let timers = Timers::default();
         for asked in (0..9_000).step_by(400) {
-            watchman.hear(asked, asked + 50, &beats(1), &timers, Timestamp(0));
+            hear(&mut watchman, (asked, asked + 50), 1, true);
         }
         assert_eq!(silent_ms(&watchman), 8_750);
-        watchman.hear(9_200, 9_800, &beats(1), &timers, Timestamp(0));
+        hear(&mut watchman, (9_200, 9_800), 1, true);
         assert_eq!(silent_ms(&watchman), 0, "an election may have been between 8800 and 9800");
     }
 
     #[test]
+    fn while_the_store_takes_no_writes_nobodys_silence_counts_and_then_everybody_has_the_whole_time() {
+        let mut watchman = Watchman::default();
+        for asked in (0..4_000).step_by(400) {
+            hear(&mut watchman, (asked, asked + 50), 1, true);
+        }
+        assert_eq!(silent_ms(&watchman), 3_550);
+        for asked in (4_000..30_000).step_by(400) {
+            hear(&mut watchman, (asked, asked + 50), 1, false);
+            assert!(silent_ms(&watchman) < 5_000, "nobody is lost for it");
+        }
+        assert_eq!(silent_ms(&watchman), 0);
+        hear(&mut watchman, (30_000, 30_050), 1, true);
+        hear(&mut watchman, (30_400, 30_450), 1, true);
+        assert_eq!(silent_ms(&watchman), 350, "since it is known that it takes them again");
+    }
+
+    #[test]
+    fn a_revision_that_moves_is_a_write_of_somebody() {
+        let mut watchman = Watchman::default();
+        assert!(!watchman.shows_write(7), "nothing was seen before");
+        for (asked_ms, revision) in (0..4_000).step_by(400).zip(7..) {
+            assert_eq!(watchman.shows_write(revision), asked_ms > 0);
+            let hearing = Hearing {
+                asked_ms,
+                answered_ms: asked_ms + 50,
+                revision,
+                wrote_after_ms: None,
+                beats: &beats(1),
+            };
+            watchman.hear(hearing, &Timers::default(), Timestamp(0));
+        }
+        assert_eq!(silent_ms(&watchman), 3_600 - 850, "the first write that is known of was seen at 450");
+    }
+
+    #[test]
     fn a_watchdog_that_is_fed_as_long_as_it_may_be_resets_its_host_in_time() {
-        let timers = Timers::default();
         let mut lifeline = Lifeline::default();
-        assert!(!lifeline.may_feed(0, 4_000, &timers), "nothing was acknowledged yet");
-        lifeline.acknowledged(1_000);
-        lifeline.acknowledged(500);
-        let fed: Vec<u64> = (0..20_000).filter(|now| lifeline.may_feed(*now, 4_000, &timers)).collect();
+        assert!(!lifeline.may_feed(0, 4_000), "nothing was acknowledged yet");
+        lifeline.acknowledged(1_000, 8_000);
+        lifeline.acknowledged(500, 8_000);
+        let fed: Vec<u64> = (0..20_000).filter(|now| lifeline.may_feed(*now, 4_000)).collect();
         assert_eq!(fed.last(), Some(&5_000));
-        assert_eq!(lifeline.ends_ms(&timers), Some(5_000 + 4_000));
+        assert_eq!(lifeline.ends_ms(), Some(5_000 + 4_000));
+        assert!(!lifeline.may_feed(1_000, 8_001), "one that takes longer is not fed at all");
+    }
+
+    #[test]
+    fn a_host_keeps_to_the_shortest_bound_that_may_have_arrived_and_takes_a_longer_one_only_when_it_did() {
+        let mut lifeline = Lifeline::default();
+        lifeline.acknowledged(0, 60_000);
+        assert!(lifeline.may_feed(20_000, 30_000));
+        lifeline.sends(8_000);
+        assert_eq!(lifeline.ends_ms(), Some(8_000), "the leader may have heard it");
+        lifeline.sends(60_000);
+        assert_eq!(lifeline.ends_ms(), Some(8_000), "the leader may not have heard it");
+        lifeline.acknowledged(21_000, 60_000);
+        assert_eq!(lifeline.ends_ms(), Some(81_000));
     }
 
     #[test]
     fn a_host_that_was_given_up_feeds_no_more_whatever_is_acknowledged_later() {
-        let timers = Timers::default();
         let mut lifeline = Lifeline::default();
-        lifeline.acknowledged(1_000);
+        lifeline.acknowledged(1_000, 8_000);
         lifeline.cut();
-        lifeline.acknowledged(2_000);
-        assert!(!lifeline.may_feed(2_000, 4_000, &timers));
+        lifeline.acknowledged(2_000, 8_000);
+        assert!(!lifeline.may_feed(2_000, 4_000));
     }
 }

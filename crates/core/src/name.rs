@@ -488,6 +488,12 @@ impl Timestamp {
     pub fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// Whether so many milliseconds have passed since `earlier`. A clock that was set back past that moment counts as if they had:
+    /// a pause may end early by that, and never lasts for as long as the clock was set back.
+    pub fn is_past(self, earlier: Self, ms: u64) -> bool {
+        self < earlier || self.ms_since(earlier) >= ms
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
 use crate::map::Map;
 use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
-use crate::spec::{GpuMode, VmSource, VmSpec};
+use crate::spec::{GpuMode, HostSpec, SaidDown, VmSource, VmSpec};
 
 /// Everything that was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -192,6 +192,14 @@ pub struct HostPlan {
     pub departs: bool,
 }
 
+impl HostPlan {
+    /// Whether somebody said that the host is down, in the silence that it is in now.
+    pub fn is_said_down(&self, wish: &HostSpec) -> bool {
+        let word = self.standing.since().map(|since| SaidDown { epoch: self.epoch, since });
+        word.is_some() && wish.said_down == word
+    }
+}
+
 /// Whether a member of the cluster is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -220,6 +228,14 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Since when it stands so; nothing for one that is there.
+    pub fn since(self) -> Option<Timestamp> {
+        match self {
+            Self::Up => None,
+            Self::Lost { since } | Self::Fencing { since } | Self::Down { since, .. } => Some(since),
+        }
+    }
+
     /// Whether it was given up: its heartbeats are refused until it has begun anew.
     pub fn is_given_up(self) -> bool {
         matches!(self, Self::Fencing { .. } | Self::Down { .. })
@@ -239,6 +255,9 @@ pub enum DownBy {
     Hand,
     /// It said so itself before it shut down.
     Shutdown,
+    /// It was given up, and reported since that it has ended all that it ran: nothing else could tell, because its fence agent
+    /// fails.
+    Surrender,
 }
 
 impl VmGoal {

@@ -18,7 +18,7 @@ pub use self::availability::{
     ShutdownPolicy, Timers,
 };
 pub use self::homogeneity::Homogeneity;
-pub use self::host::{Departure, DepartureWay, Duty, FenceSpec, HostSpec, LABELS_PER_HOST_MAX};
+pub use self::host::{Departure, DepartureWay, Duty, FenceSpec, HostSpec, LABELS_PER_HOST_MAX, SaidDown};
 
 pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
 

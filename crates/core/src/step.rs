@@ -315,7 +315,7 @@ struct Attempt {
 impl Attempts {
     /// Whether a step may be carried out now.
     pub fn allows(&self, step: &Step, now: Timestamp) -> bool {
-        self.find(step).is_none_or(|attempt| now.ms_since(attempt.at) >= pause_ms(attempt.failures))
+        self.find(step).is_none_or(|attempt| now.is_past(attempt.at, pause_ms(attempt.failures)))
     }
 
     /// Remembers that a step was carried out now, and whether it failed. Returns how often it has failed in a row.
@@ -367,6 +367,14 @@ mod tests {
             now = Timestamp(now.0 + expected_ms);
             assert!(attempts.allows(&step(), now));
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_make_a_step_wait() {
+        let mut attempts = Attempts::default();
+        attempts.record(&step(), true, Timestamp(7_200_000));
+        assert!(!attempts.allows(&step(), Timestamp(7_200_000)));
+        assert!(attempts.allows(&step(), Timestamp(3_600_000)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! computation yields the rest. A step that could hurt is simply not due while anything could be hurt by it: partitions
 //! are remade only while none is open, and a VM starts only when everything that it holds is ready.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inventory::{
@@ -17,16 +18,21 @@ use crate::spec::{Failover, GpuMode, Spec, VmSource};
 use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
 
-/// The steps that are due on the host that an inventory is of: GPUs first, then VMs, each in address or name order.
-///
-/// `spec` is read only for the hardware of VMs that are still to be defined.
+/// The steps that are due on the host that an inventory is of: GPUs first, in the order of their addresses; then VMs, those
+/// with the highest priority first, and of equals the oldest. They are carried out in this order.
 pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
     let mut due = reload_steps(plan, observed);
     for (key, planned) in plan.gpus.iter().filter(|(key, _)| key.host == observed.host) {
         due.extend(gpu_steps(key, planned, plan, observed));
     }
     let remade: BTreeSet<GpuAddress> = due.iter().flat_map(remakes).cloned().collect();
-    for (name, planned) in plan.vms.iter().filter(|(_, planned)| planned.host == observed.host) {
+    let mut residents: Vec<(&VmName, &VmPlan)> =
+        plan.vms.iter().filter(|(_, planned)| planned.host == observed.host).collect();
+    residents.sort_by_key(|(name, _)| {
+        let wish = spec.vms.get(*name);
+        (Reverse(wish.map(|wish| wish.availability.priority)), wish.map(|wish| wish.created_at))
+    });
+    for (name, planned) in residents {
         let waits = plan.held_by(name).any(|(slot, _)| remade.contains(&slot.gpu.address));
         let steps = vm_steps(name, planned, spec, plan, observed);
         if !(waits && steps.iter().any(|step| matches!(step, Step::StartVm { .. }))) {

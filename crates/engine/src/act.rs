@@ -1,4 +1,5 @@
-//! Carrying out steps: those of one subject in order, those of different subjects side by side.
+//! Carrying out steps: those of one subject in order, those of different subjects side by side, begun in the order in which the
+//! steps are due.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -18,18 +19,28 @@ pub(super) struct Outcome {
     pub(super) result: Result<(), Box<Finding>>,
 }
 
-/// Carries out steps and returns what came of each one tried, in the order of their subjects. Steps behind one that
+/// Carries out steps and returns what came of each one tried, subject by subject as they first come. Steps behind one that
 /// failed are not tried. GPUs come before VMs, so that a partition is never touched while its VM starts.
 pub(super) fn act(host: &dyn Host, due: Vec<Step>, workers: usize, now: Timestamp) -> Vec<Outcome> {
-    let mut rows: BTreeMap<StepSubject, Vec<Step>> = BTreeMap::new();
-    for step in due {
-        rows.entry(step.subject()).or_default().push(step);
-    }
     let (gpus, vms): (Vec<_>, Vec<_>) =
-        rows.into_iter().partition(|(subject, _)| matches!(subject, StepSubject::Gpu(_)));
-    let mut outcomes = side_by_side(host, gpus.into_iter().map(|(_, row)| row).collect(), workers, now);
-    outcomes.extend(side_by_side(host, vms.into_iter().map(|(_, row)| row).collect(), workers, now));
+        due.into_iter().partition(|step| matches!(step.subject(), StepSubject::Gpu(_)));
+    let mut outcomes = side_by_side(host, rows(gpus), workers, now);
+    outcomes.extend(side_by_side(host, rows(vms), workers, now));
     outcomes
+}
+
+/// The steps of each subject, in the order in which the subjects first come.
+fn rows(due: Vec<Step>) -> Vec<Vec<Step>> {
+    let mut places: BTreeMap<StepSubject, usize> = BTreeMap::new();
+    let mut rows: Vec<Vec<Step>> = Vec::new();
+    for step in due {
+        let place = *places.entry(step.subject()).or_insert(rows.len());
+        match rows.get_mut(place) {
+            Some(row) => row.push(step),
+            None => rows.push(vec![step]),
+        }
+    }
+    rows
 }
 
 fn side_by_side(host: &dyn Host, rows: Vec<Vec<Step>>, workers: usize, now: Timestamp) -> Vec<Outcome> {
@@ -71,4 +82,20 @@ fn in_order(host: &dyn Host, row: Vec<Step>, now: Timestamp) -> Vec<Outcome> {
         }
     }
     outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use tranche_core::name::VmId;
+
+    use super::*;
+
+    #[test]
+    fn subjects_are_taken_in_the_order_in_which_their_steps_are_due_and_each_keeps_its_own() {
+        let id = VmId(uuid::Uuid::nil());
+        let start = |name: &str| Step::StartVm { vm: name.parse().unwrap(), id };
+        let kill = |name: &str| Step::KillVm { vm: name.parse().unwrap(), id };
+        let due = vec![kill("z"), start("b"), start("z"), start("a")];
+        assert_eq!(rows(due), [vec![kill("z"), start("z")], vec![start("b")], vec![start("a")]]);
+    }
 }

@@ -14,6 +14,6 @@ mod leader;
 mod member;
 mod trouble;
 
-pub use self::heart::{Heart, Rhythm};
+pub use self::heart::{Heart, Rhythm, beat_every_ms};
 pub use self::leader::{Fenced, Fencer, Leader, Led, turn_every_ms};
-pub use self::member::{Member, Tending};
+pub use self::member::{Dog, Member, Tending};

@@ -90,6 +90,7 @@ struct Inner {
 #[derive(Debug)]
 struct Rest {
     pulses: BTreeMap<HostName, Pulse>,
+    reported: Vec<Finding>,
     since: Timestamp,
 }
 
@@ -114,6 +115,8 @@ pub struct Reports {
     pub inventory: Reported,
     /// What happened, for the logs of operations.
     pub news: News,
+    /// What is wrong besides, as whoever reports knows.
+    pub findings: Vec<Finding>,
 }
 
 /// What hosts reported.
@@ -311,7 +314,8 @@ impl Desk {
         let known = match &reports.inventory {
             Reported::One(_) => self.refresh(&mut inner).map(|()| true),
             Reported::Stored(pulses) => {
-                self.follow(&mut inner).map(|news| news || !inner.may_rest(pulses, now))
+                let rests = inner.may_rest(pulses, &reports.findings, now);
+                self.follow(&mut inner).map(|news| news || !rests)
             }
         };
         match known {
@@ -336,9 +340,10 @@ impl Desk {
             }
         };
         inner.inventory = inventory.into();
-        let decided = self.plan_and_store(&mut inner, &reports.news, terms, now);
+        let decided = self.plan_and_store(&mut inner, &reports.news, &reports.findings, terms, now);
         let changed = decided.is_none() || inner.loaded.state != stored || inner.store_finding.is_some();
-        inner.rest = pulses.filter(|_| !changed).map(|pulses| Rest { pulses, since: now });
+        let reported = reports.findings;
+        inner.rest = pulses.filter(|_| !changed).map(|pulses| Rest { pulses, reported, since: now });
         self.publish(&inner);
         decided
     }
@@ -347,6 +352,7 @@ impl Desk {
         &self,
         inner: &mut Inner,
         news: &News,
+        reported: &[Finding],
         terms: &Terms,
         now: Timestamp,
     ) -> Option<Decided> {
@@ -377,6 +383,7 @@ impl Desk {
         let put_back = judge_operations(&mut next, &inner.inventory, &findings, &failures, news, now);
         let stored = self.commit(inner, next, terms).is_ok();
         findings.extend(inner.store_finding.clone());
+        findings.extend_from_slice(reported);
         findings.sort();
         findings.dedup();
         inner.findings = findings.into();
@@ -484,8 +491,10 @@ impl Desk {
 
 impl Inner {
     /// Whether the last decision changed nothing, and all that it rested on is as it was.
-    fn may_rest(&self, pulses: &BTreeMap<HostName, Pulse>, now: Timestamp) -> bool {
-        let rests = |rest: &Rest| rest.pulses == *pulses && now.ms_since(rest.since) < REST_MS_MAX;
+    fn may_rest(&self, pulses: &BTreeMap<HostName, Pulse>, reported: &[Finding], now: Timestamp) -> bool {
+        let rests = |rest: &Rest| {
+            rest.pulses == *pulses && rest.reported == reported && !now.is_past(rest.since, REST_MS_MAX)
+        };
         self.rest.as_ref().is_some_and(rests)
     }
 

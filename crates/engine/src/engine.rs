@@ -108,7 +108,11 @@ impl Engine {
     pub fn pass(&self, now: Timestamp) -> PassReport {
         let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = hand.look(now);
-        let reports = Reports { inventory: Reported::One(Box::new(seen.clone())), news: hand.take_news() };
+        let reports = Reports {
+            inventory: Reported::One(Box::new(seen.clone())),
+            news: hand.take_news(),
+            findings: Vec::new(),
+        };
         match self.desk.decide(reports, &Terms::default(), now) {
             Some(decided) => hand.act((&decided.spec, &decided.plan), &seen, &decided.put_back, now),
             None => {

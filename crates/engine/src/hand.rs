@@ -86,7 +86,7 @@ impl Hand {
     /// Looks at the host: after steps that changed some GPUs only, at these; never for long without looking at everything.
     pub fn look(&mut self, now: Timestamp) -> HostInventory {
         let touched = mem::take(&mut self.touched);
-        let fresh = now.ms_since(self.surveyed_at) < SURVEY_EVERY_MS;
+        let fresh = !now.is_past(self.surveyed_at, SURVEY_EVERY_MS);
         let last = self.last.as_ref().filter(|_| fresh && !touched.is_empty());
         let mut seen = match last {
             Some(last) => self.host.observe_again(&touched, last, now),
@@ -120,7 +120,7 @@ impl Hand {
         self.attempts.keep_only(&due);
         self.see_falls(spec, &due, now);
         due.retain(|step| !spared.contains(&step.subject()));
-        let after_fall = |step: &Step| self.waits_after_fall(spec, step).filter(|until| *until > now);
+        let after_fall = |step: &Step| self.waits_after_fall(spec, step, now);
         let (ready, waiting): (Vec<Step>, Vec<Step>) =
             due.into_iter().partition(|step| self.attempts.allows(step, now) && after_fall(step).is_none());
         let ready = without_blocked(ready, &waiting);
@@ -149,9 +149,9 @@ impl Hand {
     }
 
     /// Until when a VM that fell is not started.
-    fn waits_after_fall(&self, spec: &Spec, step: &Step) -> Option<Timestamp> {
+    fn waits_after_fall(&self, spec: &Spec, step: &Step, now: Timestamp) -> Option<Timestamp> {
         let Step::StartVm { vm, .. } = step else { return None };
-        self.starts.waits_until(vm, spec.vms.get(vm)?.availability.restarts)
+        self.starts.waits_until(vm, spec.vms.get(vm)?.availability.restarts, now)
     }
 
     fn remember_starts(&mut self, spec: &Spec, outcomes: &[Outcome], now: Timestamp) {

@@ -81,7 +81,7 @@ impl Library {
         }
         let bound: Vec<_> =
             gpus.iter().filter(|gpu| is_bound(calls, gpu, monitor.driver())).cloned().collect();
-        let is_fresh = memory.said.as_ref().is_some_and(|(at, _)| now.ms_since(*at) < ASK_EVERY_MS);
+        let is_fresh = memory.said.as_ref().is_some_and(|(at, _)| !now.is_past(*at, ASK_EVERY_MS));
         if bound.is_empty() || is_fresh {
             return;
         }

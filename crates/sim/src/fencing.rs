@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tranche_core::diagnostics;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
+use tranche_core::liveness::Cause;
 use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
 use tranche_engine::cluster::{Fenced, Fencer};
@@ -21,11 +22,11 @@ pub(crate) struct Agents {
 }
 
 impl Fencer for Agents {
-    fn cut(&self, host: &HostName, _how: &FenceSpec, epoch: u64) -> Fenced {
+    fn cut(&self, host: &HostName, _how: &FenceSpec, cause: Cause) -> Fenced {
         if !self.world.lives(self.life) {
             return Fenced::UnderWay;
         }
-        match self.world.with(|inner| inner.fence(self.life, host, epoch)) {
+        match self.world.with(|inner| inner.fence(self.life, host, cause)) {
             Ok(true) => Fenced::Off,
             Ok(false) => Fenced::UnderWay,
             Err(why) => Fenced::Failed(failure(host, &why)),
@@ -46,12 +47,12 @@ impl Inner {
     /// Has an agent cut a host's power. Returns whether it is done.
     ///
     /// What the agent was told takes effect, whether or not the daemon still hears of it.
-    fn fence(&mut self, by: Life, host: &HostName, epoch: u64) -> Result<bool, String> {
+    fn fence(&mut self, by: Life, host: &HostName, cause: Cause) -> Result<bool, String> {
         let Some(node) = self.node_of(host) else { return Err("there is no such host".to_owned()) };
         if self.nodes[node].agent_off || self.is_off_network(by.node) {
             return Err("the device does not answer".to_owned());
         }
-        let name = (by.node, by.count, node, epoch);
+        let name = (by.node, by.count, node, cause);
         let is_off = !self.nodes[node].on && self.nodes[node].boot.is_none();
         match self.fences.get(&name) {
             Some(AtWork::Done) => return Ok(true),
@@ -71,7 +72,7 @@ impl Inner {
 
 fn failure(host: &HostName, why: &str) -> Box<Finding> {
     Box::new(diagnostics::finding(
-        Code::HostFencing,
+        Code::FenceFailed,
         Severity::Error,
         Subject::Host(host.clone()),
         format!("The simulated agent failed: {why}."),

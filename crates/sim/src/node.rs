@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tranche_core::liveness::Poll;
 use tranche_core::name::HostName;
-use tranche_engine::cluster::{Heart, Leader, Led, Member, Rhythm, Tending, turn_every_ms};
+use tranche_engine::cluster::{
+    Dog, Heart, Leader, Led, Member, Rhythm, Tending, beat_every_ms, turn_every_ms,
+};
 use tranche_engine::{Desk, Rejected, View};
 use tranche_store::{Repository, Store};
 
@@ -199,9 +201,10 @@ impl Daemon {
                 return RETIRE_LOOK_MS;
             }
         }
-        let rhythm = self.heart.beat(&|| self.world.now_ms(), self.world.wall(self.life.node));
-        self.skips.store(rhythm == Rhythm::Skips, Ordering::SeqCst);
-        self.member.timers().heartbeat_ms
+        let timers = self.member.timers();
+        let rhythm = self.heart.beat(&timers, &|| self.world.now_ms(), self.world.wall(self.life.node));
+        self.skips.store(matches!(rhythm, Rhythm::Skips | Rhythm::Waits), Ordering::SeqCst);
+        beat_every_ms(rhythm, &timers)
     }
 
     fn lead(&self) -> u64 {
@@ -259,10 +262,12 @@ impl Daemon {
         let now_ms = self.world.now_ms();
         let has_one = |inner: &mut Inner| inner.nodes[node].setup.watchdog.then_some(inner.nodes[node].fed);
         let Some(fed) = self.world.with(has_one) else { return };
-        let timeout_ms = fed.map_or(self.member.timers().watchdog_ms(), |fed| fed.timeout_ms);
-        let next = match self.member.tend(fed.is_some(), now_ms, timeout_ms) {
+        let dog =
+            |fed: Fed| Dog { timeout_ms: fed.timeout_ms, asked_ms: Some(fed.timeout_ms), is_stoppable: true };
+        let next = match self.member.tend(fed.map(dog), now_ms) {
             Tending::Leave => return,
-            Tending::Arm | Tending::Feed => Some(Fed { at_ms: now_ms, timeout_ms }),
+            Tending::Feed => fed.map(|fed| Fed { at_ms: now_ms, ..fed }),
+            Tending::Arm(timeout_ms) | Tending::Retime(timeout_ms) => Some(Fed { at_ms: now_ms, timeout_ms }),
             Tending::Disarm => None,
         };
         self.world.with(|inner| inner.nodes[node].fed = next);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tranche_core::change::Change;
+use tranche_core::liveness::Cause;
 use tranche_core::name::{HostName, Timestamp, VmName};
 use tranche_core::step::Step;
 use tranche_engine::Ids;
@@ -73,8 +74,8 @@ pub(crate) struct Inner {
     pub(crate) members: Members,
     /// From where to where nothing arrives.
     pub(crate) cuts: BTreeSet<(Place, Place)>,
-    /// What each life of a daemon knows of its agents, by host and epoch.
-    pub(crate) fences: BTreeMap<(Place, u32, Place, u64), AtWork>,
+    /// What each life of a daemon knows of its agents, by host and cause.
+    pub(crate) fences: BTreeMap<(Place, u32, Place, Cause), AtWork>,
     /// How many more starts of a VM fail.
     pub(crate) failing: BTreeMap<VmName, u32>,
     pub(crate) store_slow_ms: u64,

@@ -25,7 +25,7 @@ use tranche_core::plan::Plan;
 pub use tranche_core::shared::Shared;
 use tranche_core::spec::Spec;
 
-pub use self::cluster::{Beat, Beaten, Decisions, Part, Stands};
+pub use self::cluster::{Beat, Beaten, Beats, Decisions, Part, Stands};
 use self::stored::malformed;
 use crate::error::{self, StoreError};
 use crate::key::Key;
@@ -265,6 +265,11 @@ pub enum RepositoryError {
 }
 
 impl RepositoryError {
+    /// Whether the store has no room for what was to be written.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Quota { .. } | StoreError::Full { .. }))
+    }
+
     /// This error as a finding.
     pub fn finding(&self) -> Finding {
         error::finding(self, self.code(), &self.hint())

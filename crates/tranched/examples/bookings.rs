@@ -85,7 +85,7 @@ fn bookings_per_s(store: &Arc<dyn Store>) -> f64 {
     let over = AtomicBool::new(false);
     let decide = || {
         let inventory = Reported::One(Box::new(seen.clone()));
-        desk.decide(Reports { inventory, news: News::new() }, &Terms::default(), NOW);
+        desk.decide(Reports { inventory, news: News::new(), findings: Vec::new() }, &Terms::default(), NOW);
     };
     decide();
     let began = Instant::now();

@@ -230,7 +230,7 @@ impl Fleet {
 
     fn beat_next(&self) {
         let (due, number) = self.beats.pop();
-        let rhythm = self.hosts[number].heart.beat(&now_ms, clock::now());
+        let rhythm = self.hosts[number].heart.beat(&Timers::default(), &now_ms, clock::now());
         if rhythm != Rhythm::Beats {
             self.skipped.fetch_add(1, Ordering::Relaxed);
         }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tranche_core::liveness::MemberSays;
+use tranche_core::liveness::{Farewell, MemberSays, Parting};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::spec::Timers;
 use tranche_engine::cluster::{self, Fencer, Heart, Leader, Led, Rhythm};
@@ -42,10 +42,12 @@ const LISTEN_MS: u64 = 1_000;
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often a host that may not lead asks whether it may.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// How long the end of the daemon waits for the store to hear that the host is not guarded any more.
-const RETIRE_TIME: Duration = Duration::from_secs(8);
-/// Between two looks whether it has.
+/// Between two looks whether the watchdog is stopped, when the daemon ends.
 const RETIRE_LOOK: Duration = Duration::from_millis(50);
+/// For how much longer than until the next look the service manager is asked to wait.
+const MORE_TIME: Duration = Duration::from_secs(5);
+/// The shortest pause between two turns of whoever leads.
+const LEAD_PAUSE: Duration = Duration::from_millis(50);
 
 /// Tells what the store's members say when each is asked by itself.
 pub trait Voices: Send + Sync + std::fmt::Debug {
@@ -103,7 +105,7 @@ struct Inner {
     threads: Mutex<Vec<JoinHandle<()>>>,
     leads: AtomicBool,
     ended: AtomicBool,
-    /// Whether a watchdog is open.
+    /// Whether a watchdog is open that the leader may count on.
     guarded: AtomicBool,
     /// It is proved that nobody can write to the store.
     nobody_writes: AtomicBool,
@@ -191,10 +193,7 @@ impl Member {
     /// not hear that in time, the watchdog stays armed, and resets the host unless another daemon goes on with it.
     pub fn end(&self) {
         self.0.host.retire();
-        let began = Instant::now();
-        while self.0.guarded.load(Ordering::SeqCst) && began.elapsed() < RETIRE_TIME {
-            thread::sleep(RETIRE_LOOK);
-        }
+        self.part_with_watchdog();
         self.0.host.take_leave(&|| self.now_ms(), clock::now());
         self.0.ended.store(true, Ordering::SeqCst);
         self.0.wishes.end();
@@ -209,13 +208,27 @@ impl Member {
         }
     }
 
+    /// Waits until no watchdog guards the host that anybody counts on, or until the daemon may end with one that is armed.
+    fn part_with_watchdog(&self) {
+        let mut parting = Parting::begins(self.now_ms());
+        while self.0.guarded.load(Ordering::SeqCst) {
+            match self.0.heart.parts(&mut parting, self.now_ms(), &self.timers()) {
+                Farewell::Waits => {}
+                Farewell::Holds => guard::ask_for_time(MORE_TIME),
+                Farewell::Ends => return,
+            }
+            thread::sleep(RETIRE_LOOK);
+        }
+    }
+
     /// Says that the host lives. Returns how long to pause.
     fn beat(&self) -> Duration {
-        let began = Instant::now();
-        if self.0.heart.beat(&|| self.now_ms(), clock::now()) == Rhythm::Beats {
+        let (began, timers) = (Instant::now(), self.timers());
+        let rhythm = self.0.heart.beat(&timers, &|| self.now_ms(), clock::now());
+        if rhythm == Rhythm::Beats {
             self.0.beaten_ms.store(self.now_ms(), Ordering::SeqCst);
         }
-        Duration::from_millis(self.timers().heartbeat_ms).saturating_sub(began.elapsed())
+        Duration::from_millis(cluster::beat_every_ms(rhythm, &timers)).saturating_sub(began.elapsed())
     }
 
     /// Asks the store's members if the last heartbeat is late. Returns how long to pause.
@@ -243,6 +256,7 @@ impl Member {
     /// Leads, if nobody else does. Returns how long to pause.
     fn lead(&self) -> Duration {
         let Inner { parts, leader, leads, .. } = &*self.0;
+        let began = Instant::now();
         if !(parts.may_lead)() {
             leads.store(false, Ordering::SeqCst);
             return ASK_AGAIN;
@@ -260,7 +274,8 @@ impl Member {
                 }
             }
         }
-        Duration::from_millis(cluster::turn_every_ms(&self.timers()))
+        let every = Duration::from_millis(cluster::turn_every_ms(&self.timers()));
+        every.saturating_sub(began.elapsed()).max(LEAD_PAUSE)
     }
 
     /// Wakes the host's loop whenever something was decided for it.
@@ -288,7 +303,9 @@ impl Member {
     fn tend(&self, mut guard: Guard, bell: &Bell) {
         loop {
             guard.tend(&self.0.host, self.now_ms());
-            self.0.guarded.store(guard.is_armed(), Ordering::SeqCst);
+            // One that cannot be stopped is not waited for once nobody counts on it.
+            let counts = guard.is_stoppable() || !self.0.heart.said_unguarded();
+            self.0.guarded.store(guard.is_armed() && counts, Ordering::SeqCst);
             if bell.wait(guard.pause()) == Wake::Over {
                 guard.leave();
                 return;

@@ -8,7 +8,7 @@ use crate::finding::Subject;
 use crate::name::{HostName, Timestamp};
 use crate::operation::Goal;
 use crate::plan::Standing;
-use crate::spec::{Departure, DepartureWay, Duty, HostSpec, LABELS_PER_HOST_MAX, Spec};
+use crate::spec::{Departure, DepartureWay, Duty, HostSpec, LABELS_PER_HOST_MAX, SaidDown, Spec};
 
 /// The longest id of a boot, in bytes: a UUID, with room to spare.
 const BOOT_ID_LEN_MAX: usize = 64;
@@ -127,12 +127,10 @@ pub(super) fn keep(host: &HostName, state: State<'_>) -> Result<Admitted, Refusa
 pub(super) fn confirm_down(host: &HostName, state: State<'_>) -> Result<Admitted, Refusal> {
     let before = member(host, state)?;
     let planned = state.plan.hosts.get(host).cloned().unwrap_or_default();
-    match planned.standing {
-        Standing::Up => return Err(vec![say::host_not_silent(host)]),
-        Standing::Lost { .. } | Standing::Fencing { .. } | Standing::Down { .. } => {}
-    }
+    let Some(since) = planned.standing.since() else { return Err(vec![say::host_not_silent(host)]) };
+    let said_down = Some(SaidDown { epoch: planned.epoch, since });
     let mut spec = state.spec.clone();
-    spec.hosts.insert(host.clone(), HostSpec { said_down: Some(planned.epoch), ..before.clone() });
+    spec.hosts.insert(host.clone(), HostSpec { said_down, ..before.clone() });
     Ok(admitted(spec, host, Goal::Recorded, format!("take host {host} for down")))
 }
 

@@ -13,6 +13,11 @@ pub(super) fn set_policy(policy: Policy, state: State<'_>) -> Result<Admitted, R
         let what = "The number of virtual processors for each processor";
         return Err(vec![say::invalid_value(what, &per_cpu.to_string(), &range)]);
     }
+    if let Some(rule) = policy.failover.timers.obstacle() {
+        // A host would be taken for down before it is, and its VMs would run twice.
+        let what = "The times of failover";
+        return Err(vec![say::invalid_value(what, "so", &format!("them so that {rule}"))]);
+    }
     let mut spec = state.spec.clone();
     spec.policy = policy;
     Ok(Admitted {

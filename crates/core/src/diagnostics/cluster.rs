@@ -44,6 +44,7 @@ pub fn host_down(host: &HostName, by: DownBy) -> Finding {
         DownBy::Agent => "its fence agent has cut its power",
         DownBy::Hand => "somebody said so",
         DownBy::Shutdown => "it said so before it shut down",
+        DownBy::Surrender => "it was given up and has ended all that it ran",
     };
     let message = format!("Host {host} is down: {how}.");
     let hint = format!(

@@ -19,6 +19,10 @@ pub struct Progress {
     /// The epoch that it lives in ([`crate::plan::HostPlan::epoch`]).
     #[serde(default, skip_serializing_if = "crate::spec::is_zero")]
     pub epoch: u64,
+    /// The epoch that it was given up with, if it knows that its power is being cut for it. It starts nothing then, until it is
+    /// known what became of its VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surrendered: Option<u64>,
     /// Whether its watchdog guards it.
     #[serde(default, skip_serializing_if = "Guard::is_default")]
     pub guard: Guard,
@@ -58,7 +62,7 @@ impl Guard {
 }
 
 /// A host's last heartbeat, as the leader knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pulse {
     /// For how long no other one has come, in milliseconds of the leader's monotonic clock.
     pub silent_ms: u64,
@@ -66,6 +70,10 @@ pub struct Pulse {
     pub epoch: u64,
     /// Whether its watchdog was armed.
     pub armed: bool,
+    /// By when its watchdog has reset it, by its own word ([`crate::liveness::Heartbeat::bound_ms`]).
+    pub bound_ms: Option<u64>,
+    /// Whether a fence agent is at work on it.
+    pub being_cut: bool,
     /// How it is known that the host runs nothing any more, if it is: an agent cut its power in this epoch, or it said so
     /// itself.
     pub off: Option<DownBy>,
@@ -81,7 +89,7 @@ impl Pulse {
     /// The same with its silence rounded down to the times that decisions rest on: it changes only when something follows.
     #[must_use]
     pub fn rounded(self, timers: &Timers) -> Self {
-        let steps = [timers.restart_ms, timers.lost_ms];
+        let steps = [timers.down_ms(self.bound_ms), timers.lost_ms];
         let silent_ms = steps.into_iter().find(|step| self.silent_ms >= *step).unwrap_or(0);
         let clock_ahead_ms = self.clock_ahead_ms / CLOCK_OFF_MS * CLOCK_OFF_MS;
         Self { silent_ms, clock_ahead_ms, ..self }
@@ -96,12 +104,14 @@ mod tests {
     fn a_silence_is_rounded_to_what_follows_from_it_and_a_clock_that_is_little_off_is_right() {
         let timers = Timers::default();
         let rounded = |silent_ms, clock_ahead_ms| {
-            let pulse =
-                Pulse { silent_ms, epoch: 3, armed: true, off: None, clock_ahead_ms }.rounded(&timers);
+            let pulse = Pulse { silent_ms, clock_ahead_ms, ..Pulse::default() }.rounded(&timers);
             (pulse.silent_ms, pulse.clock_ahead_ms)
         };
         let silences = [0, 4_999, 5_000, 9_999, 10_000, 99_000].map(|silent_ms| rounded(silent_ms, 0).0);
         assert_eq!(silences, [0, 0, 5_000, 5_000, 10_000, 10_000]);
+        let late = Pulse { silent_ms: 65_999, bound_ms: Some(64_000), ..Pulse::default() };
+        assert_eq!(late.rounded(&timers).silent_ms, 5_000, "it goes by a longer time, and that is not over");
+        assert_eq!(Pulse { silent_ms: 66_001, ..late }.rounded(&timers).silent_ms, 66_000);
         let clocks = [4_999, -4_999, 5_001, -7_200_001].map(|ahead_ms| rounded(0, ahead_ms).1);
         assert_eq!(clocks, [0, 0, 5_000, -7_200_000]);
     }

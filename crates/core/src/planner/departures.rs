@@ -28,11 +28,11 @@ impl Planner<'_> {
     pub(super) fn is_waited_for(&self, host: &HostName) -> bool {
         let Some(departure) = self.departing(host) else { return false };
         let policy = self.spec.policy.shutdown;
-        let said_down = self.spec.hosts.get(host).and_then(|wish| wish.said_down);
+        let wish = self.spec.hosts.get(host);
         let is_over = self.plan.hosts.get(host).is_some_and(|planned| match planned.standing {
             Standing::Down { since, .. } => {
                 let late = policy != ShutdownPolicy::Freeze && self.now.ms_since(since) >= WAIT_MS_MAX;
-                late || said_down == Some(planned.epoch)
+                late || wish.is_some_and(|wish| planned.is_said_down(wish))
             }
             Standing::Up | Standing::Lost { .. } | Standing::Fencing { .. } => false,
         });

@@ -3,7 +3,8 @@
 //! ```text
 //!        silent                 agent: power off, seen off ──────────────┐
 //! Up ◄──────────► Lost ──► Fencing ─────────────────────────────────────►│
-//!  ▲               │          │ watchdog: its time is over               ▼
+//!  ▲               │          │ watchdog: its time is over; it has       ▼
+//!  │               │          │ ended all that it ran, no agent works    │
 //!  │               └──────────┴──── by hand, watchdog ────────────────► Down ──► its VMs start elsewhere
 //!  └──── it has begun anew: knows that it was given up, runs nothing of others ──┘
 //! ```
@@ -81,11 +82,13 @@ impl Planner<'_> {
             let next = match self.plan.hosts.get(host) {
                 None => pulse.map(|_| HostPlan::default()),
                 Some(current) => {
-                    let has_begun_anew =
-                        observed.is_some_and(|observed| self.has_begun_anew(current, observed));
+                    let reported = Reported {
+                        begun_anew: observed.is_some_and(|seen| self.has_begun_anew(current, seen)),
+                        surrendered: observed.is_some_and(|seen| self.has_surrendered(current, seen)),
+                    };
                     let wish = self.wish_for_standing(host, wish);
                     let policy = &self.spec.policy.failover;
-                    Some(next(current, &wish, policy, pulse, has_begun_anew, self.now))
+                    Some(next(current, &wish, policy, pulse, reported, self.now))
                 }
             };
             match next {
@@ -122,6 +125,19 @@ impl Planner<'_> {
         knows
             && domains.is_some_and(|domains| {
                 domains.values().all(|domain| !domain.state.is_active() || !runs_others(&domain.name))
+            })
+    }
+
+    /// Whether a host whose power is to be cut knows it and runs nothing of ours any more. It has reported so since, and starts
+    /// nothing before it is taken up again ([`crate::inventory::Progress::surrendered`]).
+    fn has_surrendered(&self, current: &HostPlan, observed: &HostInventory) -> bool {
+        let decided = self.plan.generations.get(&observed.host).copied().unwrap_or_default();
+        let progress = &observed.progress;
+        let knows = progress.surrendered == Some(current.epoch) && progress.generation == decided;
+        let is_ours = |name: &str| name.parse().is_ok_and(|name: VmName| self.plan.vms.contains_key(&name));
+        knows
+            && observed.domains().is_some_and(|domains| {
+                domains.values().all(|domain| !domain.state.is_active() || !is_ours(&domain.name))
             })
     }
 
@@ -272,13 +288,22 @@ fn departs(planned: &HostPlan, wish: &HostSpec, observed: Option<&HostInventory>
     same_boot || on_its_way
 }
 
+/// What a host that was given up reports since.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reported {
+    /// It lives in the present epoch, and runs nothing that is another's.
+    begun_anew: bool,
+    /// It runs nothing of ours, and starts nothing.
+    surrendered: bool,
+}
+
 /// What becomes of a member's standing.
 fn next(
     current: &HostPlan,
     wish: &HostSpec,
     policy: &FailoverPolicy,
     pulse: Option<Pulse>,
-    has_begun_anew: bool,
+    reported: Reported,
     now: Timestamp,
 ) -> HostPlan {
     let HostPlan { standing, epoch, departs } = *current;
@@ -286,9 +311,11 @@ fn next(
     let silent_ms = pulse.map_or(0, |pulse| pulse.silent_ms);
     let is_silent = pulse.is_none() || silent_ms >= timers.lost_ms;
     let off = pulse.filter(|pulse| pulse.epoch == epoch).and_then(|pulse| pulse.off);
-    let watchdog_bit =
-        !policy.paused && pulse.is_some_and(|pulse| pulse.armed) && silent_ms >= timers.restart_ms;
-    let known_down = if wish.said_down == Some(epoch) {
+    // It goes by the times that it knew last, and by what its watchdog takes: the longer time counts.
+    let is_reset = |pulse: Pulse| pulse.armed && silent_ms >= timers.down_ms(pulse.bound_ms);
+    let watchdog_bit = !policy.paused && pulse.is_some_and(is_reset);
+    let said_down = current.is_said_down(wish);
+    let known_down = if said_down {
         Some(DownBy::Hand)
     } else if off.is_some() {
         off
@@ -311,13 +338,16 @@ fn next(
         (Standing::Fencing { .. }, _) => {
             let bit = watchdog_bit.then_some(DownBy::Watchdog);
             let cut = pulse.and_then(|pulse| pulse.off).filter(|by| *by == DownBy::Agent);
-            let said = (wish.said_down == Some(epoch)).then_some(DownBy::Hand);
-            match cut.or(said).or(bit) {
+            let said = said_down.then_some(DownBy::Hand);
+            // While an agent is at work, its power may be cut at any moment: it is not taken up again.
+            let is_being_cut = pulse.is_some_and(|pulse| pulse.being_cut);
+            let surrendered = (reported.surrendered && !is_being_cut).then_some(DownBy::Surrender);
+            match cut.or(said).or(bit).or(surrendered) {
                 Some(by) => HostPlan { standing: Standing::Down { since: now, by }, epoch, departs },
                 None => current.clone(),
             }
         }
-        (Standing::Down { .. }, _) if !is_silent && has_begun_anew && off.is_none() => {
+        (Standing::Down { .. }, _) if !is_silent && reported.begun_anew && off.is_none() => {
             HostPlan { standing: Standing::Up, epoch, departs }
         }
         (Standing::Lost { .. } | Standing::Down { .. }, _) => current.clone(),
@@ -327,10 +357,10 @@ fn next(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::FenceSpec;
+    use crate::spec::{FenceSpec, SaidDown};
 
     fn pulse(silent_ms: u64, epoch: u64, armed: bool) -> Pulse {
-        Pulse { silent_ms, epoch, armed, off: None, clock_ahead_ms: 0 }
+        Pulse { silent_ms, epoch, armed, ..Pulse::default() }
     }
 
     fn member(agent: bool) -> HostSpec {
@@ -353,7 +383,7 @@ mod tests {
         let mut current = HostPlan::default();
         let mut stories = Vec::new();
         for pulse in pulses {
-            current = next(&current, wish, policy, Some(*pulse), false, Timestamp(9));
+            current = next(&current, wish, policy, Some(*pulse), Reported::default(), Timestamp(9));
             stories.push(current.clone());
         }
         stories
@@ -403,20 +433,69 @@ mod tests {
     }
 
     #[test]
-    fn somebodys_word_counts_for_the_epoch_that_it_was_given_in_and_for_a_silent_host_only() {
-        let mut wish = member(false);
-        wish.said_down = Some(0);
-        let story =
-            follow(&wish, &FailoverPolicy::default(), &[pulse(100, 0, false), pulse(6_000, 0, false)]);
-        assert_eq!(story[0].standing, Standing::Up);
-        assert_eq!(
-            story[1],
-            HostPlan {
-                standing: Standing::Down { since: Timestamp(9), by: DownBy::Hand },
-                epoch: 1,
-                departs: false
-            }
-        );
+    fn a_host_is_not_down_before_the_time_is_over_that_it_goes_by_itself() {
+        let policy = FailoverPolicy::default();
+        let by_older_times = |silent_ms| Pulse { bound_ms: Some(60_000), ..pulse(silent_ms, 0, true) };
+        let story = follow(&member(false), &policy, &[10_000, 61_999, 62_000].map(by_older_times));
+        assert_eq!(story[1].standing, Standing::Lost { since: Timestamp(9) });
+        assert_eq!(story[2].standing, Standing::Down { since: Timestamp(9), by: DownBy::Watchdog });
+        // A timer that may be longer than it should be is waited for where its host is fenced, too.
+        let story = follow(&member(true), &policy, &[10_000, 61_999, 62_000].map(by_older_times));
+        assert_eq!(story[1].standing, Standing::Fencing { since: Timestamp(9) });
+        assert_eq!(story[2].standing, Standing::Down { since: Timestamp(9), by: DownBy::Watchdog });
+    }
+
+    #[test]
+    fn somebodys_word_counts_for_the_silence_that_it_was_given_in_and_for_no_other() {
+        let (policy, nothing) = (FailoverPolicy::default(), Reported::default());
+        let then = |current: &HostPlan, said_down, silent_ms, now| {
+            let wish = HostSpec { said_down, ..member(false) };
+            next(
+                current,
+                &wish,
+                &policy,
+                Some(pulse(silent_ms, current.epoch, false)),
+                nothing,
+                Timestamp(now),
+            )
+        };
+        let lost = then(&HostPlan::default(), None, 5_000, 1);
+        assert_eq!(lost.standing, Standing::Lost { since: Timestamp(1) });
+        let word = Some(SaidDown { epoch: 0, since: Timestamp(1) });
+        let down = Standing::Down { since: Timestamp(2), by: DownBy::Hand };
+        assert_eq!(then(&lost, word, 6_000, 2), HostPlan { standing: down, epoch: 1, departs: false });
+        let back = then(&lost, word, 0, 2);
+        assert_eq!(back.standing, Standing::Up);
+        let lost_again = then(&back, word, 5_000, 3);
+        assert_eq!(lost_again.standing, Standing::Lost { since: Timestamp(3) });
+        assert_eq!(then(&lost_again, word, 99_000, 4), lost_again, "it was heard of since");
+    }
+
+    #[test]
+    fn the_word_that_a_host_is_down_which_was_down_already_does_not_wait_for_its_next_silence() {
+        let since = Timestamp(1);
+        let up = HostPlan { epoch: 3, ..HostPlan::default() };
+        let wish = HostSpec { said_down: Some(SaidDown { epoch: 3, since }), ..member(false) };
+        let policy = FailoverPolicy::default();
+        let then = |current: &HostPlan| {
+            next(current, &wish, &policy, Some(pulse(9_000, 3, false)), Reported::default(), Timestamp(9))
+        };
+        assert_eq!(then(&then(&up)).standing, Standing::Lost { since: Timestamp(9) });
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_cut_is_down_by_its_own_word_once_no_agent_is_at_work() {
+        let (policy, since) = (FailoverPolicy::default(), Timestamp(1));
+        let fencing = HostPlan { standing: Standing::Fencing { since }, epoch: 1, departs: false };
+        let then = |surrendered, being_cut| {
+            let reported = Reported { surrendered, ..Reported::default() };
+            let pulse = Pulse { being_cut, ..pulse(7_000, 0, false) };
+            next(&fencing, &member(true), &policy, Some(pulse), reported, Timestamp(9))
+        };
+        assert_eq!(then(false, false), fencing);
+        assert_eq!(then(true, true), fencing, "it may lose its power at any moment");
+        let down = Standing::Down { since: Timestamp(9), by: DownBy::Surrender };
+        assert_eq!(then(true, false), HostPlan { standing: down, ..fencing });
     }
 
     #[test]
@@ -428,7 +507,8 @@ mod tests {
         };
         let policy = FailoverPolicy::default();
         let then = |anew, silent| {
-            next(&current, &member(false), &policy, Some(pulse(silent, 3, true)), anew, Timestamp(9))
+            let reported = Reported { begun_anew: anew, ..Reported::default() };
+            next(&current, &member(false), &policy, Some(pulse(silent, 3, true)), reported, Timestamp(9))
         };
         assert_eq!(then(false, 0), current);
         assert_eq!(then(true, 6_000), current);

@@ -9,6 +9,11 @@ pub const PRIORITY_MAX: u16 = 1000;
 /// The priority of a VM that asks for none.
 pub const PRIORITY_DEFAULT: u16 = 100;
 
+/// The longest of the times that follow on a host's silence, in milliseconds.
+const RESTART_MS_MAX: u64 = 600_000;
+/// How much later than its watchdog must have reset a host its VMs may start elsewhere, in milliseconds, at least.
+const RESTART_MARGIN_MS: u64 = 1_000;
+
 /// How much is done to keep a VM running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -120,9 +125,31 @@ impl Timers {
         self.reset_ms / 2
     }
 
+    /// By when a host whose watchdog resets it `watchdog_ms` after it was last fed has been reset, in milliseconds from its last
+    /// heartbeat that was acknowledged. That is [`Self::reset_ms`], unless the watchdog takes longer than it should.
+    pub fn bound_ms(&self, watchdog_ms: u64) -> u64 {
+        let trust_ms = self.reset_ms - self.watchdog_ms();
+        self.reset_ms.max(watchdog_ms.saturating_add(trust_ms))
+    }
+
+    /// After how long a silence a host has surely been reset by its watchdog, in milliseconds, if that is what its last heartbeat
+    /// said of it ([`crate::liveness::Heartbeat::bound_ms`]). A host goes by the times that it knows, which may be older.
+    pub fn down_ms(&self, bound_ms: Option<u64>) -> u64 {
+        let margin_ms = self.restart_ms.saturating_sub(self.reset_ms).max(RESTART_MARGIN_MS);
+        let reset_ms = self.reset_ms.max(bound_ms.unwrap_or_default());
+        reset_ms.saturating_add(margin_ms).max(self.restart_ms).max(self.lost_ms)
+    }
+
     /// What is wrong with these times, if anything: each must leave room for the one before it.
     pub fn obstacle(&self) -> Option<&'static str> {
         let Self { heartbeat_ms, lost_ms, reset_ms, restart_ms, election_ms } = *self;
+        // The largest comes first, so that no sum below is too large.
+        if [heartbeat_ms, lost_ms, reset_ms, restart_ms, election_ms]
+            .into_iter()
+            .any(|ms| ms > RESTART_MS_MAX)
+        {
+            return Some("none of the times is more than 600000");
+        }
         let rules = [
             (heartbeat_ms >= 100, "heartbeat_ms is at least 100"),
             (election_ms >= 100, "election_ms is at least 100"),
@@ -132,8 +159,7 @@ impl Timers {
                 "lost_ms is more than election_ms and heartbeat_ms together",
             ),
             (reset_ms >= lost_ms + 2_000, "reset_ms is at least 2000 more than lost_ms"),
-            (restart_ms >= reset_ms + 1_000, "restart_ms is at least 1000 more than reset_ms"),
-            (restart_ms <= 600_000, "restart_ms is at most 600000"),
+            (restart_ms >= reset_ms + RESTART_MARGIN_MS, "restart_ms is at least 1000 more than reset_ms"),
         ];
         rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule)
     }
@@ -189,5 +215,42 @@ impl Admission {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_leave_room_for_each_other_and_are_not_too_large_to_be_added() {
+        let timers = Timers::default();
+        assert_eq!(timers.obstacle(), None);
+        let wrong = [
+            (Timers { heartbeat_ms: 99, ..timers }, "heartbeat_ms is at least"),
+            (Timers { heartbeat_ms: u64::MAX, ..timers }, "none of the times"),
+            (Timers { lost_ms: 2_900, ..timers }, "lost_ms is at least three times"),
+            (Timers { election_ms: 4_000, ..timers }, "lost_ms is more than election_ms"),
+            (Timers { reset_ms: 6_900, ..timers }, "reset_ms is at least"),
+            (Timers { restart_ms: 8_999, ..timers }, "restart_ms is at least"),
+            (Timers { restart_ms: 5_000, ..timers }, "restart_ms is at least"),
+            (Timers { restart_ms: u64::MAX, ..timers }, "none of the times"),
+        ];
+        for (timers, says) in wrong {
+            let obstacle = timers.obstacle();
+            assert!(obstacle.is_some_and(|rule| rule.starts_with(says)), "{timers:?}: {obstacle:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_down_once_the_time_is_over_that_it_goes_by_itself() {
+        let timers = Timers::default();
+        assert_eq!((timers.bound_ms(4_000), timers.bound_ms(2_000)), (8_000, 8_000));
+        assert_eq!(timers.bound_ms(60_000), 64_000, "it needs the time to hear of a heartbeat, too");
+        assert_eq!(timers.down_ms(None), 10_000, "of one that says nothing of it");
+        assert_eq!(timers.down_ms(Some(8_000)), 10_000);
+        assert_eq!(timers.down_ms(Some(64_000)), 66_000);
+        let contradictory = Timers { restart_ms: 6_000, ..timers };
+        assert_eq!(contradictory.down_ms(None), 9_000, "whatever was stored");
     }
 }

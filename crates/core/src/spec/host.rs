@@ -25,9 +25,9 @@ pub struct HostSpec {
     /// How its power is cut; by its own watchdog alone if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<FenceSpec>,
-    /// The epoch of which somebody said that the host is down in it ([`crate::plan::HostPlan::epoch`]).
+    /// Somebody's word that it is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said_down: Option<u64>,
+    pub said_down: Option<SaidDown>,
     /// Its administrator is shutting it down, or did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub departure: Option<Departure>,
@@ -54,6 +54,18 @@ impl HostSpec {
     pub fn departs_in(&self, boot_id: &str) -> Option<&Departure> {
         self.departure.as_ref().filter(|departure| departure.boot_id == boot_id)
     }
+}
+
+/// Somebody's word that a silent host is down. It counts for the silence that it was given in, and for no later one: else a host
+/// that was heard of meanwhile would be given up at its next silence, with nobody to make sure that it is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SaidDown {
+    /// The host's epoch then ([`crate::plan::HostPlan::epoch`]).
+    pub epoch: u64,
+    /// Since when it stood as it did then ([`crate::plan::Standing::since`]).
+    pub since: Timestamp,
 }
 
 /// A host goes down because its administrator wants so. It is over with the host's next boot.

@@ -6,7 +6,7 @@ use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::Code;
 use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
 use tranche_core::name::{GpuKey, VmName};
-use tranche_core::spec::{GpuMode, Request, VmHardware, VolumeRef};
+use tranche_core::spec::{FailoverPolicy, GpuMode, Policy, Request, Timers, VmHardware, VolumeRef};
 use tranche_core::step::Step;
 use tranche_core::why::why_not;
 
@@ -313,4 +313,20 @@ fn a_declaration_that_contradicts_itself_is_refused_whole() {
     let declared = Declaration { gpus: vec![nowhere], ..Declaration::default() };
     let other = "node2".parse().unwrap();
     assert!(declare::changes(&declared, &world.spec, &[&host(), &other]).is_err(), "which host is meant?");
+}
+
+#[test]
+fn times_of_failover_that_leave_no_room_for_a_reset_are_refused_at_every_door() {
+    let mut world = World::with_gpus(1);
+    let of = |reset_ms, restart_ms| {
+        let timers = Timers { reset_ms, restart_ms, ..Timers::default() };
+        Policy { failover: FailoverPolicy { paused: false, timers }, ..Policy::default() }
+    };
+    world.refuses(&Change::SetPolicy { policy: of(8_000, 6_000) }, Code::InvalidValue);
+    let refusal = world.submit(&Change::SetPolicy { policy: of(8_000, 8_500) }).unwrap_err();
+    assert_eq!(refusal[0].hint, "Choose them so that restart_ms is at least 1000 more than reset_ms.");
+    let declared = Declaration { policy: Some(of(60_000, 10_000)), ..Declaration::default() };
+    let changes = declare::changes(&declared, &world.spec, &[&host()]).unwrap();
+    world.refuses(&changes[0], Code::InvalidValue);
+    world.accepts(&Change::SetPolicy { policy: of(60_000, 61_000) });
 }

@@ -35,7 +35,7 @@ impl Fleet {
             let host = node(number);
             let mut seen = model.clone();
             seen.host = host.clone();
-            seen.pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: true, off: None, clock_ahead_ms: 0 });
+            seen.pulse = Some(Pulse { armed: true, ..Pulse::default() });
             for bus in 1..=gpus {
                 let key = GpuKey { host: host.clone(), ..gpu(bus) };
                 let card = &seen.gpus[&key.address];

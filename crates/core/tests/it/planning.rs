@@ -571,3 +571,29 @@ fn a_vm_whose_partition_was_lost_gets_another_one_at_its_next_start() {
     assert!(world.runs("b"), "the GPU was split anew as soon as nothing used it");
     assert_eq!(world.gpu(1).partitions.len(), 2);
 }
+
+#[test]
+fn after_a_power_loss_vms_start_by_priority_and_of_equals_the_oldest_first() {
+    let mut world = World::with_gpus(1);
+    world.set_mode(1, partitioned(4));
+    for name in ["d", "c", "b", "a"] {
+        world.create(name, Request::ANY_PARTITION);
+        world.start(name);
+    }
+    for (name, priority, created_at) in [("a", 100, 7), ("b", 100, 5), ("c", 500, 9), ("d", 1, 1)] {
+        let mut wish = world.spec.vms[&vm(name)].clone();
+        (wish.availability.priority, wish.created_at) = (priority, Timestamp(created_at));
+        world.spec.vms.insert(vm(name), wish);
+    }
+    world.reboot();
+    let mut started = Vec::new();
+    for _ in 0..10 {
+        for step in world.pass() {
+            if let Step::StartVm { vm, .. } = &step {
+                started.push(vm.to_string());
+            }
+            world.carry_out(&step);
+        }
+    }
+    assert_eq!(started, ["c", "b", "a", "d"]);
+}

@@ -20,7 +20,7 @@ fn join(world: &mut World) {
         reserved_memory_mib: 0,
     };
     world.spec.hosts.insert(host(), member);
-    world.seen().pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: false, off: None, clock_ahead_ms: 0 });
+    world.seen().pulse = Some(Pulse::default());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use tranche_core::inventory::Guard;
-use tranche_core::liveness::{Heartbeat, Lifeline, Poll, Quorum};
+use tranche_core::liveness::{Farewell, Heartbeat, Lifeline, Parting, Poll, Quorum, Sight, Standstill};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::plan::HostPlan;
 use tranche_core::spec::Timers;
@@ -30,12 +30,15 @@ struct Inner {
     stands: Option<Stands>,
     lifeline: Lifeline,
     quorum: Quorum,
+    standstill: Standstill,
+    /// The time of the watchdog, or the one that it would be given.
+    watchdog_ms: Option<u64>,
     /// Whether the watchdog is armed and stays so, and whether a heartbeat that says so was acknowledged.
     armed: bool,
     armed_known: bool,
-    /// What the last acknowledged heartbeat said of it.
+    /// What the last acknowledged heartbeat said of it; nothing once another one was sent that says that it is armed, for that may
+    /// have arrived.
     last_said: Option<bool>,
-    has_watchdog: bool,
     farewell: bool,
 }
 
@@ -46,6 +49,8 @@ pub enum Rhythm {
     Beats,
     /// It was not, or not in time; the next one may be.
     Skips,
+    /// The store has no room for it, and it is not proved yet that it takes nothing from anybody: it is asked again soon.
+    Waits,
     /// The host was given up: it has to end what is no longer its own before it may live again.
     GivenUp,
 }
@@ -57,14 +62,14 @@ impl Heart {
     }
 
     /// Says that the host lives. `clock` tells the time of a monotonic clock in milliseconds.
-    pub fn beat(&self, clock: &dyn Fn() -> u64, now: Timestamp) -> Rhythm {
+    pub fn beat(&self, timers: &Timers, clock: &dyn Fn() -> u64, now: Timestamp) -> Rhythm {
         // Whoever waits for this one must not find the heart locked while the store is slow.
         let known = self.lock().stands.clone();
-        let stands = match known.map_or_else(|| self.repository.stands(&self.name), Ok) {
+        let mut stands = match known.map_or_else(|| self.repository.stands(&self.name), Ok) {
             Ok(stands) => stands,
             Err(error) => return self.skip(&error),
         };
-        let (heartbeat, sent_ms) = {
+        let (heartbeat, bound_ms, sent_ms) = {
             let mut inner = self.lock();
             let planned = stands.planned.clone().unwrap_or_default();
             if is_behind(&planned, inner.epoch) {
@@ -74,15 +79,21 @@ impl Heart {
             }
             inner.epoch = Some(planned.epoch);
             inner.count += 1;
-            (self.heartbeat(&inner, planned.epoch, now), clock())
+            let heartbeat = self.heartbeat(&inner, planned.epoch, timers, now);
+            if heartbeat.armed {
+                inner.last_said = None;
+            }
+            let bound_ms = heartbeat.bound_ms.unwrap_or(timers.reset_ms);
+            inner.lifeline.sends(bound_ms);
+            (heartbeat, bound_ms, clock())
         };
-        let answer = self.repository.beat(&self.name, &heartbeat, &stands);
+        let answer = self.repository.beat(&self.name, &heartbeat, &mut stands);
         let mut inner = self.lock();
         match answer {
             Ok(Beaten::Acknowledged) => {
                 self.trouble.is_over("heartbeats are acknowledged again", &self.name);
                 inner.stands = Some(stands);
-                inner.lifeline.acknowledged(sent_ms);
+                inner.lifeline.acknowledged(sent_ms, bound_ms);
                 inner.armed_known = heartbeat.armed;
                 inner.last_said = Some(heartbeat.armed);
                 Rhythm::Beats
@@ -92,9 +103,37 @@ impl Heart {
                 Rhythm::Skips
             }
             Err(error) => {
+                // Whether it arrived shows when it is read again.
+                inner.stands = None;
                 drop(inner);
-                self.skip(&error)
+                let skips = self.skip(&error);
+                if error.is_full() { self.look(timers, clock) } else { skips }
             }
+        }
+    }
+
+    /// Reads how the host stands, because the store has no room for a heartbeat: while nobody can write, nobody is given up.
+    fn look(&self, timers: &Timers, clock: &dyn Fn() -> u64) -> Rhythm {
+        let asked_ms = clock();
+        let stands = match self.repository.stands(&self.name) {
+            Ok(stands) => stands,
+            Err(error) => return self.skip(&error),
+        };
+        let mut inner = self.lock();
+        let sight = Sight { asked_ms, answered_ms: clock(), revision: stands.revision.0 };
+        let planned = stands.planned.clone().unwrap_or_default();
+        inner.stands = Some(stands);
+        if is_behind(&planned, inner.epoch) {
+            // The next heartbeat finds it so.
+            return Rhythm::Skips;
+        }
+        inner.standstill.take(sight);
+        match inner.standstill.proved_until(timers) {
+            Some(until_ms) => {
+                inner.lifeline.proved(until_ms);
+                Rhythm::Skips
+            }
+            None => Rhythm::Waits,
         }
     }
 
@@ -111,23 +150,27 @@ impl Heart {
     }
 
     /// Whether the watchdog may be fed now, if it resets the host `watchdog_ms` after it was last fed.
-    pub fn may_feed(&self, now_ms: u64, watchdog_ms: u64, timers: &Timers) -> bool {
-        self.lock().lifeline.may_feed(now_ms, watchdog_ms, timers)
+    pub fn may_feed(&self, now_ms: u64, watchdog_ms: u64) -> bool {
+        self.lock().lifeline.may_feed(now_ms, watchdog_ms)
     }
 
-    /// Notes whether the watchdog is armed, and whether it is to stay so.
-    pub fn note_watchdog(&self, armed: bool, stays: bool) {
+    /// What follows for a daemon that ends while its watchdog is armed.
+    pub fn parts(&self, parting: &mut Parting, now_ms: u64, timers: &Timers) -> Farewell {
+        let inner = self.lock();
+        parting.next(&inner.lifeline, now_ms, inner.watchdog_ms.unwrap_or_default(), timers)
+    }
+
+    /// Notes whether the watchdog is armed, and whether it is to stay so; and how long after it was last fed it resets the host, or
+    /// would.
+    pub fn note_watchdog(&self, armed: bool, stays: bool, watchdog_ms: u64) {
         let mut inner = self.lock();
-        inner.has_watchdog = true;
-        if armed && stays && !inner.armed {
-            // A heartbeat that says so may be under way; what was acknowledged before it counts no more.
-            inner.last_said = None;
-        }
+        inner.watchdog_ms = Some(watchdog_ms);
         inner.armed = armed && stays;
         inner.armed_known &= inner.armed;
     }
 
-    /// Whether the last heartbeat that was acknowledged said that no watchdog guards the host.
+    /// Whether the last heartbeat that was acknowledged said that no watchdog guards the host, and none that says otherwise was sent
+    /// since: nobody counts on it.
     pub fn said_unguarded(&self) -> bool {
         let inner = self.lock();
         !inner.armed && inner.last_said == Some(false)
@@ -136,7 +179,7 @@ impl Heart {
     /// How far the watchdog guards the host.
     pub fn guard(&self) -> Guard {
         let inner = self.lock();
-        match (inner.has_watchdog, inner.armed && inner.armed_known) {
+        match (inner.watchdog_ms.is_some(), inner.armed && inner.armed_known) {
             (false, _) => Guard::None,
             (true, false) => Guard::Ready,
             (true, true) => Guard::Armed,
@@ -155,6 +198,7 @@ impl Heart {
         inner.stands = None;
         inner.lifeline = Lifeline::default();
         inner.quorum = Quorum::default();
+        inner.standstill = Standstill::default();
         inner.farewell = false;
     }
 
@@ -163,12 +207,13 @@ impl Heart {
         self.lock().farewell = true;
     }
 
-    fn heartbeat(&self, inner: &Inner, epoch: u64, now: Timestamp) -> Heartbeat {
+    fn heartbeat(&self, inner: &Inner, epoch: u64, timers: &Timers, now: Timestamp) -> Heartbeat {
         Heartbeat {
             boot_id: self.boot_id.clone(),
             count: inner.count,
             epoch,
             armed: inner.armed,
+            bound_ms: inner.watchdog_ms.map(|watchdog_ms| timers.bound_ms(watchdog_ms)),
             farewell: inner.farewell,
             version: self.version.clone(),
             sent_at: now,
@@ -182,6 +227,14 @@ impl Heart {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a heart pauses after a heartbeat that came to this, in milliseconds.
+pub fn beat_every_ms(rhythm: Rhythm, timers: &Timers) -> u64 {
+    match rhythm {
+        Rhythm::Waits => timers.heartbeat_ms.min(timers.election_ms / 4),
+        Rhythm::Beats | Rhythm::Skips | Rhythm::GivenUp => timers.heartbeat_ms,
     }
 }
 

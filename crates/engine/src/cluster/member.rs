@@ -20,13 +20,26 @@ const REPORT_EVERY_MS: u64 = 60_000;
 /// The longest wait, in milliseconds, while a host does not know what was decided, or may not live.
 const AGAIN_MS: u64 = 1_000;
 
+/// A watchdog that is armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dog {
+    /// How long after it was last fed it resets the host, in milliseconds.
+    pub timeout_ms: u64,
+    /// Which time it was last asked to take, in milliseconds; none where somebody else did so.
+    pub asked_ms: Option<u64>,
+    /// Whether it can be stopped.
+    pub is_stoppable: bool,
+}
+
 /// What is to be done with the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tending {
     /// Nothing.
     Leave,
-    /// Start it.
-    Arm,
+    /// Start it with this time, in milliseconds.
+    Arm(u64),
+    /// Give it this time, in milliseconds, which feeds it.
+    Retime(u64),
     /// Feed it.
     Feed,
     /// Stop it: nothing protected runs here.
@@ -115,6 +128,8 @@ impl Member {
         if is_given_up && fresh && knew_all && is_clear(&self.name, &part, &seen, standing.standing) {
             self.heart.begin_anew(standing.epoch);
         }
+        let is_cut = matches!(standing.standing, Standing::Fencing { .. });
+        seen.progress.surrendered = (is_given_up && fresh && is_cut).then_some(standing.epoch);
         seen.progress.epoch = self.heart.epoch().unwrap_or_default();
         self.known().is_done = fresh && is_done(&self.name, &part, &seen);
         self.report(&mut inner, &seen, now);
@@ -127,20 +142,36 @@ impl Member {
         if fresh { done } else { soon(done, now) }
     }
 
-    /// Says what is to be done with a watchdog that resets the host `watchdog_ms` after it was last fed. Never waits.
-    pub fn tend(&self, armed: bool, now_ms: u64, watchdog_ms: u64) -> Tending {
+    /// Says what is to be done with the host's watchdog; `dog` if it is armed. Never waits.
+    ///
+    /// A watchdog that cannot be stopped, and that nobody counts on, is fed whatever becomes of the store: see
+    /// [`tranche_core::liveness`].
+    pub fn tend(&self, dog: Option<Dog>, now_ms: u64) -> Tending {
         let (shall_arm, timers) = {
             let known = self.known();
             (if known.retires { Some(false) } else { known.shall_arm }, known.timers)
         };
-        self.heart.note_watchdog(armed, shall_arm != Some(false));
-        match (armed, shall_arm) {
-            (false, None | Some(false)) => Tending::Leave,
-            (false, Some(true)) => Tending::Arm,
+        let wanted_ms = timers.watchdog_ms();
+        let timeout_ms = dog.map_or(wanted_ms, |dog| dog.timeout_ms);
+        self.heart.note_watchdog(dog.is_some(), shall_arm != Some(false), timeout_ms);
+        let may_feed = |timeout_ms| self.heart.may_feed(now_ms, timeout_ms);
+        match (dog, shall_arm) {
+            // Who is not heard by the leader may be counted on by what another daemon said before, and starting it feeds it.
+            (None, Some(true)) if may_feed(wanted_ms) => Tending::Arm(wanted_ms),
+            (None, _) => Tending::Leave,
             // The leader counts on it until it was told otherwise.
-            (true, Some(false)) if self.heart.said_unguarded() => Tending::Disarm,
-            (true, _) if self.heart.may_feed(now_ms, watchdog_ms, &timers) => Tending::Feed,
-            (true, _) => Tending::Leave,
+            (Some(dog), Some(false)) if self.heart.said_unguarded() => {
+                if dog.is_stoppable {
+                    Tending::Disarm
+                } else {
+                    Tending::Feed
+                }
+            }
+            (Some(dog), _) if dog.asked_ms != Some(wanted_ms) && may_feed(wanted_ms) => {
+                Tending::Retime(wanted_ms)
+            }
+            (Some(dog), _) if may_feed(dog.timeout_ms) => Tending::Feed,
+            (Some(_), _) => Tending::Leave,
         }
     }
 
@@ -160,7 +191,7 @@ impl Member {
         if self.known().is_done && self.heart.said_unguarded() {
             self.heart.say_farewell();
             // If it does not arrive, the host is silent, and judged by that.
-            let _ = self.heart.beat(clock, now);
+            let _ = self.heart.beat(&self.timers(), clock, now);
         }
     }
 
@@ -212,7 +243,7 @@ impl Member {
         let known = inner
             .reported
             .as_ref()
-            .is_some_and(|(reported, at)| reported.is_alike(seen) && now.ms_since(*at) < REPORT_EVERY_MS);
+            .is_some_and(|(reported, at)| reported.is_alike(seen) && !now.is_past(*at, REPORT_EVERY_MS));
         if known {
             return;
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
+use tranche_core::liveness::Cause;
 use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
 
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Cutter {
 
 #[derive(Debug)]
 struct Job {
-    epoch: u64,
+    cause: Cause,
     outcome: Option<Outcome>,
 }
 
@@ -48,14 +49,14 @@ impl Cutter {
         Self { agents, cuts: Arc::default(), wake }
     }
 
-    /// Begins to cut a host's power, unless that is under way or done for this epoch of it, and says how far it has come.
-    /// Does not wait. What was confirmed for one epoch says nothing of another.
-    pub fn cut(&self, host: &HostName, how: &FenceSpec, epoch: u64) -> Cut {
+    /// Begins to cut a host's power, unless that is under way or done for this cause, and says how far it has come. Does not wait.
+    /// What was confirmed for one cause says nothing of another: the host may have been turned on since.
+    pub fn cut(&self, host: &HostName, how: &FenceSpec, cause: Cause) -> Cut {
         let mut cuts = self.lock();
         match cuts.get(host) {
-            // An agent that is at work for an older epoch is waited for: two at once would disturb each other.
+            // An agent that is at work for an older cause is waited for: two at once would disturb each other.
             Some(Job { outcome: None, .. }) => return Cut::UnderWay,
-            Some(job) if job.epoch == epoch => match job.outcome.clone() {
+            Some(job) if job.cause == cause => match job.outcome.clone() {
                 Some(Outcome::Failed(finding) | Outcome::TimedOut(finding)) => {
                     cuts.remove(host);
                     return Cut::Failed(finding);
@@ -64,14 +65,9 @@ impl Cutter {
             },
             _ => {}
         }
-        cuts.insert(host.clone(), Job { epoch, outcome: None });
+        cuts.insert(host.clone(), Job { cause, outcome: None });
         drop(cuts);
         self.begin(host, how)
-    }
-
-    /// Forgets what came of a host: it was seen alive since, or is a member no more.
-    pub fn forget(&self, host: &HostName) {
-        self.lock().retain(|name, job| name != host || job.outcome.is_none());
     }
 
     fn begin(&self, host: &HostName, how: &FenceSpec) -> Cut {

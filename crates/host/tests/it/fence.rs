@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use tranche_core::finding::{Code, Finding};
-use tranche_core::name::HostName;
+use tranche_core::liveness::Cause;
+use tranche_core::name::{HostName, Timestamp};
 use tranche_core::spec::FenceSpec;
 use tranche_host::fence::{Agents, Cut, Cutter, Limits, Outcome, Places};
 
@@ -422,6 +423,8 @@ fn a_host_that_lives_is_checked_without_being_touched() {
     assert!(finding.message.contains("Unable to connect"), "{finding}");
 }
 
+const CAUSE: Cause = Cause { epoch: 1, since: Timestamp(7) };
+
 /// A cutter, and what tells that something of it has ended.
 fn cutter(stage: &Stage) -> (Cutter, mpsc::Receiver<()>) {
     let (send, receive) = mpsc::channel();
@@ -431,19 +434,20 @@ fn cutter(stage: &Stage) -> (Cutter, mpsc::Receiver<()>) {
 }
 
 #[test]
-fn a_host_is_cut_beside_everything_else_and_once_for_each_epoch() {
+fn a_host_is_cut_beside_everything_else_and_once_for_each_cause() {
     let stage = Stage::new(OBEDIENT);
     let (cutter, ended) = cutter(&stage);
-    let cut = |epoch| cutter.cut(&host(), &spec(USUAL), epoch);
-    assert_eq!(cut(1), Cut::UnderWay);
+    let cut = |cause| cutter.cut(&host(), &spec(USUAL), cause);
+    assert_eq!(cut(CAUSE), Cut::UnderWay);
     ended.recv().unwrap();
-    assert_eq!([cut(1), cut(1)], [Cut::Confirmed, Cut::Confirmed]);
+    assert_eq!([cut(CAUSE), cut(CAUSE)], [Cut::Confirmed, Cut::Confirmed]);
     assert_eq!(stage.calls(), ["metadata", "off", "status"]);
-    assert_eq!(cut(2), Cut::UnderWay, "it came back since, and is to be cut again");
+    let back = Cause { epoch: 2, ..CAUSE };
+    assert_eq!(cut(back), Cut::UnderWay, "it came back since, and is to be cut again");
     ended.recv().unwrap();
-    assert_eq!(cut(2), Cut::Confirmed);
-    cutter.forget(&host());
-    assert_eq!(cut(2), Cut::UnderWay);
+    assert_eq!(cut(back), Cut::Confirmed);
+    let joined_again = Cause { since: Timestamp(8), ..CAUSE };
+    assert_eq!(cut(joined_again), Cut::UnderWay, "it was removed, and its epochs begin anew");
     ended.recv().unwrap();
 }
 
@@ -451,7 +455,7 @@ fn a_host_is_cut_beside_everything_else_and_once_for_each_epoch() {
 fn a_cut_that_failed_is_told_and_tried_again() {
     let stage = Stage::new("exit 1");
     let (cutter, ended) = cutter(&stage);
-    let cut = || cutter.cut(&host(), &spec(USUAL), 1);
+    let cut = || cutter.cut(&host(), &spec(USUAL), CAUSE);
     assert_eq!(cut(), Cut::UnderWay);
     ended.recv().unwrap();
     assert!(matches!(cut(), Cut::Failed(finding) if finding.code == Code::FenceFailed));

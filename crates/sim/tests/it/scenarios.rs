@@ -157,3 +157,14 @@ fn a_clock_that_is_off_is_named_and_nothing_follows_from_it() {
 fn a_seed_replays_exactly() {
     assert_eq!(tranche_sim::fuzz(7), tranche_sim::fuzz(7));
 }
+
+#[test]
+fn a_host_that_was_silent_for_a_moment_and_cannot_be_cut_is_taken_up_again_by_its_own_word() {
+    holds(&play(
+        r#"{"hosts": {"a": {"watchdog": false, "agent": true}, "b": {"watchdog": false, "agent": true}, "c": {"watchdog": false, "agent": true}},
+            "vms": {"v1": {}, "v2": {}, "v3": {}, "v4": {}, "v5": {}, "v6": {}},
+            "events": [{"at_ms": 20000, "event": {"agent_off": "a"}}, {"at_ms": 30000, "event": {"network_off": "a"}},
+                       {"at_ms": 37000, "event": {"network_on": "a"}}],
+            "until_ms": 90000, "expect": {"running": ["v1", "v2", "v3", "v4", "v5", "v6"], "no_resets": true}}"#,
+    ));
+}

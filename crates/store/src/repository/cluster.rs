@@ -4,10 +4,12 @@
 //! | --- | --- |
 //! | `beat/HOST` | a host's last heartbeat |
 //! | `leader` | who leads; it goes with its lease |
+//! | `ask/HOST` | nothing: a host that would lead writes it to see whether the store takes writes |
 //!
 //! A heartbeat is taken only while the host's standing (`plan/host/HOST`) is as the host knows it, and a host is given up
 //! only while its heartbeat is as the leader knows it ([`super::Terms`]). So one of the two comes first, and the other
-//! learns of it.
+//! learns of it. And it is taken only while the heartbeat before it is the last one that the host knows to have arrived: one that
+//! was not acknowledged may arrive late, and what it says must not take the place of what was acknowledged since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -24,27 +26,31 @@ use super::stored::{decode, encode, malformed};
 use super::{Loaded, Repository, RepositoryError, State};
 use crate::Watch;
 use crate::key::{Key, KeyRange};
-use crate::record::{Entry, LeaseId, Revision};
+use crate::record::{Entry, LeaseId, Revision, Snapshot};
 use crate::txn::{Compare, Expected, Outcome, Txn};
 
 const BEATS: &str = "beat";
 const LEADER: &str = "leader";
+const PROBES: &str = "ask";
 
 /// What came of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beaten {
     /// It was acknowledged.
     Acknowledged,
-    /// The host's standing is another than it knew: it has to look before it says that it lives.
+    /// The host's standing or its last heartbeat is another than it knew: it has to look before it says that it lives.
     Refused,
 }
 
-/// How a host stands, and the version of that.
+/// How a host stands, and the versions of that and of its last heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stands {
     /// How; nothing before the leader has seen it for the first time.
     pub planned: Option<HostPlan>,
+    /// The revision of the store that this is of.
+    pub revision: Revision,
     version: Expected,
+    beat: Expected,
 }
 
 /// All that concerns one host.
@@ -63,6 +69,15 @@ pub struct Part {
 
 /// What tells that a host's part is as it was: when the keys of [`marked_by`] were put.
 type Mark = Vec<Option<Revision>>;
+
+/// The last heartbeats of all hosts.
+#[derive(Debug, Clone)]
+pub struct Beats {
+    /// The revision of the store that they are of.
+    pub revision: Revision,
+    /// The heartbeats.
+    pub of: BTreeMap<HostName, Beat>,
+}
 
 /// A heartbeat and its version.
 #[derive(Debug, Clone)]
@@ -93,13 +108,17 @@ impl Repository {
     /// # Errors
     /// The store cannot be read.
     pub fn stands(&self, host: &HostName) -> Result<Stands, RepositoryError> {
-        let entry = self.store.get(&HostPlans::key(host))?;
-        let version = entry.as_ref().map_or(Expected::Absent, |entry| Expected::At(entry.modified));
+        let version_of =
+            |entry: Option<&Entry>| entry.map_or(Expected::Absent, |entry| Expected::At(entry.modified));
+        let beat = version_of(self.store.get(&key_of(BEATS, host))?.as_ref());
+        let Snapshot { revision, entries } = self.store.range(&KeyRange::exactly(&HostPlans::key(host)))?;
+        let entry = entries.into_iter().next();
+        let version = version_of(entry.as_ref());
         let planned = entry.map(|entry| decode(&entry.key, &entry.value)).transpose()?;
-        Ok(Stands { planned, version })
+        Ok(Stands { planned, revision, version, beat })
     }
 
-    /// Says that a host lives, if it stands as it knows.
+    /// Says that a host lives, if it stands as it knows, and if it has said nothing else since. Afterwards it knows of this one.
     ///
     /// # Errors
     /// Whether it was stored is not known.
@@ -107,13 +126,16 @@ impl Repository {
         &self,
         host: &HostName,
         beat: &Heartbeat,
-        stands: &Stands,
+        stands: &mut Stands,
     ) -> Result<Beaten, RepositoryError> {
         let key = key_of(BEATS, host);
         let value = encode(&key, beat)?;
-        let txn = Txn::new().expect(HostPlans::key(host), stands.version).put(key, value);
-        match self.store.commit(&txn)? {
-            Outcome::Committed(_) => Ok(Beaten::Acknowledged),
+        let known = Txn::new().expect(HostPlans::key(host), stands.version).expect(key.clone(), stands.beat);
+        match self.store.commit(&known.put(key, value))? {
+            Outcome::Committed(revision) => {
+                stands.beat = Expected::At(revision);
+                Ok(Beaten::Acknowledged)
+            }
             Outcome::Conflict(_) => Ok(Beaten::Refused),
         }
     }
@@ -122,7 +144,7 @@ impl Repository {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn beats(&self) -> Result<BTreeMap<HostName, Beat>, RepositoryError> {
+    pub fn beats(&self) -> Result<Beats, RepositoryError> {
         let of = |entry: Entry| {
             let text = entry.key.as_str().strip_prefix("beat/").unwrap_or_default();
             let host = text.parse().map_err(|error| malformed(&entry.key, error))?;
@@ -130,7 +152,18 @@ impl Repository {
             let unchanged = Compare { key: entry.key, expected: Expected::At(entry.modified) };
             Ok((host, Beat { heartbeat, unchanged }))
         };
-        self.store.range(&prefix(BEATS))?.entries.into_iter().map(of).collect()
+        let Snapshot { revision, entries } = self.store.range(&prefix(BEATS))?;
+        let of = entries.into_iter().map(of).collect::<Result<_, RepositoryError>>()?;
+        Ok(Beats { revision, of })
+    }
+
+    /// Writes something, to see whether the store takes it.
+    ///
+    /// # Errors
+    /// It does not, or it is not known whether it did.
+    pub fn probe(&self, host: &HostName) -> Result<(), RepositoryError> {
+        let _ = self.store.commit(&Txn::new().put(key_of(PROBES, host), "{}"))?;
+        Ok(())
     }
 
     /// Forgets that a host ever lived: it is no member any more.
@@ -138,7 +171,8 @@ impl Repository {
     /// # Errors
     /// Whether it was stored is not known.
     pub fn forget_beat(&self, host: &HostName) -> Result<(), RepositoryError> {
-        let _ = self.store.commit(&Txn::new().delete(key_of(BEATS, host)))?;
+        let forget = Txn::new().delete(key_of(BEATS, host)).delete(key_of(PROBES, host));
+        let _ = self.store.commit(&forget)?;
         Ok(())
     }
 

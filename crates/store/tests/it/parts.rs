@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tranche_core::liveness::Heartbeat;
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::plan::{DownBy, HostPlan, Standing, VmGoal};
-use tranche_store::{KeyRange, Loaded, MemoryStore, Repository, Saved, State, Store, Terms, Txn};
+use tranche_store::{Beaten, KeyRange, Loaded, MemoryStore, Repository, Saved, State, Store, Terms, Txn};
 
 use crate::fleet::{fleet, host, vm_name};
 use crate::subject::key;
@@ -83,14 +83,14 @@ fn pointers_that_are_missing_or_lead_nowhere_are_mended() {
 fn a_host_that_speaks_meanwhile_is_taken_up_and_is_not_given_up() {
     let (_, repository, loaded) = stored(State::default());
     let speaks = |count| {
-        let stands = repository.stands(&host()).unwrap();
-        let _ = repository.beat(&host(), &heartbeat(count), &stands).unwrap();
+        let mut stands = repository.stands(&host()).unwrap();
+        assert_eq!(repository.beat(&host(), &heartbeat(count), &mut stands).unwrap(), Beaten::Acknowledged);
     };
     speaks(1);
     let heard = repository.beats().unwrap();
     let terms = Terms {
         always: Vec::new(),
-        silence: heard.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect(),
+        silence: heard.of.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect(),
     };
     speaks(2);
     let standing = |standing| {
@@ -107,12 +107,41 @@ fn a_host_that_speaks_meanwhile_is_taken_up_and_is_not_given_up() {
     assert!(matches!(standing(Standing::Up), Saved::Committed(_)));
 }
 
+/// A write that timed out may arrive seconds later.
+#[test]
+fn a_heartbeat_that_arrives_late_does_not_take_the_place_of_one_that_was_acknowledged_since() {
+    let (store, repository, _) = stored(State::default());
+    let mut stands = repository.stands(&host()).unwrap();
+    let mut as_it_was_sent = stands.clone();
+    assert_eq!(repository.beat(&host(), &heartbeat(2), &mut stands).unwrap(), Beaten::Acknowledged);
+    let armed = Heartbeat { armed: true, ..heartbeat(1) };
+    assert_eq!(repository.beat(&host(), &armed, &mut as_it_was_sent).unwrap(), Beaten::Refused);
+    assert_eq!(repository.beats().unwrap().of[&host()].heartbeat, heartbeat(2));
+    assert_eq!(repository.beat(&host(), &heartbeat(3), &mut stands).unwrap(), Beaten::Acknowledged);
+    // Whoever does not know what arrived looks, and goes on from there.
+    let mut looked = repository.stands(&host()).unwrap();
+    assert_eq!(looked.revision, store.range(&KeyRange::ALL).unwrap().revision);
+    assert_eq!(repository.beat(&host(), &heartbeat(4), &mut looked).unwrap(), Beaten::Acknowledged);
+}
+
+#[test]
+fn a_probe_is_a_write_that_no_record_and_no_heartbeat_is_touched_by() {
+    let (_, repository, loaded) = stored(State::default());
+    let before = repository.beats().unwrap();
+    repository.probe(&host()).unwrap();
+    let after = repository.beats().unwrap();
+    assert!(after.revision > before.revision && after.of.is_empty());
+    assert_eq!(repository.load().unwrap().state, loaded.state);
+    repository.forget_beat(&host()).unwrap();
+}
+
 fn heartbeat(count: u64) -> Heartbeat {
     Heartbeat {
         boot_id: "boot".to_owned(),
         count,
         epoch: 0,
         armed: false,
+        bound_ms: None,
         farewell: false,
         version: "1".to_owned(),
         sent_at: Timestamp(count),

@@ -18,7 +18,7 @@ use super::pki::hex;
 pub type Records = BTreeMap<Key, Vec<u8>>;
 
 /// The roots of what belongs to a moment.
-const MOMENTARY: [&str; 2] = ["beat", "leader"];
+const MOMENTARY: [&str; 3] = ["ask", "beat", "leader"];
 /// The root of what concerns the cluster itself: [`super::registry`].
 const CLUSTER: &str = "cluster";
 /// What is said of a backup's form.
@@ -109,7 +109,7 @@ pub fn keys_of(store: &dyn Store, host: &HostName) -> Result<Vec<Key>, StoreErro
         match segments.as_slice() {
             ["spec" | "plan", "gpu" | "booking" | "host" | "generation", name, ..]
             | ["home", name, ..]
-            | ["inventory" | "beat", name]
+            | ["inventory" | "beat" | "ask", name]
             | ["cluster", "member" | "arrival", name] => *name == host.as_str(),
             _ => false,
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tranche_core::liveness::Cause;
 use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
 use tranche_engine::cluster::{Fenced, Fencer};
@@ -22,8 +23,8 @@ impl Agents {
 }
 
 impl Fencer for Agents {
-    fn cut(&self, host: &HostName, how: &FenceSpec, epoch: u64) -> Fenced {
-        match self.0.cut(host, how, epoch) {
+    fn cut(&self, host: &HostName, how: &FenceSpec, cause: Cause) -> Fenced {
+        match self.0.cut(host, how, cause) {
             Cut::UnderWay => Fenced::UnderWay,
             Cut::Confirmed => Fenced::Off,
             Cut::Failed(finding) => Fenced::Failed(finding),

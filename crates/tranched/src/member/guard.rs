@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 use tranche_core::finding::Finding;
-use tranche_engine::cluster::{Member, Tending};
+use tranche_engine::cluster::{Dog, Member, Tending};
 use tranche_host::watchdog::{Feeder, Open, Refusal, Watchdog};
 
 /// How often it is fed, if it may be.
@@ -32,6 +32,10 @@ pub struct Guard {
     /// None where the host has none.
     watchdog: Option<Watchdog>,
     feeder: Option<Feeder>,
+    /// Which time it was last asked to take, in milliseconds, whether it did or not.
+    asked_ms: Option<u64>,
+    /// It was asked to stop, and did not.
+    goes_on: bool,
     /// When to try again after it could not be armed.
     not_before_ms: u64,
     /// What stands against it now.
@@ -41,7 +45,7 @@ pub struct Guard {
 impl Guard {
     /// A host without a watchdog.
     pub fn none() -> Self {
-        Self { watchdog: None, feeder: None, not_before_ms: 0, refused: None }
+        Self::of(None, None)
     }
 
     /// A host with one, which systemd has kept open since the daemon before died, or not.
@@ -53,12 +57,21 @@ impl Guard {
                 None
             }
         });
-        Self { watchdog: Some(watchdog), feeder, not_before_ms: 0, refused: None }
+        Self::of(Some(watchdog), feeder)
+    }
+
+    fn of(watchdog: Option<Watchdog>, feeder: Option<Feeder>) -> Self {
+        Self { watchdog, feeder, asked_ms: None, goes_on: false, not_before_ms: 0, refused: None }
     }
 
     /// Whether it runs.
     pub fn is_armed(&self) -> bool {
         self.feeder.is_some()
+    }
+
+    /// Whether it can be stopped, as far as is known.
+    pub fn is_stoppable(&self) -> bool {
+        !self.goes_on && self.feeder.as_ref().is_none_or(|feeder| !feeder.facts().nowayout)
     }
 
     /// How long to wait until anything may be due.
@@ -68,30 +81,58 @@ impl Guard {
 
     /// Does what is due. Waits for nobody but the driver.
     pub fn tend(&mut self, member: &Member, now_ms: u64) {
-        let Some(watchdog) = &self.watchdog else { return };
-        let wanted_ms = member.timers().watchdog_ms();
-        let timeout_ms = self.feeder.as_ref().map_or(wanted_ms, Feeder::timeout_ms);
-        match member.tend(self.feeder.is_some(), now_ms, timeout_ms) {
+        if self.watchdog.is_none() {
+            return;
+        }
+        let dog = self.feeder.as_ref().map(|feeder| Dog {
+            timeout_ms: feeder.timeout_ms(),
+            asked_ms: self.asked_ms,
+            is_stoppable: self.is_stoppable(),
+        });
+        match member.tend(dog, now_ms) {
             Tending::Leave => {}
-            Tending::Arm if now_ms < self.not_before_ms => {}
-            Tending::Arm => match watchdog.arm(wanted_ms) {
-                Ok(feeder) => {
-                    keep(&feeder);
-                    tracing::info!(timeout_ms = feeder.timeout_ms(), "the watchdog is armed");
-                    member.note(feeder.notes());
-                    (self.feeder, self.refused) = (Some(feeder), None);
-                }
-                Err(refusal) => {
-                    self.not_before_ms = now_ms + ARM_AGAIN_MS;
-                    self.refuse(member, *refusal);
-                }
-            },
+            Tending::Arm(timeout_ms) => self.arm(member, timeout_ms, now_ms),
+            Tending::Retime(timeout_ms) => self.retime(member, timeout_ms),
             Tending::Feed => {
                 if let Some(Err(error)) = self.feeder.as_mut().map(Feeder::feed) {
                     tracing::error!(%error, "the watchdog takes no food");
                 }
             }
             Tending::Disarm => self.disarm(member),
+        }
+    }
+
+    fn arm(&mut self, member: &Member, timeout_ms: u64, now_ms: u64) {
+        let Some(watchdog) = self.watchdog.as_ref().filter(|_| now_ms >= self.not_before_ms) else { return };
+        self.asked_ms = Some(timeout_ms);
+        match watchdog.arm(timeout_ms) {
+            Ok(feeder) => {
+                keep(&feeder);
+                tracing::info!(timeout_ms = feeder.timeout_ms(), "the watchdog is armed");
+                member.note(feeder.notes());
+                (self.feeder, self.refused) = (Some(feeder), None);
+            }
+            Err(refusal) => {
+                self.not_before_ms = now_ms + ARM_AGAIN_MS;
+                self.refuse(member, *refusal);
+            }
+        }
+    }
+
+    /// One that takes no such time goes on with the one that it has; the host's heartbeats say so.
+    fn retime(&mut self, member: &Member, timeout_ms: u64) {
+        let Some(feeder) = &mut self.feeder else { return };
+        self.asked_ms = Some(timeout_ms);
+        match feeder.set_timeout(timeout_ms) {
+            Ok(()) => {
+                tracing::info!(timeout_ms = feeder.timeout_ms(), "the watchdog has another time");
+                member.note(feeder.notes());
+                self.refused = None;
+            }
+            Err(finding) => {
+                let running = self.feeder.take();
+                self.refuse(member, Refusal { finding, running });
+            }
         }
     }
 
@@ -103,7 +144,10 @@ impl Guard {
                 tracing::info!("the watchdog is stopped");
                 member.note(Vec::new());
             }
-            Err(refusal) => self.refuse(member, *refusal),
+            Err(refusal) => {
+                self.goes_on = refusal.running.is_some();
+                self.refuse(member, *refusal);
+            }
         }
     }
 
@@ -127,6 +171,13 @@ impl Guard {
             drop(feeder.into_open());
         }
     }
+}
+
+/// Asks the service manager for more time to end in: a host that its watchdog is about to reset is left to that.
+pub fn ask_for_time(more: Duration) {
+    let micros = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+    // Where nobody listens, nobody is in a hurry.
+    let _ = sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
 /// Gives a copy of the open device to systemd.

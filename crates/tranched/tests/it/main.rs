@@ -7,6 +7,7 @@ mod desk;
 mod etcd;
 mod fake_machine;
 mod faults;
+mod guarding;
 mod homogeneity;
 mod kill_walk;
 mod matrix;

@@ -97,7 +97,8 @@ fn client_books(client: usize, store: Arc<dyn Store>, seen: HostInventory) {
     let now = Timestamp(1_000_000);
     let decide = || {
         let inventory = Reported::One(Box::new(seen.clone()));
-        desk.decide(Reports { inventory, news: News::new() }, &Terms::default(), now).is_some()
+        desk.decide(Reports { inventory, news: News::new(), findings: Vec::new() }, &Terms::default(), now)
+            .is_some()
     };
     decide();
     for number in 0..BOOKINGS_EACH {

@@ -7,8 +7,13 @@ use tranche_store::{
     Entry, Key, KeyRange, Lease, LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch,
 };
 
-/// What becomes of an engine's reads and commits. The engine uses nothing else of a store.
+/// What becomes of reads and commits.
 pub(crate) trait Fault: Send + Sync + Debug {
+    /// Whether, and with what, reading one record fails.
+    fn on_get(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Whether, and with what, reading everything fails.
     fn on_range(&self) -> Result<(), StoreError> {
         Ok(())
@@ -27,7 +32,7 @@ pub(crate) struct Faulty<F> {
 
 impl<F: Fault> Store for Faulty<F> {
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key)
+        self.fault.on_get().and_then(|()| self.store.get(key))
     }
     fn range(&self, prefix: &KeyRange) -> Result<Snapshot, StoreError> {
         self.fault.on_range().and_then(|()| self.store.range(prefix))

@@ -127,5 +127,6 @@ fn proof(by: DownBy) -> &'static str {
         DownBy::Agent => "cut by its fence agent",
         DownBy::Hand => "as somebody said",
         DownBy::Shutdown => "shut down",
+        DownBy::Surrender => "by its own word",
     }
 }
