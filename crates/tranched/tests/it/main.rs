@@ -15,6 +15,7 @@ mod openapi;
 mod patience;
 mod process;
 mod race;
+mod seats;
 mod served;
 mod stores;
 mod stories;
