@@ -19,6 +19,10 @@ pub const FRAGMENTED_BYTES_MIN: u64 = 256 << 20;
 const RENEWED_AT_PERCENT: u64 = 67;
 /// An authority that ends within so many milliseconds is a finding: one year.
 const AUTHORITY_WARNING_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
+/// Once nobody has led for so many milliseconds, any host may: longer than the candidates need to choose one of them.
+const LEADERLESS_MS: u64 = 10_000;
+/// A seat that was given this many milliseconds ago and not taken is a finding: longer than the way to it may take.
+const SEAT_TAKEN_WITHIN_MS: u64 = 10 * 60 * 1_000;
 
 /// Those hosts that may lead, of hosts with the time at which each joined: the oldest. That more of them stand ready would
 /// cost the store a question of each many times a second, and saves nothing: it is lost with as many of its own members.
@@ -26,6 +30,67 @@ pub fn candidates<'a>(hosts: impl IntoIterator<Item = (Timestamp, &'a HostName)>
     let mut hosts: Vec<_> = hosts.into_iter().collect();
     hosts.sort_unstable();
     hosts.into_iter().take(SEATS_MAX).map(|(_, host)| host.clone()).collect()
+}
+
+/// Who leads, as far as a host knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Lead {
+    /// The store did not say.
+    #[default]
+    Unknown,
+    /// Nobody has for so long, in milliseconds.
+    Nobody {
+        /// How long.
+        for_ms: u64,
+    },
+    /// This host.
+    Host(HostName),
+}
+
+/// Whether a host may lead: one of the candidates, whoever leads already, and anybody once nobody has led for a while. The
+/// candidates may all be gone for good while the store works on.
+pub fn may_lead(host: &HostName, candidates: &[HostName], lead: &Lead) -> bool {
+    let stands_in = match lead {
+        Lead::Unknown => false,
+        Lead::Nobody { for_ms } => *for_ms >= LEADERLESS_MS,
+        Lead::Host(leader) => leader == host,
+    };
+    stands_in || candidates.contains(host)
+}
+
+/// A machine, as far as it matters for the store's seats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sitter<'a> {
+    /// Which.
+    pub host: &'a HostName,
+    /// What it is.
+    pub role: Role,
+    /// When it joined.
+    pub joined_at: Timestamp,
+    /// Whether it was given a seat.
+    pub seat: bool,
+    /// Whether it has taken it: its member of the store votes.
+    pub votes: bool,
+    /// Whether it could keep the store.
+    pub able: bool,
+}
+
+/// Who is to get the next seat, whoever is first of those that answer; nobody while seats enough are given, or one that was
+/// given is not taken yet. Hosts go before witnesses, because who has a seat also signs, and the oldest first.
+pub fn heirs<'a>(sitters: impl IntoIterator<Item = Sitter<'a>>) -> Vec<HostName> {
+    let (seated, mut others): (Vec<_>, Vec<_>) = sitters.into_iter().partition(|sitter| sitter.seat);
+    if seated.len() >= SEATS_MAX || !seated.iter().all(|sitter| sitter.votes) {
+        return Vec::new();
+    }
+    others.retain(|sitter| sitter.able);
+    others.sort_unstable_by_key(|sitter| (sitter.role == Role::Witness, sitter.joined_at, sitter.host));
+    others.into_iter().map(|sitter| sitter.host.clone()).collect()
+}
+
+/// The finding about a seat that was given so long ago and not taken, if that is too long.
+pub fn judge_seat(host: &HostName, given_ms_ago: u64) -> Option<Finding> {
+    let minutes = given_ms_ago / 60_000;
+    (given_ms_ago >= SEAT_TAKEN_WITHIN_MS).then(|| say::seat_not_taken(host, minutes))
 }
 
 /// What a machine is in the cluster.
@@ -40,16 +105,32 @@ pub enum Role {
     Witness,
 }
 
+/// Where a member of the cluster's store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorePlace {
+    /// On a host of the cluster.
+    Host(HostName),
+    /// Elsewhere, as a URL: somebody else runs it.
+    Url(String),
+}
+
+impl std::fmt::Display for StorePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host(host) => write!(f, "on host {host}"),
+            Self::Url(url) => write!(f, "at {url}"),
+        }
+    }
+}
+
 /// A member of the cluster's store, as it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreMember {
-    /// The host that it is on.
-    pub host: HostName,
+    /// Where it is.
+    pub place: StorePlace,
     /// Whether it has no vote yet, because it is still catching up.
     pub learner: bool,
     /// What it answered; nothing if it did not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<StoreAnswer>,
 }
 
@@ -67,15 +148,17 @@ pub struct StoreAnswer {
     pub used_bytes: u64,
     /// Whether it raised the alarm that its quota is used up.
     pub out_of_space: bool,
+    /// Whether it raised the alarm that its data differ from those of the others.
+    #[serde(default)]
+    pub corrupt: bool,
 }
 
 /// How the cluster's store fares.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreHealth {
     /// Its members.
     pub members: Vec<StoreMember>,
-    /// How many bytes the file of each may have.
+    /// How many bytes the file of each may have; 0 where nobody knows.
     pub quota_bytes: u64,
 }
 
@@ -98,9 +181,9 @@ pub fn judge(health: &StoreHealth) -> Vec<Finding> {
     let survives = failures_survived(voters).checked_sub(silent);
     for member in &health.members {
         match &member.answer {
-            None if member.learner => findings.push(say::store_learner_silent(&member.host)),
-            None => findings.push(say::store_member_down(&member.host, survives)),
-            Some(answer) => findings.extend(judge_member(&member.host, answer, health.quota_bytes)),
+            None if member.learner => findings.push(say::store_learner_silent(&member.place)),
+            None => findings.push(say::store_member_down(&member.place, survives)),
+            Some(answer) => findings.extend(judge_member(&member.place, answer, health.quota_bytes)),
         }
     }
     findings
@@ -108,22 +191,26 @@ pub fn judge(health: &StoreHealth) -> Vec<Finding> {
 
 /// Why a host must keep its seat for now: those that stay could decide nothing without those of them that are silent.
 pub fn refusal_to_unseat(health: &StoreHealth, host: &HostName) -> Option<Finding> {
-    let staying = health.members.iter().filter(|member| !member.learner && &member.host != host);
-    let silent: Vec<&HostName> =
-        staying.clone().filter(|member| member.answer.is_none()).map(|member| &member.host).collect();
+    let leaves = |member: &&StoreMember| matches!(&member.place, StorePlace::Host(at) if at == host);
+    let staying = health.members.iter().filter(|member| !member.learner && !leaves(member));
+    let silent: Vec<&StorePlace> =
+        staying.clone().filter(|member| member.answer.is_none()).map(|member| &member.place).collect();
     let staying = staying.count();
     (staying > 0 && staying - silent.len() <= staying / 2).then(|| say::seat_needed(host, &silent))
 }
 
-fn judge_member(host: &HostName, answer: &StoreAnswer, quota_bytes: u64) -> Option<Finding> {
+fn judge_member(place: &StorePlace, answer: &StoreAnswer, quota_bytes: u64) -> Option<Finding> {
+    if answer.corrupt {
+        return Some(say::store_member_corrupt(place));
+    }
     if answer.out_of_space {
-        return Some(say::store_out_of_space(host));
+        return Some(say::store_out_of_space(place));
     }
     if quota_bytes > 0 && answer.file_bytes * 100 >= quota_bytes * QUOTA_WARNING_PERCENT {
-        return Some(say::store_near_quota(host, answer.file_bytes >> 20, quota_bytes >> 20));
+        return Some(say::store_near_quota(place, answer.file_bytes >> 20, quota_bytes >> 20));
     }
     let fragmented = answer.file_bytes >= FRAGMENTED_BYTES_MIN && answer.used_bytes * 2 < answer.file_bytes;
-    fragmented.then(|| say::store_fragmented(host, answer.file_bytes >> 20, answer.used_bytes >> 20))
+    fragmented.then(|| say::store_fragmented(place, answer.file_bytes >> 20, answer.used_bytes >> 20))
 }
 
 /// Whether a certificate is to be renewed now.
@@ -168,12 +255,13 @@ mod tests {
             file_bytes: 20 << 20,
             used_bytes: 18 << 20,
             out_of_space: false,
+            corrupt: false,
         }
     }
 
     fn health(answers: &[Option<StoreAnswer>]) -> StoreHealth {
         let members = answers.iter().enumerate().map(|(index, answer)| StoreMember {
-            host: format!("node{index}").parse().unwrap(),
+            place: StorePlace::Host(format!("node{index}").parse().unwrap()),
             learner: false,
             answer: answer.clone(),
         });
@@ -190,6 +278,61 @@ mod tests {
         let joined = [9, 5, 5, 7].map(Timestamp);
         let chosen = candidates(joined.into_iter().zip(&names));
         assert_eq!(chosen.iter().map(HostName::as_str).collect::<Vec<_>>(), ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_host_that_is_no_candidate_leads_once_nobody_has_for_a_while_and_goes_on_then() {
+        let [a, b]: [HostName; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        let may = |lead| may_lead(&b, std::slice::from_ref(&a), &lead);
+        assert!(may_lead(&a, std::slice::from_ref(&a), &Lead::Unknown), "candidates always may");
+        assert!(!may(Lead::Unknown), "a store that is silent is no invitation");
+        assert!(!may(Lead::Nobody { for_ms: LEADERLESS_MS - 1 }));
+        assert!(may(Lead::Nobody { for_ms: LEADERLESS_MS }));
+        assert!(!may(Lead::Host(a.clone())));
+        assert!(may(Lead::Host(b.clone())), "the lead does not go to and fro");
+    }
+
+    /// Machines by name: the time that each joined at, and whether it has a seat and votes.
+    fn heirs_of(machines: &[(&str, u64, bool, bool)], change: fn(&mut Sitter<'_>)) -> Vec<String> {
+        let names: Vec<HostName> = machines.iter().map(|(name, ..)| name.parse().unwrap()).collect();
+        let sitters = names.iter().zip(machines).map(|(host, (_, joined_at, seat, votes))| {
+            let (role, joined_at) = (Role::Host, Timestamp(*joined_at));
+            let mut sitter = Sitter { host, role, joined_at, seat: *seat, votes: *votes, able: true };
+            change(&mut sitter);
+            sitter
+        });
+        heirs(sitters).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_oldest_host_without_a_seat_inherits_one_that_is_free() {
+        let [a, b] = [("a", 1, true, true), ("b", 2, true, true)];
+        let (young, old) = (("c", 9, false, false), ("d", 5, false, false));
+        assert_eq!(heirs_of(&[a, b, young, old], |_| {}), ["d", "c"]);
+        assert_eq!(heirs_of(&[a, b, ("x", 3, true, true), old], |_| {}), [""; 0], "three are enough");
+        assert_eq!(heirs_of(&[a, ("b", 2, true, false), old], |_| {}), [""; 0], "one at a time");
+    }
+
+    #[test]
+    fn a_witness_inherits_after_every_host_and_a_host_without_etcd_never() {
+        let machines = [("a", 1, true, true), ("wit", 2, false, false), ("c", 9, false, false)];
+        let witness = |sitter: &mut Sitter<'_>| {
+            if sitter.host.as_str() == "wit" {
+                sitter.role = Role::Witness;
+            }
+        };
+        assert_eq!(heirs_of(&machines, witness), ["c", "wit"]);
+        let unable = |sitter: &mut Sitter<'_>| sitter.able = sitter.host.as_str() != "c";
+        assert_eq!(heirs_of(&machines, unable), ["wit"]);
+    }
+
+    #[test]
+    fn a_seat_that_nobody_takes_is_told_after_some_minutes_with_what_to_do() {
+        let host: HostName = "node4".parse().unwrap();
+        assert_eq!(judge_seat(&host, SEAT_TAKEN_WITHIN_MS - 1), None);
+        let finding = judge_seat(&host, SEAT_TAKEN_WITHIN_MS).unwrap();
+        assert_eq!(finding.code, Code::SeatNotTaken);
+        assert!(finding.hint.contains("tranche cluster remove node4"), "{finding}");
     }
 
     #[test]
@@ -243,9 +386,22 @@ mod tests {
             codes(&health(&[Some(changed), Some(answer()), Some(answer())]))
         };
         assert_eq!(with(|answer| answer.out_of_space = true), [Code::StoreOutOfSpace]);
+        assert_eq!(with(|answer| answer.corrupt = true), [Code::StoreMemberCorrupt]);
         assert_eq!(with(|answer| answer.file_bytes = 1_800 << 20), [Code::StoreNearQuota]);
         assert_eq!(with(|answer| answer.file_bytes = 400 << 20), [Code::StoreFragmented]);
         assert_eq!(with(|answer| answer.file_bytes = 200 << 20), [], "too small to be worth it");
+    }
+
+    #[test]
+    fn of_an_etcd_that_somebody_else_runs_no_quota_is_made_up_and_members_are_named_by_where_they_are() {
+        let full = StoreAnswer { file_bytes: 100 << 30, used_bytes: 99 << 30, ..answer() };
+        let place = |number| StorePlace::Url(format!("https://etcd{number}:2379"));
+        let member = |number, answer| StoreMember { place: place(number), learner: false, answer };
+        let members = vec![member(1, Some(full)), member(2, Some(answer())), member(3, None)];
+        let findings = judge(&StoreHealth { members, quota_bytes: 0 });
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].message.contains("at https://etcd3:2379"), "{}", findings[0]);
+        assert!(!findings[0].hint.contains("tranche cluster remove"), "{}", findings[0]);
     }
 
     #[test]

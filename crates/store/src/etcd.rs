@@ -26,7 +26,7 @@ use crate::txn::{Compare, Conflict, Expected, Op, Outcome, Txn};
 use crate::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Store, Watch};
 
 use self::calls::Calls;
-pub use self::members::{EtcdMember, EtcdMembers, EtcdStatus};
+pub use self::members::{EtcdAlarms, EtcdMember, EtcdMembers, EtcdStatus};
 use self::watch::EtcdWatch;
 
 /// What etcd says where a history was forgotten before, and where a lease is not known (`rpctypes/error.go`); the last is

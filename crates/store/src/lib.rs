@@ -28,7 +28,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use error::StoreError;
-pub use etcd::{EtcdMember, EtcdMembers, EtcdSettings, EtcdStatus, EtcdStore, EtcdTls};
+pub use etcd::{EtcdAlarms, EtcdMember, EtcdMembers, EtcdSettings, EtcdStatus, EtcdStore, EtcdTls};
 pub use history::{HISTORY_BYTES_MAX, HISTORY_EVENTS_MAX};
 pub use key::{KEY_LEN_MAX, Key, KeyError, KeyRange, SEGMENT_LEN_MAX, SEGMENTS_MAX};
 pub use memory::MemoryStore;

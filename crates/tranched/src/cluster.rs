@@ -11,12 +11,15 @@ pub mod book;
 mod care;
 pub mod carry;
 pub mod door;
+mod health;
 pub mod hold;
 pub mod luggage;
 pub mod parting;
 pub mod pki;
 pub mod registry;
+pub mod revoked;
 pub mod seat;
+mod seats;
 pub mod token;
 pub mod walk;
 
@@ -36,8 +39,9 @@ use tranche_engine::View;
 use tranche_store::{EtcdStore, Loaded, Repository, Store};
 
 use self::book::{Book, Entering, How, Leaving, Membership, Seat, Standing, Step};
+use self::care::Seen;
 use self::carry::Backup;
-use self::door::Identity;
+use self::door::{Address, Identity};
 use self::registry::{JoinAnswer, JoinRequest, Registry};
 use self::seat::Running;
 use self::token::Token;
@@ -81,13 +85,15 @@ struct State {
     doing: Option<String>,
     health: StoreHealth,
     findings: Vec<Finding>,
-    members: Vec<HostName>,
+    /// The members, with the fingerprints of their keys.
+    members: BTreeMap<HostName, String>,
     /// Those that may lead; nothing before the store was asked.
     candidates: Vec<HostName>,
     /// Why this host is still a member although it was to leave.
     stayed: Option<Finding>,
     /// Of each member of the store, where it is and where its host is asked.
-    doors: BTreeMap<String, String>,
+    doors: BTreeMap<String, Address>,
+    seen: Seen,
 }
 
 impl Cluster {
@@ -422,17 +428,8 @@ impl Cluster {
         if self.lock().walking {
             return Err(say::cluster_busy("take the next step; ask again when it is done or has stopped"));
         }
-        if matches!(entering.how, How::Joins { .. }) && entering.step >= Step::Certified {
-            // What the cluster knows of it may be taken out there, too: tranche cluster remove.
-            let settings = walk::settings(&self.0.book, &self.0.etcd, &entering.membership.endpoints);
-            if let Ok(store) = settings
-                .map_err(walk::file)
-                .and_then(|settings| EtcdStore::connect(&settings).map_err(|error| error.finding()))
-            {
-                drop(walk::take_back(&store, &self.0.host));
-            }
-            drop(care::unseat(self, &entering.membership.endpoints, &self.0.host));
-        }
+        let joined = matches!(entering.how, How::Joins { .. }) && entering.step >= Step::Certified;
+        let told = if joined { self.tell_of_giving_up(&entering.membership) } else { Ok(()) };
         let running = self.lock().running.take();
         if let Some(running) = running {
             running.end();
@@ -440,7 +437,22 @@ impl Cluster {
         seat::strip(&self.0.book);
         self.note(Standing::Alone)?;
         self.0.book.forget();
+        if let Err(finding) = told {
+            self.lock().findings = vec![say::cluster_not_told(&self.0.host, &finding.message)];
+        }
         Ok(())
+    }
+
+    /// The seat first: without the host's record, nobody would know whose it is.
+    fn tell_of_giving_up(&self, membership: &Membership) -> Result<(), Finding> {
+        let own = seat::url(&membership.address, self.0.etcd.client_port);
+        let peer_url = seat::url(&membership.address, self.0.etcd.peer_port);
+        let others: Vec<String> =
+            membership.endpoints.iter().filter(|endpoint| **endpoint != own).cloned().collect();
+        health::unseat(self, &others, &membership.host, &peer_url)?;
+        let settings = walk::settings(&self.0.book, &self.0.etcd, &others).map_err(walk::file)?;
+        let store = EtcdStore::connect(&settings).map_err(|error| error.finding())?;
+        walk::take_back(&store, &membership.host, clock::now())
     }
 
     /// Makes a join token.
@@ -485,7 +497,7 @@ impl Cluster {
         let store = self.store().ok_or_else(say::cluster_none)?;
         check_address(&asked.address)?;
         let authority = walk::authority(&self.0.book).map_err(walk::file)?;
-        let authority = authority.ok_or_else(|| say::not_a_signer(&self.lock().members))?;
+        let authority = authority.ok_or_else(|| self.not_a_signer())?;
         let seats = self.0.etcd.endpoints.is_empty();
         let now = clock::now();
         let judge = || match &asked.brings {
@@ -498,25 +510,14 @@ impl Cluster {
     /// Gives the unused part of the store's files back, one member after the other.
     ///
     /// # Errors
-    /// A member does not answer; those before it are done.
+    /// Some members do not answer; the others are done.
     pub fn defragment(&self) -> Result<(), Finding> {
-        care::defragment(self)
+        health::defragment(self)
     }
 
     /// Sees to the cluster for as long as the process lives: endpoints, health, certificates.
     pub fn care(&self) {
         care::begin(self.clone());
-    }
-
-    /// Whether a host is a member, as far as is known.
-    pub fn knows(&self, host: &HostName) -> bool {
-        if self.lock().members.contains(host) {
-            return true;
-        }
-        let members = self.store().and_then(|store| Registry(store.as_ref()).members().ok());
-        let Some(members) = members else { return false };
-        self.lock().members = members.into_keys().collect();
-        self.lock().members.contains(host)
     }
 
     /// Signs the certificates of a member anew.

@@ -22,6 +22,9 @@ pub const TICK_S: std::ops::RangeInclusive<u64> = 1..=300;
 /// The least and the most milliseconds of an election of the store (etcd: at most 50 s).
 pub const ELECTION_MS: std::ops::RangeInclusive<u64> = 100..=50_000;
 
+/// The least and the most MiB that the file of a member of the store may have (etcd: no more than 8 GiB is advised).
+pub const QUOTA_MIB: std::ops::RangeInclusive<u64> = 16..=8_192;
+
 /// The largest configuration file, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 
@@ -80,6 +83,8 @@ pub struct EtcdConfig {
     /// How long members go without word from their leader before they choose another one, in milliseconds; the same on
     /// every host, and as the policy's `failover.timers.election_ms`.
     pub election_ms: u64,
+    /// How many MiB its file may have; [`QUOTA_MIB`]. The same on every host.
+    pub quota_mib: u64,
     /// An etcd that somebody else runs, as `https://HOST:PORT`; then no host keeps the store itself.
     pub endpoints: Vec<String>,
     /// Whom that one is certified by.
@@ -168,11 +173,19 @@ impl Default for EtcdConfig {
             client_port: 7444,
             peer_port: 7445,
             election_ms: Timers::default().election_ms,
+            quota_mib: 2_048,
             endpoints: Vec::new(),
             authority: "/etc/tranche/etcd/ca.crt".into(),
             certificate: "/etc/tranche/etcd/client.crt".into(),
             key: "/etc/tranche/etcd/client.key".into(),
         }
+    }
+}
+
+impl EtcdConfig {
+    /// How many bytes the file of a member may have.
+    pub fn quota_bytes(&self) -> u64 {
+        self.quota_mib << 20
     }
 }
 
@@ -278,6 +291,10 @@ impl Config {
             let choose = format!("{} to {} milliseconds", ELECTION_MS.start(), ELECTION_MS.end());
             return Err(wrong("etcd.election_ms", self.etcd.election_ms, choose));
         }
+        if !QUOTA_MIB.contains(&self.etcd.quota_mib) {
+            let choose = format!("{} to {} MiB", QUOTA_MIB.start(), QUOTA_MIB.end());
+            return Err(wrong("etcd.quota_mib", self.etcd.quota_mib, choose));
+        }
         let paths = [
             ("state_dir", &self.state_dir),
             ("socket", &self.socket),
@@ -345,7 +362,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 24, "every setting is in the file");
+        assert_eq!(keys, 25, "every setting is in the file");
     }
 
     #[test]
@@ -362,6 +379,8 @@ mod tests {
         assert_eq!(message("tick_s = 0"), "the setting tick_s cannot be 0; choose 1 to 300 seconds");
         let short = message("[etcd]\nelection_ms = 1");
         assert_eq!(short, "the setting etcd.election_ms cannot be 1; choose 100 to 50000 milliseconds");
+        let large = message("[etcd]\nquota_mib = 9000");
+        assert_eq!(large, "the setting etcd.quota_mib cannot be 9000; choose 16 to 8192 MiB");
         assert!(message("socket = \"x.sock\"").contains("the setting socket cannot be x.sock"));
         assert!(message("tick = 3").contains("unknown field `tick`"), "{}", message("tick = 3"));
         assert!(

@@ -2,10 +2,18 @@
 
 use super::{error, info, warning};
 use crate::finding::{Code, Finding, Subject};
+use crate::membership::StorePlace;
 use crate::name::{HostName, Timestamp, VmName};
 
 fn host_subject(host: &HostName) -> Subject {
     Subject::Host(host.clone())
+}
+
+fn place_subject(place: &StorePlace) -> Subject {
+    match place {
+        StorePlace::Host(host) => host_subject(host),
+        StorePlace::Url(_) => Subject::Installation,
+    }
 }
 
 fn list<T: ToString>(names: &[T]) -> String {
@@ -175,6 +183,15 @@ pub fn store_member_failed(what: &str, why: &str) -> Finding {
     error(Code::StoreMemberFailed, Subject::Installation, message, hint)
 }
 
+/// A host has given up to get into a cluster, which does not know of that.
+pub fn cluster_not_told(host: &HostName, why: &str) -> Finding {
+    let message = format!(
+        "This host has given up to join, and the cluster could not be told: {why} What it knows of this host keeps a seat of its store taken."
+    );
+    let hint = format!("On a member of that cluster: tranche cluster remove {host}.");
+    warning(Code::StoreMemberFailed, host_subject(host), message, hint)
+}
+
 /// A file of the cluster's cannot be read or written.
 pub fn cluster_file(what: &str, why: &str) -> Finding {
     let message = format!("{what}: {why}.");
@@ -234,54 +251,94 @@ pub fn store_without_majority(voters: usize) -> Finding {
 }
 
 /// A member of the store does not answer.
-pub fn store_member_down(host: &HostName, survives: Option<usize>) -> Finding {
+pub fn store_member_down(place: &StorePlace, survives: Option<usize>) -> Finding {
     let then = match survives {
         None => "too few are left, so nothing can be written".to_owned(),
         Some(0) => "until it is back, no other member may fail".to_owned(),
         Some(more) => format!("{more} more may fail"),
     };
-    let message = format!("The store's member on host {host} does not answer; {then}.");
-    let hint = format!(
-        "Look at that host, and there: systemctl status tranche-etcd. If it is gone for good: tranche cluster remove {host}."
+    let message = format!("The store's member {place} does not answer; {then}.");
+    let hint = match place {
+        StorePlace::Host(host) => format!(
+            "Look at that host, and there: systemctl status tranche-etcd. If it is gone for good: tranche cluster remove {host}; its seat then goes to the oldest host that has none."
+        ),
+        StorePlace::Url(_) => "Whoever runs that etcd looks at it there.".to_owned(),
+    };
+    error(Code::StoreMemberDown, place_subject(place), message, hint)
+}
+
+/// A member of the store has other data than the others.
+pub fn store_member_corrupt(place: &StorePlace) -> Finding {
+    let message = format!(
+        "The store's member {place} has raised the alarm that its data differ from those of the others, so etcd refuses to write."
     );
-    error(Code::StoreMemberDown, host_subject(host), message, hint)
+    let hint = match place {
+        StorePlace::Host(host) => format!(
+            "Make a backup now ('tranche cluster backup FILE'). Then take the host out and let it join anew: tranche host drain {host}, and there: tranche cluster leave."
+        ),
+        StorePlace::Url(_) => {
+            "Whoever runs that etcd replaces the member; make a backup before: tranche cluster backup FILE."
+                .to_owned()
+        }
+    };
+    error(Code::StoreMemberCorrupt, place_subject(place), message, hint)
 }
 
 /// The store refuses writes because its quota is used up.
-pub fn store_out_of_space(host: &HostName) -> Finding {
-    let message =
-        format!("The store's member on host {host} has used up its quota, so nothing can be written.");
-    error(
-        Code::StoreOutOfSpace,
-        host_subject(host),
-        message,
-        "'tranche cluster defragment' makes room and takes the alarm back.",
-    )
+pub fn store_out_of_space(place: &StorePlace) -> Finding {
+    let message = format!("The store's member {place} has used up its quota, so nothing can be written.");
+    let hint = "'tranche cluster defragment' makes room and takes the alarm back.";
+    error(Code::StoreOutOfSpace, place_subject(place), message, hint)
+}
+
+/// Some members of the store could not be defragmented.
+pub fn store_not_defragmented(failed: &[(String, String)], disarmed: bool) -> Finding {
+    let each: Vec<String> = failed.iter().map(|(place, why)| format!("{place} ({why})")).collect();
+    let rest = match disarmed {
+        true => "the others are done",
+        false => "so fewer than a majority are done, and an alarm that the quota is used up stays",
+    };
+    let message = format!("These members of the store were not defragmented: {}; {rest}.", list(&each));
+    let hint = "Look at those members ('tranche cluster status'), then repeat the command: what is done already takes no time.";
+    error(Code::StoreMemberFailed, Subject::Installation, message, hint)
 }
 
 /// The store's file is close to its limit.
-pub fn store_near_quota(host: &HostName, file_mib: u64, quota_mib: u64) -> Finding {
+pub fn store_near_quota(place: &StorePlace, file_mib: u64, quota_mib: u64) -> Finding {
     let message = format!(
-        "The store's file on host {host} has {file_mib} MiB of the {quota_mib} MiB that it may have."
+        "The file of the store's member {place} has {file_mib} MiB of the {quota_mib} MiB that it may have."
     );
-    warning(
-        Code::StoreNearQuota,
-        host_subject(host),
-        message,
-        "'tranche cluster defragment' makes it smaller; does something else keep its data in this etcd?",
-    )
+    let hint = "'tranche cluster defragment' makes it smaller; does something else keep its data in this etcd? `etcd.quota_mib` in tranched.toml allows more.";
+    warning(Code::StoreNearQuota, place_subject(place), message, hint)
 }
 
 /// Most of the store's file is holes.
-pub fn store_fragmented(host: &HostName, file_mib: u64, used_mib: u64) -> Finding {
-    let message =
-        format!("The store's file on host {host} has {file_mib} MiB, of which {used_mib} MiB are in use.");
-    info(
-        Code::StoreFragmented,
-        host_subject(host),
-        message,
-        "'tranche cluster defragment' gives the rest back, one member after the other.",
-    )
+pub fn store_fragmented(place: &StorePlace, file_mib: u64, used_mib: u64) -> Finding {
+    let message = format!(
+        "The file of the store's member {place} has {file_mib} MiB, of which {used_mib} MiB are in use."
+    );
+    let hint = "'tranche cluster defragment' gives the rest back, one member after the other.";
+    info(Code::StoreFragmented, place_subject(place), message, hint)
+}
+
+/// A host does not take the seat that it was given.
+pub fn seat_not_taken(host: &HostName, minutes: u64) -> Finding {
+    let message = format!(
+        "Host {host} was given a seat in the cluster's store and has not taken it for {minutes} minutes; no other host gets one meanwhile."
+    );
+    let hint = format!(
+        "Look at tranched and etcd there (journalctl -u tranched -u tranche-etcd). If the host is gone for good: tranche cluster remove {host}."
+    );
+    warning(Code::SeatNotTaken, host_subject(host), message, hint)
+}
+
+/// A machine that was removed had the authority's key.
+pub fn authority_exposed(host: &HostName) -> Finding {
+    let message = format!(
+        "Host {host} had the key of the cluster's authority when it was removed. Its own certificates are revoked, but whoever has its disk can certify any machine as a host of this cluster, which etcd and every host then believe."
+    );
+    let hint = "Erase that disk (pki/ca.key in its state directory) or keep it safe. If somebody else may have it, begin the cluster anew from a backup, which makes a new authority: tranche cluster backup, then tranche cluster restore.";
+    warning(Code::AuthorityExposed, host_subject(host), message, hint)
 }
 
 /// A certificate ends and was not renewed.

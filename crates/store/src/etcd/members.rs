@@ -3,10 +3,10 @@
 //! A new member first only listens (a learner, etcd 3.4), and has a vote once it has caught up, so that quorum is never at
 //! stake while one joins.
 
-use etcd_client::{AlarmAction, AlarmType, Client, MemberAddOptions};
+use etcd_client::{AlarmAction, AlarmType, Client, CompactionOptions, MemberAddOptions};
 
 use super::calls::Calls;
-use super::{EtcdSettings, unsigned};
+use super::{ALREADY_COMPACTED, EtcdSettings, unsigned};
 use crate::error::StoreError;
 
 /// What etcd says of a learner that has not caught up, where another one still is, and for five seconds after a member was
@@ -45,6 +45,17 @@ pub struct EtcdStatus {
     pub file_bytes: u64,
     /// How much of that is in use, in bytes.
     pub used_bytes: u64,
+    /// The revision that it is at.
+    pub revision: u64,
+}
+
+/// The members that raised an alarm, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EtcdAlarms {
+    /// Their quota is used up.
+    pub out_of_space: Vec<u64>,
+    /// Their data differ from those of the others.
+    pub corrupt: Vec<u64>,
 }
 
 /// Asks the members of an etcd about themselves, and changes who is one.
@@ -131,19 +142,42 @@ impl EtcdMembers {
             version: answer.version().to_owned(),
             file_bytes: unsigned(answer.db_size()),
             used_bytes: unsigned(answer.raft_used_db_size()),
+            revision: answer.header().map_or(0, |header| unsigned(header.revision())),
         })
     }
 
-    /// The members that raised the alarm that their quota is used up.
+    /// The alarms that are raised.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] when nobody answers.
-    pub fn out_of_space(&self) -> Result<Vec<u64>, StoreError> {
+    pub fn alarms(&self) -> Result<EtcdAlarms, StoreError> {
         let answer = self
             .calls
             .wait(|mut client| async move { client.alarm(AlarmAction::Get, AlarmType::None, None).await })?;
-        let raised = answer.alarms().iter().filter(|alarm| alarm.alarm() == AlarmType::Nospace);
-        Ok(raised.map(etcd_client::AlarmMember::member_id).collect())
+        let of = |kind: AlarmType| {
+            let raised = answer.alarms().iter().filter(|alarm| alarm.alarm() == kind);
+            raised.map(etcd_client::AlarmMember::member_id).collect()
+        };
+        Ok(EtcdAlarms { out_of_space: of(AlarmType::Nospace), corrupt: of(AlarmType::Corrupt) })
+    }
+
+    /// Forgets all history before now, and waits until the member that was asked has let go of it. Works when quotas are
+    /// used up.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when nobody answers.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let revision = super::signed(self.status()?.revision);
+        let compacting = |client: Client| async move {
+            let options = CompactionOptions::new().with_physical();
+            client.kv_client().compact(revision, Some(options)).await
+        };
+        match self.calls.run(compacting)? {
+            Err(error) if !error.to_string().contains(ALREADY_COMPACTED) => {
+                Err(self.calls.error(None, error))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Takes the alarms back that quotas are used up. One that is still used up raises it again.

@@ -5,38 +5,39 @@ use std::time::Duration;
 use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView, StoreSeat};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::membership;
+use tranche_core::membership::{self, StorePlace};
 use tranche_core::name::HostName;
 use tranche_store::{EtcdMembers, StoreError};
 
-use super::book::Standing;
+use super::book::{Membership, Standing};
 use super::carry::Backup;
+use super::door::Address;
 use super::registry::{self, Registry};
 use super::seat::Running;
-use super::{Cluster, care};
+use super::{Cluster, care, health};
 use crate::clock;
 
 impl Cluster {
     /// Whether this host may lead. Before the members are known, whoever keeps the store may.
     pub fn may_lead(&self) -> bool {
         let state = self.lock();
-        let Standing::Member(membership) = &state.standing else { return false };
+        let Standing::Member(member) = &state.standing else { return false };
         match state.candidates.is_empty() {
-            true => membership.seat.is_some(),
-            false => state.candidates.contains(&membership.host),
+            true => member.seat.is_some(),
+            false => membership::may_lead(&member.host, &state.candidates, &state.seen.lead()),
         }
     }
 
-    /// Where a member is asked, as `HOST:PORT`.
+    /// Where a member is asked.
     ///
     /// # Errors
     /// The store cannot be read, or it is no member.
-    pub fn door_of(&self, host: &HostName) -> Result<String, Finding> {
+    pub fn door_of(&self, host: &HostName) -> Result<Address, Finding> {
         let store = self.store().ok_or_else(say::cluster_none)?;
         let members = Registry(store.as_ref()).members()?;
         let member = members.get(host);
         member
-            .map(registry::MemberRecord::door)
+            .map(registry::MemberRecord::address_of_door)
             .ok_or_else(|| say::host_not_found(host, &members.keys().collect::<Vec<_>>()))
     }
 
@@ -60,7 +61,47 @@ impl Cluster {
     /// # Errors
     /// The certificates are of no use.
     pub fn voice(&self, endpoint: &String, timeout_ms: u64) -> Result<EtcdMembers, StoreError> {
-        care::at(self, std::slice::from_ref(endpoint), timeout_ms)
+        health::at(self, std::slice::from_ref(endpoint), timeout_ms)
+    }
+
+    /// Whether hosts of the cluster keep its store themselves; else somebody else does.
+    pub(super) fn keeps_store(&self) -> bool {
+        self.0.etcd.endpoints.is_empty()
+    }
+
+    /// Where the cluster's store is.
+    pub fn endpoints_of(&self, membership: &Membership) -> Vec<String> {
+        if self.keeps_store() { membership.endpoints.clone() } else { self.0.etcd.endpoints.clone() }
+    }
+
+    /// Why this host cannot sign.
+    pub(super) fn not_a_signer(&self) -> Finding {
+        say::not_a_signer(&self.lock().members.keys().cloned().collect::<Vec<_>>())
+    }
+
+    /// The authority's key, for a host that keeps the store.
+    ///
+    /// # Errors
+    /// This host has not got it, or the other one shall not have it.
+    pub fn authority_for(&self, host: &HostName, key: &str) -> Result<String, Finding> {
+        care::authority_for(self, host, key)
+    }
+
+    /// Whether a host is a member, and the one with this key: certificates outlive the membership of their hosts.
+    pub fn knows(&self, host: &HostName, key: &str) -> bool {
+        if self.lock().members.get(host).is_some_and(|known| known == key) {
+            return true;
+        }
+        let members = self.store().and_then(|store| Registry(store.as_ref()).members().ok());
+        let Some(members) = members else { return false };
+        let mut state = self.lock();
+        state.members = members.into_iter().map(|(host, member)| (host, member.key)).collect();
+        state.members.get(host).is_some_and(|known| known == key)
+    }
+
+    /// Sees to the cluster once: endpoints, health, certificates, seats. Returns whether more is due soon.
+    pub fn care_once(&self) -> bool {
+        care::once(self)
     }
 
     /// A backup of the cluster's records.
@@ -111,7 +152,8 @@ impl Cluster {
         let versions: Vec<&str> = members.values().map(|member| member.version.as_str()).collect();
         view.ruling_version = membership::ruling_version(versions).map(str::to_owned);
         let seat = |host: &HostName| {
-            let found = health.members.iter().find(|member| &member.host == host)?;
+            let place = StorePlace::Host(host.clone());
+            let found = health.members.iter().find(|member| member.place == place)?;
             Some(StoreSeat { learner: found.learner, answer: found.answer.clone() })
         };
         let member = |(host, member): (HostName, registry::MemberRecord)| ClusterMember {

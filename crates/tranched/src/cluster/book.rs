@@ -236,6 +236,11 @@ impl Book {
         self.pki(&format!("{which}.crt"))
     }
 
+    /// The list of certificates that are believed no more, as it is known last.
+    pub fn revocations(&self) -> Utf8PathBuf {
+        self.pki("revoked.pem")
+    }
+
     /// Keeps this host's certificates and the authority's.
     ///
     /// # Errors
@@ -251,7 +256,7 @@ impl Book {
 
     /// Forgets all certificates and keys: this host is no member any more.
     pub fn forget(&self) {
-        for name in ["ca.crt", "ca.key", "host.key", "server.crt", "client.crt", "peer.crt"] {
+        for name in ["ca.crt", "ca.key", "host.key", "server.crt", "client.crt", "peer.crt", "revoked.pem"] {
             // One that is not there is forgotten.
             let _ = std::fs::remove_file(self.pki(name));
         }

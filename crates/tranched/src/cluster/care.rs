@@ -1,50 +1,109 @@
 //! What a member sees to by itself: where the store is, how its members fare, that certificates do not end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hyper::Method;
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::membership::{self, Role, StoreAnswer, StoreHealth, StoreMember};
+use tranche_core::membership::{self, Lead, Role, StoreMember, StorePlace};
 use tranche_core::name::HostName;
-use tranche_store::{EtcdMember, EtcdMembers, EtcdSettings, Key, Store, StoreError};
+use tranche_store::{EtcdStore, Repository};
 
 use super::Cluster;
 use super::book::{self, Membership, Standing};
-use super::door::{self, Trust};
+use super::door::{self, Address, Trust};
 use super::pki::{self, Certificates, Subject};
 use super::registry::{MemberRecord, Registry};
-use super::{seat, walk};
+use super::{health, revoked, seat, seats, walk};
 use crate::clock;
 
-/// Between two looks.
+/// Between two looks, and while a seat changes hands.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long a member may take to say how it fares, in milliseconds.
-const ANSWER_MS: u64 = 2_000;
-/// How long a member may take to be defragmented, in milliseconds.
-const DEFRAGMENT_MS: u64 = 120_000;
-/// How long it may take until etcd lets a member go, and between two tries.
-const REMOVED_WITHIN: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(200);
-/// How long a host is listened to before it is taken to be gone.
-const LISTEN: Duration = Duration::from_millis(2_500);
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How long a host that may sign may take to answer.
+const SIGNED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is remembered from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    leader: Option<HostName>,
+    /// Since when nobody leads, if the store said so.
+    leaderless: Option<Instant>,
+    /// Since when a seat is given and not taken.
+    pending: BTreeMap<HostName, Instant>,
+    /// Whether this host's member of the store has no vote.
+    listens: bool,
+    /// What stood in the way of the last look.
+    trouble: Vec<Finding>,
+}
+
+impl Seen {
+    /// Who leads.
+    pub(super) fn lead(&self) -> Lead {
+        let nobody = |since| Lead::Nobody { for_ms: ms_since(since) };
+        let host = self.leader.clone().map(Lead::Host);
+        host.or_else(|| self.leaderless.map(nobody)).unwrap_or_default()
+    }
+
+    fn see_leader(&mut self, seen: Option<Option<HostName>>) {
+        self.leaderless = match &seen {
+            Some(None) => self.leaderless.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        self.leader = seen.flatten();
+    }
+
+    /// Notes whose seats are given and not taken.
+    pub(super) fn see_pending(&mut self, pending: Vec<HostName>) {
+        let known = std::mem::take(&mut self.pending);
+        let since = |host: HostName| {
+            let since = known.get(&host).copied().unwrap_or_else(Instant::now);
+            (host, since)
+        };
+        self.pending = pending.into_iter().map(since).collect();
+    }
+
+    fn judge_pending(&self) -> impl Iterator<Item = Finding> {
+        let judge = |(host, since): (&HostName, &Instant)| membership::judge_seat(host, ms_since(*since));
+        self.pending.iter().filter_map(judge)
+    }
+}
+
+fn ms_since(began: Instant) -> u64 {
+    began.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+}
 
 /// Looks now and then, on a thread of its own, for as long as the process lives.
 pub(super) fn begin(cluster: Cluster) {
     let round = move || {
         loop {
-            if cluster.membership().is_some() {
-                look(&cluster);
-                renew(&cluster);
-            }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(if once(&cluster) { LOOK_SOON } else { LOOK_EVERY });
         }
     };
     if let Err(error) = thread::Builder::new().name("cluster-care".to_owned()).spawn(round) {
         tracing::error!(%error, "nobody looks after the cluster's store");
     }
+}
+
+/// Looks once, and does what is due. Returns whether more is due soon.
+pub(super) fn once(cluster: &Cluster) -> bool {
+    let (Some(_), Some(store)) = (cluster.membership(), cluster.store()) else { return false };
+    look(cluster);
+    renew(cluster);
+    let revoked = keep_revocations(cluster, &store);
+    let seats = seats::see_to(cluster);
+    let soon = seats.as_ref().is_ok_and(|soon| *soon);
+    let trouble: Vec<Finding> = [revoked.err(), seats.err()].into_iter().flatten().collect();
+    for finding in &trouble {
+        tracing::warn!(code = %finding.code, "{}", finding.message);
+    }
+    cluster.lock().seen.trouble = trouble;
+    soon
 }
 
 /// Asks how the cluster fares, and follows where its store is.
@@ -54,46 +113,80 @@ pub(super) fn look(cluster: &Cluster) {
         Ok(members) => members,
         Err(finding) => {
             tracing::warn!(code = %finding.code, "{}", finding.message);
-            cluster.lock().findings = vec![finding];
+            let mut state = cluster.lock();
+            state.seen.see_leader(None);
+            state.findings = vec![finding];
             return;
         }
     };
     follow(cluster, &membership, &members);
     introduce(cluster, &membership, &members);
-    let health = health(cluster, &membership, &members);
+    let leader = Repository::new(Arc::<EtcdStore>::clone(&store)).leader().ok();
+    let health = health::ask_all(cluster, &membership, &members);
     let mut findings = membership::judge(&health);
     let versions: Vec<(HostName, String)> =
         members.iter().map(|(host, member)| (host.clone(), member.version.clone())).collect();
     findings.extend(membership::judge_versions(&versions));
     findings.extend(ending(cluster));
+    findings.extend(revoked::all(store.as_ref()).map(|all| revoked::judge(&all)).unwrap_or_default());
     let mut state = cluster.lock();
+    state.seen.see_leader(leader);
+    findings.extend(state.seen.judge_pending());
+    findings.extend(state.seen.trouble.clone());
+    let listens = |own: &StoreMember| own.learner && own.place == StorePlace::Host(membership.host.clone());
+    state.seen.listens = health.members.iter().any(listens);
     state.health = health;
     state.findings = findings;
     state.candidates = candidates(&members);
     let seats = members.values().filter(|member| member.seat);
-    state.doors = seats.map(|member| (member.client_url(), member.door())).collect();
-    state.members = members.into_keys().collect();
+    state.doors = seats.map(|member| (member.client_url(), member.address_of_door())).collect();
+    state.members = members.into_iter().map(|(host, member)| (host, member.key)).collect();
+}
+
+/// The list of revoked certificates is signed by who may, and lies where etcd reads it.
+fn keep_revocations(cluster: &Cluster, store: &EtcdStore) -> Result<(), Finding> {
+    let Some(membership) = cluster.membership().filter(|_| cluster.keeps_store()) else { return Ok(()) };
+    let book = &cluster.0.book;
+    if let Some(authority) = walk::authority(book).map_err(walk::file)? {
+        revoked::publish(store, &authority, clock::now())?;
+    }
+    let Some(seat) = &membership.seat else { return Ok(()) };
+    if revoked::follow(store, book)? {
+        let environment = seat::environment(&cluster.0.etcd, book, &membership, seat);
+        seat::equip(book, &environment).map_err(walk::file)?;
+    }
+    Ok(())
+}
+
+/// Asks a member at its door. Blocks.
+pub(super) fn ask(
+    cluster: &Cluster,
+    door: &Address,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), Finding> {
+    let identity = cluster.identity()?.ok_or_else(say::cluster_none)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| say::cluster_file("A runtime", &error.to_string()))?;
+    let unreachable = |why: &str| say::cluster_unreachable(std::slice::from_ref(&door.place), why);
+    let asking = async {
+        let asking = door::ask(&door.place, Trust::Member(&identity, &door.key), method, path, body);
+        tokio::time::timeout(limit, asking).await
+    };
+    match runtime.block_on(asking) {
+        Ok(answer) => answer.map_err(|error| unreachable(&walk::chain(&error))),
+        Err(_) => Err(unreachable("it did not answer in time")),
+    }
 }
 
 /// Asks the host of a member of the store whether it can say that this one does not run.
 pub(super) fn is_held_down(cluster: &Cluster, endpoint: &str, limit: Duration) -> bool {
     let Some(door) = cluster.lock().doors.get(endpoint).cloned() else { return false };
-    let Ok(Some(identity)) = cluster.identity() else { return false };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-        return false;
-    };
-    let asking = async {
-        let path = "/cluster/store-member/down";
-        tokio::time::timeout(
-            limit,
-            door::ask(&door, Trust::Cluster(&identity), Method::GET, path, Vec::new()),
-        )
-        .await
-    };
-    match runtime.block_on(asking) {
-        Ok(Ok((status, answer))) => status.is_success() && answer.as_ref() == b"true",
-        Ok(Err(_)) | Err(_) => false,
-    }
+    let path = "/cluster/store-member/down";
+    let answer = ask(cluster, &door, Method::GET, path, Vec::new(), limit);
+    answer.is_ok_and(|(status, answer)| status.is_success() && answer.as_ref() == b"true")
 }
 
 /// Those of the members that may lead.
@@ -104,14 +197,16 @@ pub(super) fn candidates(members: &BTreeMap<HostName, MemberRecord>) -> Vec<Host
 
 /// The store is where its members are.
 fn follow(cluster: &Cluster, membership: &Membership, members: &BTreeMap<HostName, MemberRecord>) {
-    if !cluster.0.etcd.endpoints.is_empty() {
+    if !cluster.keeps_store() {
         return;
     }
+    // A member of our own that listens only is of no use yet.
+    let listens = membership.seat.is_none() || cluster.lock().seen.listens;
     let seats = |own: bool| {
         let ours = move |host: &HostName| (host == &membership.host) == own;
         members
             .iter()
-            .filter(move |(host, member)| member.seat && ours(host))
+            .filter(move |(host, member)| member.seat && ours(host) && !(own && listens))
             .map(|(_, member)| member.client_url())
     };
     let endpoints: Vec<String> = seats(true).chain(seats(false)).collect();
@@ -132,138 +227,25 @@ fn follow(cluster: &Cluster, membership: &Membership, members: &BTreeMap<HostNam
     }
 }
 
-/// The cluster knows this host's version.
+/// The cluster knows this host's version, and whether it could keep the store.
 fn introduce(cluster: &Cluster, membership: &Membership, members: &BTreeMap<HostName, MemberRecord>) {
     let version = env!("CARGO_PKG_VERSION");
-    let Some(own) = members.get(&membership.host).filter(|own| own.version != version) else { return };
-    let own = MemberRecord { version: version.to_owned(), ..own.clone() };
-    let put = cluster
-        .store()
-        .map(|store| Registry(store.as_ref()).put(&membership.cluster, &membership.host, &own));
-    if let Some(Err(finding)) = put {
+    let no_etcd = cluster.keeps_store() && seat::is_installed(&cluster.0.etcd).is_err();
+    let is_known = |own: &MemberRecord| own.version == version && own.no_etcd == no_etcd;
+    if members.get(&membership.host).is_none_or(is_known) {
+        return;
+    }
+    let introduced = || -> Result<(), Finding> {
+        let store = cluster.store().ok_or_else(say::cluster_none)?;
+        let registry = Registry(store.as_ref());
+        // One that was taken out meanwhile stays out.
+        let Some((own, at)) = registry.member(&membership.host)? else { return Ok(()) };
+        let own = MemberRecord { version: version.to_owned(), no_etcd, ..own };
+        registry.change(&membership.host, at, &own).map(|_| ())
+    };
+    if let Err(finding) = introduced() {
         tracing::warn!(code = %finding.code, "{}", finding.message);
     }
-}
-
-/// Asks every member of the store beside each other.
-fn health(
-    cluster: &Cluster,
-    membership: &Membership,
-    members: &BTreeMap<HostName, MemberRecord>,
-) -> StoreHealth {
-    let Ok(at_all) = at(cluster, &membership.endpoints, ANSWER_MS) else { return StoreHealth::default() };
-    let (Ok(list), Ok(alarms)) = (at_all.list(), at_all.out_of_space()) else {
-        // Without a majority the list is not told: what is known of it is asked all the same.
-        let silent = members.iter().filter(|(_, member)| member.seat);
-        let members = silent.map(|(host, member)| StoreMember {
-            host: host.clone(),
-            learner: false,
-            answer: ask(cluster, &member.client_url(), &[]).ok(),
-        });
-        return StoreHealth { members: members.collect(), quota_bytes: seat::QUOTA_BYTES };
-    };
-    let asked = thread::scope(|scope| {
-        let asking = |member: &EtcdMember| {
-            let (urls, host) = (member.client_urls.clone(), host_of(member, members));
-            let (learner, alarms) = (member.learner, &alarms);
-            scope.spawn(move || {
-                let answer = urls.first().and_then(|url| ask(cluster, url, alarms).ok());
-                host.map(|host| StoreMember { host, learner, answer })
-            })
-        };
-        let asked: Vec<_> = list.iter().map(asking).collect();
-        asked.into_iter().filter_map(|member| member.join().ok().flatten()).collect()
-    });
-    StoreHealth { members: asked, quota_bytes: seat::QUOTA_BYTES }
-}
-
-/// The host that a member of the store is on. One that has not started yet has no name, but a place.
-fn host_of(member: &EtcdMember, members: &BTreeMap<HostName, MemberRecord>) -> Option<HostName> {
-    let by_place = members.iter().find(|(_, known)| member.peer_urls.contains(&known.peer_url()));
-    by_place.map(|(host, _)| host.clone()).or_else(|| member.name.parse().ok())
-}
-
-fn ask(cluster: &Cluster, url: &str, alarms: &[u64]) -> Result<StoreAnswer, StoreError> {
-    let status = at(cluster, std::slice::from_ref(&url.to_owned()), ANSWER_MS)?.status()?;
-    Ok(StoreAnswer {
-        version: status.version,
-        leads: status.leader == status.id,
-        file_bytes: status.file_bytes,
-        used_bytes: status.used_bytes,
-        out_of_space: alarms.contains(&status.id),
-    })
-}
-
-pub(super) fn at(
-    cluster: &Cluster,
-    endpoints: &[String],
-    timeout_ms: u64,
-) -> Result<EtcdMembers, StoreError> {
-    let settings = walk::settings(&cluster.0.book, &cluster.0.etcd, endpoints);
-    let settings = settings.map_err(|error| StoreError::Unreachable {
-        place: "the cluster's store".to_owned(),
-        source: Box::new(error),
-    })?;
-    // One member is asked, whichever etcd it is of.
-    EtcdMembers::connect(&EtcdSettings { endpoints: endpoints.to_vec(), timeout_ms, ..settings })
-}
-
-/// Takes a host's member of the store out, if it has one.
-pub(super) fn unseat(cluster: &Cluster, endpoints: &[String], host: &HostName) -> Result<(), Finding> {
-    if !cluster.0.etcd.endpoints.is_empty() {
-        return Ok(());
-    }
-    let refused = |error: StoreError| say::store_member_failed("take it out", &walk::chain(&error));
-    let members = at(cluster, endpoints, ANSWER_MS).map_err(refused)?;
-    for member in members.list().map_err(refused)? {
-        let known = cluster.store().and_then(|store| Registry(store.as_ref()).members().ok());
-        if host_of(&member, &known.unwrap_or_default()).as_ref() != Some(host) {
-            continue;
-        }
-        let began = Instant::now();
-        while !members.remove(member.id).map_err(refused)? {
-            if began.elapsed() > REMOVED_WITHIN {
-                return Err(say::store_member_failed(
-                    "take it out",
-                    "other members have only just come back",
-                ));
-            }
-            thread::sleep(LOOK);
-        }
-    }
-    Ok(())
-}
-
-/// Whether a host says anything: its heart, or its member of the store.
-pub(super) fn is_alive(
-    cluster: &Cluster,
-    host: &HostName,
-    members: &BTreeMap<HostName, MemberRecord>,
-    store: &dyn Store,
-) -> Result<bool, Finding> {
-    let member = members.get(host).filter(|member| member.seat);
-    if member.is_some_and(|member| ask(cluster, &member.client_url(), &[]).is_ok()) {
-        return Ok(true);
-    }
-    let key: Key = format!("beat/{host}").parse().expect("a host's name is made of what keys may hold");
-    let beat =
-        || store.get(&key).map(|entry| entry.map(|entry| entry.modified)).map_err(|error| error.finding());
-    let before = beat()?;
-    if before.is_some() {
-        thread::sleep(LISTEN);
-    }
-    Ok(beat()? != before)
-}
-
-/// See [`Cluster::defragment`].
-pub(super) fn defragment(cluster: &Cluster) -> Result<(), Finding> {
-    let membership = cluster.membership().ok_or_else(say::cluster_none)?;
-    let refused = |error: StoreError| say::store_member_failed("be defragmented", &walk::chain(&error));
-    for endpoint in &membership.endpoints {
-        let member = at(cluster, std::slice::from_ref(endpoint), DEFRAGMENT_MS).map_err(refused)?;
-        member.defragment().map_err(refused)?;
-    }
-    at(cluster, &membership.endpoints, ANSWER_MS).and_then(|members| members.disarm()).map_err(refused)
 }
 
 /// Certificates that end although they should have been renewed, and an authority that does.
@@ -298,7 +280,7 @@ fn renew(cluster: &Cluster) {
     }
 }
 
-fn try_renew(cluster: &Cluster) -> Result<(), Finding> {
+pub(super) fn try_renew(cluster: &Cluster) -> Result<(), Finding> {
     let (Some(membership), Some(store)) = (cluster.membership(), cluster.store()) else { return Ok(()) };
     let book = &cluster.0.book;
     let key = book::read(&book.key()).map_err(walk::file)?.unwrap_or_default();
@@ -309,7 +291,9 @@ fn try_renew(cluster: &Cluster) -> Result<(), Finding> {
     let certificates = if signs {
         certify(cluster, &membership.host, &request)?
     } else {
-        ask_signers(cluster, &Registry(store.as_ref()).members()?, &request)?
+        let body = serde_json::to_vec(&request).expect("a text is JSON");
+        let members = Registry(store.as_ref()).members()?;
+        ask_signers(cluster, &members, Method::POST, "/cluster/certificates", body)?
     };
     let authority = book::read(&book.authority()).map_err(walk::file)?.unwrap_or_default();
     book.keep(&authority, &certificates).map_err(walk::file)?;
@@ -320,38 +304,47 @@ fn try_renew(cluster: &Cluster) -> Result<(), Finding> {
     Ok(())
 }
 
-fn ask_signers(
+/// Asks each host that may sign until one answers.
+pub(super) fn ask_signers<T: DeserializeOwned>(
     cluster: &Cluster,
     members: &BTreeMap<HostName, MemberRecord>,
-    request: &str,
-) -> Result<Certificates, Finding> {
-    let identity = cluster.identity()?.ok_or_else(say::cluster_none)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| say::cluster_file("A runtime", &error.to_string()))?;
-    let body = serde_json::to_vec(request).expect("a text is JSON");
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<T, Finding> {
     let (mut asked, mut why) = (Vec::new(), "no host may sign".to_owned());
     for member in members.values().filter(|member| member.signs) {
-        let trust = Trust::Cluster(&identity);
-        let path = "/cluster/certificates";
-        match runtime.block_on(door::ask(&member.door(), trust, Method::POST, path, body.clone())) {
+        let door = member.address_of_door();
+        match ask(cluster, &door, method.clone(), path, body.clone(), SIGNED_WITHIN) {
             Ok((status, bytes)) if status.is_success() => {
-                if let Ok(certificates) = serde_json::from_slice(&bytes) {
-                    return Ok(certificates);
+                if let Ok(answer) = serde_json::from_slice(&bytes) {
+                    return Ok(answer);
                 }
             }
-            Ok((status, _)) => why = format!("{} answers with {status}", member.door()),
-            Err(error) => why = walk::chain(&error),
+            Ok((status, _)) => why = format!("{} answers with {status}", door.place),
+            Err(finding) => why = finding.message,
         }
-        asked.push(member.door());
+        asked.push(door.place);
     }
     Err(say::cluster_unreachable(&asked, &why))
+}
+
+/// See [`Cluster::authority_for`].
+pub(super) fn authority_for(cluster: &Cluster, host: &HostName, key: &str) -> Result<String, Finding> {
+    let store = cluster.store().ok_or_else(say::cluster_none)?;
+    let authority = walk::authority(&cluster.0.book).map_err(walk::file)?;
+    let authority = authority.ok_or_else(|| cluster.not_a_signer())?;
+    // Read anew: what this host remembers of its members may be some seconds old.
+    let member = Registry(store.as_ref()).member(host)?.map(|(member, _)| member);
+    let may = |member: &MemberRecord| member.key == key && member.seat && member.role == Role::Host;
+    member.filter(may).ok_or_else(|| say::host_not_found(host, &[])).map(|_| authority.key)
 }
 
 /// See [`Cluster::certify`].
 pub(super) fn certify(cluster: &Cluster, host: &HostName, request: &str) -> Result<Certificates, Finding> {
     let store = cluster.store().ok_or_else(say::cluster_none)?;
     let authority = walk::authority(&cluster.0.book).map_err(walk::file)?;
-    let authority = authority.ok_or_else(|| say::not_a_signer(&cluster.lock().members))?;
+    let authority = authority.ok_or_else(|| cluster.not_a_signer())?;
     let members = Registry(store.as_ref()).members()?;
     let member =
         members.get(host).ok_or_else(|| say::host_not_found(host, &members.keys().collect::<Vec<_>>()))?;

@@ -125,8 +125,17 @@ pub enum AskError {
 pub enum Trust<'a> {
     /// Whoever is certified by the authority with this fingerprint. We show nothing.
     Fingerprint([u8; 32]),
-    /// A member of our cluster. We show who we are.
-    Cluster(&'a Identity),
+    /// The member of our cluster whose key has this fingerprint, and no other. We show who we are.
+    Member(&'a Identity, &'a str),
+}
+
+/// Where a member is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// As `HOST:PORT`.
+    pub place: String,
+    /// The fingerprint of its key.
+    pub key: String,
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -239,20 +248,40 @@ fn client_config(trust: Trust<'_>) -> Result<ClientConfig, AskError> {
         .map_err(|_| useless("TLS"))?;
     match trust {
         Trust::Fingerprint(fingerprint) => {
-            let pinned = Arc::new(Pinned { fingerprint, provider: provider() });
+            let authority = Known::Fingerprint(fingerprint);
+            let pinned = Arc::new(Pinned { authority, key: None, provider: provider() });
             Ok(builder.dangerous().with_custom_certificate_verifier(pinned).with_no_client_auth())
         }
-        Trust::Cluster(identity) => builder
-            .with_root_certificates(roots(&identity.authority)?)
-            .with_client_auth_cert(vec![certificate(&identity.client)?], key(&identity.key)?)
-            .map_err(|_| useless("this host's certificate")),
+        Trust::Member(identity, meant) => {
+            let pinned = Pinned {
+                authority: Known::Certificate(certificate(&identity.authority)?),
+                key: Some(meant.to_owned()),
+                provider: provider(),
+            };
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(pinned))
+                .with_client_auth_cert(vec![certificate(&identity.client)?], key(&identity.key)?)
+                .map_err(|_| useless("this host's certificate"))
+        }
     }
 }
 
-/// Believes whoever is certified by the authority with a fingerprint, which a server shows behind its own certificate.
+/// How the authority is known.
+#[derive(Debug)]
+enum Known {
+    /// By its fingerprint: a server shows its certificate behind its own one.
+    Fingerprint([u8; 32]),
+    /// As such.
+    Certificate(CertificateDer<'static>),
+}
+
+/// Believes whoever is certified by an authority and, where that is known, has the key that is meant: certificates outlive
+/// the membership of their hosts.
 #[derive(Debug)]
 struct Pinned {
-    fingerprint: [u8; 32],
+    authority: Known,
+    key: Option<String>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -266,8 +295,17 @@ impl ServerCertVerifier for Pinned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let is_meant = |shown: &&CertificateDer<'_>| pki::fingerprint(shown) == self.fingerprint;
-        let authority = intermediates.iter().find(is_meant).ok_or_else(unknown)?;
+        let authority = match &self.authority {
+            Known::Certificate(authority) => authority,
+            Known::Fingerprint(meant) => {
+                let is_meant = |shown: &&CertificateDer<'_>| pki::fingerprint(shown) == *meant;
+                intermediates.iter().find(is_meant).ok_or_else(unknown)?
+            }
+        };
+        if self.key.is_some() && pki::certified_key(end_entity) != self.key {
+            let why = rustls::CertificateError::ApplicationVerificationFailure;
+            return Err(rustls::Error::InvalidCertificate(why));
+        }
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         let verifier =
@@ -305,6 +343,8 @@ impl ServerCertVerifier for Pinned {
 pub struct Caller {
     /// The host that its certificate names; none without a certificate.
     pub host: Option<HostName>,
+    /// The fingerprint of the key that it has proved to have; none without a certificate.
+    pub key: Option<String>,
     /// Where it is.
     pub address: SocketAddr,
 }
@@ -350,7 +390,7 @@ impl Listener for Door {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(Caller { host: None, address: self.address })
+        Ok(Caller { host: None, key: None, address: self.address })
     }
 }
 
@@ -378,9 +418,9 @@ async fn doorkeeper(
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let host = caller(&stream);
+                    let caller = caller(&stream, address);
                     // With the door closed, nobody is waited for.
-                    let _ = enter.send((stream, Caller { host, address })).await;
+                    let _ = enter.send((stream, caller)).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "a handshake failed"),
                 Err(_) => tracing::debug!(%address, "a handshake took too long"),
@@ -390,9 +430,10 @@ async fn doorkeeper(
     }
 }
 
-fn caller(stream: &TlsStream<TcpStream>) -> Option<HostName> {
-    let shown = stream.get_ref().1.peer_certificates()?.first()?;
-    pki::facts_of(shown)?.name.parse().ok()
+fn caller(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Caller {
+    let shown = stream.get_ref().1.peer_certificates().and_then(|shown| shown.first());
+    let host = shown.and_then(|shown| pki::facts_of(shown)?.name.parse().ok());
+    Caller { host, key: shown.and_then(|shown| pki::certified_key(shown)), address }
 }
 
 fn server_config(identity: &Identity) -> Result<ServerConfig, AskError> {
@@ -440,11 +481,16 @@ mod tests {
         let door = Door::open(([127, 0, 0, 1], 0).into(), identity).await.unwrap();
         let address = door.local_addr().unwrap().address.to_string();
         let answer = |ConnectInfo(caller): ConnectInfo<Caller>, body: String| async move {
-            format!("{}: {body}", caller.host.map_or("nobody".to_owned(), |host| host.to_string()))
+            let who = caller.host.zip(caller.key).map(|(host, key)| format!("{host} {key}"));
+            format!("{}: {body}", who.unwrap_or("nobody".to_owned()))
         };
         let router = Router::new().route("/", post(answer));
         tokio::spawn(axum::serve(door, router.into_make_service_with_connect_info::<Caller>()).into_future());
         address
+    }
+
+    fn key_of(identity: &Identity) -> String {
+        pki::certified_key(&pki::der(&identity.server).unwrap()).unwrap()
     }
 
     async fn say(address: &str, trust: Trust<'_>) -> Result<String, AskError> {
@@ -457,9 +503,11 @@ mod tests {
     async fn members_know_each_other_and_a_stranger_with_the_fingerprint_is_nobody() {
         let now = clock::now();
         let authority = Authority::new("lab", now).unwrap();
-        let address = mirror(&identity(&authority, "node1", now)).await;
+        let server = identity(&authority, "node1", now);
+        let address = mirror(&server).await;
         let member = identity(&authority, "node2", now);
-        assert_eq!(say(&address, Trust::Cluster(&member)).await.unwrap(), "node2: hello");
+        let trust = Trust::Member(&member, &key_of(&server));
+        assert_eq!(say(&address, trust).await.unwrap(), format!("node2 {}: hello", key_of(&member)));
         let fingerprint = pki::fingerprint(&pki::der(&authority.certificate).unwrap());
         assert_eq!(say(&address, Trust::Fingerprint(fingerprint)).await.unwrap(), "nobody: hello");
     }
@@ -468,15 +516,29 @@ mod tests {
     async fn one_that_another_authority_certified_is_told_nothing_and_not_let_in() {
         let now = clock::now();
         let (ours, theirs) = (Authority::new("lab", now).unwrap(), Authority::new("lab", now).unwrap());
-        let address = mirror(&identity(&theirs, "node1", now)).await;
+        let server = identity(&theirs, "node1", now);
+        let address = mirror(&server).await;
         let fingerprint = pki::fingerprint(&pki::der(&ours.certificate).unwrap());
         let refused = say(&address, Trust::Fingerprint(fingerprint)).await.unwrap_err();
         assert!(matches!(refused, AskError::Untrusted { .. }), "{refused:?}");
         let member = identity(&ours, "node2", now);
-        assert!(matches!(say(&address, Trust::Cluster(&member)).await, Err(AskError::Untrusted { .. })));
+        let trust = Trust::Member(&member, &key_of(&server));
+        assert!(matches!(say(&address, trust).await, Err(AskError::Untrusted { .. })));
         // It trusts their servers, and shows a certificate that they do not know.
         let mixed = Identity { authority: theirs.certificate.clone(), ..member };
-        assert!(say(&address, Trust::Cluster(&mixed)).await.is_err());
+        assert!(say(&address, Trust::Member(&mixed, &key_of(&server))).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn one_that_was_certified_under_the_same_name_with_another_key_is_told_nothing() {
+        let now = clock::now();
+        let authority = Authority::new("lab", now).unwrap();
+        let (removed, new) = (identity(&authority, "node1", now), identity(&authority, "node1", now));
+        let address = mirror(&removed).await;
+        let member = identity(&authority, "node2", now);
+        let refused = say(&address, Trust::Member(&member, &key_of(&new))).await;
+        assert!(matches!(refused, Err(AskError::Untrusted { .. })), "{refused:?}");
+        assert!(say(&address, Trust::Member(&member, &key_of(&removed))).await.is_ok());
     }
 
     #[tokio::test]

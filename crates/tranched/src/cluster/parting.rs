@@ -5,6 +5,7 @@
 //! looked at, and only then gives up what it has. A VM that slips through all the same is placed anew
 //! ([`tranche_core::planner`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,8 +22,8 @@ use tranche_core::spec::{Duty, HostSpec, Run, VmSpec};
 use tranche_store::{Loaded, Repository, RepositoryError, Saved, State, Store, Terms};
 
 use super::book::{Leaving, Membership, Standing};
-use super::registry::Registry;
-use super::{Cluster, care, carry, walk};
+use super::registry::{MemberRecord, Registry};
+use super::{Cluster, care, carry, health, walk};
 use crate::clock;
 
 /// How often something is tried while others change the same.
@@ -133,12 +134,13 @@ impl Cluster {
             known.dedup();
             return Err(say::host_not_found(host, &known));
         }
-        if host == &membership.host || care::is_alive(self, host, &members, store.as_ref())? {
+        if host == &membership.host || health::is_alive(self, host, &members, store.as_ref())? {
             return Err(say::host_alive(host));
         }
         let forgotten = strike(&repository, host, how, keeps)?;
         if !how.dry_run {
-            care::unseat(self, &membership.endpoints, host)?;
+            let peer_url = members.get(host).map(MemberRecord::peer_url).unwrap_or_default();
+            health::unseat(self, &membership.endpoints, host, &peer_url)?;
             forget(store.as_ref(), host, keeps)?;
         }
         Ok(forgotten)
@@ -162,7 +164,7 @@ fn set_duty(repository: &Repository, host: &HostName, duty: Duty) -> Result<Opti
     for _ in 0..TRIES_MAX {
         let loaded = load(repository)?;
         let Some(before) = loaded.state.spec.hosts.get(host).map(|wish| wish.duty) else { return Ok(None) };
-        let wish = Change::SetHostDuty { host: host.clone(), duty };
+        let wish = Change::SetHostDuty { host: host.clone(), along: BTreeSet::new(), duty };
         let next = admitted(&loaded, &[wish])?;
         if before == duty || commit(repository, loaded, next, &Terms::default())? {
             return Ok(Some(before));
@@ -305,7 +307,9 @@ fn without(state: &State, host: &HostName, keeps: Keeps) -> State {
 /// Takes what concerns a machine out of the cluster's records, so that another one may have its name.
 fn forget(store: &dyn Store, host: &HostName, keeps: Keeps) -> Result<(), Finding> {
     let stays = |segments: &[&str]| matches!(segments, ["spec", ..] | ["plan", "generation", ..]);
-    walk::forget(store, host, |key| keeps == Keeps::Nothing || !stays(&key.segments().collect::<Vec<_>>()))
+    walk::forget(store, host, clock::now(), |key| {
+        keeps == Keeps::Nothing || !stays(&key.segments().collect::<Vec<_>>())
+    })
 }
 
 /// Refuses while VMs belong to a host.

@@ -4,14 +4,18 @@
 //! certificates over one key: one to serve with, one to ask with, and, where it keeps the store, one to speak to the other
 //! members of the store with. Their names are fixed by who signs, not by who asks.
 //!
-//! Deliberately absent: files ([`super::files`]) and the time (a parameter).
+//! The serial number of a certificate is the beginning of its key's fingerprint: one entry in a list of revocations ends
+//! whatever was ever signed for a key, and nobody has to remember what that was (decision 0031).
+//!
+//! Deliberately absent: files ([`super::book`]), who is revoked ([`super::revoked`]), and the time (a parameter).
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -25,6 +29,8 @@ pub const HOST_LIFE_MS: u64 = 365 * DAY_MS;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Certificates begin so much earlier than they are made, in milliseconds: hosts' clocks differ.
 const CLOCK_SLACK_MS: u64 = 60 * 60 * 1_000;
+/// How long a serial number is, in bytes: what RFC 5280 allows.
+const SERIAL_LEN: usize = 20;
 /// What every member of the store is named in its certificate for the others: they take no other name.
 pub const PEER_NAME: &str = "tranche-store";
 
@@ -122,11 +128,12 @@ impl Authority {
         use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 
         let asked = CertificateSigningRequestParams::from_pem(request).map_err(PkiError::Make)?;
-        let key = KeyPair::from_pem(&self.key).map_err(PkiError::Make)?;
-        let issuer = Issuer::from_ca_cert_pem(&self.certificate, key).map_err(PkiError::Make)?;
+        let issuer = self.issuer()?;
         let until = facts(&self.certificate)?.until;
+        let serial = serial(&key_fingerprint(request)?);
         let sign = |name: &str, usages: &[ExtendedKeyUsagePurpose]| {
             let mut params = CertificateParams::default();
+            params.serial_number = Some(SerialNumber::from_slice(&serial));
             params.distinguished_name = named(name);
             params.subject_alt_names = alternatives(subject)?;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -142,6 +149,39 @@ impl Authority {
             client: sign(host, &[ClientAuth])?,
             peer: subject.keeps_store.then(|| sign(PEER_NAME, &[ServerAuth, ClientAuth])).transpose()?,
         })
+    }
+
+    /// The list that revokes whatever was signed for keys with these fingerprints, in PEM.
+    ///
+    /// # Errors
+    /// This is no authority.
+    pub fn revoke<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a str>,
+        now: Timestamp,
+    ) -> Result<String, PkiError> {
+        let at = |ms| date_time_ymd(1970, 1, 1) + Duration::from_millis(ms);
+        let revoked = |key: &str| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&serial(key)),
+            revocation_time: at(now.0),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: at(now.0.saturating_sub(CLOCK_SLACK_MS)),
+            // A newer one takes its place whenever there is something new; none ends by itself.
+            next_update: at(facts(&self.certificate)?.until.0.max(now.0 + DAY_MS)),
+            crl_number: SerialNumber::from(now.0),
+            issuing_distribution_point: None,
+            revoked_certs: keys.into_iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer()?).and_then(|list| list.pem()).map_err(PkiError::Make)
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
+        let key = KeyPair::from_pem(&self.key).map_err(PkiError::Make)?;
+        Issuer::from_ca_cert_pem(&self.certificate, key).map_err(PkiError::Make)
     }
 }
 
@@ -173,6 +213,31 @@ pub fn key_fingerprint(request: &str) -> Result<String, PkiError> {
 
     let asked = CertificateSigningRequestParams::from_pem(request).map_err(PkiError::Make)?;
     Ok(hex(digest::digest(&digest::SHA256, asked.public_key.der_bytes()).as_ref()))
+}
+
+/// The fingerprint of the key in a certificate in DER: the same as in the request that it was signed for.
+pub fn certified_key(der: &[u8]) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+    let key = &parsed.public_key().subject_public_key.data;
+    Some(hex(digest::digest(&digest::SHA256, key).as_ref()))
+}
+
+/// The serial number of what is signed for the key with this fingerprint.
+fn serial(fingerprint: &str) -> Vec<u8> {
+    let digits = fingerprint.as_bytes().chunks(2).take(SERIAL_LEN);
+    let byte =
+        |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let mut serial: Vec<u8> = digits.map(|pair| byte(pair).unwrap_or_default()).collect();
+    if let Some(first) = serial.first_mut() {
+        // A serial number is positive.
+        *first &= 0x7f;
+    }
+    serial
+}
+
+/// Whether a text is a list of revocations in PEM.
+pub fn is_revocations(text: &str) -> bool {
+    der(text).is_ok_and(|der| x509_parser::parse_x509_crl(&der).is_ok())
 }
 
 /// What a certificate says.
@@ -295,6 +360,39 @@ mod tests {
         let subject = Subject { host: &host(), address: "10.0.0.1", keeps_store: false };
         let certificates = authority.sign(&request, &subject, late).unwrap();
         assert_eq!(facts(&certificates.server).unwrap().until.0, late.0 + DAY_MS);
+    }
+
+    #[test]
+    fn one_entry_revokes_every_certificate_of_a_key_and_none_of_another() {
+        let authority = Authority::new("lab", NOW).unwrap();
+        let subject = Subject { host: &host(), address: "10.0.0.1", keeps_store: true };
+        let serials = |request: &str, now| {
+            let signed = authority.sign(request, &subject, now).unwrap();
+            let all = [signed.server, signed.client, signed.peer.unwrap()].map(|text| der(&text).unwrap());
+            let each =
+                all.iter().map(|der| x509_parser::parse_x509_certificate(der).unwrap().1.serial.clone());
+            let keys = all.iter().map(|der| certified_key(der).unwrap());
+            assert!(keys.into_iter().all(|key| key == key_fingerprint(request).unwrap()));
+            each.collect::<std::collections::BTreeSet<_>>()
+        };
+        let [gone, stays] = [(); 2].map(|()| request(&new_key().unwrap(), &host()).unwrap());
+        let renewed = Timestamp(NOW.0 + HOST_LIFE_MS / 2);
+        let of_gone: Vec<_> = [NOW, renewed].iter().flat_map(|now| serials(&gone, *now)).collect();
+        let key = key_fingerprint(&gone).unwrap();
+        let list = der(&authority.revoke([key.as_str()], NOW).unwrap()).unwrap();
+        let (_, list) = x509_parser::parse_x509_crl(&list).unwrap();
+        let revoked: Vec<_> =
+            list.iter_revoked_certificates().map(|entry| entry.user_certificate.clone()).collect();
+        assert_eq!(revoked.len(), 1);
+        assert!(of_gone.iter().all(|serial| *serial == revoked[0]), "{of_gone:?} {revoked:?}");
+        assert!(!serials(&stays, NOW).contains(&revoked[0]));
+    }
+
+    #[test]
+    fn a_list_that_revokes_nobody_is_one_too() {
+        let authority = Authority::new("lab", NOW).unwrap();
+        assert!(is_revocations(&authority.revoke([], NOW).unwrap()));
+        assert!(!is_revocations(&authority.certificate) && !is_revocations(""));
     }
 
     #[test]

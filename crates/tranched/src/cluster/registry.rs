@@ -6,6 +6,7 @@
 //! | `cluster/member/HOST` | a machine: where it is reached, what it is, its key's fingerprint, its version |
 //! | `cluster/arrival/HOST` | what it brought when it joined, and whether that is all ([`super::carry`]) |
 //! | `cluster/token/HASH` | a join token, until it is over |
+//! | `cluster/revoked/KEY`, `cluster/revocations` | whose keys are believed no more: [`super::revoked`] |
 //!
 //! Letting somebody in is one transaction: it uses the token up, takes the seat and makes the record, so that of two who race
 //! one gets in, and no more have a seat than shall.
@@ -23,7 +24,9 @@ use tranche_core::membership::{Role, SEATS_MAX};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_store::{Expected, Key, KeyRange, Outcome, Revision, Store, Txn};
 
+use super::door::Address;
 use super::pki::{self, Authority, Certificates, Subject};
+use super::revoked;
 use super::seat;
 use super::token::{self, TokenRecord, TokenUse};
 
@@ -59,6 +62,9 @@ pub struct MemberRecord {
     pub version: String,
     /// When it joined.
     pub joined_at: Timestamp,
+    /// Whether it could not keep the store, because it has no etcd.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_etcd: bool,
 }
 
 /// TCP ports of a machine.
@@ -87,6 +93,11 @@ impl MemberRecord {
     /// Where other hosts ask it, as `HOST:PORT`.
     pub fn door(&self) -> String {
         seat::authority(&self.address, self.ports.cluster)
+    }
+
+    /// The same, with the key by which it is known.
+    pub fn address_of_door(&self) -> Address {
+        Address { place: self.door(), key: self.key.clone() }
     }
 }
 
@@ -192,6 +203,61 @@ impl Registry<'_> {
         self.0.commit(&txn).map(|_| ()).map_err(|error| error.finding())
     }
 
+    /// A machine, and what is to be expected by whoever changes what is known of it.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn member(&self, host: &HostName) -> Result<Option<(MemberRecord, Expected)>, Finding> {
+        let entry = self.0.get(&member_key(host)).map_err(|error| error.finding())?;
+        let known = |entry: tranche_store::Entry| {
+            Ok((decode(&entry.key, &entry.value)?, Expected::At(entry.modified)))
+        };
+        entry.map(known).transpose()
+    }
+
+    /// Changes what is known of a machine, unless somebody else did meanwhile. Returns whether it was changed.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn change(&self, host: &HostName, at: Expected, member: &MemberRecord) -> Result<bool, Finding> {
+        let txn = Txn::new().expect(member_key(host), at).put(member_key(host), encode(member));
+        let outcome = self.0.commit(&txn).map_err(|error| error.finding())?;
+        Ok(matches!(outcome, Outcome::Committed(_)))
+    }
+
+    /// Gives a machine a seat in the store if `is_heir` says so, and nobody is let in or gets a seat meanwhile. Returns whether
+    /// it has it.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn give_seat(
+        &self,
+        host: &HostName,
+        is_heir: &dyn Fn() -> Result<bool, Finding>,
+    ) -> Result<bool, Finding> {
+        let (Some(meta), meta_at) = self.meta()? else { return Ok(false) };
+        let Some((member, at)) = self.member(host)? else { return Ok(false) };
+        if !is_heir()? {
+            return Ok(false);
+        }
+        // Letting somebody in changes the cluster's record, too: no more get a seat than shall.
+        let seated = MemberRecord { seat: true, ..member };
+        let txn = Txn::new()
+            .expect(meta_key(), meta_at)
+            .expect(member_key(host), at)
+            .put(meta_key(), encode(&meta))
+            .put(member_key(host), encode(&seated));
+        Ok(matches!(self.0.commit(&txn).map_err(|error| error.finding())?, Outcome::Committed(_)))
+    }
+
+    /// Forgets the tokens that a machine has used: it is let in again with a new one only.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn forget_tokens_of(&self, host: &HostName) -> Result<(), Finding> {
+        self.forget_tokens_if(|token| token.used.as_ref().is_some_and(|used| &used.host == host))
+    }
+
     /// Notes a token, for anybody or for one machine only.
     ///
     /// # Errors
@@ -211,10 +277,13 @@ impl Registry<'_> {
 
     /// Forgets the tokens that are over.
     fn forget_tokens(&self, now: Timestamp) -> Result<(), Finding> {
+        self.forget_tokens_if(|token| token.is_over(now))
+    }
+
+    fn forget_tokens_if(&self, is_to_go: impl Fn(&TokenRecord) -> bool) -> Result<(), Finding> {
         let prefix: KeyRange = "cluster/token/".parse().expect("it is a plain text of our own");
         for entry in self.0.range(&prefix).map_err(|error| error.finding())?.entries {
-            let over = decode::<TokenRecord>(&entry.key, &entry.value).is_ok_and(|token| token.until <= now);
-            if over {
+            if decode::<TokenRecord>(&entry.key, &entry.value).is_ok_and(|token| is_to_go(&token)) {
                 let txn =
                     Txn::new().expect(entry.key.clone(), Expected::At(entry.modified)).delete(entry.key);
                 // One that is used just now stays for the next time.
@@ -308,12 +377,20 @@ impl Registry<'_> {
             key: user.key.clone(),
             version: asked.version.clone(),
             joined_at: known.map_or(now, |known| known.joined_at),
+            no_etcd: false,
         };
+        let revoked = revoked::key_of(&user.key).ok_or_else(|| say::token_invalid("its key has no name"))?;
+        if self.0.get(&revoked).map_err(|error| error.finding())?.is_some() {
+            return Err(say::token_invalid(
+                "the machine's key was revoked when it was taken out; 'tranche cluster leave' there first",
+            ));
+        }
         token.used = Some(user.clone());
         meta.joins += 1;
         let txn = Txn::new()
             .expect(key.clone(), Expected::At(entry.modified))
             .expect(meta_key(), at)
+            .expect(revoked, Expected::Absent)
             .put(key, encode(&token))
             .put(meta_key(), encode(&meta))
             .put(member_key(&asked.host), encode(&member));
@@ -360,11 +437,11 @@ fn token_key(hash: &str) -> Key {
     format!("cluster/token/{hash}").parse().expect("it is made of hexadecimal digits")
 }
 
-fn encode(record: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("plain records are JSON")
 }
 
-fn decode<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, Finding> {
+pub(super) fn decode<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, Finding> {
     serde_json::from_slice(bytes).map_err(|error| damaged(key, &error.to_string()))
 }
 
@@ -400,6 +477,7 @@ mod tests {
             key: "first".to_owned(),
             version: "1.0.0".to_owned(),
             joined_at: NOW,
+            no_etcd: false,
         };
         Registry(&cluster.store).put("lab", &"node1".parse().unwrap(), &first).unwrap();
         cluster
@@ -525,6 +603,56 @@ mod tests {
         let seats = [0, 1].map(|_| cluster.join(&asked, NOW).unwrap().seat);
         assert_eq!(seats, [true, true]);
         assert_eq!(Registry(&cluster.store).members().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_machine_that_was_removed_is_not_let_in_again_with_the_token_that_it_used_nor_with_its_key() {
+        let cluster = cluster();
+        let asked = asks("node2", &cluster.token());
+        cluster.join(&asked, NOW).unwrap();
+        let host: HostName = "node2".parse().unwrap();
+        let member = Registry(&cluster.store).members().unwrap().remove(&host).unwrap();
+        crate::cluster::walk::forget(&cluster.store, &host, NOW, |_| true).unwrap();
+        assert_eq!(code(cluster.join(&asked, NOW)), Code::TokenInvalid);
+        let again = JoinRequest { secret: URL_SAFE_NO_PAD.encode(cluster.token()), ..asked };
+        let refused = cluster.join(&again, NOW).unwrap_err();
+        assert!(refused.message.contains("revoked"), "{refused}");
+        assert!(revoked::all(&cluster.store).unwrap().contains_key(&member.key));
+        cluster.join(&asks("node2", &cluster.token()), NOW).unwrap();
+    }
+
+    #[test]
+    fn a_seat_is_given_once_and_not_beside_somebody_who_is_let_in() {
+        let cluster = cluster();
+        for host in ["node2", "node3", "node4", "node5"] {
+            cluster.join(&asks(host, &cluster.token()), NOW).unwrap();
+        }
+        let [gone, heir, late]: [HostName; 3] = ["node3", "node4", "node6"].map(|host| host.parse().unwrap());
+        crate::cluster::walk::forget(&cluster.store, &gone, NOW, |_| true).unwrap();
+        let registry = Registry(&cluster.store);
+        let races = || {
+            // It takes the seat that was free when it was looked.
+            cluster.join(&asks(late.as_str(), &cluster.token()), NOW).map(|answer| assert!(answer.seat))?;
+            Ok(true)
+        };
+        assert!(!registry.give_seat(&heir, &races).unwrap());
+        crate::cluster::walk::forget(&cluster.store, &late, NOW, |_| true).unwrap();
+        assert!(registry.give_seat(&heir, &|| Ok(true)).unwrap());
+        let members = registry.members().unwrap();
+        assert_eq!(members.values().filter(|member| member.seat).count(), SEATS_MAX);
+        assert!(members[&heir].seat && !members[&heir].signs, "it signs once it has the authority's key");
+    }
+
+    #[test]
+    fn what_is_known_of_a_machine_is_not_changed_after_it_was_removed() {
+        let cluster = cluster();
+        let (registry, host) = (Registry(&cluster.store), "node1".parse().unwrap());
+        let (member, at) = registry.member(&host).unwrap().unwrap();
+        assert!(registry.change(&host, at, &MemberRecord { version: "2".to_owned(), ..member }).unwrap());
+        let (member, at) = registry.member(&host).unwrap().unwrap();
+        crate::cluster::walk::forget(&cluster.store, &host, NOW, |_| true).unwrap();
+        assert!(!registry.change(&host, at, &member).unwrap());
+        assert!(registry.members().unwrap().is_empty());
     }
 
     #[test]

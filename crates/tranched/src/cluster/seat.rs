@@ -25,8 +25,8 @@ use super::hold::{self, Hold, Streak};
 use crate::config::{EtcdConfig, EtcdRun};
 use crate::listen::group_id;
 
-/// How many bytes the file of a member may have: etcd's own default, 2 GiB.
-pub const QUOTA_BYTES: u64 = 2 << 30;
+/// Whose certificates it believes no more.
+const REVOKED: &str = "revoked.pem";
 /// The service that runs it.
 const SERVICE: &str = "tranche-etcd.service";
 /// The group that may read what it is told.
@@ -86,7 +86,7 @@ pub fn environment(
         "" => format!("{host}={peer_url}"),
         known => known.to_owned(),
     };
-    BTreeMap::from([
+    let mut environment = BTreeMap::from([
         ("ETCD_NAME", host.to_string()),
         ("ETCD_DATA_DIR", book.dir().join("etcd-data").join(&seat.data).into_string()),
         ("ETCD_LISTEN_CLIENT_URLS", listening(address, config.client_port, true)),
@@ -109,12 +109,17 @@ pub fn environment(
         ("ETCD_ENABLE_GRPC_GATEWAY", "false".to_owned()),
         ("ETCD_AUTO_COMPACTION_MODE", "periodic".to_owned()),
         ("ETCD_AUTO_COMPACTION_RETENTION", "1h".to_owned()),
-        ("ETCD_QUOTA_BACKEND_BYTES", QUOTA_BYTES.to_string()),
+        ("ETCD_QUOTA_BACKEND_BYTES", config.quota_bytes().to_string()),
         ("ETCD_ELECTION_TIMEOUT", election_ms.to_string()),
         ("ETCD_HEARTBEAT_INTERVAL", (election_ms / HEARTBEATS_PER_ELECTION).to_string()),
         ("ETCD_LOGGER", "zap".to_owned()),
         ("ETCD_LOG_LEVEL", "warn".to_owned()),
-    ])
+    ]);
+    // Told of a list that is not there, etcd refuses everybody.
+    if book.revocations().exists() {
+        environment.extend(["ETCD_CLIENT_CRL_FILE", "ETCD_PEER_CRL_FILE"].map(|name| (name, file(REVOKED))));
+    }
+    environment
 }
 
 /// Writes down what etcd is told, with the certificates that it needs, so that it alone can read them.
@@ -123,13 +128,14 @@ pub fn environment(
 /// The system refused.
 pub fn equip(book: &Book, environment: &BTreeMap<&'static str, String>) -> Result<(), BookError> {
     let dir = dir(book);
+    let revoked = book.revocations().exists().then(|| (REVOKED, book.revocations()));
     let files = [
         ("ca.crt", book.authority()),
         ("server.crt", book.certificate("server")),
         ("peer.crt", book.certificate("peer")),
         ("host.key", book.key()),
     ];
-    for (name, from) in files {
+    for (name, from) in files.into_iter().chain(revoked) {
         let missing = || BookError::System {
             what: "read",
             path: from.clone(),
@@ -151,10 +157,18 @@ pub fn equip(book: &Book, environment: &BTreeMap<&'static str, String>) -> Resul
 
 /// The seat is given up: etcd's service starts no more. Its data stay where they are.
 pub fn strip(book: &Book) {
-    for name in ["etcd.env", "host.key", "server.crt", "peer.crt", "ca.crt"] {
+    for name in ["etcd.env", "host.key", "server.crt", "peer.crt", "ca.crt", REVOKED] {
         // One that is not there is gone already.
         let _ = std::fs::remove_file(dir(book).join(name));
     }
+}
+
+/// Whether etcd's program is there.
+///
+/// # Errors
+/// What is missing.
+pub fn is_installed(config: &EtcdConfig) -> Result<(), String> {
+    if config.program.exists() { Ok(()) } else { Err(format!("there is no {}", config.program)) }
 }
 
 fn give_to_etcd(path: &Utf8Path) -> Result<(), BookError> {
@@ -187,9 +201,7 @@ impl Running {
         hold: Hold,
         anew: bool,
     ) -> Result<Self, String> {
-        if !config.program.exists() {
-            return Err(format!("there is no {}", config.program));
-        }
+        is_installed(config)?;
         let streak = Arc::default();
         match config.run {
             EtcdRun::Systemd => {

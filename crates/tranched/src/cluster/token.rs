@@ -23,6 +23,9 @@ const LEN_MAX: usize = 4_096;
 /// The most addresses in a token.
 const ADDRESSES_MAX: usize = 8;
 
+/// How long after its end a machine that has used a token may ask again, because the answer was lost, in milliseconds.
+const ASK_AGAIN_MS: u64 = 10 * 60 * 1_000;
+
 /// A join token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
@@ -69,14 +72,19 @@ impl TokenRecord {
     /// Why this machine may not use it; nothing if it may.
     pub fn refusal(&self, user: &TokenUse, now: Timestamp) -> Option<&'static str> {
         match &self.used {
-            Some(used) if used == user => None,
-            Some(_) => Some("it was used already"),
+            Some(used) if used != user => Some("it was used already"),
             None if self.only.as_ref().is_some_and(|only| only != &user.host) => {
                 Some("it is for a machine of another name")
             }
-            None if now >= self.until => Some("its time is over"),
-            None => None,
+            _ if self.is_over(now) => Some("its time is over"),
+            _ => None,
         }
+    }
+
+    /// Whether it opens nothing any more.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let more_ms = if self.used.is_some() { ASK_AGAIN_MS } else { 0 };
+        now.0 >= self.until.0 + more_ms
     }
 }
 
@@ -173,7 +181,9 @@ mod tests {
         assert_eq!(bound.refusal(&user("a", "k"), Timestamp(99)), None);
         assert!(bound.refusal(&user("b", "k"), Timestamp(99)).is_some());
         let used = TokenRecord { used: Some(user("a", "k")), ..fresh };
-        assert_eq!(used.refusal(&user("a", "k"), Timestamp(500)), None, "its answer may have been lost");
+        let again = |at| used.refusal(&user("a", "k"), Timestamp(at));
+        assert_eq!(again(100 + ASK_AGAIN_MS - 1), None, "its answer may have been lost");
+        assert!(again(100 + ASK_AGAIN_MS).is_some(), "but not for ever");
         assert!(used.refusal(&user("b", "k"), Timestamp(1)).is_some());
         assert!(used.refusal(&user("a", "other"), Timestamp(1)).is_some());
     }

@@ -23,7 +23,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::membership::Role;
 use tranche_core::name::{HostName, Timestamp};
-use tranche_core::spec::HostSpec;
+use tranche_core::spec::{Duty, HostSpec};
 use tranche_store::{
     EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, EtcdTls, FILE_NAME, Key, MemoryStore, MonotonicClock,
     Repository, Saved, Settings, SqliteStore, Store, StoreError, Terms, Txn,
@@ -34,14 +34,20 @@ use super::carry::{self, Backup, Records};
 use super::door::{self, AskError, Trust};
 use super::pki::{self, Authority, PkiError, Subject};
 use super::registry::{JoinAnswer, JoinRequest, MemberRecord, Ports, Registry, member_key};
+use super::revoked;
 use super::seat::{self, Running};
 use super::token::Token;
 use super::{luggage, parting};
 use crate::clock;
 use crate::config::{ClusterConfig, EtcdConfig};
 
-/// How long a member of the store may take to answer, and to catch up.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a member of the store may take to answer, and to catch up: on slow machines minutes (seen with three emulated
+/// hosts on two cores).
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5 * 60);
+/// How often is told what is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How long the start of the daemon waits for the store: not as long as systemd waits for the daemon.
+const REACHED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 /// How long one request to the store may take, in milliseconds.
 const REQUEST_MS: u64 = 5_000;
@@ -134,6 +140,10 @@ impl Ground<'_> {
 
     /// The host's key and certificates, from its own authority or from the cluster's.
     fn certify(&self, entering: &mut Entering) -> Result<(), Finding> {
+        if self.etcd.endpoints.is_empty() {
+            // A host that is let in and cannot take its seat keeps others from getting one.
+            seat::is_installed(self.etcd).map_err(|why| say::store_member_failed("be started", &why))?;
+        }
         (self.tell)("make keys and certificates")?;
         let key = match book::read(&self.book.key()).map_err(file)? {
             Some(key) => key,
@@ -221,6 +231,8 @@ impl Ground<'_> {
         if joins {
             (self.tell)("take a seat among the store's members")?;
             self.be_listener(entering, &others)?;
+            let there = Membership { endpoints: others.clone(), ..entering.membership.clone() };
+            revoked::follow(&self.store(&there)?, self.book)?;
             self.note(&Standing::Entering(entering.clone()))?;
         }
         (self.tell)("start etcd")?;
@@ -238,19 +250,12 @@ impl Ground<'_> {
     fn be_listener(&self, entering: &mut Entering, others: &[String]) -> Result<(), Finding> {
         let peer_url = seat::url(&entering.membership.address, self.etcd.peer_port);
         let members = self.members(others)?;
-        let began = Instant::now();
+        let mut waits = self.waits("take a seat among the store's members");
         let known = |list: &[EtcdMember]| list.iter().any(|member| member.peer_urls.contains(&peer_url));
         loop {
             let list = members.list().map_err(unanswered)?;
             if known(&list) {
-                let name = |member: &EtcdMember| match member.name.as_str() {
-                    "" => entering.membership.host.to_string(),
-                    name => name.to_owned(),
-                };
-                let each = list.iter().flat_map(|member| {
-                    member.peer_urls.iter().map(move |url| format!("{}={url}", name(member)))
-                });
-                let initial = each.collect::<Vec<_>>().join(",");
+                let initial = initial_cluster(&list, &entering.membership.host);
                 if let Some(seat) = &mut entering.membership.seat
                     && seat.initial_cluster.is_empty()
                 {
@@ -260,8 +265,7 @@ impl Ground<'_> {
             }
             // Not while another one is on its way.
             if !members.add_learner(&peer_url).map_err(unanswered)? {
-                late(began, "take a seat among the store's members")?;
-                thread::sleep(LOOK);
+                waits.more("be taken in while another member is on its way")?;
             }
         }
     }
@@ -273,18 +277,18 @@ impl Ground<'_> {
         peer_url: &str,
         joins: bool,
     ) -> Result<(), Finding> {
-        let began = Instant::now();
+        let mut waits = self.waits("wait for etcd");
         let answers = || -> Result<bool, StoreError> {
             Ok(self.members_at(std::slice::from_ref(&own.to_owned()))?.status()?.leader != 0)
         };
         while !answers().unwrap_or(false) {
-            late(began, "answer in time")?;
-            thread::sleep(LOOK);
+            waits.more("answer")?;
         }
         if !joins {
             return Ok(());
         }
         let members = self.members(others)?;
+        let mut waits = self.waits("wait until etcd has caught up");
         loop {
             let list = members.list().map_err(unanswered)?;
             match list.iter().find(|member| member.peer_urls.iter().any(|url| url == peer_url)) {
@@ -292,8 +296,7 @@ impl Ground<'_> {
                 Some(member) => drop(members.promote(member.id)),
                 None => return Err(say::store_member_failed("join", "the others have taken it out")),
             }
-            late(began, "catch up with the others")?;
-            thread::sleep(LOOK);
+            waits.more("catch up with the others")?;
         }
     }
 
@@ -341,6 +344,7 @@ impl Ground<'_> {
             key: pki::key_fingerprint(&request).map_err(certificate)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             joined_at: membership.since,
+            no_etcd: false,
         };
         Registry(store).put(&membership.cluster, &membership.host, &member)?;
         for (key, value) in host_record(membership)? {
@@ -382,7 +386,7 @@ impl Ground<'_> {
         let store = self.store(membership)?;
         let began = Instant::now();
         while let Err(error) = store.get(&member_key(&membership.host)) {
-            if began.elapsed() > ANSWERS_WITHIN / 3 {
+            if began.elapsed() > REACHED_WITHIN {
                 return Err(unanswered(error));
             }
             thread::sleep(LOOK);
@@ -413,19 +417,19 @@ impl Ground<'_> {
             let peer_url = seat::url(&membership.address, self.etcd.peer_port);
             let members = self.members(&others)?;
             for member in members.list().map_err(unanswered)? {
-                let began = Instant::now();
+                let mut waits = self.waits("give up the seat among the store's members");
                 while member.peer_urls.contains(&peer_url)
                     && !members.remove(member.id).map_err(unanswered)?
                 {
-                    late(began, "give up its seat")?;
-                    thread::sleep(LOOK);
+                    waits.more("give up its seat")?;
                 }
             }
         }
         (self.tell)("take the host out of the cluster's records")?;
         let staying = Membership { endpoints: others, ..membership.clone() };
         let store = self.store(if membership.seat.is_some() { &staying } else { membership })?;
-        forget(&store, &membership.host, |_| true)?;
+        let known = Registry(&store).member(&membership.host)?;
+        take_out(&store, &membership.host, |_| true)?;
         (self.tell)("stand alone")?;
         if let Some(running) = running.take() {
             running.end();
@@ -438,6 +442,12 @@ impl Ground<'_> {
         let keeps = leaving.keeps.iter().map(|(name, value)| Ok((key(name)?, value.clone().into_bytes())));
         carry::bring_all(&keeps.collect::<Result<_, Finding>>()?, &own).map_err(|error| error.finding())?;
         self.note(&Standing::Alone)?;
+        // Not before: one that is killed has to reach the store once more. Its keys are forgotten in any case.
+        if let Some((member, _)) = known
+            && let Err(finding) = revoked::revoke(&store, &membership.host, &member, clock::now(), false)
+        {
+            tracing::warn!(code = %finding.code, "{}", finding.message);
+        }
         self.forget_cluster();
         Ok(())
     }
@@ -446,6 +456,11 @@ impl Ground<'_> {
     pub fn forget_cluster(&self) {
         seat::strip(self.book);
         self.book.forget();
+    }
+
+    fn waits<'a>(&'a self, doing: &'a str) -> Waits<'a> {
+        let began = Instant::now();
+        Waits { tell: self.tell, doing, began, told: began }
     }
 
     fn store(&self, membership: &Membership) -> Result<EtcdStore, Finding> {
@@ -465,6 +480,42 @@ impl Ground<'_> {
     }
 }
 
+/// The members of the store as etcd wants to be told of them (`NAME=URL,…`); the one that has not started yet is this host's.
+pub(super) fn initial_cluster(list: &[EtcdMember], own: &HostName) -> String {
+    let name = |member: &EtcdMember| match member.name.as_str() {
+        "" => own.to_string(),
+        name => name.to_owned(),
+    };
+    let each = list
+        .iter()
+        .flat_map(|member| member.peer_urls.iter().map(move |url| format!("{}={url}", name(member))));
+    each.collect::<Vec<_>>().join(",")
+}
+
+/// Waiting, with a limit, so that whoever looks sees for what and for how long.
+struct Waits<'a> {
+    tell: &'a dyn Fn(&str) -> Result<(), Finding>,
+    doing: &'a str,
+    began: Instant,
+    told: Instant,
+}
+
+impl Waits<'_> {
+    /// Waits some more for etcd to do something.
+    fn more(&mut self, what: &str) -> Result<(), Finding> {
+        let (waited, limit) = (self.began.elapsed(), ANSWERS_WITHIN.as_secs());
+        if waited >= ANSWERS_WITHIN {
+            return Err(say::store_member_failed(what, &format!("it took longer than {limit} s")));
+        }
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            (self.tell)(&format!("{}: {} s so far, at most {limit} s", self.doing, waited.as_secs()))?;
+        }
+        thread::sleep(LOOK);
+        Ok(())
+    }
+}
+
 /// Starts the host's member of the store, as it is noted.
 ///
 /// # Errors
@@ -479,6 +530,7 @@ pub fn start(
     if running.is_some() {
         return Ok(());
     }
+    revoked::provide(book, clock::now())?;
     let environment = seat::environment(etcd, book, membership, seat);
     seat::equip(book, &environment).map_err(file)?;
     let started = Running::start(etcd, &environment, seat::hold(book), false);
@@ -486,11 +538,31 @@ pub fn start(
     Ok(())
 }
 
-/// Takes everything that concerns a host out of a cluster's records, as far as it `goes`.
+/// Takes a host that does not act any more out of a cluster's records, as far as they `go`, and lets it in nowhere: its
+/// certificates are revoked.
 ///
 /// # Errors
 /// The store fails; it can be repeated.
-pub fn forget(store: &dyn Store, host: &HostName, goes: impl Fn(&Key) -> bool) -> Result<(), Finding> {
+pub fn forget(
+    store: &dyn Store,
+    host: &HostName,
+    now: Timestamp,
+    go: impl Fn(&Key) -> bool,
+) -> Result<(), Finding> {
+    revoke(store, host, now)?;
+    take_out(store, host, go)
+}
+
+fn revoke(store: &dyn Store, host: &HostName, now: Timestamp) -> Result<(), Finding> {
+    match Registry(store).member(host)? {
+        Some((member, _)) => revoked::revoke(store, host, &member, now, member.signs),
+        None => Ok(()),
+    }
+}
+
+/// Takes what concerns a host out of a cluster's records, as far as it `goes`, and the tokens that it used.
+fn take_out(store: &dyn Store, host: &HostName, goes: impl Fn(&Key) -> bool) -> Result<(), Finding> {
+    Registry(store).forget_tokens_of(host)?;
     let mut keys = carry::keys_of(store, host).map_err(|error| error.finding())?;
     keys.retain(goes);
     for keys in keys.chunks(tranche_store::OPS_MAX) {
@@ -504,8 +576,10 @@ pub fn forget(store: &dyn Store, host: &HostName, goes: impl Fn(&Key) -> bool) -
 ///
 /// # Errors
 /// The store fails; it can be repeated.
-pub fn take_back(store: &dyn Store, host: &HostName) -> Result<(), Finding> {
+pub fn take_back(store: &dyn Store, host: &HostName, now: Timestamp) -> Result<(), Finding> {
+    revoke(store, host, now)?;
     luggage::take_back(host, store)?;
+    Registry(store).forget_tokens_of(host)?;
     let _ = store.commit(&Txn::new().delete(member_key(host))).map_err(|error| error.finding())?;
     Ok(())
 }
@@ -569,13 +643,6 @@ fn ask_in(token: &Token, asked: &JoinRequest) -> Result<JoinAnswer, Finding> {
         }
     }
     Err(say::cluster_unreachable(&token.addresses, &why))
-}
-
-fn late(began: Instant, what: &str) -> Result<(), Finding> {
-    if began.elapsed() < ANSWERS_WITHIN {
-        return Ok(());
-    }
-    Err(say::store_member_failed(what, "it took longer than a minute"))
 }
 
 /// An error and everything below it.

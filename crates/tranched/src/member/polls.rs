@@ -19,9 +19,9 @@ pub struct StoreMembers(pub Cluster);
 impl Voices for StoreMembers {
     fn ask(&self) -> Vec<MemberSays> {
         let Some(membership) = self.0.membership() else { return Vec::new() };
+        let endpoints = self.0.endpoints_of(&membership);
         thread::scope(|scope| {
-            let asked: Vec<_> = membership
-                .endpoints
+            let asked: Vec<_> = endpoints
                 .iter()
                 .map(|endpoint| {
                     // A member that cannot be asked says nothing.

@@ -67,6 +67,7 @@ pub fn witness(cluster: Cluster, patience: Patience) -> Router {
 pub fn door(cluster: Cluster, members: Router, patience: Patience) -> Router {
     let members = Router::new()
         .route("/cluster/certificates", post(certify))
+        .route("/cluster/authority", get(authority))
         .route("/cluster/store-member/down", get(store_member_down))
         .with_state(cluster.clone())
         .merge(members)
@@ -84,9 +85,11 @@ fn finished(router: Router, patience: Patience) -> Router {
 
 async fn members_only(State(cluster): State<Cluster>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<ConnectInfo<Caller>>();
-    let host = caller.and_then(|ConnectInfo(caller)| caller.host.clone());
-    let known = match host {
-        Some(host) => tokio::task::spawn_blocking(move || cluster.knows(&host)).await.unwrap_or(false),
+    let shown = caller.and_then(|ConnectInfo(caller)| caller.host.clone().zip(caller.key.clone()));
+    let known = match shown {
+        Some((host, key)) => {
+            tokio::task::spawn_blocking(move || cluster.knows(&host, &key)).await.unwrap_or(false)
+        }
         None => false,
     };
     if known {
@@ -290,6 +293,15 @@ async fn certify(
     // Whose it is was seen to before.
     let host = caller.host.ok_or_else(Refusal::defect)?;
     wait_for(cluster, move |cluster| cluster.certify(&host, &request)).await.map(Json)
+}
+
+/// For a host that has got a seat after it joined.
+async fn authority(
+    State(cluster): State<Cluster>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Result<Json<String>, Refusal> {
+    let (host, key) = caller.host.zip(caller.key).ok_or_else(Refusal::defect)?;
+    wait_for(cluster, move |cluster| cluster.authority_for(&host, &key)).await.map(Json)
 }
 
 async fn store_member_down(State(cluster): State<Cluster>) -> Result<Json<bool>, Refusal> {

@@ -19,7 +19,7 @@ use tranche_core::name::HostName;
 
 use super::input::too_large;
 use super::{App, Refusal};
-use crate::cluster::door::{self, AskError, Trust};
+use crate::cluster::door::{self, Address, AskError, Trust};
 
 /// Says that a request was handed on already, and by which host.
 const HANDED_ON: HeaderName = HeaderName::from_static("tranche-handed-on-by");
@@ -91,8 +91,8 @@ async fn hand_on(app: &App, request: axum::http::Request<Bytes>) -> Result<Respo
             false => Missed::Again(Box::new(Finding { code: Code::NoLeader, ..finding })),
         }
     };
-    let connection =
-        door::connect(&door, Trust::Cluster(&identity)).await.map_err(|error| missed(error, false))?;
+    let connection = door::connect(&door.place, Trust::Member(&identity, &door.key)).await;
+    let connection = connection.map_err(|error| missed(error, false))?;
     let answer = connection.send(handed_on(request, &own)).await.map_err(|error| missed(error, true))?;
     let (mut head, body) = answer.into_parts();
     for hop in [header::CONNECTION, header::TRANSFER_ENCODING] {
@@ -115,7 +115,7 @@ fn handed_on(request: axum::http::Request<Bytes>, own: &HostName) -> axum::http:
     axum::http::Request::from_parts(head, body)
 }
 
-async fn who_leads(app: &App) -> Result<(HostName, String), Finding> {
+async fn who_leads(app: &App) -> Result<(HostName, Address), Finding> {
     let (member, cluster) = (app.member.clone(), app.cluster.clone());
     let own = app.engine.host_name().clone();
     let looked = tokio::task::spawn_blocking(move || {

@@ -34,11 +34,11 @@ use tranched::config::{Config, EtcdRun};
 use tranched::patience::Patience;
 
 /// A machine: a directory, ports, and whatever runs there.
-struct Machine {
+pub(crate) struct Machine {
     _dir: tempfile::TempDir,
-    config: Config,
-    book: Book,
-    running: Option<Running>,
+    pub(crate) config: Config,
+    pub(crate) book: Book,
+    pub(crate) running: Option<Running>,
     /// Where it was killed already.
     killed: Mutex<BTreeSet<String>>,
 }
@@ -49,7 +49,7 @@ fn free_ports() -> [u16; 3] {
 }
 
 impl Machine {
-    fn new(host: &str) -> Self {
+    pub(crate) fn new(host: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
         let mut config = Config { host: Some(host.parse().unwrap()), state_dir, ..Config::default() };
@@ -96,12 +96,12 @@ impl Machine {
         self.config.host.as_ref().unwrap().to_string()
     }
 
-    fn own(&self) -> SqliteStore {
+    pub(crate) fn own(&self) -> SqliteStore {
         let settings = Settings::new(self.config.state_dir.clone());
         SqliteStore::open(&settings, Arc::new(MonotonicClock::default())).unwrap()
     }
 
-    fn sets_out(&self, how: How) {
+    pub(crate) fn sets_out(&self, how: How) {
         let membership = Membership {
             cluster: "lab".to_owned(),
             host: self.config.host.clone().unwrap(),
@@ -116,7 +116,7 @@ impl Machine {
     }
 
     /// Does the next thing on the way, as the daemon's start does.
-    fn goes_on(&mut self, tell: &dyn Fn(&str) -> Result<(), Finding>) -> Result<(), Finding> {
+    pub(crate) fn goes_on(&mut self, tell: &dyn Fn(&str) -> Result<(), Finding>) -> Result<(), Finding> {
         let Config { cluster, etcd, .. } = &self.config;
         let brings = self.brings();
         let ground = Ground { book: &self.book, cluster, etcd, brings: Some(&brings), tell };
@@ -148,7 +148,7 @@ impl Machine {
     }
 
     /// Goes on to the end.
-    fn arrives(&mut self) -> Result<(), Finding> {
+    pub(crate) fn arrives(&mut self) -> Result<(), Finding> {
         while self.is_under_way() {
             self.goes_on(&|_| Ok(()))?;
         }
@@ -174,7 +174,7 @@ impl Machine {
         self.killed.lock().unwrap().len()
     }
 
-    fn membership(&self) -> Membership {
+    pub(crate) fn membership(&self) -> Membership {
         match self.book.read().unwrap() {
             Standing::Member(membership) => membership,
             other => panic!("{} is no member: {other:?}", self.host()),
@@ -182,7 +182,7 @@ impl Machine {
     }
 
     /// The cluster's store, as this member reaches it.
-    fn store(&mut self) -> EtcdStore {
+    pub(crate) fn store(&mut self) -> EtcdStore {
         let membership = self.membership();
         walk::start(&self.book, &self.config.etcd, &membership, &mut self.running).unwrap();
         let settings = walk::settings(&self.book, &self.config.etcd, &membership.endpoints).unwrap();
@@ -190,7 +190,7 @@ impl Machine {
     }
 
     /// Its side of the cluster, with its door open.
-    fn opens(&mut self, runtime: &Runtime) -> Cluster {
+    pub(crate) fn opens(&mut self, runtime: &Runtime) -> Cluster {
         self.running = None;
         let cluster = Cluster::open(&self.config, self.config.host.clone().unwrap()).unwrap();
         until("the store answers", || cluster.store().unwrap().get(&key("cluster/meta")).is_ok());
@@ -225,7 +225,7 @@ fn kill_once(killed: &Mutex<BTreeSet<String>>, book: &Book, what: &str) -> Resul
     Ok(())
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     let began = std::time::Instant::now();
     while !is_so() {
         assert!(began.elapsed().as_secs() < 60, "it never happens that {what}");
@@ -233,7 +233,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     text.parse().unwrap()
 }
 
@@ -301,7 +301,7 @@ fn names(records: &Records) -> Vec<&str> {
     names.filter(|name| wishes.iter().any(|wish| name.starts_with(wish))).collect()
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 

@@ -16,6 +16,7 @@ mod openapi;
 mod patience;
 mod process;
 mod race;
+mod seats;
 mod served;
 mod stores;
 mod stories;
