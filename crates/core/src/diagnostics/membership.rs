@@ -140,9 +140,9 @@ pub fn witness_useless(why: &str) -> Finding {
 }
 
 /// A host cannot give up its seat while others are silent.
-pub fn seat_needed(host: &HostName, silent: &[&HostName]) -> Finding {
+pub fn seat_needed(host: &HostName, silent: &[&StorePlace]) -> Finding {
     let message = format!(
-        "Host {host} cannot give up its seat in the cluster's store: without it nothing could be decided, because the member on {} does not answer.",
+        "Host {host} cannot give up its seat in the cluster's store: without it nothing could be decided, because the member {} does not answer.",
         list(silent)
     );
     let hint = "Bring that one back first, or take it out if it is gone for good: tranche cluster remove.";
@@ -150,14 +150,12 @@ pub fn seat_needed(host: &HostName, silent: &[&HostName]) -> Finding {
 }
 
 /// A member of the store that does not answer has no vote.
-pub fn store_learner_silent(host: &HostName) -> Finding {
+pub fn store_learner_silent(place: &StorePlace) -> Finding {
     let message = format!(
-        "The store's member on host {host} does not answer; it has no vote yet, so nothing is lost by it."
+        "The store's member {place} does not answer; it has no vote yet, so nothing is lost by it."
     );
-    let hint = format!(
-        "Look at that host: it was about to join. If it is gone for good: tranche cluster remove {host}."
-    );
-    warning(Code::StoreMemberDown, host_subject(host), message, hint)
+    let hint = "Look at that machine: it was about to join. If it is gone for good: tranche cluster remove.";
+    warning(Code::StoreMemberDown, place_subject(place), message, hint)
 }
 
 /// A host that lives is not removed.

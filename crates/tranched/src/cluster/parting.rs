@@ -212,7 +212,7 @@ fn strike(
     let mut forgotten = Vec::new();
     for _ in 0..TRIES_MAX {
         let beats = repository.beats().map_err(silent)?;
-        let always = beats.get(host).map(|beat| beat.unchanged.clone()).into_iter().collect();
+        let always = beats.of.get(host).map(|beat| beat.unchanged.clone()).into_iter().collect();
         let terms = Terms { always, ..Terms::default() };
         let loaded = load(repository)?;
         let vms = living(&loaded.state, host);

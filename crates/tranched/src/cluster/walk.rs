@@ -23,7 +23,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::membership::Role;
 use tranche_core::name::{HostName, Timestamp};
-use tranche_core::spec::{Duty, HostSpec};
+use tranche_core::spec::HostSpec;
 use tranche_store::{
     EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, EtcdTls, FILE_NAME, Key, MemoryStore, MonotonicClock,
     Repository, Saved, Settings, SqliteStore, Store, StoreError, Terms, Txn,
