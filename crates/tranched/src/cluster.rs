@@ -21,6 +21,7 @@ pub mod revoked;
 pub mod seat;
 mod seats;
 pub mod token;
+mod waits;
 pub mod walk;
 
 use std::collections::BTreeMap;

@@ -151,9 +151,8 @@ pub fn seat_needed(host: &HostName, silent: &[&StorePlace]) -> Finding {
 
 /// A member of the store that does not answer has no vote.
 pub fn store_learner_silent(place: &StorePlace) -> Finding {
-    let message = format!(
-        "The store's member {place} does not answer; it has no vote yet, so nothing is lost by it."
-    );
+    let message =
+        format!("The store's member {place} does not answer; it has no vote yet, so nothing is lost by it.");
     let hint = "Look at that machine: it was about to join. If it is gone for good: tranche cluster remove.";
     warning(Code::StoreMemberDown, place_subject(place), message, hint)
 }

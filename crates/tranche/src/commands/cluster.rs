@@ -21,8 +21,8 @@ use crate::failure::{Exit, Failure};
 
 /// Between two questions how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// How long the way in or out is waited for.
-const LONGEST: Duration = Duration::from_secs(180);
+/// How long the way in or out is waited for: as long as the daemon may wait for etcd on it, which is three times five minutes.
+const LONGEST: Duration = Duration::from_secs(16 * 60);
 /// The largest backup that is read, in bytes, as the daemon has it.
 const BACKUP_LEN_MAX: usize = 256 << 20;
 

@@ -36,8 +36,10 @@ pub(super) struct Seen {
     leaderless: Option<Instant>,
     /// Since when a seat is given and not taken.
     pending: BTreeMap<HostName, Instant>,
+    /// Whether this host keeps the store or signs, so that seats and revocations are its business, too.
+    pub(super) keeps: bool,
     /// Whether this host's member of the store has no vote.
-    listens: bool,
+    pub(super) listens: bool,
     /// What stood in the way of the last look.
     trouble: Vec<Finding>,
 }
@@ -121,23 +123,29 @@ pub(super) fn look(cluster: &Cluster) {
     };
     follow(cluster, &membership, &members);
     introduce(cluster, &membership, &members);
-    let leader = Repository::new(Arc::<EtcdStore>::clone(&store)).leader().ok();
+    let keeps = members.get(&membership.host).is_some_and(|own| own.seat || own.signs);
+    let candidates = candidates(&members);
+    // A candidate may lead in any case. A thousand hosts ask one store: none asks for what it does not need.
+    let asks = !candidates.contains(&membership.host);
+    let leader = asks.then(|| Repository::new(Arc::<EtcdStore>::clone(&store)).leader().ok()).flatten();
     let health = health::ask_all(cluster, &membership, &members);
     let mut findings = membership::judge(&health);
     let versions: Vec<(HostName, String)> =
         members.iter().map(|(host, member)| (host.clone(), member.version.clone())).collect();
     findings.extend(membership::judge_versions(&versions));
     findings.extend(ending(cluster));
-    findings.extend(revoked::all(store.as_ref()).map(|all| revoked::judge(&all)).unwrap_or_default());
+    if keeps {
+        findings.extend(revoked::all(store.as_ref()).map(|all| revoked::judge(&all)).unwrap_or_default());
+    }
     let mut state = cluster.lock();
     state.seen.see_leader(leader);
     findings.extend(state.seen.judge_pending());
     findings.extend(state.seen.trouble.clone());
     let listens = |own: &StoreMember| own.learner && own.place == StorePlace::Host(membership.host.clone());
-    state.seen.listens = health.members.iter().any(listens);
+    (state.seen.keeps, state.seen.listens) = (keeps, health.members.iter().any(listens));
     state.health = health;
     state.findings = findings;
-    state.candidates = candidates(&members);
+    state.candidates = candidates;
     let seats = members.values().filter(|member| member.seat);
     state.doors = seats.map(|member| (member.client_url(), member.address_of_door())).collect();
     state.members = members.into_iter().map(|(host, member)| (host, member.key)).collect();
@@ -145,7 +153,8 @@ pub(super) fn look(cluster: &Cluster) {
 
 /// The list of revoked certificates is signed by who may, and lies where etcd reads it.
 fn keep_revocations(cluster: &Cluster, store: &EtcdStore) -> Result<(), Finding> {
-    let Some(membership) = cluster.membership().filter(|_| cluster.keeps_store()) else { return Ok(()) };
+    let concerned = cluster.keeps_store() && cluster.lock().seen.keeps;
+    let Some(membership) = cluster.membership().filter(|_| concerned) else { return Ok(()) };
     let book = &cluster.0.book;
     if let Some(authority) = walk::authority(book).map_err(walk::file)? {
         revoked::publish(store, &authority, clock::now())?;

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::Gid;
 use rustix::process::{Pid, Signal, kill_process};
+use tranche_core::name::HostName;
+use tranche_store::EtcdMember;
 
 use super::book::{self, Book, BookError, Membership, Seat};
 use super::hold::{self, Hold, Streak};
@@ -69,6 +71,18 @@ fn listening(address: &str, port: u16, also_here: bool) -> String {
         Ok(_) => format!("{},{}", url(address, port), url("127.0.0.1", port)),
         Err(_) => url("0.0.0.0", port),
     }
+}
+
+/// The members of the store as etcd wants to be told of them (`NAME=URL,…`); the one that has not started yet is this host's.
+pub(super) fn initial_cluster(list: &[EtcdMember], own: &HostName) -> String {
+    let name = |member: &EtcdMember| match member.name.as_str() {
+        "" => own.to_string(),
+        name => name.to_owned(),
+    };
+    let each = list
+        .iter()
+        .flat_map(|member| member.peer_urls.iter().map(move |url| format!("{}={url}", name(member))));
+    each.collect::<Vec<_>>().join(",")
 }
 
 /// What etcd is told.

@@ -36,7 +36,7 @@ type Members = BTreeMap<HostName, MemberRecord>;
 /// What stands in the way; it is tried again.
 pub(super) fn see_to(cluster: &Cluster) -> Result<bool, Finding> {
     let (Some(known), Some(store)) = (cluster.membership(), cluster.store()) else { return Ok(false) };
-    if !cluster.keeps_store() {
+    if !cluster.keeps_store() || !cluster.lock().seen.keeps {
         return Ok(false);
     }
     let registry = Registry(store.as_ref());
@@ -159,7 +159,7 @@ fn claim(
         return Ok(true);
     }
     let data = format!("{}-{}", known.cluster, clock::now().0);
-    let initial_cluster = walk::initial_cluster(&list, &known.host);
+    let initial_cluster = seat::initial_cluster(&list, &known.host);
     let taken = Seat { data, initial_cluster, joins: true };
     let seated = {
         let mut state = cluster.lock();
@@ -168,6 +168,7 @@ fn claim(
         let seated = Membership { seat: Some(taken), ..member.clone() };
         book.write(&Standing::Member(seated.clone())).map_err(walk::file)?;
         *member = seated.clone();
+        state.seen.listens = true;
         seated
     };
     tracing::info!("this host takes a seat among the store's members");

@@ -37,15 +37,11 @@ use super::registry::{JoinAnswer, JoinRequest, MemberRecord, Ports, Registry, me
 use super::revoked;
 use super::seat::{self, Running};
 use super::token::Token;
+use super::waits::Waits;
 use super::{luggage, parting};
 use crate::clock;
 use crate::config::{ClusterConfig, EtcdConfig};
 
-/// How long a member of the store may take to answer, and to catch up: on slow machines minutes (seen with three emulated
-/// hosts on two cores).
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5 * 60);
-/// How often is told what is waited for.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long the start of the daemon waits for the store: not as long as systemd waits for the daemon.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
@@ -255,7 +251,7 @@ impl Ground<'_> {
         loop {
             let list = members.list().map_err(unanswered)?;
             if known(&list) {
-                let initial = initial_cluster(&list, &entering.membership.host);
+                let initial = seat::initial_cluster(&list, &entering.membership.host);
                 if let Some(seat) = &mut entering.membership.seat
                     && seat.initial_cluster.is_empty()
                 {
@@ -347,6 +343,10 @@ impl Ground<'_> {
             no_etcd: false,
         };
         Registry(store).put(&membership.cluster, &membership.host, &member)?;
+        if let Some(authority) = authority(self.book).map_err(file)? {
+            // A witness cannot make a list by itself, and its etcd starts with what there is.
+            revoked::publish(store, &authority, clock::now())?;
+        }
         for (key, value) in host_record(membership)? {
             if store.get(&key).map_err(|error| error.finding())?.is_none() {
                 let _ = store.commit(&Txn::new().put(key, value)).map_err(|error| error.finding())?;
@@ -459,8 +459,7 @@ impl Ground<'_> {
     }
 
     fn waits<'a>(&'a self, doing: &'a str) -> Waits<'a> {
-        let began = Instant::now();
-        Waits { tell: self.tell, doing, began, told: began }
+        Waits::begin(self.tell, doing)
     }
 
     fn store(&self, membership: &Membership) -> Result<EtcdStore, Finding> {
@@ -477,42 +476,6 @@ impl Ground<'_> {
             StoreError::Unreachable { place: "the cluster's store".to_owned(), source: Box::new(error) }
         })?;
         EtcdMembers::connect(&settings)
-    }
-}
-
-/// The members of the store as etcd wants to be told of them (`NAME=URL,…`); the one that has not started yet is this host's.
-pub(super) fn initial_cluster(list: &[EtcdMember], own: &HostName) -> String {
-    let name = |member: &EtcdMember| match member.name.as_str() {
-        "" => own.to_string(),
-        name => name.to_owned(),
-    };
-    let each = list
-        .iter()
-        .flat_map(|member| member.peer_urls.iter().map(move |url| format!("{}={url}", name(member))));
-    each.collect::<Vec<_>>().join(",")
-}
-
-/// Waiting, with a limit, so that whoever looks sees for what and for how long.
-struct Waits<'a> {
-    tell: &'a dyn Fn(&str) -> Result<(), Finding>,
-    doing: &'a str,
-    began: Instant,
-    told: Instant,
-}
-
-impl Waits<'_> {
-    /// Waits some more for etcd to do something.
-    fn more(&mut self, what: &str) -> Result<(), Finding> {
-        let (waited, limit) = (self.began.elapsed(), ANSWERS_WITHIN.as_secs());
-        if waited >= ANSWERS_WITHIN {
-            return Err(say::store_member_failed(what, &format!("it took longer than {limit} s")));
-        }
-        if self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
-            (self.tell)(&format!("{}: {} s so far, at most {limit} s", self.doing, waited.as_secs()))?;
-        }
-        thread::sleep(LOOK);
-        Ok(())
     }
 }
 

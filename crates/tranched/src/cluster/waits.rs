@@ -1,0 +1,44 @@
+//! Waiting for etcd on the way into a cluster and out of it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tranche_core::diagnostics as say;
+use tranche_core::finding::Finding;
+
+/// How long a member of the store may take to answer, and to catch up: on slow machines minutes (seen with three emulated
+/// hosts on two cores).
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5 * 60);
+/// How often is told what is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waiting, with a limit, so that whoever looks sees for what and for how long.
+pub(super) struct Waits<'a> {
+    tell: &'a dyn Fn(&str) -> Result<(), Finding>,
+    doing: &'a str,
+    began: Instant,
+    told: Instant,
+}
+
+impl<'a> Waits<'a> {
+    /// Begins to wait, for somebody who hears what is being done.
+    pub(super) fn begin(tell: &'a dyn Fn(&str) -> Result<(), Finding>, doing: &'a str) -> Self {
+        let began = Instant::now();
+        Self { tell, doing, began, told: began }
+    }
+
+    /// Waits some more for etcd to do something.
+    pub(super) fn more(&mut self, what: &str) -> Result<(), Finding> {
+        let (waited, limit) = (self.began.elapsed(), ANSWERS_WITHIN.as_secs());
+        if waited >= ANSWERS_WITHIN {
+            return Err(say::store_member_failed(what, &format!("it took longer than {limit} s")));
+        }
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            (self.tell)(&format!("{}: {} s so far, at most {limit} s", self.doing, waited.as_secs()))?;
+        }
+        thread::sleep(LOOK);
+        Ok(())
+    }
+}
