@@ -21,7 +21,7 @@ impl Inner {
     /// What happens, and the wish that it is, if it is one.
     pub(crate) fn befall(&mut self, event: &Event) -> Option<Wish> {
         let Some((host, words)) = event.befalls() else {
-            return self.befall_others(event).map(Wish::from);
+            return self.befall_others(event);
         };
         let place = self.place(host);
         self.befell(place, words);
@@ -132,7 +132,26 @@ impl Inner {
         }
     }
 
-    fn befall_others(&mut self, event: &Event) -> Option<Change> {
+    fn befall_others(&mut self, event: &Event) -> Option<Wish> {
+        let change = match event {
+            Event::VmAdd { vm, setup } => return Some(add_vm(vm, setup)),
+            Event::VmStart(name) => Change::StartVm { name: name.clone() },
+            Event::VmStop(name) => Change::StopVm { name: name.clone(), force: false },
+            Event::VmRemove(name) => Change::DeleteVm { name: name.clone(), force: true },
+            Event::RuleSet { name, rule } => Change::SetRule { name: name.clone(), rule: rule.clone() },
+            Event::RuleDelete(name) => Change::DeleteRule { name: name.clone() },
+            Event::FailoverPause => Change::PauseFailover { paused: true },
+            Event::FailoverResume => Change::PauseFailover { paused: false },
+            _ => {
+                self.befall_all(event);
+                return None;
+            }
+        };
+        Some(change.into())
+    }
+
+    /// What is not about one host, and nobody asks for.
+    fn befall_all(&mut self, event: &Event) {
         match event {
             Event::NetworkWhole => {
                 self.cuts.clear();
@@ -149,41 +168,13 @@ impl Inner {
             Event::StoreFast { .. } => self.store_slow_ms = 0,
             Event::StoreFull => self.store_full = true,
             Event::StoreRoom => self.store_full = false,
-            Event::VmStart(name) => return Some(Change::StartVm { name: name.clone() }),
-            Event::VmStop(name) => return Some(Change::StopVm { name: name.clone(), force: false }),
-            Event::VmRemove(name) => return Some(Change::DeleteVm { name: name.clone(), force: true }),
-            Event::VmAdd { vm, setup } => return Some(self.add_vm(vm, setup)),
             Event::VmCrash(vm) => self.end_guest(vm, OffReason::Crashed),
             Event::VmShutdown(vm) => self.end_guest(vm, OffReason::Shutdown),
             Event::VmStartsFail { vm, tries } => {
                 self.failing.insert(vm.clone(), *tries);
             }
-            Event::RuleSet { name, rule } => {
-                return Some(Change::SetRule { name: name.clone(), rule: rule.clone() });
-            }
-            Event::RuleDelete(name) => return Some(Change::DeleteRule { name: name.clone() }),
-            Event::FailoverPause => return Some(Change::PauseFailover { paused: true }),
-            Event::FailoverResume => return Some(Change::PauseFailover { paused: false }),
             _ => {}
         }
-        None
-    }
-
-    /// Makes a VM, and has it started if it shall run.
-    fn add_vm(&mut self, vm: &VmName, setup: &VmSetup) -> Change {
-        let new = NewVm {
-            hardware: hardware(setup),
-            request: setup.gpu.clone(),
-            reserved: setup.reserved,
-            prefer_numa_node: None,
-            availability: setup.availability,
-        };
-        let create = Change::CreateVm { name: vm.clone(), vm: new };
-        if setup.running {
-            self.wishes.push_back(create.into());
-            return Change::StartVm { name: vm.clone() };
-        }
-        create
     }
 
     fn end_guest(&mut self, vm: &VmName, reason: OffReason) {
@@ -202,4 +193,17 @@ impl Inner {
 
 fn set_duty(host: &HostName, duty: Duty) -> Wish {
     Change::SetHostDuty { host: host.clone(), along: BTreeSet::new(), duty }.into()
+}
+
+/// Makes a VM, and has it started then if it shall run.
+fn add_vm(vm: &VmName, setup: &VmSetup) -> Wish {
+    let new = NewVm {
+        hardware: hardware(setup),
+        request: setup.gpu.clone(),
+        reserved: setup.reserved,
+        prefer_numa_node: None,
+        availability: setup.availability,
+    };
+    let then = setup.running.then(|| Change::StartVm { name: vm.clone() });
+    Wish { then, ..Change::CreateVm { name: vm.clone(), vm: new }.into() }
 }

@@ -236,6 +236,9 @@ impl Daemon {
                 self.world.wish_again(wish);
                 return;
             }
+            if let Some(then) = wish.then {
+                self.world.with(|inner| inner.wishes.push_front(then.into()));
+            }
         }
     }
 

@@ -152,11 +152,13 @@ impl Blow<'_> {
         }
     }
 
-    /// Some seconds mostly, an hour at times; either way.
+    /// Some seconds either way mostly, up to an hour forward at times.
     fn clock_step(&mut self) -> i64 {
-        let most_ms = if self.chance.percent(70) { 20_000 } else { 3_600_000 };
-        let ms = i64::try_from(self.chance.between(1, most_ms)).unwrap_or_default();
-        if self.chance.percent(50) { ms } else { -ms }
+        let is_long = self.chance.percent(30);
+        let ms = self.chance.between(1, if is_long { 3_600_000 } else { 20_000 });
+        let ms = i64::try_from(ms).unwrap_or_default();
+        // What waits by the wall clock waits as long as it is set back, so a longer step would not be over in time.
+        if is_long || self.chance.percent(50) { ms } else { -ms }
     }
 
     fn of_witness(&mut self) -> Events {

@@ -98,11 +98,13 @@ pub(crate) struct Wish {
     pub(crate) tries: u32,
     /// It is not said any more once this host is on.
     pub(crate) while_off: Option<Place>,
+    /// What is wanted as soon as this was answered.
+    pub(crate) then: Option<Change>,
 }
 
 impl From<Change> for Wish {
     fn from(change: Change) -> Self {
-        Self { change, tries: 0, while_off: None }
+        Self { change, tries: 0, while_off: None, then: None }
     }
 }
 

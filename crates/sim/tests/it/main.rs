@@ -4,6 +4,7 @@ mod departures;
 mod documents;
 mod falls;
 mod faults;
+mod known;
 mod operations;
 mod playing;
 mod refusals;

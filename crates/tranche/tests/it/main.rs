@@ -9,6 +9,7 @@ mod homogeneity;
 mod inspecting;
 mod looking;
 mod refusals;
+mod simulating;
 mod usage;
 
 use std::process::{Command, Stdio};
