@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use tranche_core::inventory::{Inventory, Pulse};
+use tranche_core::inventory::{Hypervisor, Inventory, Network, Pulse, Resources, StoragePool};
 use tranche_core::name::Timestamp;
 use tranche_core::plan::{DownBy, HostPlan, Plan, Standing};
 use tranche_core::planner::{self, Memory};
@@ -71,12 +71,27 @@ fn ms(took: Duration) -> f64 {
     took.as_secs_f64() * 1_000.0
 }
 
+/// A pool that all hosts share, one of each host's own, and a network.
+fn resources_of_each() -> Resources {
+    let pool = |shared| StoragePool { kind: "dir".to_owned(), path: None, active: true, shared };
+    Resources {
+        pools: [("shared".to_owned(), pool(true)), ("own".to_owned(), pool(false))].into(),
+        networks: [("lan".to_owned(), Network { active: true })].into(),
+    }
+}
+
 fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
     let (mut spec, mut plan, mut inventory) = (Spec::default(), Plan::default(), Inventory::new());
     for number in 1..=hosts {
         let name = host(number);
         let mut seen = add_host(&name, VMS_PER_HOST, true, &mut spec, &mut plan);
+<<<<<<< HEAD
         seen.pulse = Some(Pulse { armed: true, ..Pulse::default() });
+=======
+        seen.pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: true, off: None, clock_ahead_ms: 0 });
+        let Hypervisor::Up { resources, .. } = &mut seen.hypervisor else { unreachable!("it is up") };
+        *resources = Some(resources_of_each());
+>>>>>>> wip-core
         let member = HostSpec {
             joined_at: Timestamp(0),
             labels: BTreeMap::new(),
@@ -90,8 +105,8 @@ fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
         plan.hosts.insert(name.clone(), HostPlan { standing: Standing::Up, epoch: 0, departs: false });
         inventory.insert(name, seen.into());
     }
-    let hardware: VmHardware =
-        serde_json::from_str(r#"{"vcpus":2,"memory_mib":4096}"#).expect("it is hardware");
+    let hardware = r#"{"vcpus":2,"memory_mib":4096,"disks":[{"pool":"shared","volume":"disk"}],"networks":["lan"]}"#;
+    let hardware: VmHardware = serde_json::from_str(hardware).expect("it is hardware");
     spec.vms.change_each(|_, vm| vm.source = VmSource::Made(hardware.clone()));
     (spec, inventory, plan)
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tranche_core::capacity::{Capacity, capacity};
 use tranche_core::change::{Change, State, admit};
 use tranche_core::finding::{Code, Severity};
+use tranche_core::inventory::Hypervisor;
 use tranche_core::name::*;
 use tranche_core::plan::VmGoal;
 use tranche_core::planner;
@@ -155,4 +156,37 @@ proptest! {
         prop_assert_eq!(said, waiting);
         prop_assert_eq!(ask(&fleet, &[]), before, "asking changes nothing");
     }
+}
+
+#[test]
+fn what_an_adopted_vm_takes_when_it_starts_is_not_given_to_others() {
+    let mut fleet = Fleet::new(1, 1, 4);
+    let old = fleet.add("old", ANY);
+    old.source = VmSource::Adopted;
+    let id = old.id;
+    let mut large = crate::world::hardware();
+    (large.memory_mib, large.vcpus) = (60_000, 4);
+    let seen = fleet.inventory.get_mut(&node(1)).unwrap();
+    let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
+    domains.insert("old".to_owned(), crate::world::model_domain(&vm("old"), id, &large));
+    let new = fleet.add("new", ANY);
+    new.source = VmSource::Made(VmHardware { memory_mib: 6_000, ..crate::world::hardware() });
+    let wish = |fleet: &Fleet, name: &str| (vm(name), fleet.spec.vms[&vm(name)].clone());
+    let (old, new) = (wish(&fleet, "old"), wish(&fleet, "new"));
+
+    let mut board = fleet.board();
+    board.choose((&new.0, &new.1), None).expect("there is room for one");
+    board.take((&old.0, &old.1), Some(&node(1))).expect("there is room for one");
+    let refusal = board.choose((&new.0, &new.1), None).unwrap_err();
+    assert_eq!(refusal.code, Code::NoFreeMemory);
+
+    assert!(fleet.run_on("old", &node(1)), "it shall run, and is still off");
+    let refusal = fleet.board().choose((&new.0, &new.1), None).unwrap_err();
+    assert_eq!(refusal.code, Code::NoFreeMemory);
+    let mut full = Fleet { plan: fleet.plan.clone(), ..fleet.clone() };
+    full.plan.vms.remove(&vm("old"));
+    full.plan.bookings.clear();
+    assert!(full.run_on("new", &node(1)));
+    let refusal = full.board().choose((&old.0, &old.1), Some(&node(1))).unwrap_err();
+    assert_eq!(refusal.code, Code::NoFreeMemory, "and it waits as others do");
 }
