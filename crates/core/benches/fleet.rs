@@ -85,13 +85,9 @@ fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
     for number in 1..=hosts {
         let name = host(number);
         let mut seen = add_host(&name, VMS_PER_HOST, true, &mut spec, &mut plan);
-<<<<<<< HEAD
         seen.pulse = Some(Pulse { armed: true, ..Pulse::default() });
-=======
-        seen.pulse = Some(Pulse { silent_ms: 0, epoch: 0, armed: true, off: None, clock_ahead_ms: 0 });
         let Hypervisor::Up { resources, .. } = &mut seen.hypervisor else { unreachable!("it is up") };
         *resources = Some(resources_of_each());
->>>>>>> wip-core
         let member = HostSpec {
             joined_at: Timestamp(0),
             labels: BTreeMap::new(),
@@ -105,7 +101,8 @@ fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
         plan.hosts.insert(name.clone(), HostPlan { standing: Standing::Up, epoch: 0, departs: false });
         inventory.insert(name, seen.into());
     }
-    let hardware = r#"{"vcpus":2,"memory_mib":4096,"disks":[{"pool":"shared","volume":"disk"}],"networks":["lan"]}"#;
+    let hardware =
+        r#"{"vcpus":2,"memory_mib":4096,"disks":[{"pool":"shared","volume":"disk"}],"networks":["lan"]}"#;
     let hardware: VmHardware = serde_json::from_str(hardware).expect("it is hardware");
     spec.vms.change_each(|_, vm| vm.source = VmSource::Made(hardware.clone()));
     (spec, inventory, plan)

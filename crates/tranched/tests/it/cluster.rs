@@ -67,7 +67,8 @@ impl Machine {
             for index in 0..count {
                 let (name, wish) = vm(&host, index);
                 let (goal, id) = (VmGoal::Stop, wish.id);
-                let planned = VmPlan { host: host.clone(), id, goal, settled: None, tried: None };
+                let planned =
+                    VmPlan { host: host.clone(), id, goal, settled: None, tried: None, ran_on: None };
                 state.plan.vms.insert(name.clone(), planned);
                 state.spec.vms.insert(name, wish);
             }

@@ -9,6 +9,7 @@ use tranche_store::{EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, Store, Sto
 use tranched::clock;
 use tranched::cluster::book::{How, Leaving, Standing};
 use tranched::cluster::door::{self, AskError, Identity, Trust};
+use tranched::cluster::parting::Removal;
 use tranched::cluster::registry::{MemberRecord, Registry};
 use tranched::cluster::{Cluster, pki, seat, walk};
 
@@ -104,9 +105,9 @@ fn a_host_that_was_removed_is_believed_nowhere_not_even_when_another_has_its_nam
     // It is gone for good; its files are not.
     let gone = name(&third);
     third.running = None;
-    until("it is taken out", || match cluster.remove(&gone) {
+    until("it is taken out", || match cluster.remove(&gone, Removal::default()) {
         Err(finding) => finding.code == Code::HostNotFound,
-        Ok(()) => true,
+        Ok(_) => true,
     });
     for side in [&cluster, &second_side] {
         side.care_once();
@@ -245,13 +246,13 @@ fn whoever_gives_up_to_join_leaves_no_member_of_the_store_behind_that_keeps_othe
     let mut broken = joiner("node3", &cluster);
     broken.goes_on(&killed_at("start etcd")).unwrap_err();
     assert_eq!(learners(), 1);
-    cluster.remove(&name(&broken)).unwrap();
+    cluster.remove(&name(&broken), Removal::default()).unwrap();
     assert!(learners() == 0 && member(&cluster, &broken).is_none());
 
     // Its record went, and its member of the store did not.
     let mut orphan = joiner("node4", &cluster);
     orphan.goes_on(&killed_at("start etcd")).unwrap_err();
-    walk::forget(cluster.store().unwrap().as_ref(), &name(&orphan), clock::now()).unwrap();
+    walk::forget(cluster.store().unwrap().as_ref(), &name(&orphan), clock::now(), |_| true).unwrap();
     assert_eq!(learners(), 1);
     cluster.care_once();
     assert_eq!(learners(), 0);

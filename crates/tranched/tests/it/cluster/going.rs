@@ -1,7 +1,7 @@
 //! Hosts that come with much, that leave while others decide, that are dead, and whose place other hardware takes.
 
 use tranche_core::plan::{DownBy, HostPlan, Standing as Stands};
-use tranche_core::spec::{Duty, Failover, FenceSpec, Homogeneity, HostSpec};
+use tranche_core::spec::{Duty, Failover, FenceSpec, Homogeneity, HostSpec, SaidDown};
 use tranched::cluster::registry::{MemberRecord, Ports};
 
 use super::*;
@@ -36,7 +36,14 @@ fn about(cluster: &Cluster, host: &str) -> Vec<String> {
 /// A VM is somewhere, and shall be off there.
 fn put_vm(state: &mut State, host: &HostName, index: usize) -> VmName {
     let (name, wish) = vm(host, index);
-    let planned = VmPlan { host: host.clone(), id: wish.id, goal: VmGoal::Stop, settled: None, tried: None };
+    let planned = VmPlan {
+        host: host.clone(),
+        id: wish.id,
+        goal: VmGoal::Stop,
+        settled: None,
+        tried: None,
+        ran_on: None,
+    };
     state.plan.vms.insert(name.clone(), planned);
     state.spec.vms.insert(name.clone(), wish);
     *state.plan.generations.entry(host.clone()).or_insert(0) += 1;
@@ -54,6 +61,7 @@ fn absent(cluster: &Cluster, host: &HostName, standing: Stands) {
         key: "of the old machine".to_owned(),
         version: "0.1.0".to_owned(),
         joined_at: Timestamp(7),
+        no_etcd: false,
     };
     let store = cluster.store().unwrap();
     Registry(store.as_ref()).put("lab", host, &member).unwrap();
@@ -240,7 +248,8 @@ fn other_hardware_takes_the_place_of_a_dead_host_with_its_labels_fence_and_wishe
         state.plan.gpus.insert(slot.clone(), planned);
         let known = state.spec.hosts.get_mut(&host).unwrap();
         known.labels.insert("rack".parse().unwrap(), "3".parse().unwrap());
-        (known.fence, known.said_down, known.reserved_memory_mib) = (Some(fence), Some(1), 512);
+        (known.fence, known.said_down, known.reserved_memory_mib) =
+            (Some(fence), Some(SaidDown { epoch: 1, since: Timestamp(0) }), 512);
         let name = put_vm(state, &host, 0);
         state.spec.vms.get_mut(&name).unwrap().availability.failover = Failover::Stay;
     });
