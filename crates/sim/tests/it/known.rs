@@ -39,3 +39,13 @@ fn a_clock_that_is_set_back_lets_a_vm_wait_for_as_long() {
 fn a_store_that_answers_in_a_fifth_of_a_second_ends_all_failover() {
     still_breaks("store-that-is-slow.yaml", "VM v1 was to run, and does not");
 }
+
+#[test]
+fn a_vm_that_is_removed_while_its_host_starts_it_runs_for_ever() {
+    still_breaks("removal-during-a-start.yaml", "VM v3 was to be off, and runs");
+}
+
+#[test]
+fn a_host_whose_power_was_cut_without_a_quorum_is_cut_again_whenever_it_boots() {
+    still_breaks("fence-without-a-quorum.yaml", "VM v1 was to run, and does not");
+}
