@@ -128,8 +128,8 @@ fn a_dead_host_that_comes_back_ends_the_vms_that_were_forgotten_meanwhile() {
     let mut fleet = fleet();
     fleet.spec.vms.get_mut(&vm("adopted")).unwrap().run = Run::Deleted;
     down(&mut fleet, &node(1));
-    decide(&mut fleet);
-    decide(&mut fleet);
+    let _ = decide(&mut fleet);
+    let _ = decide(&mut fleet);
     // It was no more down than that: both run there.
     let due = |fleet: &Fleet| steps(&fleet.spec, &fleet.plan, &fleet.inventory[&node(1)]);
     let ends = |steps: &[Step], name: &str| {
@@ -137,12 +137,12 @@ fn a_dead_host_that_comes_back_ends_the_vms_that_were_forgotten_meanwhile() {
     };
     back(&mut fleet, &node(1));
     reports(&mut fleet, &node(1), &[("deleted", true), ("adopted", true)]);
-    decide(&mut fleet);
+    let _ = decide(&mut fleet);
     assert_eq!(fleet.plan.hosts[&node(1)].standing, Standing::Up);
     let first = due(&fleet);
     assert!(ends(&first, "deleted") && ends(&first, "adopted"), "{first:?}");
     reports(&mut fleet, &node(1), &[("deleted", false), ("adopted", false)]);
-    decide(&mut fleet);
+    let _ = decide(&mut fleet);
     let undefined =
         |step: &Step| matches!(step, Step::UndefineVm { vm: ended, .. } if *ended == vm("deleted"));
     let second = due(&fleet);
@@ -152,7 +152,7 @@ fn a_dead_host_that_comes_back_ends_the_vms_that_were_forgotten_meanwhile() {
     let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
     domains.clear();
     seen.progress.generation = fleet.plan.generations[&node(1)];
-    decide(&mut fleet);
+    let _ = decide(&mut fleet);
     assert_eq!(home(&fleet, "deleted"), None);
 }
 
@@ -160,7 +160,7 @@ fn a_dead_host_that_comes_back_ends_the_vms_that_were_forgotten_meanwhile() {
 fn a_name_is_free_again_only_when_the_dead_host_has_nothing_of_it_left() {
     let mut fleet = fleet();
     down(&mut fleet, &node(1));
-    decide(&mut fleet);
+    let _ = decide(&mut fleet);
     let create = |name: VmName| {
         let (request, availability) = (Request::None, Availability::default());
         let vm =

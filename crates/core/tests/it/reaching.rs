@@ -240,7 +240,7 @@ fn a_drain_and_spare_capacity_name_the_pool_that_keeps_a_vm_on_its_host() {
     assert_eq!(stranded.iter().map(|left| left.vm.clone()).collect::<Vec<_>>(), [vm("bound")]);
     assert_eq!(stranded[0].why.code, Code::StorageLocal);
     assert!(stranded[0].why.message.contains("own"), "{}", stranded[0].why);
-    let wish = Change::SetHostDuty { host: node(1), duty: Duty::Maintenance };
+    let wish = Change::SetHostDuty { host: node(1), along: [].into(), duty: Duty::Maintenance };
     let admitted = change::admit(&wish, state, VmId(Uuid::nil()), Timestamp(1)).unwrap();
     let effect = preview(&admitted.spec, state, Timestamp(cluster.now));
     let told: Vec<_> = effect.vms.iter().map(|(name, effect)| (name.as_str(), *effect)).collect();

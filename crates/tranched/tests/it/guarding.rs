@@ -358,7 +358,7 @@ fn a_host_whose_power_is_to_be_cut_ends_its_vms_and_reports_that_it_has() {
     assert!(runs(&rig));
     let standing = Standing::Fencing { since: Timestamp(1) };
     rig.decide(|state| {
-        drop(state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, departs: false }))
+        state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, departs: false });
     });
     for _ in 0..5 {
         rig.run_for(1_000);
