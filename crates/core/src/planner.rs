@@ -82,7 +82,7 @@ fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, la
     planner.release_bookings();
     planner.decide_gpus();
     let (ground, about_rules) = planner.decide_vms(last.ground.take());
-    let gone = planner.gone();
+    let gone = planner.gone(current);
     for name in gone.iter().filter(|name| !planner.buried.contains(*name)) {
         planner.plan.vms.remove(name);
     }

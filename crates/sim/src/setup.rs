@@ -12,19 +12,13 @@ use uuid::Uuid;
 
 use crate::node::Node;
 use crate::scenario::{HostSetup, Scenario, VmSetup};
-use crate::story::Planted;
 
 /// What people asked for before the beginning.
 pub(crate) fn write_wishes(store: &Arc<dyn Store>, nodes: &[Node], scenario: &Scenario) {
-    let mut failover = scenario.failover;
-    if scenario.planted == Some(Planted::NoFenceWait) {
-        // No door would let it in.
-        failover.timers.restart_ms = failover.timers.lost_ms;
-    }
     let mut spec = Spec {
         policy: Policy {
             placement: scenario.placement,
-            failover,
+            failover: scenario.failover,
             shutdown: scenario.shutdown,
             ..Policy::default()
         },

@@ -83,7 +83,7 @@ pub(crate) struct Inner {
     pub(crate) records: Vec<Record>,
     pub(crate) violations: Vec<Violation>,
     pub(crate) rough_until_ms: u64,
-    planted: Option<Planted>,
+    pub(crate) planted: Option<Planted>,
     /// Until when no lease ends, after a change of the store's leader.
     leases_rest_until_ms: u64,
     pub(crate) judge: Judge,
