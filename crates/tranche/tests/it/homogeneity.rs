@@ -216,10 +216,10 @@ fn vms_are_not_interrupted_all_at_once_unless_somebody_agrees() {
         &nobody,
         &args,
         expect![[r#"
-        error: This interrupts VM desk-01, and nobody is there to agree to it.
-          hint: Look at it with --dry-run, and apply exactly that with --version; or say --yes.
-        exit 3
-    "#]],
+            ! error: This interrupts VM desk-01, and nobody is there to agree to it.
+            !   hint: Look at it with --dry-run, and apply exactly that with --version; or say --yes.
+            exit 3
+        "#]],
     );
     assert_eq!(nobody.asked().len(), 1, "it was only looked at");
     let idle = daemon(&[]);

@@ -163,15 +163,20 @@ impl Machine {
             let book = self.book.clone();
             let died = self.goes_on(&|what| kill_once(&killed, &book, what));
             self.killed = killed;
+            // Before its member of the store ends, without which others may be unable to decide or tell anything.
+            check(self);
             if let Err(finding) = died {
                 assert_eq!(finding.code, Code::Busy, "{finding}");
                 // With the daemon, what it ran goes.
                 self.running = None;
             }
-            check(self);
         }
         // The next start.
         self.goes_on(&|_| Ok(())).unwrap();
+        if matches!(self.book.read().unwrap(), Standing::Member(_)) {
+            let store = self.store();
+            until("the store answers", || store.get(&key("cluster/meta")).is_ok());
+        }
         self.killed.lock().unwrap().len()
     }
 
