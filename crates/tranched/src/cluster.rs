@@ -453,7 +453,7 @@ impl Cluster {
         health::unseat(self, &others, &membership.host, &peer_url)?;
         let settings = walk::settings(&self.0.book, &self.0.etcd, &others).map_err(walk::file)?;
         let store = EtcdStore::connect(&settings).map_err(|error| error.finding())?;
-        walk::take_back(&store, &membership.host, clock::now())
+        parting::take_back(&store, &membership.host, clock::now())
     }
 
     /// Makes a join token.

@@ -16,14 +16,14 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::identity::GpuIdentity;
 use tranche_core::membership::{self, Role};
-use tranche_core::name::{HostName, VmId, VmName};
+use tranche_core::name::{HostName, Timestamp, VmId, VmName};
 use tranche_core::plan::Standing as Stands;
 use tranche_core::spec::{Duty, HostSpec, Run, VmSpec};
-use tranche_store::{Loaded, Repository, RepositoryError, Saved, State, Store, Terms};
+use tranche_store::{Key, Loaded, Repository, RepositoryError, Saved, State, Store, Terms, Txn};
 
 use super::book::{Leaving, Membership, Standing};
-use super::registry::{MemberRecord, Registry};
-use super::{Cluster, care, carry, health, walk};
+use super::registry::{MemberRecord, Registry, member_key};
+use super::{Cluster, care, carry, health, luggage, revoked};
 use crate::clock;
 
 /// How often something is tried while others change the same.
@@ -141,7 +141,7 @@ impl Cluster {
         if !how.dry_run {
             let peer_url = members.get(host).map(MemberRecord::peer_url).unwrap_or_default();
             health::unseat(self, &membership.endpoints, host, &peer_url)?;
-            forget(store.as_ref(), host, keeps)?;
+            forget_but(store.as_ref(), host, keeps)?;
         }
         Ok(forgotten)
     }
@@ -305,11 +305,61 @@ fn without(state: &State, host: &HostName, keeps: Keeps) -> State {
 }
 
 /// Takes what concerns a machine out of the cluster's records, so that another one may have its name.
-fn forget(store: &dyn Store, host: &HostName, keeps: Keeps) -> Result<(), Finding> {
+fn forget_but(store: &dyn Store, host: &HostName, keeps: Keeps) -> Result<(), Finding> {
     let stays = |segments: &[&str]| matches!(segments, ["spec", ..] | ["plan", "generation", ..]);
-    walk::forget(store, host, clock::now(), |key| {
+    forget(store, host, clock::now(), |key| {
         keeps == Keeps::Nothing || !stays(&key.segments().collect::<Vec<_>>())
     })
+}
+
+/// Takes a host that does not act any more out of a cluster's records, as far as they `go`, and lets it in nowhere: its
+/// certificates are revoked.
+///
+/// # Errors
+/// The store fails; it can be repeated.
+pub fn forget(
+    store: &dyn Store,
+    host: &HostName,
+    now: Timestamp,
+    go: impl Fn(&Key) -> bool,
+) -> Result<(), Finding> {
+    revoke(store, host, now)?;
+    take_out(store, host, go)
+}
+
+fn revoke(store: &dyn Store, host: &HostName, now: Timestamp) -> Result<(), Finding> {
+    match Registry(store).member(host)? {
+        Some((member, _)) => revoked::revoke(store, host, &member, now, member.signs),
+        None => Ok(()),
+    }
+}
+
+/// Takes what concerns a host out of a cluster's records, as far as it `goes`, and the tokens that it used.
+pub(super) fn take_out(
+    store: &dyn Store,
+    host: &HostName,
+    goes: impl Fn(&Key) -> bool,
+) -> Result<(), Finding> {
+    Registry(store).forget_tokens_of(host)?;
+    let mut keys = carry::keys_of(store, host).map_err(|error| error.finding())?;
+    keys.retain(goes);
+    for keys in keys.chunks(tranche_store::OPS_MAX) {
+        let txn = keys.iter().fold(Txn::new(), |txn, key| txn.delete(key.clone()));
+        let _ = store.commit(&txn).map_err(|error| error.finding())?;
+    }
+    Ok(())
+}
+
+/// Takes everything out of a cluster's records that a host has put there on its way in.
+///
+/// # Errors
+/// The store fails; it can be repeated.
+pub fn take_back(store: &dyn Store, host: &HostName, now: Timestamp) -> Result<(), Finding> {
+    revoke(store, host, now)?;
+    luggage::take_back(host, store)?;
+    Registry(store).forget_tokens_of(host)?;
+    let _ = store.commit(&Txn::new().delete(member_key(host))).map_err(|error| error.finding())?;
+    Ok(())
 }
 
 /// Refuses while VMs belong to a host.

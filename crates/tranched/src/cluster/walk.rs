@@ -22,10 +22,10 @@ use tranche_core::change::Arrival;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::membership::Role;
-use tranche_core::name::{HostName, Timestamp};
+use tranche_core::name::Timestamp;
 use tranche_core::spec::HostSpec;
 use tranche_store::{
-    EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, EtcdTls, FILE_NAME, Key, MemoryStore, MonotonicClock,
+    EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, EtcdTls, FILE_NAME, MemoryStore, MonotonicClock,
     Repository, Saved, Settings, SqliteStore, Store, StoreError, Terms, Txn,
 };
 
@@ -429,7 +429,7 @@ impl Ground<'_> {
         let staying = Membership { endpoints: others, ..membership.clone() };
         let store = self.store(if membership.seat.is_some() { &staying } else { membership })?;
         let known = Registry(&store).member(&membership.host)?;
-        take_out(&store, &membership.host, |_| true)?;
+        parting::take_out(&store, &membership.host, |_| true)?;
         (self.tell)("stand alone")?;
         if let Some(running) = running.take() {
             running.end();
@@ -498,52 +498,6 @@ pub fn start(
     seat::equip(book, &environment).map_err(file)?;
     let started = Running::start(etcd, &environment, seat::hold(book), false);
     *running = Some(started.map_err(|why| say::store_member_failed("be started", &why))?);
-    Ok(())
-}
-
-/// Takes a host that does not act any more out of a cluster's records, as far as they `go`, and lets it in nowhere: its
-/// certificates are revoked.
-///
-/// # Errors
-/// The store fails; it can be repeated.
-pub fn forget(
-    store: &dyn Store,
-    host: &HostName,
-    now: Timestamp,
-    go: impl Fn(&Key) -> bool,
-) -> Result<(), Finding> {
-    revoke(store, host, now)?;
-    take_out(store, host, go)
-}
-
-fn revoke(store: &dyn Store, host: &HostName, now: Timestamp) -> Result<(), Finding> {
-    match Registry(store).member(host)? {
-        Some((member, _)) => revoked::revoke(store, host, &member, now, member.signs),
-        None => Ok(()),
-    }
-}
-
-/// Takes what concerns a host out of a cluster's records, as far as it `goes`, and the tokens that it used.
-fn take_out(store: &dyn Store, host: &HostName, goes: impl Fn(&Key) -> bool) -> Result<(), Finding> {
-    Registry(store).forget_tokens_of(host)?;
-    let mut keys = carry::keys_of(store, host).map_err(|error| error.finding())?;
-    keys.retain(goes);
-    for keys in keys.chunks(tranche_store::OPS_MAX) {
-        let txn = keys.iter().fold(Txn::new(), |txn, key| txn.delete(key.clone()));
-        let _ = store.commit(&txn).map_err(|error| error.finding())?;
-    }
-    Ok(())
-}
-
-/// Takes everything out of a cluster's records that a host has put there on its way in.
-///
-/// # Errors
-/// The store fails; it can be repeated.
-pub fn take_back(store: &dyn Store, host: &HostName, now: Timestamp) -> Result<(), Finding> {
-    revoke(store, host, now)?;
-    luggage::take_back(host, store)?;
-    Registry(store).forget_tokens_of(host)?;
-    let _ = store.commit(&Txn::new().delete(member_key(host))).map_err(|error| error.finding())?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use tranche_store::{EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, Store, Sto
 use tranched::clock;
 use tranched::cluster::book::{How, Leaving, Standing};
 use tranched::cluster::door::{self, AskError, Identity, Trust};
-use tranched::cluster::parting::Removal;
+use tranched::cluster::parting::{self, Removal};
 use tranched::cluster::registry::{MemberRecord, Registry};
 use tranched::cluster::{Cluster, pki, seat, walk};
 
@@ -252,7 +252,7 @@ fn whoever_gives_up_to_join_leaves_no_member_of_the_store_behind_that_keeps_othe
     // Its record went, and its member of the store did not.
     let mut orphan = joiner("node4", &cluster);
     orphan.goes_on(&killed_at("start etcd")).unwrap_err();
-    walk::forget(cluster.store().unwrap().as_ref(), &name(&orphan), clock::now(), |_| true).unwrap();
+    parting::forget(cluster.store().unwrap().as_ref(), &name(&orphan), clock::now(), |_| true).unwrap();
     assert_eq!(learners(), 1);
     cluster.care_once();
     assert_eq!(learners(), 0);
