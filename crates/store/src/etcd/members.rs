@@ -3,7 +3,7 @@
 //! A new member first only listens (a learner, etcd 3.4), and has a vote once it has caught up, so that quorum is never at
 //! stake while one joins.
 
-use etcd_client::{AlarmAction, AlarmType, Client, CompactionOptions, MemberAddOptions};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, MemberAddOptions};
 
 use super::calls::Calls;
 use super::{ALREADY_COMPACTED, EtcdSettings, unsigned};
@@ -185,11 +185,16 @@ impl EtcdMembers {
     /// # Errors
     /// [`StoreError::Unreachable`] when nobody answers.
     pub fn disarm(&self) -> Result<(), StoreError> {
-        // Number 0 stands for all.
-        let disarming = |mut client: Client| async move {
-            client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await
-        };
-        self.calls.wait(disarming).map(|_| ())
+        // Each by its member's number: no number stands for all of them (seen with 3.4.23).
+        for id in self.alarms()?.out_of_space {
+            let disarming = |mut client: Client| async move {
+                let mut options = AlarmOptions::new();
+                options.with_member(id);
+                client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options)).await
+            };
+            self.calls.wait(disarming)?;
+        }
+        Ok(())
     }
 
     /// Gives the unused part of its file back, of the one member at the endpoint, which answers nobody meanwhile.
