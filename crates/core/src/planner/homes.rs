@@ -1,7 +1,7 @@
 //! Homes: on which host a VM is, or is to be.
 //!
 //! A VM that runs stays where it is. One that is off and holds nothing is at home wherever there is room when it is to
-//! start; it leaves a host only once that host has reported that it is off and will not start it.
+//! start; it leaves a host only once that host has reported that it is off and will not start it, or is no member any more.
 
 use super::Planner;
 use crate::diagnostics as say;

@@ -31,6 +31,8 @@ enum Happening {
     Reboot(usize, u8),
     /// A host tells of the pool that VMs use: that it has it, whether it is started, whether it shares it.
     Pool(usize, Option<(bool, bool)>),
+    /// A host is no member any more, whatever it has.
+    Gone(usize),
     /// Nothing.
     Quiet,
 }
@@ -52,6 +54,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (host(), any::<u8>()).prop_map(|(host, boot)| Happening::Reboot(host, boot)),
         1 => (host(), prop::option::weighted(0.8, any::<(bool, bool)>()))
             .prop_map(|(host, is)| Happening::Pool(host, is)),
+        1 => (4..=HOSTS).prop_map(Happening::Gone),
         3 => Just(Happening::Quiet),
     ]
 }
@@ -70,7 +73,9 @@ fn happen(fleet: &mut Fleet, happening: Happening) {
         }
         Happening::Maintenance(number, on) => {
             let duty = if on { Duty::Maintenance } else { Duty::Serving };
-            fleet.spec.hosts.get_mut(&node(number)).unwrap().duty = duty;
+            if let Some(wish) = fleet.spec.hosts.get_mut(&node(number)) {
+                wish.duty = duty;
+            }
         }
         Happening::Report(number, off) => report(fleet, number, off),
         Happening::Count(number, count) => {
@@ -88,6 +93,7 @@ fn happen(fleet: &mut Fleet, happening: Happening) {
             let pools = is.map(|is| ("default".to_owned(), pool(is))).into_iter().collect();
             *resources = Some(Resources { pools, networks: std::collections::BTreeMap::new() });
         }
+        Happening::Gone(number) => drop(fleet.spec.hosts.remove(&node(number))),
         Happening::Quiet => {}
     }
 }

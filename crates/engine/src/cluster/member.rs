@@ -152,7 +152,10 @@ impl Member {
             (if known.retires { Some(false) } else { known.shall_arm }, known.timers)
         };
         let wanted_ms = timers.watchdog_ms();
-        let timeout_ms = dog.map_or(wanted_ms, |dog| dog.timeout_ms);
+        // What it is about to be asked for is said before it is: it may take it any moment.
+        let is_asked = dog.is_none_or(|dog| dog.asked_ms != Some(wanted_ms));
+        let least_ms = if is_asked { wanted_ms } else { 0 };
+        let timeout_ms = dog.map_or(0, |dog| dog.timeout_ms).max(least_ms);
         self.heart.note_watchdog(dog.is_some(), shall_arm != Some(false), timeout_ms);
         let may_feed = |timeout_ms| self.heart.may_feed(now_ms, timeout_ms);
         match (dog, shall_arm) {
@@ -167,9 +170,7 @@ impl Member {
                     Tending::Feed
                 }
             }
-            (Some(dog), _) if dog.asked_ms != Some(wanted_ms) && may_feed(wanted_ms) => {
-                Tending::Retime(wanted_ms)
-            }
+            (Some(_), _) if is_asked && may_feed(wanted_ms) => Tending::Retime(wanted_ms),
             (Some(dog), _) if may_feed(dog.timeout_ms) => Tending::Feed,
             (Some(_), _) => Tending::Leave,
         }

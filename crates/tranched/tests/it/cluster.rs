@@ -119,9 +119,11 @@ impl Machine {
     /// Does the next thing on the way, as the daemon's start does.
     pub(crate) fn goes_on(&mut self, tell: &dyn Fn(&str) -> Result<(), Finding>) -> Result<(), Finding> {
         let Config { cluster, etcd, .. } = &self.config;
-        let brings = self.brings();
-        let ground = Ground { book: &self.book, cluster, etcd, brings: Some(&brings), tell };
-        match self.book.read().unwrap() {
+        let standing = self.book.read().unwrap();
+        let is_new = matches!(&standing, Standing::Entering(entering) if entering.step == Step::Planned);
+        let brings = is_new.then(|| self.brings());
+        let ground = Ground { book: &self.book, cluster, etcd, brings: brings.as_ref(), tell };
+        match standing {
             Standing::Entering(entering) if entering.step < Step::Seated => {
                 ground.prepare(entering, &mut self.running).map(|_| ())
             }
