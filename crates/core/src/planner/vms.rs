@@ -261,15 +261,16 @@ impl Planner<'_> {
     /// Deleted VMs of which neither domain nor booking nor device is left, and those whose host is down. `before` is the plan that
     /// this pass began with: a host that was told by it to start a VM may be about to.
     pub(super) fn gone(&self, before: &Plan) -> Vec<VmName> {
-        let may_be_starting = |name: &VmName| {
-            self.is_cluster() && before.vms.get(name).is_some_and(|planned| planned.goal.starts())
+        let may_be_starting = |name: &VmName, host: &HostName| {
+            let told = |was: &VmPlan| was.host == *host && was.goal.starts();
+            self.is_cluster() && before.vms.get(name).is_some_and(told)
         };
         let is_gone = |name: &VmName, spec: &VmSpec| {
             if self.buried.contains(name) {
                 return true;
             }
             let Some(planned) = self.plan.vms.get(name) else { return false };
-            if !self.is_in_step(&planned.host) || may_be_starting(name) {
+            if !self.is_in_step(&planned.host) || may_be_starting(name, &planned.host) {
                 return false;
             }
             let Some(domains) = self.inventory.get(&planned.host).and_then(|seen| seen.domains()) else {
