@@ -316,6 +316,7 @@ codes! {
     // Store.
     StoreUnavailable "store_unavailable" Unavailable "The store cannot be read or written.",
     StoreReadOnly "store_read_only" Unavailable "The store cannot be written.",
+    StoreSlow "store_slow" Unavailable "The store answers too slowly for the silence of hosts to count.",
     StoreFull "store_full" Unavailable "The disk under the store is full.",
     StoreCorrupt "store_corrupt" Unavailable "The store's file is damaged.",
     StoreInUse "store_in_use" Unavailable "Another process has the store open.",

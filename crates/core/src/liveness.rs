@@ -92,6 +92,8 @@ pub struct Watchman {
     revision: u64,
     /// A moment before the last write to the store that is known of.
     written_ms: Option<u64>,
+    /// When an answer last came without a gap before it, or the first one came.
+    unbroken_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +122,9 @@ impl Watchman {
         let Hearing { asked_ms, answered_ms, revision, wrote_after_ms, beats } = hearing;
         let within = |since: Option<u64>, ms| since.is_some_and(|at| answered_ms.saturating_sub(at) < ms);
         let unbroken = within(self.asked_ms, timers.election_ms) && within(self.written_ms, gap_ms(timers));
+        if unbroken || self.unbroken_ms.is_none() {
+            self.unbroken_ms = Some(answered_ms);
+        }
         self.heard.retain(|host, _| beats.contains_key(host));
         for (host, beat) in beats {
             let before = self.heard.get(host).filter(|_| unbroken);
@@ -147,6 +152,11 @@ impl Watchman {
             let clock_ahead_ms = heard.clock_ahead_ms;
             (host, Pulse { silent_ms, epoch, armed, bound_ms, being_cut: false, off, clock_ahead_ms })
         })
+    }
+
+    /// For how long there was a gap before each answer, in milliseconds, so that nobody's silence counts; 0 if there is none.
+    pub fn deaf_ms(&self) -> u64 {
+        self.asked_ms.unwrap_or_default().saturating_sub(self.unbroken_ms.unwrap_or_default())
     }
 
     /// A host's last heartbeat.
@@ -264,6 +274,18 @@ mod tests {
         assert_eq!(silent_ms(&watchman), 8_750);
         hear(&mut watchman, (9_200, 9_800), 1, true);
         assert_eq!(silent_ms(&watchman), 0, "an election may have been between 8800 and 9800");
+    }
+
+    #[test]
+    fn a_store_whose_every_answer_comes_too_late_makes_deaf_until_one_comes_in_time() {
+        let mut watchman = Watchman::default();
+        for asked in (0..20_000).step_by(1_100) {
+            hear(&mut watchman, (asked, asked + 1_050), 1, true);
+            assert_eq!(silent_ms(&watchman), 0, "an election may have been in each of the gaps");
+        }
+        assert_eq!(watchman.deaf_ms(), 19_800 - 1_050);
+        hear(&mut watchman, (20_000, 20_100), 1, true);
+        assert_eq!(watchman.deaf_ms(), 0);
     }
 
     #[test]

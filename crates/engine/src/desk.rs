@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 use self::operations::{failures_that_matter, judge_operations};
 use self::wishes::Wishes;
+use crate::cluster::REPORT_EVERY_MS;
 use crate::hand::{News, with_host};
 use crate::view::{self, View};
 
@@ -74,6 +75,8 @@ struct Inner {
     reports: Shared<Inventory>,
     /// Tells what others store, where there are others.
     watch: Option<Box<dyn Watch>>,
+    /// When it last told something, or began.
+    heard_at: Timestamp,
     /// On which terms wishes are stored.
     terms: Terms,
     store_finding: Option<Finding>,
@@ -96,6 +99,10 @@ struct Rest {
 
 /// How long a fleet in which nothing happens goes without being looked at as a whole, in milliseconds.
 const REST_MS_MAX: u64 = 10_000;
+
+/// How long a watch may tell nothing, in milliseconds. Each host reports more often than that, also where nothing happens: one that
+/// is silent for longer has died without a word.
+const WATCH_SILENT_MS_MAX: u64 = 2 * REPORT_EVERY_MS;
 
 /// What was decided and stored: what hosts may act on.
 #[derive(Debug, Clone)]
@@ -315,7 +322,7 @@ impl Desk {
             Reported::One(_) => self.refresh(&mut inner).map(|()| true),
             Reported::Stored(pulses) => {
                 let rests = inner.may_rest(pulses, &reports.findings, now);
-                self.follow(&mut inner).map(|news| news || !rests)
+                self.follow(&mut inner, now).map(|news| news || !rests)
             }
         };
         match known {
@@ -437,14 +444,15 @@ impl Desk {
     }
 
     /// Takes what others stored meanwhile. Returns whether there was anything new.
-    fn follow(&self, inner: &mut Inner) -> Result<bool, Rejected> {
-        let mut watch = inner.watch.take();
+    fn follow(&self, inner: &mut Inner, now: Timestamp) -> Result<bool, Rejected> {
+        let mut watch = inner.watch.take().filter(|_| !now.is_past(inner.heard_at, WATCH_SILENT_MS_MAX));
         let refused = |error: RepositoryError| Rejected::Store(Box::new(error.finding()));
         let vms = inner.loaded.state.plan.vms.len();
         if let Some(heard) = watch.as_mut().filter(|_| !inner.reload) {
             match self.repository.catch_up(&mut inner.loaded, heard.as_mut()) {
                 Ok(news) => {
                     inner.watch = watch;
+                    inner.heard_at = if news { now } else { inner.heard_at };
                     // A host that joins brings its plans, and knows nothing of pointers to them.
                     if inner.loaded.state.plan.vms.len() != vms {
                         let mended = self.repository.mend_homes(&inner.loaded);
@@ -465,6 +473,7 @@ impl Desk {
         inner.reload = false;
         self.repository.mend_homes(&inner.loaded).map_err(refused)?;
         inner.watch = Some(self.repository.watch(&inner.loaded).map_err(refused)?);
+        inner.heard_at = now;
         Ok(true)
     }
 

@@ -138,8 +138,7 @@ impl Cluster {
                  printf '%s\\n' {} >>/etc/hosts && \
                  echo i6300esb >/etc/modules-load.d/watchdog.conf && modprobe i6300esb && \
                  echo '{SHARE_TAG} {POOL_PATH} 9p trans=virtio,version=9p2000.L,msize=262144 0 0' >>/etc/fstab && \
-                 mkdir -p {POOL_PATH} && mount {POOL_PATH} && \
-                 virsh -q pool-define-as {POOL} dir --target {POOL_PATH} && virsh -q pool-autostart {POOL}",
+                 mkdir -p {POOL_PATH} && mount {POOL_PATH}",
                 names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" ")
             ))?;
             install(node, &wanted.deb, progress)?;
@@ -155,7 +154,12 @@ impl Cluster {
             self.nodes[0].run(&format!("cp {GUEST_DISK} {POOL_PATH}/{vm} && chmod 666 {POOL_PATH}/{vm}"))?;
         }
         each(self.nodes.iter().collect(), |node| {
-            node.run(&format!("virsh -q pool-start {POOL}")).map_err(Into::into)
+            // Not before the disks are there: libvirt looks at what is in a pool when it starts it.
+            let define = format!(
+                "virsh -q pool-define-as {POOL} dir --target {POOL_PATH} && virsh -q pool-autostart {POOL} && \
+                 virsh -q pool-start {POOL}"
+            );
+            node.run(&define).map_err(Into::into)
         })?;
         self.join(progress)?;
         if self.agent { self.arm_agents() } else { Ok(()) }

@@ -26,6 +26,8 @@ use crate::world::{Inner, Life, Shared};
 pub(crate) const RESTART_MS: u64 = 1_000;
 /// How often a host looks where nothing wakes it, in milliseconds.
 const LOOK_EVERY_MS: u64 = 500;
+/// The shortest pause between two questions for heartbeats.
+const HEAR_PAUSE_MS: u64 = 50;
 /// How often the watchdog is tended, and the store's members are asked while heartbeats are not acknowledged, in milliseconds.
 pub(crate) const TEND_EVERY_MS: u64 = 300;
 /// How long the end of a daemon waits for the store to hear that its host is not guarded any more, in milliseconds.
@@ -118,11 +120,12 @@ pub(crate) enum Then {
 pub(crate) enum Loop {
     Beat,
     Pass,
+    Hear,
     Lead,
 }
 
 impl Loop {
-    pub(crate) const ALL: [Self; 3] = [Self::Beat, Self::Pass, Self::Lead];
+    pub(crate) const ALL: [Self; 4] = [Self::Beat, Self::Pass, Self::Hear, Self::Lead];
 }
 
 /// One life of a daemon.
@@ -178,6 +181,7 @@ impl Daemon {
                 let report = self.member.pass(self.world.wall(self.life.node));
                 if report.is_busy() { 10 } else { LOOK_EVERY_MS }
             }
+            Loop::Hear => self.hear(),
             Loop::Lead => self.lead(),
         }
     }
@@ -205,6 +209,12 @@ impl Daemon {
         let rhythm = self.heart.beat(&timers, &|| self.world.now_ms(), self.world.wall(self.life.node));
         self.skips.store(matches!(rhythm, Rhythm::Skips | Rhythm::Waits), Ordering::SeqCst);
         beat_every_ms(rhythm, &timers)
+    }
+
+    fn hear(&self) -> u64 {
+        let (began_ms, timers) = (self.world.now_ms(), self.member.timers());
+        self.leader.hear(&timers, &|| self.world.now_ms(), self.world.wall(self.life.node));
+        turn_every_ms(&timers).saturating_sub(self.world.now_ms() - began_ms).max(HEAR_PAUSE_MS)
     }
 
     fn lead(&self) -> u64 {

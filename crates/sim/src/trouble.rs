@@ -117,7 +117,7 @@ impl Blow<'_> {
 
     fn of_store(&mut self) -> Events {
         let (at_ms, soon_ms, host) = (self.at_ms, self.soon_ms, self.host.clone());
-        match self.chance.between(0, 8) {
+        match self.chance.between(0, 10) {
             0..=1 => vec![(at_ms, Event::StoreOff(host.clone())), (soon_ms, Event::StoreOn(host))],
             2..=3 => vec![(at_ms, Event::MemberKill(host.clone())), (soon_ms, Event::MemberStart(host))],
             4..=5 => {
@@ -131,7 +131,8 @@ impl Blow<'_> {
                     (soon_ms, Event::StoreFast { host }),
                 ]
             }
-            _ => vec![(at_ms, Event::WatchLost { host, silent: false })],
+            8 => vec![(at_ms, Event::StoreFull), (soon_ms, Event::StoreRoom)],
+            _ => vec![(at_ms, Event::WatchLost { host, silent: self.chance.percent(50) })],
         }
     }
 
@@ -152,13 +153,12 @@ impl Blow<'_> {
         }
     }
 
-    /// Some seconds either way mostly, up to an hour forward at times.
+    /// Some seconds mostly, up to an hour at times, either way.
     fn clock_step(&mut self) -> i64 {
         let is_long = self.chance.percent(30);
         let ms = self.chance.between(1, if is_long { 3_600_000 } else { 20_000 });
         let ms = i64::try_from(ms).unwrap_or_default();
-        // What waits by the wall clock waits as long as it is set back, so a longer step would not be over in time.
-        if is_long || self.chance.percent(50) { ms } else { -ms }
+        if self.chance.percent(50) { ms } else { -ms }
     }
 
     fn of_witness(&mut self) -> Events {

@@ -41,7 +41,7 @@ const ROOT: &str = "tranche/";
 const PAGE_ENTRIES: i64 = 1_000;
 
 /// Where a cluster's etcd is, and how it is spoken to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdSettings {
     /// The members, as `https://HOST:2379`. Any of them will do.
     pub endpoints: Vec<String>,
@@ -50,6 +50,9 @@ pub struct EtcdSettings {
     /// How long a request may take, in milliseconds. Longer than an election of etcd takes, else each one is seen as an
     /// outage.
     pub timeout_ms: u64,
+    /// How long its members go without word from their leader before they choose another one, in milliseconds. A connection that
+    /// does not answer for so long is given up.
+    pub election_ms: u64,
 }
 
 impl EtcdSettings {
@@ -58,7 +61,7 @@ impl EtcdSettings {
 }
 
 /// Certificates in PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EtcdTls {
     /// Whose servers are trusted.
     pub authority: Vec<u8>,

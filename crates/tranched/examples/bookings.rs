@@ -36,8 +36,12 @@ const NOW: Timestamp = Timestamp(1_000_000);
 fn main() {
     let members = Members::start(3);
     let open = || -> Arc<dyn Store> {
-        let settings =
-            EtcdSettings { endpoints: members.endpoints().to_vec(), tls: None, timeout_ms: 20_000 };
+        let settings = EtcdSettings {
+            endpoints: members.endpoints().to_vec(),
+            tls: None,
+            timeout_ms: 20_000,
+            election_ms: 1_000,
+        };
         Arc::new(EtcdStore::connect(&settings).expect("it connects"))
     };
     let before = swaps_per_s(&open);

@@ -63,7 +63,12 @@ fn main() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::ERROR).init();
     let hosts = std::env::args().nth(1).map_or(HOSTS, |count| count.parse().expect("a number of hosts"));
     let members = Members::start(1);
-    let settings = EtcdSettings { endpoints: members.endpoints().to_vec(), tls: None, timeout_ms: 20_000 };
+    let settings = EtcdSettings {
+        endpoints: members.endpoints().to_vec(),
+        tls: None,
+        timeout_ms: 20_000,
+        election_ms: 1_000,
+    };
     let stores: Vec<Arc<dyn Store>> = (0..hosts.div_ceil(HOSTS_PER_CONNECTION))
         .map(|_| Arc::new(EtcdStore::connect(&settings).expect("it connects")) as Arc<dyn Store>)
         .collect();
@@ -319,6 +324,7 @@ fn lead(desk: Arc<Desk>, store: Arc<dyn Store>, wishes: Bell) {
     let agents = Agents::installed(Bell::default());
     let pause = Duration::from_millis(turn_every_ms(&Timers::default()));
     loop {
+        leader.hear(&Timers::default(), &now_ms, clock::now());
         assert_ne!(leader.turn(&desk, &agents, &now_ms, clock::now()), Led::Follows, "nobody else leads");
         wishes.wait(pause);
     }

@@ -13,6 +13,7 @@ pub mod carry;
 pub mod door;
 mod health;
 pub mod hold;
+mod lines;
 pub mod luggage;
 pub mod parting;
 pub mod pki;
@@ -43,6 +44,7 @@ use self::book::{Book, Entering, How, Leaving, Membership, Seat, Standing, Step}
 use self::care::Seen;
 use self::carry::Backup;
 use self::door::{Address, Identity};
+use self::lines::Lines;
 use self::registry::{JoinAnswer, JoinRequest, Registry};
 use self::seat::Running;
 use self::token::Token;
@@ -70,6 +72,8 @@ struct Inner {
     cluster: ClusterConfig,
     etcd: EtcdConfig,
     state: Mutex<State>,
+    /// To each of the store's members.
+    lines: Lines,
     /// Set when the process shall replace itself.
     anew: watch::Sender<bool>,
     /// What the host knows of itself.
@@ -123,8 +127,8 @@ impl Cluster {
             tracing::error!(code = %finding.code, "{} {}", finding.message, finding.hint);
         }
         let (etcd, state, anew) = (config.etcd.clone(), Mutex::new(state), watch::Sender::new(false));
-        let own = OnceLock::new();
-        let this = Self(Arc::new(Inner { host, book, cluster, etcd, state, anew, own }));
+        let (own, lines) = (OnceLock::new(), Lines::default());
+        let this = Self(Arc::new(Inner { host, book, cluster, etcd, state, lines, anew, own }));
         this.connect()?;
         Ok(this)
     }
@@ -135,7 +139,8 @@ impl Cluster {
         let book = Book::new(Utf8Path::new("/nonexistent"));
         let (state, anew) = (Mutex::default(), watch::Sender::new(false));
         let (cluster, etcd, own) = (config.cluster, config.etcd, OnceLock::new());
-        Self(Arc::new(Inner { host, book, cluster, etcd, state, anew, own }))
+        let lines = Lines::default();
+        Self(Arc::new(Inner { host, book, cluster, etcd, state, lines, anew, own }))
     }
 
     /// From now on it is known what the host has, and so what it would bring into a cluster.

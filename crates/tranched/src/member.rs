@@ -5,6 +5,7 @@
 //! | `heart` | says that the host lives |
 //! | `guard` | feeds the host's watchdog, or lets it reset the host |
 //! | `polls` | asks the store's members whether anybody can write, while heartbeats are not acknowledged |
+//! | `ear` | hears the heartbeats of all hosts, if this host may lead |
 //! | `lead` | leads the cluster, or would |
 //! | `listen` | wakes the host's loop when something was decided for it |
 //!
@@ -46,13 +47,13 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const RETIRE_LOOK: Duration = Duration::from_millis(50);
 /// For how much longer than until the next look the service manager is asked to wait.
 const MORE_TIME: Duration = Duration::from_secs(5);
-/// The shortest pause between two turns of whoever leads.
+/// The shortest pause between two questions for heartbeats.
 const LEAD_PAUSE: Duration = Duration::from_millis(50);
 
 /// Tells what the store's members say when each is asked by itself.
 pub trait Voices: Send + Sync + std::fmt::Debug {
-    /// Asks all of them beside each other. Takes less than an election's time.
-    fn ask(&self) -> Vec<MemberSays>;
+    /// Asks all of them beside each other, for so long.
+    fn ask(&self, within: Duration) -> Vec<MemberSays>;
 }
 
 /// Says whether this host may lead now. Does not wait.
@@ -98,7 +99,7 @@ struct Inner {
     heart: Arc<Heart>,
     host: cluster::Member,
     leader: Leader,
-    /// Wakes who leads, after a wish.
+    /// Wakes who leads, after a wish and when heartbeats were heard.
     wishes: Bell,
     /// Each thread waits at its own.
     bells: Mutex<Vec<Bell>>,
@@ -156,6 +157,7 @@ impl Member {
         self.thread("guard", move || this.tend(guard, &bell))?;
         self.repeat("heart", Self::beat)?;
         self.repeat("polls", Self::poll)?;
+        self.repeat("ear", Self::hear)?;
         let this = self.clone();
         let wishes = self.0.wishes.clone();
         self.thread("lead", move || {
@@ -237,7 +239,7 @@ impl Member {
         let late_ms = || self.now_ms().saturating_sub(self.0.beaten_ms.load(Ordering::SeqCst));
         if late_ms() > 2 * timers.heartbeat_ms {
             let asked_ms = self.now_ms();
-            let says = self.0.parts.voices.ask();
+            let says = self.0.parts.voices.ask(Duration::from_millis(timers.election_ms * 2 / 3));
             let poll = tranche_core::liveness::Poll { asked_ms, answered_ms: self.now_ms(), says };
             let proved = self.0.heart.hear_poll(&poll, &timers);
             if proved && !self.0.nobody_writes.swap(true, Ordering::SeqCst) {
@@ -253,10 +255,22 @@ impl Member {
         Duration::from_millis(spare_ms.max(timers.election_ms / 4))
     }
 
-    /// Leads, if nobody else does. Returns how long to pause.
+    /// Hears who lives. Returns how long to pause.
+    fn hear(&self) -> Duration {
+        let Inner { parts, leader, wishes, .. } = &*self.0;
+        let (began, timers) = (Instant::now(), self.timers());
+        if !(parts.may_lead)() {
+            return ASK_AGAIN;
+        }
+        leader.hear(&timers, &|| self.now_ms(), clock::now());
+        wishes.ring();
+        let every = Duration::from_millis(cluster::turn_every_ms(&timers));
+        every.saturating_sub(began.elapsed()).max(LEAD_PAUSE)
+    }
+
+    /// Leads, if nobody else does. Returns how long to pause, unless something is heard before.
     fn lead(&self) -> Duration {
         let Inner { parts, leader, leads, .. } = &*self.0;
-        let began = Instant::now();
         if !(parts.may_lead)() {
             leads.store(false, Ordering::SeqCst);
             return ASK_AGAIN;
@@ -274,8 +288,7 @@ impl Member {
                 }
             }
         }
-        let every = Duration::from_millis(cluster::turn_every_ms(&self.timers()));
-        every.saturating_sub(began.elapsed()).max(LEAD_PAUSE)
+        Duration::from_millis(self.timers().election_ms)
     }
 
     /// Wakes the host's loop whenever something was decided for it.

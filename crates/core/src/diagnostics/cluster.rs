@@ -122,6 +122,16 @@ pub fn failover_paused() -> Finding {
     )
 }
 
+/// The store answers so slowly that nobody's silence counts.
+pub fn store_slow(deaf_ms: u64, election_ms: u64) -> Finding {
+    let message = format!(
+        "The cluster's store has not once answered in time for {} s: while it takes longer than {election_ms} ms, no host's silence counts, and no VM is started elsewhere when its host dies.",
+        deaf_ms / 10_000 * 10
+    );
+    let hint = "Look at the disks and at the network of its members ('tranche cluster status', 'journalctl -u tranche-etcd'). Where it cannot be quicker, a longer election_ms helps: docs/configuration.md.";
+    error(Code::StoreSlow, Subject::Installation, message, hint)
+}
+
 /// A VM falls over again and again.
 pub fn vm_falls(vm: &VmName, host: &HostName) -> Finding {
     let message = format!(

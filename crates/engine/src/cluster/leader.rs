@@ -1,20 +1,21 @@
-//! The leader: hears heartbeats, has silent hosts fenced, and decides for all.
+//! The leader: has silent hosts fenced, and decides for all.
 //!
 //! Who leads is a lease of the store, and each write rests on it. A leader that was asleep finds its write refused.
 //!
-//! Whoever listens writes something now and then, where nobody else does: silence counts only while the store takes writes.
+//! It hears heartbeats in a loop of its own, and decides in another, which may take longer.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory::Pulse;
-use tranche_core::liveness::{Cause, Cuts, Hearing, Watchman};
+use tranche_core::liveness::{Cause, Cuts};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::plan::{DownBy, Standing};
 use tranche_core::spec::{FenceSpec, Timers};
-use tranche_store::{Beats, Compare, Lease, Repository, RepositoryError, Store, Terms};
+use tranche_store::{Compare, Lease, Repository, RepositoryError, Store, Terms};
 
+use super::ear::{Ear, Heard};
 use super::trouble::Trouble;
 use crate::desk::{Desk, Reported, Reports};
 use crate::hand::News;
@@ -59,8 +60,7 @@ pub struct Leader {
     store: std::sync::Arc<dyn Store>,
     repository: Repository,
     trouble: Trouble,
-    /// That the store takes no writes.
-    refusal: Trouble,
+    ear: Ear,
     inner: Mutex<Inner>,
 }
 
@@ -70,7 +70,6 @@ struct Inner {
     renewed_ms: u64,
     /// On this term this one leads.
     lead: Option<Compare>,
-    watchman: Watchman,
     cuts: Cuts,
 }
 
@@ -78,71 +77,39 @@ impl Leader {
     /// One that would lead.
     pub fn new(name: HostName, store: std::sync::Arc<dyn Store>) -> Self {
         let repository = Repository::new(std::sync::Arc::clone(&store));
-        let (trouble, refusal) = (Trouble::default(), Trouble::default());
-        Self { name, store, repository, trouble, refusal, inner: Mutex::default() }
+        let ear = Ear::new(name.clone(), repository.clone());
+        Self { name, store, repository, trouble: Trouble::default(), ear, inner: Mutex::default() }
     }
 
-    /// One turn: lead if nobody else does, hear, decide. Called by one thread only, more often than a store elects its leader. `clock` tells the
-    /// time of a monotonic clock in milliseconds.
+    /// Hears all heartbeats. Called by one thread only, more often than a store elects its leader, also where somebody else leads:
+    /// if that one's host dies, the next one knows at once who is silent. `clock` tells the time of a monotonic clock in milliseconds.
+    pub fn hear(&self, timers: &Timers, clock: &dyn Fn() -> u64, now: Timestamp) {
+        self.ear.hear(timers, clock, now);
+    }
+
+    /// One turn: lead if nobody else does, and decide by what was heard. Called by one thread only. `clock` tells the time of the same
+    /// clock as for [`Self::hear`].
     pub fn turn(&self, desk: &Desk, fencer: &dyn Fencer, clock: &dyn Fn() -> u64, now: Timestamp) -> Led {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let leads = match self.lead(&mut inner, clock) {
-            Ok(leads) => leads,
+        match self.lead(&mut inner, clock) {
+            Ok(true) => self.trouble.is_over("it is known again who leads", &self.name),
+            Ok(false) => {
+                self.trouble.is_over("it is known again who leads", &self.name);
+                return Led::Follows;
+            }
             Err(error) => {
                 self.trouble.tell("it is not known who leads", &self.name, &error);
                 inner.lead = None;
                 return Led::Follows;
             }
-        };
-        let view = desk.view();
-        let (silence, mut findings) = match self.listen(&mut inner, &view, clock, now) {
-            Ok(heard) => heard,
-            Err(error) => {
-                self.trouble.tell("heartbeats cannot be read", &self.name, &error);
-                return Led::Hampered;
-            }
-        };
-        self.trouble.is_over("it is known again who leads", &self.name);
-        if !leads {
-            return Led::Follows;
         }
-        let pulses = pulses(&mut inner, &view, fencer, clock());
-        findings.extend(inner.cuts.findings().cloned());
-        let terms = Terms { always: inner.lead.iter().cloned().collect(), silence };
+        let Some(heard) = self.ear.heard() else { return Led::Hampered };
+        let pulses = self.pulses(&mut inner.cuts, &heard, &desk.view(), fencer, clock());
+        let findings = heard.findings.iter().chain(inner.cuts.findings()).cloned().collect();
+        let terms = Terms { always: inner.lead.iter().cloned().collect(), silence: heard.silence.clone() };
         drop(inner);
         let reports = Reports { inventory: Reported::Stored(pulses), news: News::new(), findings };
         if desk.decide(reports, &terms, now).is_some() { Led::Decided } else { Led::Hampered }
-    }
-
-    /// Hears all heartbeats. Who does not lead does so, too: if the leader's host dies, the next one knows at once who is silent.
-    /// Returns on which terms each host has said nothing since, and what is wrong with the store.
-    fn listen(
-        &self,
-        inner: &mut Inner,
-        view: &View,
-        clock: &dyn Fn() -> u64,
-        now: Timestamp,
-    ) -> Result<(BTreeMap<HostName, Compare>, Vec<Finding>), RepositoryError> {
-        let asked_ms = clock();
-        let Beats { revision, of } = self.repository.beats()?;
-        let answered_ms = clock();
-        let (mut wrote_after_ms, mut findings) = (None, Vec::new());
-        if !inner.watchman.shows_write(revision.0) {
-            match self.repository.probe(&self.name) {
-                Ok(()) => wrote_after_ms = Some(answered_ms),
-                Err(error) => {
-                    self.refusal.tell("the store takes no writes", &self.name, &error);
-                    findings.push(error.finding());
-                }
-            }
-        }
-        if findings.is_empty() {
-            self.refusal.is_over("the store takes writes again", &self.name);
-        }
-        let beats = of.iter().map(|(host, beat)| (host.clone(), beat.heartbeat.clone())).collect();
-        let hearing = Hearing { asked_ms, answered_ms, revision: revision.0, wrote_after_ms, beats: &beats };
-        inner.watchman.hear(hearing, &view.spec.policy.failover.timers, now);
-        Ok((of.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect(), findings))
     }
 
     /// Gives up the lead, so that another one need not wait for the lease to end.
@@ -180,33 +147,40 @@ impl Leader {
         }
         Ok(inner.lead.is_some())
     }
-}
 
-/// Each host's pulse, with what its fence agent has seen. Agents are asked as often as they may be, and none is while failover is
-/// paused.
-fn pulses(inner: &mut Inner, view: &View, fencer: &dyn Fencer, now_ms: u64) -> BTreeMap<HostName, Pulse> {
-    let failover = &view.spec.policy.failover;
-    let rounded = |(host, pulse): (&HostName, Pulse)| (host.clone(), pulse.rounded(&failover.timers));
-    let mut pulses: BTreeMap<HostName, Pulse> = inner.watchman.pulses().map(rounded).collect();
-    let fenced = view.plan.hosts.iter().filter_map(|(host, planned)| match planned.standing {
-        Standing::Fencing { since } => {
-            let how = view.spec.hosts.get(host)?.fence.as_ref()?;
-            Some((host, how, Cause { epoch: planned.epoch, since }))
+    /// Each host's pulse, with what its fence agent has seen. Agents are asked as often as they may be, and none is while failover is
+    /// paused. Nor is the one of this very host, which has its power: that it was cut may never have been stored, for want of a majority
+    /// without it, and then it would be cut again whenever it has booted. What it ran is known to have ended when it says so.
+    fn pulses(
+        &self,
+        cuts: &mut Cuts,
+        heard: &Heard,
+        view: &View,
+        fencer: &dyn Fencer,
+        now_ms: u64,
+    ) -> BTreeMap<HostName, Pulse> {
+        let failover = &view.spec.policy.failover;
+        let rounded = |(host, pulse): (&HostName, &Pulse)| (host.clone(), pulse.rounded(&failover.timers));
+        let mut pulses: BTreeMap<HostName, Pulse> = heard.pulses.iter().map(rounded).collect();
+        let fenced = view.plan.hosts.iter().filter_map(|(host, planned)| match planned.standing {
+            Standing::Fencing { since } if *host != self.name => {
+                let how = view.spec.hosts.get(host)?.fence.as_ref()?;
+                Some((host, how, Cause { epoch: planned.epoch, since }))
+            }
+            _ => None,
+        });
+        let fenced: Vec<_> = fenced.collect();
+        cuts.keep_only(&fenced.iter().map(|(host, _, cause)| ((*host).clone(), *cause)).collect());
+        for (host, how, cause) in fenced {
+            let is_due = !failover.paused && cuts.is_due(host, cause, now_ms);
+            let off = is_due && ask(cuts, host, how, cause, fencer, now_ms);
+            if let Some(pulse) = pulses.get_mut(host) {
+                pulse.off = if off { Some(DownBy::Agent) } else { pulse.off };
+                pulse.being_cut = cuts.is_at_work(host, cause);
+            }
         }
-        _ => None,
-    });
-    let fenced: Vec<_> = fenced.collect();
-    let cuts = &mut inner.cuts;
-    cuts.keep_only(&fenced.iter().map(|(host, _, cause)| ((*host).clone(), *cause)).collect());
-    for (host, how, cause) in fenced {
-        let is_due = !failover.paused && cuts.is_due(host, cause, now_ms);
-        let off = is_due && ask(cuts, host, how, cause, fencer, now_ms);
-        if let Some(pulse) = pulses.get_mut(host) {
-            pulse.off = if off { Some(DownBy::Agent) } else { pulse.off };
-            pulse.being_cut = cuts.is_at_work(host, cause);
-        }
+        pulses
     }
-    pulses
 }
 
 /// Asks a fence agent how far it is. Returns whether it has seen the host off.
@@ -230,7 +204,7 @@ fn ask(
     fenced == Fenced::Off
 }
 
-/// How often a leader takes its turn, in milliseconds: often enough that a store which answers is never taken for one that
+/// How often a leader hears, and takes its turn, in milliseconds: often enough that a store which answers is never taken for one that
 /// elects.
 pub fn turn_every_ms(timers: &Timers) -> u64 {
     (timers.election_ms * 2 / 5).max(50)

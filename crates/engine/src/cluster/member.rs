@@ -16,7 +16,7 @@ use super::trouble::Trouble;
 use crate::hand::{Hand, PassReport};
 
 /// How long a report may be old before it is stored again although nothing changed, in milliseconds.
-const REPORT_EVERY_MS: u64 = 60_000;
+pub(crate) const REPORT_EVERY_MS: u64 = 60_000;
 /// The longest wait, in milliseconds, while a host does not know what was decided, or may not live.
 const AGAIN_MS: u64 = 1_000;
 

@@ -16,10 +16,10 @@ use crate::error::StoreError;
 use crate::key::Key;
 use crate::record::{Entry, LeaseId, Revision};
 
-/// How long a connection may take, in milliseconds.
+/// How long a connection may take, in milliseconds, unless an election takes longer.
 const CONNECT_MS: u64 = 2_000;
-/// How often a connection that nobody uses is tried, and how long the answer may take: a member that lost power is found
-/// out and left for another.
+/// How often a connection that nobody uses is tried, and how long the answer may take, unless an election takes longer: a member
+/// that lost power is found out and left for another.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
 /// How tonic calls a connection that could not be made, in the message of a status that is its own.
 const NOT_CONNECTED: &str = "tcp connect error";
@@ -57,9 +57,10 @@ impl Calls {
             .enable_all()
             .build()
             .map_err(failed)?;
+        let election = Duration::from_millis(settings.election_ms);
         let mut options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_millis(CONNECT_MS))
-            .with_keep_alive(PROBE.0, PROBE.1)
+            .with_connect_timeout(election.max(Duration::from_millis(CONNECT_MS)))
+            .with_keep_alive(PROBE.0, election.max(PROBE.1))
             .with_keep_alive_while_idle(true)
             .with_require_leader(need_leader);
         if let Some(tls) = &settings.tls {
@@ -137,11 +138,24 @@ impl Calls {
         T: Send + 'static,
         F: Future<Output = Result<T, EtcdError>> + Send + 'static,
     {
+        self.run_within(self.limit, call)
+    }
+
+    /// The same, for as long as is given here.
+    pub(super) fn run_within<T, F>(
+        &self,
+        limit: Duration,
+        call: impl Fn(Client) -> F,
+    ) -> Result<Result<T, EtcdError>, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, EtcdError>> + Send + 'static,
+    {
         let mut left = self.members().row.len();
         loop {
             let (endpoint, client) = self.in_use();
             left = left.saturating_sub(1);
-            match self.within(self.limit, call(client)) {
+            match self.within(limit, call(client)) {
                 Err(error) => {
                     self.leave(&endpoint);
                     return Err(error);

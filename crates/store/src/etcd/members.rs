@@ -3,6 +3,8 @@
 //! A new member first only listens (a learner, etcd 3.4), and has a vote once it has caught up, so that quorum is never at
 //! stake while one joins.
 
+use std::time::Duration;
+
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, MemberAddOptions};
 
 use super::calls::Calls;
@@ -134,7 +136,16 @@ impl EtcdMembers {
     /// # Errors
     /// [`StoreError::Unreachable`] when it does not answer.
     pub fn status(&self) -> Result<EtcdStatus, StoreError> {
-        let answer = self.calls.wait(|mut client| async move { client.status().await })?;
+        self.status_within(self.calls.limit())
+    }
+
+    /// The same, where it may take less long than other requests.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when it does not answer.
+    pub fn status_within(&self, limit: Duration) -> Result<EtcdStatus, StoreError> {
+        let asking = |mut client: Client| async move { client.status().await };
+        let answer = self.calls.run_within(limit, asking)?.map_err(|error| self.calls.error(None, error))?;
         Ok(EtcdStatus {
             id: answer.header().map_or(0, etcd_client::ResponseHeader::member_id),
             leader: answer.leader(),

@@ -94,7 +94,8 @@ impl Server {
 
     pub(crate) fn store(&self) -> EtcdStore {
         let endpoints = vec![self.endpoint.clone()];
-        EtcdStore::connect(&EtcdSettings { endpoints, tls: None, timeout_ms: 20_000 }).unwrap()
+        EtcdStore::connect(&EtcdSettings { endpoints, tls: None, timeout_ms: 20_000, election_ms: 1_000 })
+            .unwrap()
     }
 
     fn leases(&self) -> Vec<i64> {

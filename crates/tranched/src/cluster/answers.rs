@@ -1,5 +1,6 @@
 //! What a host knows of its cluster, for those who ask.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView, StoreSeat};
@@ -60,8 +61,8 @@ impl Cluster {
     ///
     /// # Errors
     /// The certificates are of no use.
-    pub fn voice(&self, endpoint: &String, timeout_ms: u64) -> Result<EtcdMembers, StoreError> {
-        health::at(self, std::slice::from_ref(endpoint), timeout_ms)
+    pub fn voice(&self, endpoint: &String) -> Result<Arc<EtcdMembers>, StoreError> {
+        health::at(self, std::slice::from_ref(endpoint), health::ANSWER_MS)
     }
 
     /// Whether hosts of the cluster keep its store themselves; else somebody else does.

@@ -1,6 +1,7 @@
 //! The store's members, each asked by itself: how they fare, and what is done to one of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,14 +91,14 @@ pub(super) fn at(
     cluster: &Cluster,
     endpoints: &[String],
     timeout_ms: u64,
-) -> Result<EtcdMembers, StoreError> {
+) -> Result<Arc<EtcdMembers>, StoreError> {
     let settings = walk::settings(&cluster.0.book, &cluster.0.etcd, endpoints);
     let settings = settings.map_err(|error| StoreError::Unreachable {
         place: "the cluster's store".to_owned(),
         source: Box::new(error),
     })?;
     // One member is asked, whichever etcd it is of.
-    EtcdMembers::connect(&EtcdSettings { endpoints: endpoints.to_vec(), timeout_ms, ..settings })
+    cluster.0.lines.to(EtcdSettings { endpoints: endpoints.to_vec(), timeout_ms, ..settings })
 }
 
 /// Takes a host's member of the store out, if it has one. It is known by where the others reach it: one that never started

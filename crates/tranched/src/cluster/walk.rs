@@ -20,7 +20,7 @@ use hyper::Method;
 use tranche_api::Problem;
 use tranche_core::change::Arrival;
 use tranche_core::diagnostics as say;
-use tranche_core::finding::Finding;
+use tranche_core::finding::{Code, Finding};
 use tranche_core::membership::Role;
 use tranche_core::name::Timestamp;
 use tranche_core::spec::HostSpec;
@@ -81,9 +81,10 @@ pub fn settings(book: &Book, etcd: &EtcdConfig, endpoints: &[String]) -> Result<
     } else {
         [etcd.authority.clone(), etcd.certificate.clone(), etcd.key.clone()]
     };
+    let election_ms = etcd.election_ms;
     let plain = endpoints.iter().all(|endpoint| endpoint.starts_with("http://"));
     if plain {
-        return Ok(EtcdSettings { endpoints, tls: None, timeout_ms: REQUEST_MS });
+        return Ok(EtcdSettings { endpoints, tls: None, timeout_ms: REQUEST_MS, election_ms });
     }
     let [authority, certificate, key] = files.map(|path| {
         let missing = std::io::ErrorKind::NotFound.into();
@@ -94,7 +95,7 @@ pub fn settings(book: &Book, etcd: &EtcdConfig, endpoints: &[String]) -> Result<
         })
     });
     let tls = Some(EtcdTls { authority: authority?, certificate: certificate?, key: key? });
-    Ok(EtcdSettings { endpoints, tls, timeout_ms: REQUEST_MS })
+    Ok(EtcdSettings { endpoints, tls, timeout_ms: REQUEST_MS, election_ms })
 }
 
 impl Ground<'_> {
@@ -114,7 +115,7 @@ impl Ground<'_> {
                     Step::Certified
                 }
                 Step::Certified | Step::Seated => {
-                    self.take_seat(&mut entering, running)?;
+                    self.patiently("take a seat", || self.take_seat(&mut entering, running))?;
                     Step::Seated
                 }
             };
@@ -274,10 +275,8 @@ impl Ground<'_> {
         joins: bool,
     ) -> Result<(), Finding> {
         let mut waits = self.waits("wait for etcd");
-        let answers = || -> Result<bool, StoreError> {
-            Ok(self.members_at(std::slice::from_ref(&own.to_owned()))?.status()?.leader != 0)
-        };
-        while !answers().unwrap_or(false) {
+        let member = self.members(&[own.to_owned()])?;
+        while !member.status().is_ok_and(|status| status.leader != 0) {
             waits.more("answer")?;
         }
         if !joins {
@@ -305,21 +304,27 @@ impl Ground<'_> {
         let store = self.reach(membership)?;
         (self.tell)("bring the records")?;
         match &entering.how {
-            How::Begins => carry::bring_all(&self.own_records()?, &store).map_err(|error| error.finding())?,
+            How::Begins => {
+                let records = self.own_records()?;
+                let bring = || carry::bring_all(&records, &store).map_err(|error| error.finding());
+                self.patiently("bring the records", bring)?;
+            }
             How::Restores => {
                 let bytes = book::read(&self.book.restored()).map_err(file)?.unwrap_or_default();
                 let records = Backup::read(bytes.as_bytes())?.records()?;
-                carry::bring_all(&records, &store).map_err(|error| error.finding())?;
+                let bring = || carry::bring_all(&records, &store).map_err(|error| error.finding());
+                self.patiently("bring the records", bring)?;
             }
             How::Joins { .. } if membership.role == Role::Witness => {}
             How::Joins { .. } => {
                 let mut records = carry::own(self.own_records()?);
                 records.extend(host_record(membership)?);
-                luggage::bring(&membership.host, &records, &store, self.tell)?;
+                let bring = || luggage::bring(&membership.host, &records, &store, self.tell);
+                self.patiently("bring the records", bring)?;
             }
         }
         if !matches!(entering.how, How::Joins { .. }) {
-            self.register(membership, &store)?;
+            self.patiently("bring the records", || self.register(membership, &store))?;
         }
         (self.tell)("rely on them")?;
         self.note(&Standing::Member(membership.clone()))?;
@@ -458,6 +463,21 @@ impl Ground<'_> {
         self.book.forget();
     }
 
+    /// Does what can be repeated again and again while the store does not answer: one that takes in a member, or that has just been
+    /// started on a slow machine, may not do so for a while.
+    fn patiently<T>(&self, doing: &str, mut step: impl FnMut() -> Result<T, Finding>) -> Result<T, Finding> {
+        let mut waits = self.waits("wait for the store");
+        loop {
+            match step() {
+                Err(finding) if finding.code == Code::StoreUnavailable => {
+                    tracing::info!(code = %finding.code, doing, "{}; it is tried again", finding.message);
+                    waits.more(doing)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn waits<'a>(&'a self, doing: &'a str) -> Waits<'a> {
         Waits::begin(self.tell, doing)
     }
@@ -468,14 +488,8 @@ impl Ground<'_> {
     }
 
     fn members(&self, endpoints: &[String]) -> Result<EtcdMembers, Finding> {
-        self.members_at(endpoints).map_err(unanswered)
-    }
-
-    fn members_at(&self, endpoints: &[String]) -> Result<EtcdMembers, StoreError> {
-        let settings = settings(self.book, self.etcd, endpoints).map_err(|error| {
-            StoreError::Unreachable { place: "the cluster's store".to_owned(), source: Box::new(error) }
-        })?;
-        EtcdMembers::connect(&settings)
+        let settings = settings(self.book, self.etcd, endpoints).map_err(file)?;
+        EtcdMembers::connect(&settings).map_err(unanswered)
     }
 }
 

@@ -8,16 +8,12 @@ use tranche_core::liveness::MemberSays;
 use super::Voices;
 use crate::cluster::Cluster;
 
-/// How long a member may take to answer, in milliseconds, and then its host: together well below an election.
-const ANSWER_MS: u64 = 300;
-const HOST_ANSWER: Duration = Duration::from_millis(400);
-
 /// The members of a cluster's store.
 #[derive(Debug)]
 pub struct StoreMembers(pub Cluster);
 
 impl Voices for StoreMembers {
-    fn ask(&self) -> Vec<MemberSays> {
+    fn ask(&self, within: Duration) -> Vec<MemberSays> {
         let Some(membership) = self.0.membership() else { return Vec::new() };
         let endpoints = self.0.endpoints_of(&membership);
         thread::scope(|scope| {
@@ -25,7 +21,7 @@ impl Voices for StoreMembers {
                 .iter()
                 .map(|endpoint| {
                     // A member that cannot be asked says nothing.
-                    thread::Builder::new().spawn_scoped(scope, move || self.says(endpoint))
+                    thread::Builder::new().spawn_scoped(scope, move || self.says(endpoint, within / 2))
                 })
                 .collect();
             let joined = asked.into_iter().map(|asked| asked.ok().and_then(|thread| thread.join().ok()));
@@ -35,11 +31,11 @@ impl Voices for StoreMembers {
 }
 
 impl StoreMembers {
-    fn says(&self, endpoint: &String) -> MemberSays {
-        match self.0.voice(endpoint, ANSWER_MS).and_then(|member| member.status()) {
+    fn says(&self, endpoint: &String, within: Duration) -> MemberSays {
+        match self.0.voice(endpoint).and_then(|member| member.status_within(within)) {
             Ok(status) if status.leader == 0 => MemberSays::NoLeader { term: status.term },
             Ok(_) => MemberSays::HasLeader,
-            Err(_) if self.0.is_held_down(endpoint, HOST_ANSWER) => MemberSays::NotRunning,
+            Err(_) if self.0.is_held_down(endpoint, within) => MemberSays::NotRunning,
             Err(_) => MemberSays::Nothing,
         }
     }

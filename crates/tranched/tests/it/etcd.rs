@@ -60,7 +60,12 @@ impl Members {
 
     fn answer(&mut self) -> bool {
         let began = Instant::now();
-        let settings = EtcdSettings { endpoints: self.endpoints.clone(), tls: None, timeout_ms: 5_000 };
+        let settings = EtcdSettings {
+            endpoints: self.endpoints.clone(),
+            tls: None,
+            timeout_ms: 5_000,
+            election_ms: 1_000,
+        };
         let store = EtcdStore::connect(&settings).unwrap();
         while store.range(&KeyRange::ALL).is_err() {
             if self.processes.iter_mut().any(|process| process.try_wait().unwrap().is_some()) {

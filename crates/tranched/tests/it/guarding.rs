@@ -404,6 +404,7 @@ impl Lead {
         while self.now_ms < until_ms {
             self.now_ms += 400;
             let now_ms = self.now_ms;
+            self.leader.hear(&Timers::default(), &|| now_ms, Timestamp(now_ms));
             led = self.leader.turn(&self.desk, &self.agent, &|| now_ms, Timestamp(now_ms));
         }
         led

@@ -41,8 +41,12 @@ fn eight_clients_get_sixteen_partitions_between_them_on_sqlite() {
 fn eight_clients_get_sixteen_partitions_between_them_on_three_etcd_members() {
     let members = Members::start(3);
     let open = || -> Arc<dyn Store> {
-        let settings =
-            EtcdSettings { endpoints: members.endpoints().to_vec(), tls: None, timeout_ms: 20_000 };
+        let settings = EtcdSettings {
+            endpoints: members.endpoints().to_vec(),
+            tls: None,
+            timeout_ms: 20_000,
+            election_ms: 1_000,
+        };
         Arc::new(EtcdStore::connect(&settings).expect("it connects"))
     };
     races(open);

@@ -1,0 +1,112 @@
+//! The ear: hears the heartbeats of all hosts, in a loop of its own.
+//!
+//! Silence counts only where the store answered without a gap ([`tranche_core::liveness`]). Whoever leads also plans and writes, which
+//! takes many answers of the store; if it listened in between, a store that is merely slow would make it deaf.
+//!
+//! Whoever listens writes something now and then, where nobody else does: silence counts only while the store takes writes.
+//!
+//! Deliberately absent: what follows from silence ([`super::Leader`]).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tranche_core::diagnostics::store_slow;
+use tranche_core::finding::Finding;
+use tranche_core::inventory::Pulse;
+use tranche_core::liveness::{Hearing, Watchman};
+use tranche_core::name::{HostName, Timestamp};
+use tranche_core::spec::Timers;
+use tranche_store::{Beats, Compare, Repository, RepositoryError};
+
+use super::trouble::Trouble;
+
+/// What was heard last.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// Each host's pulse.
+    pub(super) pulses: BTreeMap<HostName, Pulse>,
+    /// On which term each host has said nothing since.
+    pub(super) silence: BTreeMap<HostName, Compare>,
+    /// What is wrong with the store.
+    pub(super) findings: Vec<Finding>,
+}
+
+#[derive(Debug)]
+pub(super) struct Ear {
+    name: HostName,
+    repository: Repository,
+    trouble: Trouble,
+    /// That the store takes no writes.
+    refusal: Trouble,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    watchman: Watchman,
+    /// Nothing before the first answer, and while the store does not answer.
+    heard: Option<Arc<Heard>>,
+}
+
+impl Ear {
+    pub(super) fn new(name: HostName, repository: Repository) -> Self {
+        let (trouble, refusal) = (Trouble::default(), Trouble::default());
+        Self { name, repository, trouble, refusal, inner: Mutex::default() }
+    }
+
+    /// Hears all heartbeats once. Called by one thread only.
+    pub(super) fn hear(&self, timers: &Timers, clock: &dyn Fn() -> u64, now: Timestamp) {
+        let heard = self.listen(timers, clock, now);
+        match &heard {
+            Ok(_) => self.trouble.is_over("heartbeats can be read again", &self.name),
+            Err(error) => self.trouble.tell("heartbeats cannot be read", &self.name, error),
+        }
+        self.lock().heard = heard.ok().map(Arc::new);
+    }
+
+    /// What was heard last, if the store answered then.
+    pub(super) fn heard(&self) -> Option<Arc<Heard>> {
+        self.lock().heard.clone()
+    }
+
+    fn listen(
+        &self,
+        timers: &Timers,
+        clock: &dyn Fn() -> u64,
+        now: Timestamp,
+    ) -> Result<Heard, RepositoryError> {
+        let asked_ms = clock();
+        let Beats { revision, of } = self.repository.beats()?;
+        let answered_ms = clock();
+        let shows_write = self.lock().watchman.shows_write(revision.0);
+        let (mut wrote_after_ms, mut findings) = (None, Vec::new());
+        if !shows_write {
+            match self.repository.probe(&self.name) {
+                Ok(()) => wrote_after_ms = Some(answered_ms),
+                Err(error) => {
+                    self.refusal.tell("the store takes no writes", &self.name, &error);
+                    findings.push(error.finding());
+                }
+            }
+        }
+        if findings.is_empty() {
+            self.refusal.is_over("the store takes writes again", &self.name);
+        }
+        let beats = of.iter().map(|(host, beat)| (host.clone(), beat.heartbeat.clone())).collect();
+        let hearing = Hearing { asked_ms, answered_ms, revision: revision.0, wrote_after_ms, beats: &beats };
+        // The store is not waited for with the lock held: whoever leads looks at what was heard meanwhile.
+        let watchman = &mut self.lock().watchman;
+        watchman.hear(hearing, timers, now);
+        let deaf_ms = watchman.deaf_ms();
+        if findings.is_empty() && deaf_ms > timers.lost_ms {
+            findings.push(store_slow(deaf_ms, timers.election_ms));
+        }
+        let pulses = watchman.pulses().map(|(host, pulse)| (host.clone(), pulse)).collect();
+        let silence = of.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect();
+        Ok(Heard { pulses, silence, findings })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
