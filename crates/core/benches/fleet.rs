@@ -9,6 +9,8 @@
     reason = "the core has no clock; its benches do"
 )]
 
+#[path = "world/counting.rs"]
+mod counting;
 #[path = "world/mod.rs"]
 #[expect(dead_code, reason = "the world of one host is the other bench's")]
 mod world;
@@ -23,6 +25,7 @@ use tranche_core::plan::{DownBy, HostPlan, Plan, Standing};
 use tranche_core::planner::{self, Memory};
 use tranche_core::spec::{Duty, HostSpec, Spec, VmHardware, VmSource};
 
+use counting::{held, mib};
 use world::{add_host, host};
 
 const VMS_PER_HOST: usize = 100;
@@ -30,12 +33,15 @@ const ROUNDS: usize = 10;
 
 fn main() {
     let hosts = std::env::var("HOSTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000);
+    let empty = held();
     let (spec, inventory, plan) = fleet(hosts);
-    println!("{hosts} hosts, {} VMs", spec.vms.len());
+    let of_fleet = held();
+    println!("{hosts} hosts, {} VMs: {:.0} MiB", spec.vms.len(), mib(of_fleet - empty));
     let mut memory = Memory::default();
     let first = memory.plan(&spec, &inventory, &plan, Timestamp(1)).plan;
     let settled = memory.plan(&spec, &inventory, &first, Timestamp(1)).plan;
     let _ = memory.plan(&spec, &inventory, &settled, Timestamp(1));
+    println!("plan, and what is remembered: {:.0} MiB", mib(held() - of_fleet));
     let nothing = |memory: &mut Memory| memory.plan(&spec, &inventory, &settled, Timestamp(2)).plan;
     print("nothing happens, all is looked at", Memory::default, nothing);
     print("nothing happens, with what is remembered", || memory.clone(), nothing);

@@ -10,9 +10,10 @@
     reason = "the core has no clock; its benches do"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "world/counting.rs"]
+mod counting;
+
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tranche_core::inventory::Offer;
@@ -20,34 +21,13 @@ use tranche_core::name::{GpuAddress, PciAddress, Slot};
 use tranche_core::placement::{Ask, GpuRoom, HostRoom, Index, Kind, Place, SlotSet};
 use tranche_core::spec::{PlacementPolicy, Request};
 
+use counting::{held, mib};
+
 const GPUS: u8 = 8;
 const PARTITIONS: u16 = 8;
 const MEMORY_MIB: u64 = 512 * 1024;
 const VM_MEMORY_MIB: u64 = 4 * 1024;
 const ROUNDS: usize = 200_000;
-
-/// The system's allocator, and how many bytes it has given out.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract, which is the system's own.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the memory came from the system's allocator with this layout.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn main() {
     println!("hosts  policy  request    choose p50   p99      and take p50   p99      index");
@@ -66,9 +46,9 @@ fn bare(request: &Request) -> Ask<'_> {
 }
 
 fn measure(hosts: u32, policy: PlacementPolicy, what: &str, ask: Ask<'_>) {
-    let before = HELD.load(Ordering::Relaxed);
+    let before = held();
     let (mut index, mut placed) = half_full(hosts, policy);
-    let held = HELD.load(Ordering::Relaxed) - before - placed.capacity() * size_of::<Place>();
+    let index_bytes = held() - before - placed.capacity() * size_of::<Place>();
     let (mut chosen, mut taken) = (Vec::with_capacity(ROUNDS), Vec::with_capacity(ROUNDS));
     let mut dice = Dice(7);
     for _ in 0..ROUNDS {
@@ -83,7 +63,7 @@ fn measure(hosts: u32, policy: PlacementPolicy, what: &str, ask: Ask<'_>) {
     }
     let policy = format!("{policy:?}").to_lowercase();
     let (choose, take) = (percentiles(chosen), percentiles(taken));
-    let mib = held as f64 / f64::from(1 << 20);
+    let mib = mib(index_bytes);
     println!(
         "{hosts:5}  {policy:6}  {what:10} {:7.2} µs {:7.2} µs  {:7.2} µs  {:7.2} µs {mib:7.2} MiB",
         choose.0, choose.1, take.0, take.1

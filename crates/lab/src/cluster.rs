@@ -188,13 +188,7 @@ impl Cluster {
         let step = progress.step("node1: tranche cluster init");
         first.run(&format!("tranche -q cluster init --name lab --address {}", address(0)))?;
         drop(step);
-        for number in 1..=others.len() {
-            self.let_in(number, 0, progress)?;
-        }
-        wait_for("every host's report", || {
-            let hosts = self.hosts(first)?;
-            Ok((hosts.len() == self.nodes.len()).then_some(()))
-        })?;
+        // Before others join: each of them asks the store as often as the times say.
         if self.is_slow() {
             progress
                 .say("the cluster's times are longer than its own defaults: this machine emulates its hosts");
@@ -205,7 +199,13 @@ impl Cluster {
                  {curl} -X PUT -H 'content-type: application/json' --data-binary @- {policy}"
             ))?;
         }
-        Ok(())
+        for number in 1..=others.len() {
+            self.let_in(number, 0, progress)?;
+        }
+        wait_for("every host's report", || {
+            let hosts = self.hosts(first)?;
+            Ok((hosts.len() == self.nodes.len()).then_some(()))
+        })
     }
 
     /// Takes a host into the cluster by another one's token.

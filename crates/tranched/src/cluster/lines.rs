@@ -31,3 +31,34 @@ impl Lines {
         Ok(line)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(number: usize) -> EtcdSettings {
+        let endpoints = vec![format!("http://127.0.0.1:{}", 1_000 + number)];
+        EtcdSettings { endpoints, tls: None, timeout_ms: 100, election_ms: 1_000 }
+    }
+
+    #[test]
+    fn the_same_member_is_asked_over_the_same_line_until_something_about_it_changes() {
+        let lines = Lines::default();
+        let first = lines.to(settings(1)).unwrap();
+        assert!(Arc::ptr_eq(&first, &lines.to(settings(1)).unwrap()));
+        let slower = EtcdSettings { timeout_ms: 200, ..settings(1) };
+        assert!(!Arc::ptr_eq(&first, &lines.to(slower).unwrap()));
+    }
+
+    #[test]
+    fn lines_that_nobody_uses_any_more_are_hung_up() {
+        let lines = Lines::default();
+        let used = lines.to(settings(0)).unwrap();
+        let left = Arc::downgrade(&lines.to(settings(1)).unwrap());
+        for number in 2..2 * KEPT_MAX {
+            drop(lines.to(settings(number)).unwrap());
+            assert!(Arc::ptr_eq(&used, &lines.to(settings(0)).unwrap()));
+        }
+        assert!(left.upgrade().is_none());
+    }
+}

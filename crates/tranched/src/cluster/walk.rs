@@ -583,7 +583,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn unanswered(error: StoreError) -> Finding {
-    say::store_member_failed("be asked", &chain(&error))
+    error.finding()
 }
 
 fn certificate(error: PkiError) -> Finding {
