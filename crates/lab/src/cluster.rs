@@ -30,11 +30,11 @@ const MEMORY_MIB: u32 = 2560;
 const POOL: &str = "shared";
 const POOL_PATH: &str = "/srv/shared";
 
-/// The cluster's times where every instruction of the hosts is emulated: etcd takes half a second for an answer there, and the
-/// start of a VM or of the daemon keeps a host from everything else for half a minute. Elsewhere they are Tranche's own.
+/// The cluster's times where every instruction of the hosts is emulated: etcd takes seconds for an answer there while a VM or a
+/// daemon starts, and each question keeps its host from something else. Elsewhere they are Tranche's own.
 const SLOW_TIMERS: &str =
-    r#"{"heartbeat_ms":2000,"lost_ms":20000,"reset_ms":120000,"restart_ms":125000,"election_ms":5000}"#;
-const SLOW_ELECTION_MS: u64 = 5_000;
+    r#"{"heartbeat_ms":4000,"lost_ms":30000,"reset_ms":120000,"restart_ms":125000,"election_ms":10000}"#;
+const SLOW_ELECTION_MS: u64 = 10_000;
 const SLOW_RESTART_S: f64 = 125.0;
 /// `restart_ms` of Tranche's own timers.
 const RESTART_S: f64 = 10.0;

@@ -45,7 +45,7 @@ use crate::config::{ClusterConfig, EtcdConfig};
 /// How long the start of the daemon waits for the store: not as long as systemd waits for the daemon.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
-/// How long one request to the store may take, in milliseconds.
+/// How long one request to the store may take, in milliseconds, unless two elections take longer.
 const REQUEST_MS: u64 = 5_000;
 
 /// What the way is walked on.
@@ -82,9 +82,10 @@ pub fn settings(book: &Book, etcd: &EtcdConfig, endpoints: &[String]) -> Result<
         [etcd.authority.clone(), etcd.certificate.clone(), etcd.key.clone()]
     };
     let election_ms = etcd.election_ms;
+    let timeout_ms = REQUEST_MS.max(2 * election_ms);
     let plain = endpoints.iter().all(|endpoint| endpoint.starts_with("http://"));
     if plain {
-        return Ok(EtcdSettings { endpoints, tls: None, timeout_ms: REQUEST_MS, election_ms });
+        return Ok(EtcdSettings { endpoints, tls: None, timeout_ms, election_ms });
     }
     let [authority, certificate, key] = files.map(|path| {
         let missing = std::io::ErrorKind::NotFound.into();
@@ -95,7 +96,7 @@ pub fn settings(book: &Book, etcd: &EtcdConfig, endpoints: &[String]) -> Result<
         })
     });
     let tls = Some(EtcdTls { authority: authority?, certificate: certificate?, key: key? });
-    Ok(EtcdSettings { endpoints, tls, timeout_ms: REQUEST_MS, election_ms })
+    Ok(EtcdSettings { endpoints, tls, timeout_ms, election_ms })
 }
 
 impl Ground<'_> {

@@ -393,7 +393,11 @@ struct Lead {
 
 impl Lead {
     fn over(rig: &Rig) -> Self {
-        let leader = Leader::new("node2".parse().unwrap(), Arc::clone(&rig.store));
+        Self::by("node2", rig)
+    }
+
+    fn by(name: &str, rig: &Rig) -> Self {
+        let leader = Leader::new(name.parse().unwrap(), Arc::clone(&rig.store));
         let desk = Desk::open(rig.repository.clone(), Ids::default()).unwrap();
         Self { leader, desk, agent: Agent::default(), now_ms: rig.now_ms }
     }
@@ -448,10 +452,7 @@ fn nobody_is_given_up_for_the_time_that_the_store_was_full_and_everybody_has_the
 
 #[test]
 fn an_agent_that_fails_is_shown_with_its_words_asked_less_and_less_often_and_not_while_failover_is_paused() {
-    let mut rig = Rig::new(Model::default());
-    let agent = FenceSpec { agent: "fence_ipmilan".parse().unwrap(), options: Default::default() };
-    rig.decide(|state| drop(state.spec.hosts.insert(host(), HostSpec { fence: Some(agent), ..wish() })));
-    rig.run_for(2_000);
+    let rig = silent_with_an_agent();
     let mut lead = Lead::over(&rig);
     let words = "Fence agent fence_ipmilan for host node1 failed (action off): no route to host.";
     let failure = Finding {
@@ -479,4 +480,46 @@ fn an_agent_that_fails_is_shown_with_its_words_asked_less_and_less_often_and_not
     assert_eq!(lead.has(Code::FenceFailed), None);
     let causes = lead.agent.asked.lock().unwrap().clone();
     assert!(causes.iter().all(|cause| *cause == causes[0]), "it is one cause all the time");
+}
+
+/// A rig whose host an agent can cut off, and that has said nothing since.
+fn silent_with_an_agent() -> Rig {
+    let mut rig = Rig::new(Model::default());
+    let agent = FenceSpec { agent: "fence_ipmilan".parse().unwrap(), options: Default::default() };
+    rig.decide(|state| drop(state.spec.hosts.insert(host(), HostSpec { fence: Some(agent), ..wish() })));
+    rig.run_for(2_000);
+    rig
+}
+
+#[test]
+fn a_host_that_leads_although_it_was_given_up_does_not_have_its_own_power_cut() {
+    let rig = silent_with_an_agent();
+    let mut other = Lead::over(&rig);
+    other.run_for(8_000);
+    assert!(matches!(other.standing(), Standing::Fencing { .. }), "{:?}", other.standing());
+    assert!(other.asked() > 0);
+    other.leader.step_down();
+    let mut itself = Lead::by("node1", &rig);
+    itself.now_ms = other.now_ms;
+    assert_eq!(itself.run_for(8_000), Led::Decided);
+    assert!(matches!(itself.standing(), Standing::Fencing { .. }), "{:?}", itself.standing());
+    assert_eq!(itself.asked(), 0);
+}
+
+#[test]
+fn a_silence_counts_although_whoever_leads_takes_longer_than_an_election_to_decide() {
+    let rig = silent_with_an_agent();
+    let mut lead = Lead::over(&rig);
+    lead.run_for(400);
+    for _ in 0..5 {
+        // What is heard while one turn is under way.
+        for _ in 0..5 {
+            lead.now_ms += 400;
+            let now_ms = lead.now_ms;
+            lead.leader.hear(&Timers::default(), &|| now_ms, Timestamp(now_ms));
+        }
+        let now_ms = lead.now_ms;
+        lead.leader.turn(&lead.desk, &lead.agent, &|| now_ms, Timestamp(now_ms));
+    }
+    assert!(matches!(lead.standing(), Standing::Fencing { .. }), "{:?}", lead.standing());
 }
