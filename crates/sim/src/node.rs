@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tranche_core::liveness::Poll;
 use tranche_core::name::HostName;
+use tranche_core::spec::Timers;
 use tranche_engine::cluster::{
     Dog, Heart, Leader, Led, Member, Rhythm, Tending, beat_every_ms, turn_every_ms,
 };
@@ -19,7 +20,7 @@ use crate::power::{BadBoots, Boot, Fed};
 use crate::quorum::Place;
 use crate::report::Happened;
 use crate::scenario::HostSetup;
-use crate::store::{NodeStore, Watches};
+use crate::store::{NodeStore, TIMEOUT_MS, Watches};
 use crate::world::{Inner, Life, Shared};
 
 /// How long a service manager waits before it starts a daemon again, in milliseconds.
@@ -152,7 +153,10 @@ impl Daemon {
             let node = &inner.nodes[life.node];
             (node.name.clone(), node.model.boot_id())
         });
-        let store: Arc<dyn Store> = Arc::new(NodeStore { world: Arc::clone(world), life });
+        let within = |timeout_ms| -> Arc<dyn Store> {
+            Arc::new(NodeStore { world: Arc::clone(world), life, timeout_ms })
+        };
+        let (store, brisk) = (within(TIMEOUT_MS), within(Timers::default().election_ms));
         let repository = Repository::new(Arc::clone(&store));
         let version = "0.0.0".to_owned();
         let heart = Arc::new(Heart::new(name.clone(), boot_id, version, repository.clone()));
@@ -164,7 +168,7 @@ impl Daemon {
             repository,
             heart,
             member,
-            leader: Leader::new(name, store),
+            leader: Leader::new(name, store, brisk),
             agents: Agents { world: Arc::clone(world), life },
             desk: Mutex::new(None),
             leads: AtomicBool::new(false),

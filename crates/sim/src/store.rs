@@ -13,7 +13,7 @@ use crate::story::Planted;
 use crate::world::{Due, Life, Shared};
 
 /// How long a client waits for an answer, in milliseconds.
-const TIMEOUT_MS: u64 = 2_000;
+pub(crate) const TIMEOUT_MS: u64 = 2_000;
 /// What errors call the store.
 const PLACE: &str = "the simulated store";
 
@@ -21,6 +21,8 @@ const PLACE: &str = "the simulated store";
 pub(crate) struct NodeStore {
     pub(crate) world: Arc<Shared>,
     pub(crate) life: Life,
+    /// How long it waits for an answer, in milliseconds.
+    pub(crate) timeout_ms: u64,
 }
 
 /// The watches of a host's daemons, as far as they were lost.
@@ -45,16 +47,16 @@ impl NodeStore {
         ask: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let node = self.life.node;
-        let there_ms = there_ms.min(TIMEOUT_MS);
+        let there_ms = there_ms.min(self.timeout_ms);
         self.world.run_for(there_ms);
         self.alive()?;
-        let via = self.world.asks_through(node).filter(|_| there_ms < TIMEOUT_MS);
+        let via = self.world.asks_through(node).filter(|_| there_ms < self.timeout_ms);
         let Some(via) = via else {
-            self.world.run_for(TIMEOUT_MS - there_ms);
+            self.world.run_for(self.timeout_ms - there_ms);
             return Err(unreachable("no answer in time"));
         };
         let answer = ask(&*self.world.store);
-        let patience_ms = TIMEOUT_MS - there_ms;
+        let patience_ms = self.timeout_ms - there_ms;
         let back_ms = self.world.draw_latency(node).min(patience_ms);
         self.world.run_for(back_ms);
         self.alive()?;
@@ -158,7 +160,7 @@ impl Store for NodeStore {
             None => (txn.clone(), None),
         };
         let there_ms = self.world.draw_latency(self.life.node);
-        if let Some(late_ms) = there_ms.checked_sub(TIMEOUT_MS) {
+        if let Some(late_ms) = there_ms.checked_sub(self.timeout_ms) {
             // It is on its way, and nobody waits for it.
             let answer = self.call_that_takes(there_ms, |_| Ok(()));
             self.world.with(|inner| inner.after(late_ms, Due::Late(txn)));

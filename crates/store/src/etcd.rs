@@ -13,6 +13,7 @@ mod members;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, GetOptions, KvClient, PutOptions, ResponseHeader,
@@ -96,6 +97,12 @@ impl EtcdStore {
     /// [`StoreError::Unavailable`] when the settings are of no use: no endpoint, one that is no URL, bad certificates.
     pub fn connect(settings: &EtcdSettings) -> Result<Self, StoreError> {
         Ok(Self { calls: Arc::new(Calls::new(settings, true)?) })
+    }
+
+    /// The same store over the same connections, where an answer that takes longer than this is of no use.
+    #[must_use]
+    pub fn within(&self, timeout_ms: u64) -> Self {
+        Self { calls: Arc::new(self.calls.with_limit(Duration::from_millis(timeout_ms))) }
     }
 
     /// From now on, the store is at these endpoints. Those that it was at before and that are not among them are left.

@@ -320,7 +320,7 @@ impl Queue {
 
 /// The leader's loop. With one member of the store there is one host that may lead.
 fn lead(desk: Arc<Desk>, store: Arc<dyn Store>, wishes: Bell) {
-    let leader = Leader::new(host_name(0), store);
+    let leader = Leader::new(host_name(0), Arc::clone(&store), store);
     let agents = Agents::installed(Bell::default());
     let pause = Duration::from_millis(turn_every_ms(&Timers::default()));
     loop {

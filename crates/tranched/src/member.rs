@@ -68,6 +68,8 @@ pub struct Parts {
     pub host: Arc<dyn Host>,
     /// The cluster's store.
     pub store: Arc<dyn Store>,
+    /// The same, where an answer that takes longer than an election is an error.
+    pub brisk_store: Arc<dyn Store>,
     /// Where is decided, while this host leads.
     pub desk: Arc<Desk>,
     /// Who cuts the power of hosts.
@@ -129,7 +131,8 @@ impl Member {
             Arc::clone(&heart),
             parts.workers,
         );
-        let leader = Leader::new(parts.name.clone(), Arc::clone(&parts.store));
+        let leader =
+            Leader::new(parts.name.clone(), Arc::clone(&parts.store), Arc::clone(&parts.brisk_store));
         Self(Arc::new(Inner {
             parts,
             repository,

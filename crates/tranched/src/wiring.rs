@@ -56,6 +56,7 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
         let member = Member::new(Parts {
             name: name.clone(),
             host,
+            brisk_store: Arc::new(store.within(config.etcd.election_ms)),
             store,
             desk: engine.desk(),
             // Each turn of whoever leads asks it.

@@ -35,6 +35,8 @@ pub(super) struct Heard {
 pub(super) struct Ear {
     name: HostName,
     repository: Repository,
+    /// The same, where an answer that takes longer than an election is not waited for.
+    brisk: Repository,
     trouble: Trouble,
     /// That the store takes no writes.
     refusal: Trouble,
@@ -44,27 +46,39 @@ pub(super) struct Ear {
 #[derive(Debug, Default)]
 struct Inner {
     watchman: Watchman,
-    /// Nothing before the first answer, and while the store does not answer.
+    /// Nothing before the first answer.
     heard: Option<Arc<Heard>>,
 }
 
 impl Ear {
-    pub(super) fn new(name: HostName, repository: Repository) -> Self {
+    pub(super) fn new(name: HostName, repository: Repository, brisk: Repository) -> Self {
         let (trouble, refusal) = (Trouble::default(), Trouble::default());
-        Self { name, repository, trouble, refusal, inner: Mutex::default() }
+        Self { name, repository, brisk, trouble, refusal, inner: Mutex::default() }
     }
 
     /// Hears all heartbeats once. Called by one thread only.
+    ///
+    /// Where the store does not answer, what was heard last holds, and no silence grows.
     pub(super) fn hear(&self, timers: &Timers, clock: &dyn Fn() -> u64, now: Timestamp) {
-        let heard = self.listen(timers, clock, now);
-        match &heard {
-            Ok(_) => self.trouble.is_over("heartbeats can be read again", &self.name),
-            Err(error) => self.trouble.tell("heartbeats cannot be read", &self.name, error),
-        }
-        self.lock().heard = heard.ok().map(Arc::new);
+        let heard = match self.listen(timers, clock, now) {
+            Ok(heard) => {
+                self.trouble.is_over("heartbeats can be read again", &self.name);
+                Some(heard)
+            }
+            Err(error) => {
+                self.trouble.tell("heartbeats cannot be read", &self.name, &error);
+                let last = self.heard();
+                last.map(|last| Heard {
+                    pulses: last.pulses.clone(),
+                    silence: last.silence.clone(),
+                    findings: vec![error.finding()],
+                })
+            }
+        };
+        self.lock().heard = heard.map(Arc::new);
     }
 
-    /// What was heard last, if the store answered then.
+    /// What was heard last.
     pub(super) fn heard(&self) -> Option<Arc<Heard>> {
         self.lock().heard.clone()
     }
@@ -75,13 +89,16 @@ impl Ear {
         clock: &dyn Fn() -> u64,
         now: Timestamp,
     ) -> Result<Heard, RepositoryError> {
+        // Whoever was asked may be gone, or have no leader: then the next one is asked before an election's time is over. But
+        // a store that is always slower than that must be heard once, for something can be decided there all the same.
+        let repository = if self.heard().is_some() { &self.brisk } else { &self.repository };
         let asked_ms = clock();
-        let Beats { revision, of } = self.repository.beats()?;
+        let Beats { revision, of } = repository.beats()?;
         let answered_ms = clock();
         let shows_write = self.lock().watchman.shows_write(revision.0);
         let (mut wrote_after_ms, mut findings) = (None, Vec::new());
         if !shows_write {
-            match self.repository.probe(&self.name) {
+            match repository.probe(&self.name) {
                 Ok(()) => wrote_after_ms = Some(answered_ms),
                 Err(error) => {
                     self.refusal.tell("the store takes no writes", &self.name, &error);

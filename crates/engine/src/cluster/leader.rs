@@ -5,7 +5,7 @@
 //! It hears heartbeats in a loop of its own, and decides in another, which may take longer.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory::Pulse;
@@ -57,7 +57,7 @@ pub enum Led {
 #[derive(Debug)]
 pub struct Leader {
     name: HostName,
-    store: std::sync::Arc<dyn Store>,
+    store: Arc<dyn Store>,
     repository: Repository,
     trouble: Trouble,
     ear: Ear,
@@ -74,10 +74,10 @@ struct Inner {
 }
 
 impl Leader {
-    /// One that would lead.
-    pub fn new(name: HostName, store: std::sync::Arc<dyn Store>) -> Self {
-        let repository = Repository::new(std::sync::Arc::clone(&store));
-        let ear = Ear::new(name.clone(), repository.clone());
+    /// One that would lead. `brisk` is the same store, where an answer that takes longer than an election is an error.
+    pub fn new(name: HostName, store: Arc<dyn Store>, brisk: Arc<dyn Store>) -> Self {
+        let repository = Repository::new(Arc::clone(&store));
+        let ear = Ear::new(name.clone(), repository.clone(), Repository::new(brisk));
         Self { name, store, repository, trouble: Trouble::default(), ear, inner: Mutex::default() }
     }
 

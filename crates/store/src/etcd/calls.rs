@@ -5,7 +5,7 @@
 //! been sent is for the caller to repeat, who alone knows whether that is right.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error as EtcdError, Identity, KeyValue, TlsOptions};
@@ -26,12 +26,18 @@ const NOT_CONNECTED: &str = "tcp connect error";
 /// The status of a member that cannot serve, or was not reached (gRPC: `UNAVAILABLE`).
 const UNAVAILABLE: i32 = 14;
 
-/// Calls to etcd.
+/// Calls to etcd. Copies share their connections.
+#[derive(Clone)]
 pub(super) struct Calls {
+    lines: Arc<Lines>,
+    limit: Duration,
+}
+
+/// The connections.
+struct Lines {
     /// There until this is dropped.
     runtime: Option<Runtime>,
     tasks: Handle,
-    limit: Duration,
     options: ConnectOptions,
     members: Mutex<Members>,
 }
@@ -72,9 +78,14 @@ impl Calls {
         let limit = Duration::from_millis(settings.timeout_ms);
         let members = Mutex::new(Members { place, row: Vec::new() });
         let (tasks, runtime) = (runtime.handle().clone(), Some(runtime));
-        let this = Self { runtime, tasks, limit, options, members };
+        let this = Self { lines: Arc::new(Lines { runtime, tasks, options, members }), limit };
         this.use_endpoints(&settings.endpoints)?;
         Ok(this)
+    }
+
+    /// The same, each within another time.
+    pub(super) fn with_limit(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
     }
 
     /// From now on, these are the members. Those that are members already stay connected.
@@ -99,7 +110,7 @@ impl Calls {
     }
 
     fn connect(&self, endpoint: &str) -> Result<Client, StoreError> {
-        let (endpoints, options) = (vec![endpoint.to_owned()], self.options.clone());
+        let (endpoints, options) = (vec![endpoint.to_owned()], self.lines.options.clone());
         // It only prepares: the connection is made by the first call.
         let connected =
             self.within(self.limit, async move { Client::connect(endpoints, Some(options)).await });
@@ -112,7 +123,7 @@ impl Calls {
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long a call may take.
@@ -138,24 +149,11 @@ impl Calls {
         T: Send + 'static,
         F: Future<Output = Result<T, EtcdError>> + Send + 'static,
     {
-        self.run_within(self.limit, call)
-    }
-
-    /// The same, for as long as is given here.
-    pub(super) fn run_within<T, F>(
-        &self,
-        limit: Duration,
-        call: impl Fn(Client) -> F,
-    ) -> Result<Result<T, EtcdError>, StoreError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, EtcdError>> + Send + 'static,
-    {
         let mut left = self.members().row.len();
         loop {
             let (endpoint, client) = self.in_use();
             left = left.saturating_sub(1);
-            match self.within(limit, call(client)) {
+            match self.within(self.limit, call(client)) {
                 Err(error) => {
                     self.leave(&endpoint);
                     return Err(error);
@@ -179,7 +177,7 @@ impl Calls {
     ) -> Result<T, StoreError> {
         let (answer, answered) = mpsc::sync_channel(1);
         // Whoever gave up does not listen any more.
-        let task = self.tasks.spawn(async move { drop(answer.send(call.await)) });
+        let task = self.lines.tasks.spawn(async move { drop(answer.send(call.await)) });
         answered.recv_timeout(limit).map_err(|_| {
             task.abort();
             self.nonsense(&format!("no answer within {} ms", limit.as_millis()))
@@ -244,7 +242,7 @@ impl Calls {
 }
 
 /// Whoever drops the last store may be a task, which must not wait for others to end.
-impl Drop for Calls {
+impl Drop for Lines {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -144,8 +144,8 @@ impl EtcdMembers {
     /// # Errors
     /// [`StoreError::Unreachable`] when it does not answer.
     pub fn status_within(&self, limit: Duration) -> Result<EtcdStatus, StoreError> {
-        let asking = |mut client: Client| async move { client.status().await };
-        let answer = self.calls.run_within(limit, asking)?.map_err(|error| self.calls.error(None, error))?;
+        let calls = self.calls.with_limit(limit);
+        let answer = calls.wait(|mut client| async move { client.status().await })?;
         Ok(EtcdStatus {
             id: answer.header().map_or(0, etcd_client::ResponseHeader::member_id),
             leader: answer.leader(),

@@ -397,7 +397,7 @@ impl Lead {
     }
 
     fn by(name: &str, rig: &Rig) -> Self {
-        let leader = Leader::new(name.parse().unwrap(), Arc::clone(&rig.store));
+        let leader = Leader::new(name.parse().unwrap(), Arc::clone(&rig.store), Arc::clone(&rig.store));
         let desk = Desk::open(rig.repository.clone(), Ids::default()).unwrap();
         Self { leader, desk, agent: Agent::default(), now_ms: rig.now_ms }
     }
