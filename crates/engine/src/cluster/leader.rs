@@ -21,8 +21,11 @@ use crate::desk::{Desk, Reported, Reports};
 use crate::hand::News;
 use crate::view::View;
 
-/// How long a lead outlives its leader, in milliseconds.
-const LEASE_TTL_MS: u64 = 3_000;
+/// How long a lead outlives its leader, in elections of the store: whoever leads has to renew it while the store is as slow as it may
+/// be. It is renewed three times in that time.
+const LEASE_ELECTIONS: u64 = 3;
+/// The shortest and the longest lead, in milliseconds.
+const LEASE_MS: (u64, u64) = (3_000, 60_000);
 
 /// Cuts the power of hosts.
 pub trait Fencer: Send + Sync + std::fmt::Debug {
@@ -67,6 +70,8 @@ pub struct Leader {
 #[derive(Debug, Default)]
 struct Inner {
     lease: Option<Lease>,
+    /// How long the lease lasts unless it is renewed.
+    lease_ms: u64,
     renewed_ms: u64,
     /// On this term this one leads.
     lead: Option<Compare>,
@@ -91,7 +96,7 @@ impl Leader {
     /// clock as for [`Self::hear`].
     pub fn turn(&self, desk: &Desk, fencer: &dyn Fencer, clock: &dyn Fn() -> u64, now: Timestamp) -> Led {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.lead(&mut inner, clock) {
+        match self.lead(&mut inner, &desk.view().spec.policy.failover.timers, clock) {
             Ok(true) => self.trouble.is_over("it is known again who leads", &self.name),
             Ok(false) => {
                 self.trouble.is_over("it is known again who leads", &self.name);
@@ -123,10 +128,15 @@ impl Leader {
     }
 
     /// Takes the lead or keeps it. Returns whether this one leads.
-    fn lead(&self, inner: &mut Inner, clock: &dyn Fn() -> u64) -> Result<bool, RepositoryError> {
+    fn lead(
+        &self,
+        inner: &mut Inner,
+        timers: &Timers,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<bool, RepositoryError> {
         let now_ms = clock();
         if let Some(lease) = inner.lease {
-            let due = now_ms.saturating_sub(inner.renewed_ms) >= LEASE_TTL_MS / 3;
+            let due = now_ms.saturating_sub(inner.renewed_ms) >= inner.lease_ms / LEASE_ELECTIONS;
             if due && self.store.keep_alive(lease.id).is_err() {
                 inner.lease = None;
                 inner.lead = None;
@@ -137,7 +147,8 @@ impl Leader {
         let lease = match inner.lease {
             Some(lease) => lease,
             None => {
-                let lease = self.store.grant(LEASE_TTL_MS)?;
+                inner.lease_ms = (LEASE_ELECTIONS * timers.election_ms).clamp(LEASE_MS.0, LEASE_MS.1);
+                let lease = self.store.grant(inner.lease_ms)?;
                 inner.renewed_ms = now_ms;
                 *inner.lease.insert(lease)
             }
