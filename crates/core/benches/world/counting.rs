@@ -27,12 +27,12 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// How many bytes are held now.
-pub fn held() -> usize {
+pub(crate) fn held() -> usize {
     HELD.load(Ordering::Relaxed)
 }
 
 /// Bytes in MiB.
 #[expect(clippy::cast_precision_loss, reason = "fewer bytes than an f64 counts exactly")]
-pub fn mib(bytes: usize) -> f64 {
+pub(crate) fn mib(bytes: usize) -> f64 {
     bytes as f64 / 1_048_576.0
 }
