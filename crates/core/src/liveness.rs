@@ -154,9 +154,9 @@ impl Watchman {
         })
     }
 
-    /// For how long there was a gap before each answer, in milliseconds, so that nobody's silence counts; 0 if there is none.
-    pub fn deaf_ms(&self) -> u64 {
-        self.asked_ms.unwrap_or_default().saturating_sub(self.unbroken_ms.unwrap_or_default())
+    /// For how long, up to a moment, no answer has come without a gap before it, in milliseconds, so that nobody's silence counts.
+    pub fn deaf_ms(&self, at_ms: u64) -> u64 {
+        self.unbroken_ms.map_or(0, |unbroken_ms| at_ms.saturating_sub(unbroken_ms))
     }
 
     /// A host's last heartbeat.
@@ -283,9 +283,9 @@ mod tests {
             hear(&mut watchman, (asked, asked + 1_050), 1, true);
             assert_eq!(silent_ms(&watchman), 0, "an election may have been in each of the gaps");
         }
-        assert_eq!(watchman.deaf_ms(), 19_800 - 1_050);
+        assert_eq!(watchman.deaf_ms(20_000), 20_000 - 1_050);
         hear(&mut watchman, (20_000, 20_100), 1, true);
-        assert_eq!(watchman.deaf_ms(), 0);
+        assert_eq!(watchman.deaf_ms(20_100), 0);
     }
 
     #[test]

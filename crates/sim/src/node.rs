@@ -27,7 +27,7 @@ use crate::world::{Inner, Life, Shared};
 pub(crate) const RESTART_MS: u64 = 1_000;
 /// How often a host looks where nothing wakes it, in milliseconds.
 const LOOK_EVERY_MS: u64 = 500;
-/// The shortest pause between two questions for heartbeats.
+/// The shortest pause between two questions for heartbeats, in milliseconds.
 const HEAR_PAUSE_MS: u64 = 50;
 /// How often the watchdog is tended, and the store's members are asked while heartbeats are not acknowledged, in milliseconds.
 pub(crate) const TEND_EVERY_MS: u64 = 300;

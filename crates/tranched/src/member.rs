@@ -48,7 +48,7 @@ const RETIRE_LOOK: Duration = Duration::from_millis(50);
 /// For how much longer than until the next look the service manager is asked to wait.
 const MORE_TIME: Duration = Duration::from_secs(5);
 /// The shortest pause between two questions for heartbeats.
-const LEAD_PAUSE: Duration = Duration::from_millis(50);
+const HEAR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Tells what the store's members say when each is asked by itself.
 pub trait Voices: Send + Sync + std::fmt::Debug {
@@ -268,7 +268,7 @@ impl Member {
         leader.hear(&timers, &|| self.now_ms(), clock::now());
         wishes.ring();
         let every = Duration::from_millis(cluster::turn_every_ms(&timers));
-        every.saturating_sub(began.elapsed()).max(LEAD_PAUSE)
+        every.saturating_sub(began.elapsed()).max(HEAR_PAUSE)
     }
 
     /// Leads, if nobody else does. Returns how long to pause, unless something is heard before.

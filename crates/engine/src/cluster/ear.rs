@@ -48,6 +48,8 @@ struct Inner {
     watchman: Watchman,
     /// Nothing before the first answer.
     heard: Option<Arc<Heard>>,
+    /// Whether the store answered when it was asked last.
+    answers: bool,
 }
 
 impl Ear {
@@ -63,19 +65,27 @@ impl Ear {
         let heard = match self.listen(timers, clock, now) {
             Ok(heard) => {
                 self.trouble.is_over("heartbeats can be read again", &self.name);
-                Some(heard)
+                heard
             }
             Err(error) => {
                 self.trouble.tell("heartbeats cannot be read", &self.name, &error);
-                let last = self.heard();
-                last.map(|last| Heard {
-                    pulses: last.pulses.clone(),
-                    silence: last.silence.clone(),
-                    findings: vec![error.finding()],
-                })
+                let finding = self.deafness(timers, clock()).unwrap_or_else(|| error.finding());
+                let mut inner = self.lock();
+                inner.answers = false;
+                let Some(last) = &inner.heard else { return };
+                let (pulses, silence) = (last.pulses.clone(), last.silence.clone());
+                inner.heard = Some(Arc::new(Heard { pulses, silence, findings: vec![finding] }));
+                return;
             }
         };
-        self.lock().heard = heard.map(Arc::new);
+        let mut inner = self.lock();
+        (inner.heard, inner.answers) = (Some(Arc::new(heard)), true);
+    }
+
+    /// That nobody's silence counts any more, if that is so.
+    fn deafness(&self, timers: &Timers, at_ms: u64) -> Option<Finding> {
+        let deaf_ms = self.lock().watchman.deaf_ms(at_ms);
+        (deaf_ms > timers.lost_ms).then(|| store_slow(deaf_ms, timers.election_ms))
     }
 
     /// What was heard last.
@@ -90,8 +100,8 @@ impl Ear {
         now: Timestamp,
     ) -> Result<Heard, RepositoryError> {
         // Whoever was asked may be gone, or have no leader: then the next one is asked before an election's time is over. But
-        // a store that is always slower than that must be heard once, for something can be decided there all the same.
-        let repository = if self.heard().is_some() { &self.brisk } else { &self.repository };
+        // a store that is always slower than that has to be heard all the same: what it says is of use, though silence is not.
+        let repository = if self.lock().answers { &self.brisk } else { &self.repository };
         let asked_ms = clock();
         let Beats { revision, of } = repository.beats()?;
         let answered_ms = clock();
@@ -112,13 +122,11 @@ impl Ear {
         let beats = of.iter().map(|(host, beat)| (host.clone(), beat.heartbeat.clone())).collect();
         let hearing = Hearing { asked_ms, answered_ms, revision: revision.0, wrote_after_ms, beats: &beats };
         // The store is not waited for with the lock held: whoever leads looks at what was heard meanwhile.
-        let watchman = &mut self.lock().watchman;
-        watchman.hear(hearing, timers, now);
-        let deaf_ms = watchman.deaf_ms();
-        if findings.is_empty() && deaf_ms > timers.lost_ms {
-            findings.push(store_slow(deaf_ms, timers.election_ms));
+        self.lock().watchman.hear(hearing, timers, now);
+        if findings.is_empty() {
+            findings.extend(self.deafness(timers, answered_ms));
         }
-        let pulses = watchman.pulses().map(|(host, pulse)| (host.clone(), pulse)).collect();
+        let pulses = self.lock().watchman.pulses().map(|(host, pulse)| (host.clone(), pulse)).collect();
         let silence = of.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect();
         Ok(Heard { pulses, silence, findings })
     }

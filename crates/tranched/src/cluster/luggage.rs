@@ -311,7 +311,7 @@ mod tests {
         }
     }
 
-    /// Is killed before each transaction: no attempt but the first gets further than one.
+    /// Is killed before each transaction: the first attempt does none, and each later one does one and dies before the next.
     fn bring_although_killed(records: &Records, store: &dyn Store) -> usize {
         let kills = std::cell::Cell::new(0);
         for attempt in 0_usize.. {

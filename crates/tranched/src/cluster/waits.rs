@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tranche_core::diagnostics as say;
-use tranche_core::finding::Finding;
+use tranche_core::finding::{Code, Finding};
 
 /// How long a member of the store may take to answer, and to catch up: on slow machines minutes (seen with three emulated
 /// hosts on two cores).
@@ -40,5 +40,49 @@ impl<'a> Waits<'a> {
         }
         thread::sleep(LOOK);
         Ok(())
+    }
+}
+
+/// Does what can be repeated again and again while the store does not answer: one that takes in a member, or that has just been
+/// started on a slow machine, may not do so for a while.
+pub(super) fn patiently<T>(
+    tell: &dyn Fn(&str) -> Result<(), Finding>,
+    doing: &str,
+    mut step: impl FnMut() -> Result<T, Finding>,
+) -> Result<T, Finding> {
+    let mut waits = Waits::begin(tell, "wait for the store");
+    loop {
+        match step() {
+            Err(finding) if finding.code == Code::StoreUnavailable => {
+                tracing::info!(code = %finding.code, doing, "{}; it is tried again", finding.message);
+                waits.more(doing)?;
+            }
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tranche_core::finding::{Severity, Subject};
+
+    use super::*;
+
+    fn refusal(code: Code) -> Finding {
+        say::finding(code, Severity::Error, Subject::Installation, "It did not.", "Try again.")
+    }
+
+    #[test]
+    fn what_the_store_does_not_answer_is_tried_again_and_what_it_refuses_is_not() {
+        let mut answers =
+            vec![Ok(7), Err(refusal(Code::StoreUnavailable)), Err(refusal(Code::StoreUnavailable))];
+        let step = || answers.pop().expect("no more is asked for");
+        assert_eq!(patiently(&|_| Ok(()), "try", step), Ok(7));
+        let mut tries = 0;
+        let refused = patiently(&|_| Ok(()), "try", || -> Result<(), Finding> {
+            tries += 1;
+            Err(refusal(Code::StoreFull))
+        });
+        assert_eq!((refused.unwrap_err().code, tries), (Code::StoreFull, 1));
     }
 }

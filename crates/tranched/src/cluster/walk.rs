@@ -20,7 +20,7 @@ use hyper::Method;
 use tranche_api::Problem;
 use tranche_core::change::Arrival;
 use tranche_core::diagnostics as say;
-use tranche_core::finding::{Code, Finding};
+use tranche_core::finding::Finding;
 use tranche_core::membership::Role;
 use tranche_core::name::Timestamp;
 use tranche_core::spec::HostSpec;
@@ -37,7 +37,7 @@ use super::registry::{JoinAnswer, JoinRequest, MemberRecord, Ports, Registry, me
 use super::revoked;
 use super::seat::{self, Running};
 use super::token::Token;
-use super::waits::Waits;
+use super::waits::{self, Waits};
 use super::{luggage, parting};
 use crate::clock;
 use crate::config::{ClusterConfig, EtcdConfig};
@@ -464,19 +464,8 @@ impl Ground<'_> {
         self.book.forget();
     }
 
-    /// Does what can be repeated again and again while the store does not answer: one that takes in a member, or that has just been
-    /// started on a slow machine, may not do so for a while.
-    fn patiently<T>(&self, doing: &str, mut step: impl FnMut() -> Result<T, Finding>) -> Result<T, Finding> {
-        let mut waits = self.waits("wait for the store");
-        loop {
-            match step() {
-                Err(finding) if finding.code == Code::StoreUnavailable => {
-                    tracing::info!(code = %finding.code, doing, "{}; it is tried again", finding.message);
-                    waits.more(doing)?;
-                }
-                done => return done,
-            }
-        }
+    fn patiently<T>(&self, doing: &str, step: impl FnMut() -> Result<T, Finding>) -> Result<T, Finding> {
+        waits::patiently(self.tell, doing, step)
     }
 
     fn waits<'a>(&'a self, doing: &'a str) -> Waits<'a> {

@@ -523,3 +523,54 @@ fn a_silence_counts_although_whoever_leads_takes_longer_than_an_election_to_deci
     }
     assert!(matches!(lead.standing(), Standing::Fencing { .. }), "{:?}", lead.standing());
 }
+
+#[test]
+fn a_store_that_is_always_slower_than_an_election_is_said_to_be_and_decides_all_the_same() {
+    let rig = silent_with_an_agent();
+    let fault = Arc::new(Moody(Mutex::new(Mood::Gone)));
+    let brisk: Arc<dyn Store> = Arc::new(Faulty { store: Arc::clone(&rig.store), fault });
+    let leader = Leader::new("node2".parse().unwrap(), Arc::clone(&rig.store), brisk);
+    let mut lead = Lead { leader, ..Lead::over(&rig) };
+    for _ in 0..40 {
+        lead.now_ms += 600;
+        let now_ms = lead.now_ms;
+        lead.leader.hear(&Timers::default(), &|| now_ms, Timestamp(now_ms));
+        let led = lead.leader.turn(&lead.desk, &lead.agent, &|| now_ms, Timestamp(now_ms));
+        assert_eq!(led, Led::Decided);
+    }
+    assert_eq!(lead.standing(), Standing::Up);
+    assert!(lead.has(Code::StoreSlow).is_some());
+}
+
+/// Notes how long leases are asked for.
+#[derive(Debug, Default)]
+struct Granted(Mutex<Vec<u64>>);
+
+impl Fault for Granted {
+    fn on_grant(&self, ttl_ms: u64) {
+        self.0.lock().unwrap().push(ttl_ms);
+    }
+
+    fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError> {
+        commit()
+    }
+}
+
+#[test]
+fn a_lead_lasts_as_much_longer_as_the_elections_of_the_store() {
+    let mut rig = silent_with_an_agent();
+    let slow = Timers {
+        lost_ms: 30_000,
+        reset_ms: 60_000,
+        restart_ms: 65_000,
+        election_ms: 10_000,
+        ..Timers::default()
+    };
+    rig.decide(|state| state.spec.policy.failover.timers = slow);
+    let noted = Arc::new(Granted::default());
+    let store: Arc<dyn Store> = Arc::new(Faulty { store: Arc::clone(&rig.store), fault: Arc::clone(&noted) });
+    let leader = Leader::new("node2".parse().unwrap(), Arc::clone(&store), store);
+    let mut lead = Lead { leader, ..Lead::over(&rig) };
+    assert_eq!(lead.run_for(400), Led::Decided);
+    assert_eq!(*noted.0.lock().unwrap(), [30_000]);
+}

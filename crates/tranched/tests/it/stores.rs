@@ -19,6 +19,9 @@ pub(crate) trait Fault: Send + Sync + Debug {
         Ok(())
     }
 
+    /// A lease is asked for.
+    fn on_grant(&self, _ttl_ms: u64) {}
+
     /// Commits, or not.
     fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError>;
 }
@@ -47,6 +50,7 @@ impl<F: Fault> Store for Faulty<F> {
         self.store.compact(through)
     }
     fn grant(&self, ttl_ms: u64) -> Result<Lease, StoreError> {
+        self.fault.on_grant(ttl_ms);
         self.store.grant(ttl_ms)
     }
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
