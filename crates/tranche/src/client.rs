@@ -1,11 +1,12 @@
 //! HTTP over the daemon's Unix socket: one request, one answer, both with limits.
 //!
-//! One connection a request, because a command asks a handful of questions and local connections are nearly free. No
-//! retries: a change that may have been made is not sent twice.
+//! One connection a request, because a command asks a handful of questions and local connections are nearly free. A
+//! change that may have been made is never sent twice. What met a cluster without a leader is asked again for a while:
+//! the daemon says by that code that nothing was done, and another leader is a matter of seconds.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -16,25 +17,34 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tranche_api::limits::REQUEST_TIMEOUT_MS;
 use tranche_api::{BASE, Problem};
+use tranche_core::finding::Code;
+
+use crate::output::Console;
 
 /// The largest answer that is read: the list of some ten thousand VMs.
 const ANSWER_LEN_MAX_BYTES: usize = 64 << 20;
 /// The daemon answers within its own limit, or says that it cannot.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS + 5_000);
+/// So long a cluster may be without a leader before a command gives up: several elections of a slow one.
+const LEADERLESS_LONGEST: Duration = Duration::from_secs(60);
+/// Between two tries; the daemon waits for a leader by itself before it answers.
+const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// The daemon, as seen from here.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
+    /// Where it is said that an answer is waited for.
+    console: Console,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
     /// A client of the daemon that listens on `socket`. Nothing is connected yet.
-    pub(crate) fn new(socket: &Path) -> Result<Self, ClientError> {
+    pub(crate) fn new(socket: &Path, console: Console) -> Result<Self, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| ClientError::Runtime { source })?;
-        Ok(Self { socket: socket.to_owned(), runtime })
+        Ok(Self { socket: socket.to_owned(), console, runtime })
     }
 
     /// Asks for something; `path` is below `/v1`.
@@ -60,6 +70,30 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<T, ClientError> {
+        let body = body.map(Bytes::from);
+        let begun = Instant::now();
+        let mut said = false;
+        loop {
+            match self.ask(method.clone(), path, body.clone()) {
+                Err(error) if error.nobody_leads() && begun.elapsed() < LEADERLESS_LONGEST => {
+                    if !said {
+                        self.console.note(&format!("{error} Waiting for one."));
+                        said = true;
+                    }
+                    std::thread::sleep(TRY_EVERY);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Asks once.
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<T, ClientError> {
         let request = format!("{method} {BASE}{path}");
         let exchange = self.exchange(method, path, body, &request);
         let limited = async { tokio::time::timeout(ANSWER_TIMEOUT, exchange).await };
@@ -79,7 +113,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Bytes>,
         request: &str,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
@@ -95,7 +129,7 @@ impl Client {
             message = message.header(header::CONTENT_TYPE, "application/json");
         }
         let message = message
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .body(Full::new(body.unwrap_or_default()))
             .map_err(|source| ClientError::Unspeakable { request: request.to_owned(), source })?;
         let response: Response<_> = sender.send_request(message).await.map_err(broken)?;
         let status = response.status();
@@ -134,6 +168,24 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
+    /// Nobody led the cluster, and nothing was done.
+    fn nobody_leads(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code == Code::NoLeader)
+    }
+
+    /// Whether the same question may well be answered in a while, with no help of anybody.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused(problem) => {
+                matches!(problem.code, Code::NoLeader | Code::LeaderUnreachable | Code::StoreUnavailable)
+            }
+            // A daemon that is restarted: its socket stays, or comes back.
+            Self::Unreachable { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
+            Self::Silent { .. } | Self::Broken { .. } | Self::Unread { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {

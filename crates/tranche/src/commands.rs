@@ -27,7 +27,7 @@ use crate::{manual, wait};
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
-    let client = Client::new(&cli.global.socket)?;
+    let client = Client::new(&cli.global.socket, *console)?;
     let daemon = Daemon { client: &client, console };
     match cli.command {
         Command::Host(command) => host::run(command, &daemon),

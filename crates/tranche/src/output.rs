@@ -21,7 +21,7 @@ use crate::cli::{Format, Global};
 use crate::failure::Failure;
 
 /// How and where to print.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Console {
     format: Format,
     quiet: bool,

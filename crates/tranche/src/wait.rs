@@ -1,7 +1,8 @@
 //! Waits for an operation: asks how far it is until it is over, and shows it.
 //!
 //! The daemon answers when the operation is over, or after [`LOOK_EVERY`] to show how far it is. A level is asked for,
-//! never an edge awaited: an operation that ended before the first question is simply over.
+//! never an edge awaited: an operation that ended before the first question is simply over. The operation goes on while
+//! the daemon is restarted or its cluster has no leader, so that the command goes on waiting as well.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,10 @@ use crate::output::{Console, Progress};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Without --timeout, work is waited for this long.
 const WORK_LONGEST: Duration = Duration::from_secs(600);
+/// So long nothing may be heard of the operation.
+const UNHEARD_LONGEST: Duration = Duration::from_secs(60);
+/// Between two questions of which the first met nobody.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Without --timeout, an operation that waits for something else is left to itself after this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,14 +55,38 @@ pub(crate) fn until_over(
         if out_of_patience || left.is_zero() {
             break;
         }
-        let wait_ms = left.min(LOOK_EVERY).as_millis();
-        operation = client.get(&format!("/operations/{}?wait_ms={wait_ms}", operation.id))?;
+        operation = look(&operation, left, client, &mut progress)?;
     }
     progress.clear();
     if operation.state == OperationState::Succeeded {
         Ok(operation)
     } else {
         Err(Failure::Operation(Box::new(operation)))
+    }
+}
+
+/// Asks how far it is, again where nobody answers just now.
+fn look(
+    operation: &Operation,
+    left: Duration,
+    client: &Client,
+    progress: &mut Progress,
+) -> Result<Operation, Failure> {
+    let wait_ms = left.min(LOOK_EVERY).as_millis();
+    let path = format!("/operations/{}?wait_ms={wait_ms}", operation.id);
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        match client.get(&path) {
+            Err(error) if error.may_pass() && begun.elapsed() < left.min(UNHEARD_LONGEST) => {
+                if !said {
+                    progress.line(&format!("{error} It goes on all the same; asking again."));
+                    said = true;
+                }
+                std::thread::sleep(ASK_EVERY);
+            }
+            answer => return Ok(answer?),
+        }
     }
 }
 

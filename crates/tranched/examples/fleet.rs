@@ -30,6 +30,7 @@ use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{EtcdSettings, EtcdStore, Repository, Saved, State, Store, Terms};
@@ -321,7 +322,7 @@ impl Queue {
 /// The leader's loop. With one member of the store there is one host that may lead.
 fn lead(desk: Arc<Desk>, store: Arc<dyn Store>, wishes: Bell) {
     let leader = Leader::new(host_name(0), Arc::clone(&store), store);
-    let agents = Agents::installed(Bell::default());
+    let agents = Agents::installed(Places::default(), Bell::default());
     let pause = Duration::from_millis(turn_every_ms(&Timers::default()));
     loop {
         leader.hear(&Timers::default(), &now_ms, clock::now());

@@ -45,7 +45,7 @@ use self::care::Seen;
 use self::carry::Backup;
 use self::door::{Address, Identity};
 use self::lines::Lines;
-use self::registry::{JoinAnswer, JoinRequest, Registry};
+use self::registry::{JoinAnswer, JoinRequest, MemberRecord, Registry};
 use self::seat::Running;
 use self::token::Token;
 use self::walk::Ground;
@@ -90,8 +90,8 @@ struct State {
     doing: Option<String>,
     health: StoreHealth,
     findings: Vec<Finding>,
-    /// The members, with the fingerprints of their keys.
-    members: BTreeMap<HostName, String>,
+    /// The members, as the store said last.
+    members: BTreeMap<HostName, MemberRecord>,
     /// Those that may lead; nothing before the store was asked.
     candidates: Vec<HostName>,
     /// Why this host is still a member although it was to leave.

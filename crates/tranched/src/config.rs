@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tranche_core::name::{HostName, NameError};
 use tranche_core::spec::Timers;
+use tranche_host::fence::Places;
 
 /// The file that is read unless another is named. It may be missing.
 pub const DEFAULT_PATH: &str = "/etc/tranche/tranched.toml";
@@ -66,6 +67,8 @@ pub struct ClusterConfig {
     pub port: u16,
     /// Whether this machine only has a voice in the store.
     pub witness: bool,
+    /// Where fence agents are looked for, in this order.
+    pub fence_agent_dirs: Vec<Utf8PathBuf>,
 }
 
 /// Settings of the cluster's store.
@@ -161,7 +164,8 @@ impl Default for Config {
 
 impl Default for ClusterConfig {
     fn default() -> Self {
-        Self { address: String::new(), port: 7443, witness: false }
+        let fence_agent_dirs = Places::default().agent_dirs;
+        Self { address: String::new(), port: 7443, witness: false, fence_agent_dirs }
     }
 }
 
@@ -310,6 +314,11 @@ impl Config {
         for (setting, path) in paths {
             if !path.is_absolute() {
                 return Err(wrong(setting, path, "an absolute path".to_owned()));
+            }
+        }
+        for path in &self.cluster.fence_agent_dirs {
+            if !path.is_absolute() {
+                return Err(wrong("cluster.fence_agent_dirs", path, "absolute paths".to_owned()));
             }
         }
         for endpoint in &self.etcd.endpoints {

@@ -243,7 +243,7 @@ async fn closed(mut stages: watch::Receiver<Stage>) {
     while stages.changed().await.is_ok() {}
 }
 
-fn notify(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "the service manager cannot be told");
     }

@@ -21,5 +21,6 @@ pub mod patience;
 pub mod pulse;
 pub mod rest;
 pub mod uevents;
+pub mod waiting;
 pub mod wiring;
 pub mod witness;

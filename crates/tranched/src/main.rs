@@ -1,15 +1,18 @@
 //! `tranched`: reads its settings, then serves until it is told to stop.
 
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use clap::Parser;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tranched::cluster::Cluster;
 use tranched::cluster::hold::Hold;
 use tranched::config::{self, Config};
-use tranched::{listen, logs, wiring, witness};
+use tranched::{listen, logs, waiting, wiring, witness};
 
 /// What wrong settings exit with (sysexits.h: EX_CONFIG); the service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
@@ -117,34 +120,13 @@ fn run(config: &Config, fake_host: Option<&str>) -> anyhow::Result<Ended> {
     let listening = listen::listen(&config.socket, &config.socket_group)?;
     let cluster = wiring::cluster(config)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket, "starting");
-    let daemon = match config.cluster.witness {
-        true => None,
-        false => Some(wiring::build(config, fake_host, cluster.clone())?),
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVERS)
         .max_blocking_threads(WAITERS_MAX)
         .enable_all()
         .build()
         .context("the system refused to start threads")?;
-    let anew = cluster.clone();
-    let served = runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let end = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = anew.anew() => {}
-            }
-            tracing::info!("stopping");
-        };
-        match daemon {
-            Some(daemon) => daemon.serve(listening.socket, end).await?,
-            None => witness::serve(cluster.clone(), listening.socket, end).await?,
-        }
-        anyhow::Ok(())
-    });
+    let served = serve(config, fake_host, &cluster, listening.socket, &runtime);
     let ended = if cluster.is_anew() { Ended::Anew } else { Ended::ForGood };
     if let Some(path) = listening.own_path {
         // A socket that stays behind is replaced at the next start.
@@ -154,4 +136,33 @@ fn run(config: &Config, fake_host: Option<&str>) -> anyhow::Result<Ended> {
     runtime.shutdown_background();
     cluster.end();
     served.map(|()| ended)
+}
+
+/// Serves until it is told to stop, or the process shall replace itself.
+fn serve(
+    config: &Config,
+    fake_host: Option<&str>,
+    cluster: &Cluster,
+    socket: UnixListener,
+    runtime: &Runtime,
+) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = runtime.block_on(async {
+        anyhow::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    })?;
+    let anew = cluster.clone();
+    let mut end = std::pin::pin!(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = anew.anew() => {}
+        }
+        tracing::info!("stopping");
+    });
+    if config.cluster.witness {
+        runtime.block_on(witness::serve(cluster.clone(), socket, end))?;
+    } else if runtime.block_on(waiting::for_the_store(cluster, &socket, end.as_mut()))? {
+        let daemon = wiring::build(config, fake_host, cluster.clone())?;
+        runtime.block_on(daemon.serve(socket, end))?;
+    }
+    Ok(())
 }

@@ -46,7 +46,7 @@ use crate::metrics::Metrics;
 use crate::patience::Patience;
 use crate::pulse::Pulse;
 
-pub use cluster::{door, witness};
+pub use cluster::{door, waiting, witness};
 pub use guard::Peer;
 pub(crate) use refusal::Refusal;
 

@@ -11,6 +11,7 @@ use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
 use tranche_host::tree::DirTree;
 use tranche_host::vm::fake::FakeHypervisor;
@@ -51,6 +52,7 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
         let hint = error.hint();
         anyhow::Error::from(error).context(hint).context("the store's content cannot be read")
     })?;
+    let places = Places { agent_dirs: config.cluster.fence_agent_dirs.clone(), ..Places::default() };
     let member = cluster.store().map(|store| {
         let may_lead = cluster.clone();
         let member = Member::new(Parts {
@@ -60,7 +62,7 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
             store,
             desk: engine.desk(),
             // Each turn of whoever leads asks it.
-            fencer: Arc::new(Agents::installed(Bell::default())),
+            fencer: Arc::new(Agents::installed(places, Bell::default())),
             voices: Arc::new(StoreMembers(cluster.clone())),
             may_lead: Arc::new(move || may_lead.may_lead()),
             wake_host: bell.clone(),

@@ -55,7 +55,7 @@ pub async fn serve(
 }
 
 /// Feeds the service manager's watchdog, if it has one for this service.
-async fn feed() {
+pub(crate) async fn feed() {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(interval / 2);
     loop {

@@ -7,6 +7,7 @@ mod declarations;
 mod fixtures;
 mod homogeneity;
 mod inspecting;
+mod leaderless;
 mod looking;
 mod refusals;
 mod simulating;

@@ -90,14 +90,14 @@ impl Cluster {
 
     /// Whether a host is a member, and the one with this key: certificates outlive the membership of their hosts.
     pub fn knows(&self, host: &HostName, key: &str) -> bool {
-        if self.lock().members.get(host).is_some_and(|known| known == key) {
+        if self.lock().members.get(host).is_some_and(|known| known.key == key) {
             return true;
         }
         let members = self.store().and_then(|store| Registry(store.as_ref()).members().ok());
         let Some(members) = members else { return false };
         let mut state = self.lock();
-        state.members = members.into_iter().map(|(host, member)| (host, member.key)).collect();
-        state.members.get(host).is_some_and(|known| known == key)
+        state.members = members;
+        state.members.get(host).is_some_and(|known| known.key == key)
     }
 
     /// Sees to the cluster once: endpoints, health, certificates, seats. Returns whether more is due soon.
@@ -140,16 +140,18 @@ impl Cluster {
         }
     }
 
-    /// The cluster, with its machines, asked anew.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn examine(&self) -> Result<ClusterView, Finding> {
-        let Some(store) = self.store() else { return Ok(self.view()) };
+    /// The cluster, with its machines, asked anew. Where the store does not answer, the machines are those that it told of
+    /// last, and findings say which of its members are silent.
+    pub fn examine(&self) -> ClusterView {
+        if self.store().is_none() {
+            return self.view();
+        }
         care::look(self);
-        let members = Registry(store.as_ref()).members()?;
         let mut view = self.view();
-        let health = self.lock().health.clone();
+        let (members, health) = {
+            let state = self.lock();
+            (state.members.clone(), state.health.clone())
+        };
         let versions: Vec<&str> = members.values().map(|member| member.version.as_str()).collect();
         view.ruling_version = membership::ruling_version(versions).map(str::to_owned);
         let seat = |host: &HostName| {
@@ -166,7 +168,7 @@ impl Cluster {
             host,
         };
         view.members = members.into_iter().map(member).collect();
-        Ok(view)
+        view
     }
 
     /// What is wrong with the cluster or worth knowing, as it was seen last.

@@ -115,9 +115,12 @@ pub(super) fn look(cluster: &Cluster) {
         Ok(members) => members,
         Err(finding) => {
             tracing::warn!(code = %finding.code, "{}", finding.message);
+            let known = cluster.lock().members.clone();
+            let health = health::ask_all(cluster, &membership, &known);
             let mut state = cluster.lock();
             state.seen.see_leader(None);
-            state.findings = vec![finding];
+            state.findings = std::iter::once(finding).chain(membership::judge(&health)).collect();
+            state.health = health;
             return;
         }
     };
@@ -148,7 +151,7 @@ pub(super) fn look(cluster: &Cluster) {
     state.candidates = candidates;
     let seats = members.values().filter(|member| member.seat);
     state.doors = seats.map(|member| (member.client_url(), member.address_of_door())).collect();
-    state.members = members.into_iter().map(|(host, member)| (host, member.key)).collect();
+    state.members = members;
 }
 
 /// The list of revoked certificates is signed by who may, and lies where etcd reads it.

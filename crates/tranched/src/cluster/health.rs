@@ -38,7 +38,7 @@ pub(super) fn ask_all(cluster: &Cluster, membership: &Membership, members: &Memb
     let listed = at(cluster, &endpoints, ANSWER_MS).and_then(|all| Ok((all.list()?, all.alarms()?)));
     let Ok((list, alarms)) = listed else {
         // Without a majority the list is not told: what is known of it is asked all the same.
-        let silent: Vec<(StorePlace, String)> = if keeps_store {
+        let silent: Vec<(StorePlace, String)> = if keeps_store && !members.is_empty() {
             let seats = members.iter().filter(|(_, member)| member.seat);
             seats.map(|(host, member)| (StorePlace::Host(host.clone()), member.client_url())).collect()
         } else {

@@ -15,9 +15,9 @@ use crate::bell::Bell;
 pub struct Agents(Cutter);
 
 impl Agents {
-    /// Those that are installed. The bell is rung whenever one has ended.
-    pub fn installed(wake: Bell) -> Self {
-        let agents = fence::Agents::new(fence::Places::default(), fence::Limits::default());
+    /// Those that are installed in these places. The bell is rung whenever one has ended.
+    pub fn installed(places: fence::Places, wake: Bell) -> Self {
+        let agents = fence::Agents::new(places, fence::Limits::default());
         Self(Cutter::new(Arc::new(agents), Arc::new(move || wake.ring())))
     }
 }

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tranche_api::cluster::{ClusterView, CreateToken, InitCluster, JoinCluster, ReplaceMember, TokenCreated};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
@@ -61,6 +62,13 @@ where
 pub fn witness(cluster: Cluster, patience: Patience) -> Router {
     let (router, _) = of_the_cluster::<Cluster>().split_for_parts();
     finished(router.with_state(cluster), patience)
+}
+
+/// The interface of a member that waits for the store, on its own socket: of all else, it says why it cannot answer.
+pub fn waiting(cluster: Cluster, patience: Patience, why: watch::Receiver<Finding>) -> Router {
+    let (router, _) = of_the_cluster::<Cluster>().split_for_parts();
+    let refuse = move || async move { Refusal::from(why.borrow().clone()) };
+    router.with_state(cluster).fallback(refuse).layer(from_fn_with_state(patience, guard::guard))
 }
 
 /// The interface at the door: `members` is what a member may ask besides.
@@ -126,7 +134,7 @@ async fn show(
     State(cluster): State<Cluster>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
 ) -> Result<Json<ClusterView>, Refusal> {
-    wait_for(cluster, Cluster::examine).await.map(Json)
+    wait_for(cluster, |cluster| Ok(cluster.examine())).await.map(Json)
 }
 
 /// Begins a cluster with this host, which brings all its records. The daemon replaces itself on the way.
@@ -204,7 +212,7 @@ async fn remove(
     let Removing { forget_vms, dry_run } = asked;
     let removed = move |cluster: &Cluster| {
         let forgotten = cluster.remove(&host, Removal { forget_vms, dry_run })?;
-        let view = cluster.examine()?;
+        let view = cluster.examine();
         let findings = forgotten.into_iter().chain(view.findings).collect();
         Ok(ClusterView { findings, ..view })
     };
@@ -274,7 +282,7 @@ async fn defragment(
     State(cluster): State<Cluster>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
 ) -> Result<Json<ClusterView>, Refusal> {
-    let done = |cluster: &Cluster| cluster.defragment().and_then(|()| cluster.examine());
+    let done = |cluster: &Cluster| cluster.defragment().map(|()| cluster.examine());
     wait_for(cluster, done).await.map(Json)
 }
 

@@ -8,7 +8,6 @@ use tranche_core::upgrade::{self, Machine, UpgradePlan};
 use super::cluster::wait_for;
 use super::input::{InQuery, NoQuery};
 use super::{App, Refusal};
-use crate::cluster::Cluster;
 use crate::openapi::Refusals;
 
 /// The order in which to drain the machines of the cluster, bring them up to date and take them back, so that VMs have somewhere
@@ -25,7 +24,7 @@ pub(super) async fn plan(
 ) -> Result<Json<UpgradePlan>, Refusal> {
     // It is the one that leads who answers.
     let leader = app.engine.host_name().clone();
-    let known = wait_for(app.cluster.clone(), Cluster::examine).await?;
+    let known = wait_for(app.cluster.clone(), |cluster| Ok(cluster.examine())).await?;
     let machines: Vec<Machine> = known
         .members
         .into_iter()

@@ -10,6 +10,8 @@ mod faults;
 mod guarding;
 mod homogeneity;
 mod kill_walk;
+mod losses;
+mod machines;
 mod matrix;
 mod members;
 mod openapi;
