@@ -24,7 +24,7 @@ pub(crate) const VM_MEMORY: &str = "128MiB";
 const CATALOGUE: &str = include_str!("../../../lab/catalogue.d/lab.toml");
 const SOCKET: &str = "/run/tranche/tranche.sock";
 /// How long anything may take to show; emulation and a busy machine stretch seconds to minutes.
-const WAIT_LIMIT: Duration = Duration::from_secs(300);
+const WAIT_LIMIT: Duration = Duration::from_secs(900);
 const POLL: Duration = Duration::from_secs(1);
 
 /// What to show, and what to leave behind.
