@@ -111,6 +111,15 @@ pub struct StopVm {
     pub force: bool,
 }
 
+/// Runs a VM on another host: `POST /v1/vms/{name}/migrate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigrateVm {
+    /// Where; on the best other host if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<HostName>,
+}
+
 /// Restarts a VM: `POST /v1/vms/{name}/restart`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]

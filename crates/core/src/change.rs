@@ -8,6 +8,7 @@ mod all;
 mod arrival;
 mod gpu;
 mod host;
+mod migrate;
 mod policy;
 mod rule;
 mod together;
@@ -104,6 +105,13 @@ pub enum Change {
         name: VmName,
         /// Do not ask the guest.
         force: bool,
+    },
+    /// Run a VM on another host.
+    MigrateVm {
+        /// The VM.
+        name: VmName,
+        /// Where; on the best other host if left out.
+        to: Option<HostName>,
     },
     /// Let a VM ask for a GPU or a partition.
     AttachGpu {
@@ -286,6 +294,7 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::StartVm { name } => start_vm(name, state),
         Change::StopVm { name, force } => stop_vm(name, *force, state),
         Change::RestartVm { name, force } => restart_vm(name, *force, state),
+        Change::MigrateVm { name, to } => migrate::migrate(name, to.as_ref(), state),
         Change::AttachGpu { name, request, restart } => attach_gpu(name, request, *restart, state),
         Change::DetachGpu { name, restart } => detach_gpu(name, *restart, state),
         Change::SetRule { name, rule } => rule::set_rule(name, rule, state),
@@ -330,6 +339,7 @@ fn create_vm(
         availability: vm.availability,
         run: Run::Stopped,
         serial: 0,
+        relocation: None,
         created_at: now,
     };
     // It is off at first, so this is only said; starting it is refused if that is the policy.
@@ -377,6 +387,7 @@ fn adopt_vm(
         availability: Availability::default(),
         run,
         serial: 0,
+        relocation: None,
         created_at: now,
     };
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("adopt VM {name}"), warnings))

@@ -273,6 +273,7 @@ fn effect_on(
     let wants_to_run = after.vms.get(name).is_some_and(|vm| vm.run.is_up());
     match goal {
         VmGoal::Run if !active => Some(VmEffect::Starts),
+        VmGoal::Run if after.vms.get(name).is_some_and(|vm| vm.relocation.is_some()) => Some(VmEffect::Stays),
         VmGoal::Cycle | VmGoal::Reset => Some(VmEffect::Restarts),
         VmGoal::Remove => Some(VmEffect::Goes),
         VmGoal::Stop if !active && wants_to_run && waits => Some(VmEffect::Waits),

@@ -177,6 +177,8 @@ codes! {
     ClockOff "clock_off" Note "The clock of a host differs from that of the one that leads.",
     HostDeparting "host_departing" Note "A host is being shut down or rebooted by its administrator; it takes no VMs.",
     DrainBlocked "drain_blocked" Conflict "A VM of a host in maintenance has no other place to run.",
+    MigrateBlocked "migrate_blocked" Conflict "A VM that shall run on another host stays where it is, because none can take it.",
+    Migrated "migrated" Note "A VM that shall run on a host runs there already.",
     FailoverPaused "failover_paused" Note "Nothing follows when a host dies, because failover is paused.",
     KvmMissing "kvm_missing" Note "The host has no working KVM; VMs are emulated, which is slow.",
     CatalogueInvalid "catalogue_invalid" Note "A file that extends the catalogue of GPUs is wrong, and all of it is left out.",

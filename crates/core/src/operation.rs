@@ -113,6 +113,15 @@ pub enum Goal {
         /// The VM.
         vm: VmName,
     },
+    /// The VM runs on another host than before, as of a command to move it.
+    VmMoved {
+        /// The VM.
+        vm: VmName,
+        /// The command's number.
+        serial: u64,
+        /// Where it ran.
+        from: HostName,
+    },
     /// The VM is gone.
     VmGone {
         /// The VM.
@@ -279,6 +288,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             }
             _ => Verdict::new(OperationState::Superseded, 0),
         },
+        Goal::VmMoved { vm, serial, from } => moved_progress(vm, *serial, from, state),
         Goal::VmOff { vm } => match state.spec.vms.get(vm) {
             Some(spec) if spec.run.is_up() || spec.run == Run::Deleted => {
                 Verdict::new(OperationState::Superseded, 0)
@@ -302,6 +312,23 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             Some(spec) if spec.run != Run::Deleted => Verdict::new(OperationState::Superseded, 0),
             Some(_) => Verdict::new(OperationState::Running, 50),
         },
+    }
+}
+
+fn moved_progress(vm: &VmName, serial: u64, from: &HostName, state: State<'_>) -> Verdict {
+    let is_wished = state.spec.vms.get(vm).is_some_and(|spec| spec.run.is_up() && spec.serial == serial);
+    let Some(planned) = state.plan.vms.get(vm).filter(|_| is_wished) else {
+        return Verdict::new(OperationState::Superseded, 0);
+    };
+    let runs = planned.settled.as_ref().is_some_and(|settled| settled.running && settled.serial >= serial);
+    match (runs, planned.host == *from) {
+        (true, false) => Verdict::new(OperationState::Succeeded, 100),
+        (true, true) => {
+            let findings = vec![say::migrated_in_vain(vm, from)];
+            Verdict { findings, ..Verdict::new(OperationState::Failed, 0) }
+        }
+        (false, true) => Verdict::new(OperationState::Running, if state.is_active(vm) { 10 } else { 33 }),
+        (false, false) => Verdict::new(OperationState::Running, booked_percent(vm, state).max(33)),
     }
 }
 
@@ -407,7 +434,7 @@ fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
                 || matches!(subject, Subject::Host(host)
                     if *host == gpu.host || along.keys().any(|other| other.host == *host))
         }
-        Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
+        Goal::VmRuns { vm, .. } | Goal::VmMoved { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
             let held = || state.plan.held_by(vm).any(|(slot, _)| subject.gpu() == Some(&slot.gpu));
             let host = || {
                 state.plan.vms.get(vm).is_some_and(|planned| *subject == Subject::Host(planned.host.clone()))

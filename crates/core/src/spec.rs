@@ -185,8 +185,25 @@ pub struct VmSpec {
     pub run: Run,
     /// Counts the commands to start, restart and stop, so that a new command is told from one already carried out.
     pub serial: u64,
+    /// The last command to run it on another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relocation: Option<Relocation>,
     /// When it was created: ties are broken by age.
     pub created_at: Timestamp,
+}
+
+/// A command to run a VM on another host. It is over once the VM was seen running as of it, or of a later command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Relocation {
+    /// Where it ran.
+    pub from: HostName,
+    /// Where it shall run; on any other host if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<HostName>,
+    /// The command's number ([`VmSpec::serial`]).
+    pub serial: u64,
 }
 
 impl VmSpec {

@@ -137,6 +137,7 @@ impl Inner {
             Event::VmAdd { vm, setup } => return Some(add_vm(vm, setup)),
             Event::VmStart(name) => Change::StartVm { name: name.clone() },
             Event::VmStop(name) => Change::StopVm { name: name.clone(), force: false },
+            Event::VmMigrate { vm, to } => Change::MigrateVm { name: vm.clone(), to: to.clone() },
             Event::VmRemove(name) => Change::DeleteVm { name: name.clone(), force: true },
             Event::RuleSet { name, rule } => Change::SetRule { name: name.clone(), rule: rule.clone() },
             Event::RuleDelete(name) => Change::DeleteRule { name: name.clone() },

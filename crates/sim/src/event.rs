@@ -144,6 +144,14 @@ pub enum Event {
     VmStart(VmName),
     /// A VM shall be off.
     VmStop(VmName),
+    /// A VM shall run on another host.
+    VmMigrate {
+        /// The VM.
+        vm: VmName,
+        /// Where; on the best other host if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<HostName>,
+    },
     /// A VM is made and shall run.
     VmAdd {
         /// Its name.
@@ -222,6 +230,7 @@ impl Event {
             | Self::StoreLeaderKill { .. }
             | Self::VmStart(_)
             | Self::VmStop(_)
+            | Self::VmMigrate { .. }
             | Self::VmAdd { .. }
             | Self::VmRemove(_)
             | Self::VmCrash(_)
@@ -237,7 +246,9 @@ impl Event {
     /// The other host that it is about, if there are two.
     pub(crate) fn other_host(&self) -> Option<&HostName> {
         match self {
-            Self::CutOneWay { to: other, .. } | Self::Cut { other, .. } => Some(other),
+            Self::CutOneWay { to: other, .. }
+            | Self::Cut { other, .. }
+            | Self::VmMigrate { to: Some(other), .. } => Some(other),
             _ => None,
         }
     }
@@ -265,6 +276,7 @@ impl Event {
             | Self::VmRemove(vm)
             | Self::VmCrash(vm)
             | Self::VmShutdown(vm)
+            | Self::VmMigrate { vm, .. }
             | Self::VmStartsFail { vm, .. } => Some(vm),
             _ => None,
         }

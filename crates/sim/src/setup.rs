@@ -88,6 +88,7 @@ fn wished(setup: &VmSetup, id: VmId, created_at: u64) -> VmSpec {
         availability: setup.availability,
         run: if setup.running { Run::Running } else { Run::Stopped },
         serial: 1,
+        relocation: None,
         created_at: Timestamp(created_at),
     }
 }

@@ -173,7 +173,9 @@ impl Blow<'_> {
 
     fn of_people(&mut self) -> Events {
         let (at_ms, soon_ms, vm, host) = (self.at_ms, self.soon_ms, self.vm.clone(), self.host.clone());
-        match self.chance.between(0, 10) {
+        match self.chance.between(0, 12) {
+            11 => vec![(at_ms, Event::VmMigrate { vm, to: None })],
+            12 => vec![(at_ms, Event::VmMigrate { vm, to: Some(host) })],
             0 => vec![(at_ms, Event::VmStart(vm))],
             1 => vec![(at_ms, Event::VmStop(vm))],
             2..=3 => vec![(at_ms, Event::VmCrash(vm))],

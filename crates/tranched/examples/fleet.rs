@@ -167,6 +167,7 @@ fn vm(number: usize) -> VmSpec {
         availability: Availability::default(),
         run: Run::Running,
         serial: 1,
+        relocation: None,
         created_at: Timestamp(number as u64),
     }
 }

@@ -145,6 +145,7 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))
         .routes(routes!(vms::restart))
+        .routes(routes!(vms::migrate))
         .routes(routes!(vms::attach))
         .routes(routes!(vms::detach))
         .routes(routes!(operations::list))

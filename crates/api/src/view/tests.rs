@@ -121,6 +121,7 @@ impl Situation {
             availability: tranche_core::spec::Availability::default(),
             run: Run::Stopped,
             serial: 0,
+            relocation: None,
             created_at: Timestamp(0),
         };
         spec.vms.insert(name(), wish);

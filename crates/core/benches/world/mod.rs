@@ -183,6 +183,7 @@ fn vm(id: VmId) -> VmSpec {
         availability: tranche_core::spec::Availability::default(),
         run: Run::Running,
         serial: 1,
+        relocation: None,
         created_at: Timestamp(0),
     }
 }

@@ -72,6 +72,52 @@ pub fn drain_blocked(vm: &VmName, host: &HostName) -> Finding {
     warning(Code::DrainBlocked, vm_subject(vm), message, hint)
 }
 
+/// A VM cannot go where it was told to.
+pub fn migrate_refused(vm: &VmName, to: &HostName) -> Finding {
+    let message = format!("VM {vm} cannot run on host {to} now, so it stays where it is.");
+    let hint = format!(
+        "What else was found says why. Without --to, any other host will do: tranche vm migrate {vm}."
+    );
+    error(Code::MigrateBlocked, vm_subject(vm), message, hint)
+}
+
+/// A VM has nowhere else to go.
+pub fn migrate_blocked(vm: &VmName, from: &HostName) -> Finding {
+    let message = format!("No other host can take VM {vm} now, so it stays on host {from}.");
+    let hint = format!("'tranche why-not {vm} HOST' says why, of each host.");
+    error(Code::MigrateBlocked, vm_subject(vm), message, hint)
+}
+
+/// A VM that was to move waits, because who would have taken it cannot any more.
+pub fn migrate_waits(vm: &VmName, from: &HostName, why: &Finding) -> Finding {
+    let message = format!("VM {vm} shall leave host {from} and waits for room: {}", why.message);
+    let hint =
+        format!("It moves by itself when there is. To take it back: tranche vm migrate {vm} --to {from}.");
+    warning(Code::MigrateBlocked, vm_subject(vm), message, hint)
+}
+
+/// A VM that was to move runs where it was.
+pub fn migrated_in_vain(vm: &VmName, from: &HostName) -> Finding {
+    let message =
+        format!("VM {vm} runs on host {from} again: when it was off, no other host could take it any more.");
+    let hint = format!("'tranche why-not {vm} HOST' says why; then try again.");
+    error(Code::MigrateBlocked, vm_subject(vm), message, hint)
+}
+
+/// There is no guest to take along.
+pub fn nothing_to_migrate(vm: &VmName) -> Finding {
+    let hint = format!(
+        "It is placed anew when it starts: tranche vm start {vm}. A rule says where that shall be (tranche rule set)."
+    );
+    Finding { hint, ..super::vm_not_running(vm) }
+}
+
+/// A VM is where it shall go.
+pub fn migrated_already(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!("VM {vm} runs on host {host}, and stays there.");
+    info(Code::Migrated, vm_subject(vm), message, "'tranche vm list' shows where VMs run.")
+}
+
 /// A VM is not started elsewhere.
 pub fn vm_waits_for_host(vm: &VmName, host: &HostName) -> Finding {
     let message = format!("Host {host} is down, and VM {vm} belongs to it; so it waits.");

@@ -5,12 +5,13 @@
 
 use super::Planner;
 use crate::diagnostics as say;
+use crate::finding::Finding;
 use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Move};
 use crate::plan::VmGoal;
 use crate::shared::Shared;
-use crate::spec::{Duty, VmSource, VmSpec};
+use crate::spec::{Duty, Relocation, VmSource, VmSpec};
 
 impl Planner<'_> {
     /// The host of a VM: where it is, else where there is room, else where it could be some day.
@@ -30,6 +31,7 @@ impl Planner<'_> {
         let home = known
             .or_else(defined)
             .or_else(|| self.last_home(name, spec, board))
+            .or_else(|| self.elsewhere(name, spec, board).and_then(Result::ok))
             .or_else(|| board.choose((name, spec), None).ok().map(|place| place.host))
             .or_else(|| self.stand_by(name))?;
         if !self.inventory.contains_key(&home) {
@@ -98,6 +100,51 @@ impl Planner<'_> {
             });
         }
         has_room
+    }
+
+    /// The command to run a VM on another host that has not been carried out yet. One that fell over on its way, as often as it
+    /// may, goes wherever it can.
+    pub(super) fn relocation<'s>(&self, name: &VmName, spec: &'s VmSpec) -> Option<&'s Relocation> {
+        let planned = self.plan.vms.get(name);
+        let settled = planned.and_then(|planned| planned.settled.as_ref());
+        let has_fallen = planned.is_some_and(|planned| planned.tried.is_some());
+        let is_over = has_fallen || settled.is_some_and(|settled| settled.serial >= spec.serial);
+        spec.relocation.as_ref().filter(|known| known.serial == spec.serial && spec.run.is_up() && !is_over)
+    }
+
+    /// The host to which a VM goes by such a command, or why there is none now.
+    fn elsewhere(
+        &self,
+        name: &VmName,
+        spec: &VmSpec,
+        board: &Board<'_>,
+    ) -> Option<Result<HostName, Box<Finding>>> {
+        let Relocation { from, to, .. } = self.relocation(name, spec)?;
+        let at = |host: &HostName| board.choose((name, spec), Some(host)).map(|place| place.host);
+        if let Some(to) = to {
+            return Some(at(to));
+        }
+        let best = board.choose((name, spec), None).map(|place| place.host);
+        if best.as_ref().is_ok_and(|host| host != from) {
+            return Some(best);
+        }
+        let mut others = self.inventory.keys().filter(|host| *host != from);
+        Some(others.find_map(|host| at(host).ok()).ok_or_else(|| Box::new(say::migrate_blocked(name, from))))
+    }
+
+    /// Whether a VM that runs, and was told to run elsewhere, is shut down for that now.
+    pub(super) fn shall_relocate(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) -> bool {
+        let planned = self.plan.vms.get(name);
+        if planned.is_some_and(|planned| planned.goal == VmGoal::Move) {
+            return true;
+        }
+        let Some(found) = self.elsewhere(name, spec, board) else { return false };
+        // What is taken is not offered to the next one that asks in this pass.
+        let taken = found.and_then(|host| board.take((name, spec), Some(&host)));
+        if let (Err(why), Some(known)) = (&taken, &spec.relocation) {
+            self.findings.push(say::migrate_waits(name, &known.from, why));
+        }
+        taken.is_ok()
     }
 
     /// Lets a VM go back to the host that a rule prefers: one after the other, because each is shut down for it.

@@ -230,6 +230,7 @@ impl Planner<'_> {
                 self.bury(name, wish);
             } else if self.is_waited_for(host) {
                 self.findings.push(say::vm_waits_for_reboot(name, host));
+                self.ends_with_its_host(name);
                 continue;
             } else if self.is_protected(name) {
                 let lost = self.plan.vms.remove(name);
@@ -240,6 +241,7 @@ impl Planner<'_> {
                     None => say::vm_waits_for_host(name, host),
                 };
                 self.findings.push(finding);
+                self.ends_with_its_host(name);
                 continue;
             }
             abandoned.entry(host).or_default().insert(name.clone());
@@ -251,6 +253,15 @@ impl Planner<'_> {
             for slot in held {
                 self.plan.bookings.remove(&slot);
             }
+        }
+    }
+
+    /// A VM that stays with its host was ended by that host's end, and not by its guest: a host that lives after all ends what it ran
+    /// when it hears that it was given up.
+    fn ends_with_its_host(&mut self, name: &VmName) {
+        let settled = self.plan.vms.get_mut(name).and_then(|planned| planned.settled.as_mut());
+        if let Some(settled) = settled.filter(|settled| settled.rests.is_none()) {
+            settled.running = false;
         }
     }
 

@@ -194,6 +194,15 @@ impl Planner<'_> {
             {
                 goal
             }
+            Run::Running | Run::Reset
+                if active && self.relocation(name, spec).is_some_and(|known| known.from == observed.host) =>
+            {
+                if self.shall_relocate(name, spec, board) {
+                    VmGoal::Move
+                } else {
+                    VmGoal::Run
+                }
+            }
             run if active
                 && (settled.is_some_and(|settled| settled.serial < spec.serial)
                     || self.may_be_ending(before)) =>

@@ -83,6 +83,7 @@ impl Fleet {
             availability: Availability::default(),
             run: Run::Running,
             serial: 1,
+            relocation: None,
             created_at: Timestamp(age),
         };
         self.spec.vms.entry(vm(name)).or_insert(spec)

@@ -11,6 +11,8 @@ mod falls;
 mod fleet;
 mod homogeneity;
 mod leaving;
+mod led;
+mod migrating;
 mod mixed;
 mod mode_changes;
 mod nearness;

@@ -6,18 +6,18 @@ use proptest::prelude::*;
 use tranche_core::capacity::capacity;
 use tranche_core::change::{self, Change};
 use tranche_core::effect::{VmEffect, preview};
-use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Domain, DomainState, Hypervisor, Network, OffReason, Resources, StoragePool};
-use tranche_core::name::{HostName, Timestamp, VmId};
-use tranche_core::plan::{DownBy, VmGoal};
-use tranche_core::planner::{Memory, Planned};
+use tranche_core::finding::Code;
+use tranche_core::inventory::{Hypervisor, Network, Resources, StoragePool};
+use tranche_core::name::{Timestamp, VmId};
+use tranche_core::plan::VmGoal;
 use tranche_core::spec::{Duty, Request, VmHardware, VmSource, VolumeRef};
 use tranche_core::whereabouts::{host_lacks, lacks};
 use tranche_core::why::why_not;
 use uuid::Uuid;
 
 use crate::fleet::{Fleet, node};
-use crate::world::{hardware, model_domain, vm};
+use crate::led::Cluster;
+use crate::world::{hardware, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 
@@ -52,75 +52,6 @@ fn uses(pools: &[&str], networks: &[&str]) -> VmSource {
     VmSource::Made(VmHardware { disks: pools.iter().map(disk).collect(), networks, ..hardware() })
 }
 
-/// What a leader does again and again, over hosts that carry out at once what was decided.
-struct Cluster {
-    fleet: Fleet,
-    memory: Memory,
-    now: u64,
-    findings: Vec<Finding>,
-}
-
-impl Cluster {
-    fn new(fleet: Fleet) -> Self {
-        Self { fleet, memory: Memory::default(), now: 1, findings: Vec::new() }
-    }
-
-    /// Decides some times; each host shows after each what it was told.
-    fn pass(&mut self) {
-        for _ in 0..5 {
-            self.now += 1;
-            let Fleet { spec, inventory, plan } = &mut self.fleet;
-            let Planned { plan: next, findings, .. } =
-                self.memory.plan(spec, inventory, plan, Timestamp(self.now));
-            (*plan, self.findings) = (next, findings);
-            inventory.change_each(|host, seen| {
-                if seen.pulse.is_none_or(|pulse| pulse.silent_ms > 0) {
-                    return;
-                }
-                seen.progress.generation = plan.generations.get(host).copied().unwrap_or_default();
-                seen.progress.epoch = plan.hosts[host].epoch;
-                let here = plan.vms.iter().filter(|(_, planned)| planned.host == *host);
-                let show = |(name, planned): (&tranche_core::name::VmName, &tranche_core::plan::VmPlan)| {
-                    let state = match planned.goal {
-                        VmGoal::Run | VmGoal::Leave => DomainState::Running,
-                        _ => DomainState::Off { reason: OffReason::Shutdown },
-                    };
-                    let domain = model_domain(name, planned.id, &hardware());
-                    (name.to_string(), Domain { state, ..domain })
-                };
-                let shown = here.map(show).collect();
-                let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
-                *domains = shown;
-            });
-        }
-    }
-
-    /// A host's power is off, or on again.
-    fn power(&mut self, number: usize, on: bool) {
-        let seen = self.fleet.inventory.get_mut(&node(number)).unwrap();
-        let pulse = seen.pulse.as_mut().unwrap();
-        (pulse.silent_ms, pulse.off) = if on { (0, None) } else { (60_000, Some(DownBy::Agent)) };
-        if on {
-            seen.boot_id = format!("boot-{}", self.now);
-            let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
-            domains.values_mut().for_each(|domain| {
-                domain.state = DomainState::Off { reason: OffReason::Unknown };
-            });
-        }
-        self.pass();
-    }
-
-    fn at(&self, name: &str) -> Option<HostName> {
-        let planned = self.fleet.plan.vms.get(&vm(name))?;
-        (planned.goal == VmGoal::Run).then(|| planned.host.clone())
-    }
-
-    fn said_of(&self, name: &str) -> Vec<(Code, &str)> {
-        let of_it = self.findings.iter().filter(|finding| finding.message.contains(&format!("VM {name} ")));
-        of_it.map(|finding| (finding.code, finding.message.as_str())).collect()
-    }
-}
-
 #[test]
 fn a_vm_whose_disks_are_its_dead_hosts_own_waits_for_that_host_and_others_start_elsewhere() {
     let mut fleet = fleet(2);
@@ -143,6 +74,18 @@ fn a_vm_whose_disks_are_its_dead_hosts_own_waits_for_that_host_and_others_start_
     assert_eq!(cluster.at("bound"), Some(node(1)), "{:#?}", cluster.findings);
     let said = cluster.said_of("bound");
     assert!(said.iter().all(|(code, _)| *code != Code::StorageLocal), "{said:?}");
+}
+
+#[test]
+fn a_vm_that_its_host_ended_because_it_was_taken_for_down_runs_again_there() {
+    let mut fleet = fleet(2);
+    fleet.add("bound", ANY).source = uses(&["own"], &["lan"]);
+    let mut cluster = Cluster::new(fleet);
+    cluster.pass();
+    cluster.power(1, false);
+    assert_eq!(cluster.fleet.plan.vms[&vm("bound")].host, node(1));
+    cluster.wakes(1);
+    assert_eq!(cluster.at("bound"), Some(node(1)), "nobody shut it down: {:#?}", cluster.findings);
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn spec(source: VmSource) -> VmSpec {
         availability: Availability::default(),
         run: Run::Running,
         serial: 1,
+        relocation: None,
         created_at: Timestamp(0),
     }
 }

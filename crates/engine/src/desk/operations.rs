@@ -76,7 +76,7 @@ fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
             .chain(along.keys())
             .map(|gpu| StepSubject::Gpu(gpu.address.clone()))
             .collect(),
-        Goal::VmRuns { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
+        Goal::VmRuns { vm, .. } | Goal::VmMoved { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
             let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
             std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
         }

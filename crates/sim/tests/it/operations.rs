@@ -148,3 +148,62 @@ events:\n  - {{ at_ms: 30000, event: {{ {event}: a }} }}\n  - {{ at_ms: 60000, e
     holds(&on);
     assert_eq!(starts(&on, 60_000, 90_000).len(), 0, "{:#?}", on.records);
 }
+
+/// Three hosts and a VM that shall move to one of them, with what befalls them then.
+fn migrated(to: &str, events: &[&str]) -> Report {
+    let events: String = events.iter().map(|event| format!("  - {event}\n")).collect();
+    play(&format!(
+        "hosts: {{ a: {{ agent: true }}, b: {{ agent: true }}, c: {{ agent: true }} }}\nvms:\n  v1: {{}}\n  v2: {{}}\nevents:
+  - {{ at_ms: 40000, event: {{ vm_migrate: {{ vm: v1{to} }} }} }}\n{events}until_ms: 160000"
+    ))
+}
+
+#[test]
+fn a_vm_that_is_told_to_move_is_shut_down_once_and_started_once() {
+    for to in [", to: c", ""] {
+        let report = migrated(to, &[]);
+        holds(&report);
+        let home = &report.placement[&"v1".parse().expect("a name")];
+        assert!(
+            if to.is_empty() { home.as_str() != "a" } else { home.as_str() == "c" },
+            "{:?}",
+            report.placement
+        );
+        let moved: Vec<_> = starts(&report, 40_000, 160_000);
+        assert_eq!(moved.len(), 1, "{moved:?}");
+    }
+}
+
+#[test]
+fn a_vm_whose_host_to_be_dies_while_it_is_on_its_way_runs_elsewhere() {
+    for cut_ms in [40_200, 41_500, 43_000, 45_000, 47_000] {
+        let cut = format!("{{ at_ms: {cut_ms}, event: {{ power_off: c }} }}");
+        let report = migrated(", to: c", &[&cut]);
+        holds(&report);
+        let home = report.placement.get(&"v1".parse().expect("a name"));
+        assert!(home.is_some_and(|home| home.as_str() != "c"), "cut at {cut_ms}: {:?}", report.placement);
+    }
+}
+
+#[test]
+fn a_vm_whose_host_dies_while_it_leaves_it_arrives_all_the_same() {
+    for cut_ms in [40_200, 41_500, 43_000, 45_000] {
+        let cut = format!("{{ at_ms: {cut_ms}, event: {{ power_off: a }} }}");
+        let report = migrated(", to: c", &[&cut]);
+        holds(&report);
+        let home = report.placement.get(&"v1".parse().expect("a name"));
+        assert!(home.is_some_and(|home| home.as_str() != "a"), "cut at {cut_ms}: {:?}", report.placement);
+    }
+}
+
+#[test]
+fn a_vm_that_cannot_be_started_where_it_was_told_to_go_or_falls_there_later_goes_elsewhere() {
+    for (to, at_ms) in [(", to: c", 40_000), ("", 40_000), (", to: c", 60_000), ("", 60_000)] {
+        let fails = format!("{{ at_ms: {at_ms}, event: {{ vm_starts_fail: {{ vm: v1, tries: 4 }} }} }}");
+        let crash = format!("{{ at_ms: {at_ms}, event: {{ vm_crash: v1 }} }}");
+        let events: &[&str] = if at_ms > 40_000 { &[&fails, &crash] } else { &[&fails] };
+        let report = migrated(to, events);
+        holds(&report);
+        assert_eq!(report.placement.len(), 2, "{to} {at_ms}: {:?} {:#?}", report.placement, report.findings);
+    }
+}

@@ -115,6 +115,7 @@ fn add_vm(state: &mut State, index: usize) {
         availability: tranche_core::spec::Availability::default(),
         run: Run::Running,
         serial: 1,
+        relocation: None,
         created_at: Timestamp(1_700_000_000_000),
     };
     state.spec.vms.insert(name.clone(), spec);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use tranche_core::name::VmName;
+use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::{
     Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Request, RestartPolicy, VolumeRef,
 };
@@ -50,6 +50,20 @@ pub enum VmCommand {
         /// Turn it off at once, as if its plug were pulled; then start it
         #[arg(long)]
         force: bool,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Run a VM on another host
+    ///
+    /// It is shut down where it is and started there. What stands against it is said before anything is done, and --dry-run says on
+    /// which host it would start. To take it back while it waits for room: --to the host that it runs on.
+    Migrate {
+        /// The VM
+        name: VmName,
+        /// Where; on the best other host if left out
+        #[arg(long, value_name = "HOST")]
+        to: Option<HostName>,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,

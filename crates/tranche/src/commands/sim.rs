@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tranche_sim::{Report, Scenario, ScenarioError};
 
 use crate::cli::SimCommand;
@@ -35,22 +36,25 @@ fn fuzz(first: u64, seeds: u64, console: &Console) -> Result<Exit, Failure> {
     let (next, end) = (AtomicU64::new(first), first.saturating_add(seeds));
     let failed: Mutex<Option<(u64, Result<Report, ScenarioError>)>> = Mutex::new(None);
     let progress = Mutex::new(console.progress(&format!("play {seeds} stories")));
+    let processors = processors();
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, Into::into) {
-            scope.spawn(|| {
+        for processor in processors {
+            let (next, failed, progress) = (&next, &failed, &progress);
+            scope.spawn(move || {
+                stay_on(processor);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || lock(&failed).is_some() {
+                    if seed >= end || lock(failed).is_some() {
                         return;
                     }
                     let played = tranche_sim::fuzz(seed);
                     if !played.as_ref().is_ok_and(|report| report.ok) {
-                        let mut failed = lock(&failed);
+                        let mut failed = lock(failed);
                         if failed.as_ref().is_none_or(|(known, _)| seed < *known) {
                             *failed = Some((seed, played));
                         }
                     }
-                    let (done, mut progress) = (seed - first + 1, lock(&progress));
+                    let (done, mut progress) = (seed - first + 1, lock(progress));
                     progress.percent(u8::try_from(done * 100 / seeds.max(1)).unwrap_or(100));
                     if done % TOLD_EVERY == 0 {
                         progress.line(&format!("{done} of {seeds}"));
@@ -75,6 +79,22 @@ fn fuzz(first: u64, seeds: u64, console: &Console) -> Result<Exit, Failure> {
             Ok(Exit::Found)
         }
     }
+}
+
+/// The processors that this process may use; one that has no number where the system does not tell.
+fn processors() -> Vec<Option<usize>> {
+    let allowed = sched_getaffinity(None)
+        .map(|set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(Some).collect());
+    allowed.ok().filter(|cpus: &Vec<_>| !cpus.is_empty()).unwrap_or_else(|| vec![None])
+}
+
+/// Keeps this thread and those that it starts on one processor: the threads of a story take turns, and a turn is handed on
+/// faster there. Where that is refused, it is only slower.
+fn stay_on(processor: Option<usize>) {
+    let Some(processor) = processor else { return };
+    let mut set = CpuSet::new();
+    set.set(processor);
+    let _ = sched_setaffinity(None, &set);
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, RestartVm, StopVm};
+use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
 use tranche_core::name::VmName;
 use tranche_core::spec::{Availability, CLOUD_INIT_LEN_MAX, RestartPolicy, VmHardware};
@@ -33,6 +33,9 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         }
         VmCommand::Restart { name, force, doing } => {
             change::post(&path(&name, "/restart"), &RestartVm { force }, doing, daemon)
+        }
+        VmCommand::Migrate { name, to, doing } => {
+            change::post(&path(&name, "/migrate"), &MigrateVm { to }, doing, daemon)
         }
         VmCommand::Delete { name, force, doing } => {
             let path = path(&name, if force { "?force=true" } else { "" });

@@ -61,6 +61,8 @@ fn every_change_of_a_vm_has_its_own_request() {
     asks(&["vm", "stop", "a", "--force"], "POST /v1/vms/a/stop", r#"{"force":true}"#);
     asks(&["vm", "restart", "a"], "POST /v1/vms/a/restart", r#"{"force":false}"#);
     asks(&["vm", "restart", "a", "--force"], "POST /v1/vms/a/restart", r#"{"force":true}"#);
+    asks(&["vm", "migrate", "a"], "POST /v1/vms/a/migrate", "{}");
+    asks(&["vm", "migrate", "a", "--to", "node2"], "POST /v1/vms/a/migrate", r#"{"to":"node2"}"#);
     asks(&["vm", "delete", "a"], "DELETE /v1/vms/a", "");
     asks(&["vm", "delete", "a", "--force"], "DELETE /v1/vms/a?force=true", "");
     asks(

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use tranche_api::answer::{Accepted, Preview};
-use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, Nothing, RestartVm, StopVm};
+use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::{self, VmView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
@@ -139,6 +139,24 @@ pub(super) async fn restart(
     InBody(RestartVm { force }): InBody<RestartVm>,
 ) -> Result<Response, Refusal> {
     app.change(Change::RestartVm { name, force }, query.dry_run).await
+}
+
+/// Runs a VM on another host: shuts it down and starts it there.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{name}/migrate", operation_id = "migrate_vm",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = MigrateVm,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn migrate(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(MigrateVm { to }): InBody<MigrateVm>,
+) -> Result<Response, Refusal> {
+    app.change(Change::MigrateVm { name, to }, query.dry_run).await
 }
 
 /// Lets a VM ask for a GPU or a partition.

@@ -276,6 +276,7 @@ fn vm(host: &HostName, index: usize) -> (VmName, VmSpec) {
         availability: Availability::default(),
         run: Run::Stopped,
         serial: 1,
+        relocation: None,
         created_at: Timestamp(1),
     };
     (format!("{host}-vm-{index}").parse().unwrap(), wish)

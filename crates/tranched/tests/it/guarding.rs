@@ -198,6 +198,7 @@ fn wished(availability: Availability) -> VmSpec {
         availability,
         run: Run::Running,
         serial: 1,
+        relocation: None,
         created_at: Timestamp(1),
     }
 }
