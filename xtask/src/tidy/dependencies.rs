@@ -87,6 +87,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hyper-util",
             "indicatif",
             "jiff",
+            "rustix",
             "serde",
             "serde-saphyr",
             "serde_json",
