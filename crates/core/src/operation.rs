@@ -121,6 +121,9 @@ pub enum Goal {
         serial: u64,
         /// Where it ran.
         from: HostName,
+        /// Where it shall run; any other host will do if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<HostName>,
     },
     /// The VM is gone.
     VmGone {
@@ -288,7 +291,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
             }
             _ => Verdict::new(OperationState::Superseded, 0),
         },
-        Goal::VmMoved { vm, serial, from } => moved_progress(vm, *serial, from, state),
+        Goal::VmMoved { vm, serial, from, to } => moved_progress(vm, *serial, (from, to.as_ref()), state),
         Goal::VmOff { vm } => match state.spec.vms.get(vm) {
             Some(spec) if spec.run.is_up() || spec.run == Run::Deleted => {
                 Verdict::new(OperationState::Superseded, 0)
@@ -315,20 +318,29 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
     }
 }
 
-fn moved_progress(vm: &VmName, serial: u64, from: &HostName, state: State<'_>) -> Verdict {
-    let is_wished = state.spec.vms.get(vm).is_some_and(|spec| spec.run.is_up() && spec.serial == serial);
+fn moved_progress(
+    vm: &VmName,
+    serial: u64,
+    (from, to): (&HostName, Option<&HostName>),
+    state: State<'_>,
+) -> Verdict {
+    let is_wished = state.spec.vms.get(vm).is_some_and(|spec| {
+        let same = spec.relocation.as_ref().is_some_and(|known| known.to.as_ref() == to);
+        spec.run.is_up() && spec.serial == serial && same
+    });
     let Some(planned) = state.plan.vms.get(vm).filter(|_| is_wished) else {
         return Verdict::new(OperationState::Superseded, 0);
     };
     let runs = planned.settled.as_ref().is_some_and(|settled| settled.running && settled.serial >= serial);
-    match (runs, planned.host == *from) {
-        (true, false) => Verdict::new(OperationState::Succeeded, 100),
-        (true, true) => {
-            let findings = vec![say::migrated_in_vain(vm, from)];
+    let arrived = to.map_or(planned.host != *from, |to| planned.host == *to);
+    match (runs, arrived) {
+        (true, true) => Verdict::new(OperationState::Succeeded, 100),
+        (true, false) => {
+            let findings = vec![say::migrated_in_vain(vm, &planned.host)];
             Verdict { findings, ..Verdict::new(OperationState::Failed, 0) }
         }
-        (false, true) => Verdict::new(OperationState::Running, if state.is_active(vm) { 10 } else { 33 }),
-        (false, false) => Verdict::new(OperationState::Running, booked_percent(vm, state).max(33)),
+        (false, false) => Verdict::new(OperationState::Running, if state.is_active(vm) { 10 } else { 33 }),
+        (false, true) => Verdict::new(OperationState::Running, booked_percent(vm, state).max(33)),
     }
 }
 

@@ -36,20 +36,29 @@ pub(crate) struct Client {
     socket: PathBuf,
     /// Where it is said that an answer is waited for.
     console: Console,
+    /// So long a cluster may be without a leader.
+    leaderless: Duration,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
-    /// A client of the daemon that listens on `socket`. Nothing is connected yet.
-    pub(crate) fn new(socket: &Path, console: Console) -> Result<Self, ClientError> {
+    /// A client of the daemon that listens on `socket`. Nothing is connected yet. Who has no time asks only once while nobody
+    /// leads; the daemon waits for some seconds by itself.
+    pub(crate) fn new(socket: &Path, console: Console, has_time: bool) -> Result<Self, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| ClientError::Runtime { source })?;
-        Ok(Self { socket: socket.to_owned(), console, runtime })
+        let leaderless = if has_time { LEADERLESS_LONGEST } else { Duration::ZERO };
+        Ok(Self { socket: socket.to_owned(), console, leaderless, runtime })
     }
 
     /// Asks for something; `path` is below `/v1`.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::GET, path, None)
+        self.call(Method::GET, path, None, self.leaderless)
+    }
+
+    /// The same, once: for who asks again by itself.
+    pub(crate) fn get_once<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None, Duration::ZERO)
     }
 
     /// Asks for a change; `path` is below `/v1`.
@@ -61,7 +70,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let body =
             body.map(serde_json::to_vec).transpose().map_err(|source| ClientError::Unsendable { source })?;
-        self.call(method, path, body)
+        self.call(method, path, body, self.leaderless)
     }
 
     fn call<T: DeserializeOwned>(
@@ -69,13 +78,14 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
+        leaderless: Duration,
     ) -> Result<T, ClientError> {
         let body = body.map(Bytes::from);
         let begun = Instant::now();
         let mut said = false;
         loop {
             match self.ask(method.clone(), path, body.clone()) {
-                Err(error) if error.nobody_leads() && begun.elapsed() < LEADERLESS_LONGEST => {
+                Err(error) if error.nobody_leads() && begun.elapsed() < leaderless => {
                     if !said {
                         self.console.note(&format!("{error} Waiting for one."));
                         said = true;

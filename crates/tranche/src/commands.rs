@@ -19,7 +19,7 @@ use tranche_core::name::{HostName, VmName};
 use tranche_core::operation::Operation;
 use tranche_core::spec::Policy;
 
-use crate::cli::{Cli, Command, OperationCommand, PartitionCommand, PolicyCommand};
+use crate::cli::{Cli, Command, HostCommand, OperationCommand, PartitionCommand, PolicyCommand};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::output::{Console, is_grave};
@@ -27,7 +27,9 @@ use crate::{manual, wait};
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
-    let client = Client::new(&cli.global.socket, *console)?;
+    // A host that goes down does so within a time that others have set.
+    let has_time = !matches!(&cli.command, Command::Host(HostCommand::Depart(_)));
+    let client = Client::new(&cli.global.socket, *console, has_time)?;
     let daemon = Daemon { client: &client, console };
     match cli.command {
         Command::Host(command) => host::run(command, &daemon),

@@ -77,7 +77,7 @@ fn look(
     let begun = Instant::now();
     let mut said = false;
     loop {
-        match client.get(&path) {
+        match client.get_once(&path) {
             Err(error) if error.may_pass() && begun.elapsed() < left.min(UNHEARD_LONGEST) => {
                 if !said {
                     progress.line(&format!("{error} It goes on all the same; asking again."));

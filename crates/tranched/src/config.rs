@@ -371,7 +371,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 25, "every setting is in the file");
+        assert_eq!(keys, 26, "every setting is in the file");
     }
 
     #[test]

@@ -26,8 +26,10 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// So long libvirt is kept from starting: hosts that lost their power together are back together, and guests that libvirt
 /// starts by itself may need partitions. Less than the service manager's own limit.
 const LIBVIRT_WAITS: Duration = Duration::from_secs(45);
-/// So long who was let in at the door may take to leave.
-const DOOR_CLOSES: Duration = Duration::from_secs(5);
+/// So long who still asks may take, on each of both ways.
+const CLOSES: Duration = Duration::from_secs(4);
+/// How long the start may take from when the store answers: GPUs are restored then. In microseconds.
+const START_US: u32 = 90_000_000;
 
 /// Serves on a socket until the store answers. Returns whether it does; else it is time to `end`. Must be called within a tokio
 /// runtime.
@@ -60,10 +62,17 @@ pub async fn for_the_store(
         () = end => false,
     };
     stop.send_replace(true);
-    // What comes next listens at the same places.
-    let served = serving.await.unwrap_or(Ok(())).map_err(system("serve"));
+    // What comes next listens at the same places; who asks at length is not waited for.
+    let mut serving = serving;
+    let served = match tokio::time::timeout(CLOSES, &mut serving).await {
+        Ok(served) => served.unwrap_or(Ok(())).map_err(system("serve")),
+        Err(_) => {
+            serving.abort();
+            Ok(())
+        }
+    };
     if let Some(mut door) = door
-        && tokio::time::timeout(DOOR_CLOSES, &mut door).await.is_err()
+        && tokio::time::timeout(CLOSES, &mut door).await.is_err()
     {
         door.abort();
     }
@@ -86,7 +95,7 @@ async fn answer(cluster: &Cluster, tell: &watch::Sender<Finding>) {
         tokio::time::sleep(ASK_EVERY).await;
     }
     tracing::info!(waited_s = began.elapsed().as_secs(), "the store answers");
-    notify(&[NotifyState::Status("")]);
+    notify(&[NotifyState::Status(""), NotifyState::ExtendTimeoutUsec(START_US)]);
 }
 
 /// Why the store does not answer; none if it does, or has something to say that does not pass by waiting.

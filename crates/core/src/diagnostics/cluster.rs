@@ -96,11 +96,19 @@ pub fn migrate_waits(vm: &VmName, from: &HostName, why: &Finding) -> Finding {
     warning(Code::MigrateBlocked, vm_subject(vm), message, hint)
 }
 
-/// A VM that was to move runs where it was.
-pub fn migrated_in_vain(vm: &VmName, from: &HostName) -> Finding {
-    let message =
-        format!("VM {vm} runs on host {from} again: when it was off, no other host could take it any more.");
+/// A VM that was to move runs where nobody meant it to.
+pub fn migrated_in_vain(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!(
+        "VM {vm} runs on host {host}: when it was off, the host that it was to go to could not take it any more."
+    );
     let hint = format!("'tranche why-not {vm} HOST' says why; then try again.");
+    error(Code::MigrateBlocked, vm_subject(vm), message, hint)
+}
+
+/// It is too late to take a move back.
+pub fn migrate_under_way(vm: &VmName) -> Finding {
+    let message = format!("The guest of VM {vm} was asked to shut down already, so it leaves its host.");
+    let hint = format!("Wait until it runs again, then move it back: tranche vm migrate {vm} --to HOST.");
     error(Code::MigrateBlocked, vm_subject(vm), message, hint)
 }
 

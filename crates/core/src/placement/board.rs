@@ -202,6 +202,24 @@ impl<'a> Board<'a> {
         place.ok_or_else(|| Box::new(self.no_room((name, spec), &ask, only_host)))
     }
 
+    /// The best place on any host but one, by what [`Board::choose`] goes by.
+    ///
+    /// # Errors
+    /// The finding that says why there is no room.
+    pub fn choose_elsewhere(
+        &self,
+        (name, spec): (&VmName, &VmSpec),
+        not_on: &HostName,
+    ) -> Result<Place, Box<Finding>> {
+        let ask = self.ask((name, spec), None);
+        let mut groups = self.groups((name, spec));
+        if let Some(id) = self.ground.index.id_of(not_on) {
+            groups.iter_mut().for_each(|group| group.remove(id));
+        }
+        let place = self.ground.index.choose_among(&groups, &ask);
+        place.ok_or_else(|| Box::new(self.no_room((name, spec), &ask, None)))
+    }
+
     /// The best place on a host, or on any, that has all that a VM uses by name, whatever rules say.
     fn choose_served(
         &self,

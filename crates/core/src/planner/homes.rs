@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Move};
-use crate::plan::VmGoal;
+use crate::plan::{Settled, VmGoal};
 use crate::shared::Shared;
 use crate::spec::{Duty, Relocation, VmSource, VmSpec};
 
@@ -31,7 +31,7 @@ impl Planner<'_> {
         let home = known
             .or_else(defined)
             .or_else(|| self.last_home(name, spec, board))
-            .or_else(|| self.elsewhere(name, spec, board).and_then(Result::ok))
+            .or_else(|| self.relocated(name, spec, board))
             .or_else(|| board.choose((name, spec), None).ok().map(|place| place.host))
             .or_else(|| self.stand_by(name))?;
         if !self.inventory.contains_key(&home) {
@@ -83,7 +83,7 @@ impl Planner<'_> {
         board: &mut Board<'_>,
     ) -> bool {
         // Its guest was asked to shut down: whether the host is still to be emptied or not, it goes off, and not by itself.
-        if self.plan.vms.get(name).is_some_and(|planned| planned.goal == VmGoal::Move) {
+        if self.is_moving(name) {
             return true;
         }
         let drained = self.spec.hosts.get(host).is_some_and(|wish| wish.duty == Duty::Maintenance);
@@ -102,49 +102,70 @@ impl Planner<'_> {
         has_room
     }
 
-    /// The command to run a VM on another host that has not been carried out yet. One that fell over on its way, as often as it
-    /// may, goes wherever it can.
-    pub(super) fn relocation<'s>(&self, name: &VmName, spec: &'s VmSpec) -> Option<&'s Relocation> {
-        let planned = self.plan.vms.get(name);
-        let settled = planned.and_then(|planned| planned.settled.as_ref());
-        let has_fallen = planned.is_some_and(|planned| planned.tried.is_some());
-        let is_over = has_fallen || settled.is_some_and(|settled| settled.serial >= spec.serial);
+    /// The command to run a VM on another host that has not been carried out yet; `settled` is what is known of the VM's last
+    /// command. One whose host died, or that fell over on its way as often as it may, goes wherever it can.
+    fn relocation<'s>(
+        &self,
+        name: &VmName,
+        spec: &'s VmSpec,
+        settled: Option<&Settled>,
+    ) -> Option<&'s Relocation> {
+        let has_fallen = self.plan.vms.get(name).is_some_and(|planned| planned.tried.is_some());
+        let is_over = has_fallen || settled.is_none_or(|settled| settled.serial >= spec.serial);
         spec.relocation.as_ref().filter(|known| known.serial == spec.serial && spec.run.is_up() && !is_over)
     }
 
-    /// The host to which a VM goes by such a command, or why there is none now.
-    fn elsewhere(
-        &self,
-        name: &VmName,
-        spec: &VmSpec,
-        board: &Board<'_>,
-    ) -> Option<Result<HostName, Box<Finding>>> {
-        let Relocation { from, to, .. } = self.relocation(name, spec)?;
-        let at = |host: &HostName| board.choose((name, spec), Some(host)).map(|place| place.host);
-        if let Some(to) = to {
-            return Some(at(to));
-        }
-        let best = board.choose((name, spec), None).map(|place| place.host);
-        if best.as_ref().is_ok_and(|host| host != from) {
-            return Some(best);
-        }
-        let mut others = self.inventory.keys().filter(|host| *host != from);
-        Some(others.find_map(|host| at(host).ok()).ok_or_else(|| Box::new(say::migrate_blocked(name, from))))
+    /// The host to which a VM that is off goes by such a command, if it can.
+    fn relocated(&self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
+        let planned = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
+        let relocation = self.relocation(name, spec, planned.settled.as_ref())?;
+        elsewhere(name, spec, relocation, board).ok()
     }
 
-    /// Whether a VM that runs, and was told to run elsewhere, is shut down for that now.
-    pub(super) fn shall_relocate(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) -> bool {
-        let planned = self.plan.vms.get(name);
-        if planned.is_some_and(|planned| planned.goal == VmGoal::Move) {
-            return true;
-        }
-        let Some(found) = self.elsewhere(name, spec, board) else { return false };
+    /// What a VM that runs where it was told to leave shall do now; none if it was told nothing of the kind, or something else
+    /// that was decided is to be seen through first.
+    pub(super) fn goal_of_relocation(
+        &mut self,
+        (name, spec): (&VmName, &VmSpec),
+        host: &HostName,
+        settled: Option<&Settled>,
+        board: &mut Board<'_>,
+    ) -> Option<VmGoal> {
+        let relocation = self.relocation(name, spec, settled).filter(|known| known.from == *host)?;
         // What is taken is not offered to the next one that asks in this pass.
-        let taken = found.and_then(|host| board.take((name, spec), Some(&host)));
-        if let (Err(why), Some(known)) = (&taken, &spec.relocation) {
-            self.findings.push(say::migrate_waits(name, &known.from, why));
+        let taken =
+            elsewhere(name, spec, relocation, board).and_then(|to| board.take((name, spec), Some(&to)));
+        // Its guest was asked to shut down: it goes off, whether there is still room or not.
+        if taken.is_ok() || self.is_moving(name) {
+            return Some(VmGoal::Move);
         }
-        taken.is_ok()
+        let before = self.plan.vms.get(name).map(|planned| planned.goal);
+        let leaves_gpu = self.held_by(name).iter().any(|slot| self.is_changing(&slot.gpu));
+        if leaves_gpu || self.may_be_ending(before) {
+            return None;
+        }
+        if self.shall_move(name, spec, host, board) {
+            return Some(VmGoal::Move);
+        }
+        self.findings.extend(taken.err().map(|why| say::migrate_waits(name, host, &why)));
+        Some(VmGoal::Run)
+    }
+
+    /// Whether a VM was asked to leave its host.
+    pub(super) fn is_moving(&self, name: &VmName) -> bool {
+        self.plan.vms.get(name).is_some_and(|planned| planned.goal == VmGoal::Move)
+    }
+
+    /// Whether a VM that left still holds something on its host: it starts nowhere before that is read back as free.
+    pub(super) fn is_letting_go(&self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) -> bool {
+        if !self.is_moving(name) || self.held_by(name).is_empty() {
+            return false;
+        }
+        // Its place stays its own meanwhile.
+        if let Some(to) = self.relocated(name, spec, board) {
+            let _ = board.take((name, spec), Some(&to));
+        }
+        true
     }
 
     /// Lets a VM go back to the host that a rule prefers: one after the other, because each is shut down for it.
@@ -164,4 +185,18 @@ impl Planner<'_> {
             planned.goal = VmGoal::Move;
         }
     }
+}
+
+/// Where a VM goes that was told to leave its host.
+fn elsewhere(
+    name: &VmName,
+    spec: &VmSpec,
+    Relocation { from, to, .. }: &Relocation,
+    board: &Board<'_>,
+) -> Result<HostName, Box<Finding>> {
+    let place = match to {
+        Some(to) => board.choose((name, spec), Some(to)),
+        None => board.choose_elsewhere((name, spec), from),
+    };
+    place.map(|place| place.host)
 }

@@ -257,11 +257,11 @@ impl Planner<'_> {
     }
 
     /// A VM that stays with its host was ended by that host's end, and not by its guest: a host that lives after all ends what it ran
-    /// when it hears that it was given up.
+    /// when it hears that it was given up. So what it is seen to do next counts as if in another boot.
     fn ends_with_its_host(&mut self, name: &VmName) {
         let settled = self.plan.vms.get_mut(name).and_then(|planned| planned.settled.as_mut());
         if let Some(settled) = settled.filter(|settled| settled.rests.is_none()) {
-            settled.running = false;
+            settled.boot_id.clear();
         }
     }
 

@@ -195,13 +195,11 @@ impl Planner<'_> {
                 goal
             }
             Run::Running | Run::Reset
-                if active && self.relocation(name, spec).is_some_and(|known| known.from == observed.host) =>
+                if active
+                    && let Some(goal) =
+                        self.goal_of_relocation((name, spec), &observed.host, settled, board) =>
             {
-                if self.shall_relocate(name, spec, board) {
-                    VmGoal::Move
-                } else {
-                    VmGoal::Run
-                }
+                goal
             }
             run if active
                 && (settled.is_some_and(|settled| settled.serial < spec.serial)
@@ -229,6 +227,7 @@ impl Planner<'_> {
                     self.findings.push(say::guest_rests(name, reason));
                     VmGoal::Stop
                 }
+                None if self.is_letting_go(name, spec, board) => VmGoal::Move,
                 None if !self.may_try((name, spec), observed, board) => VmGoal::Stop,
                 None if self.stays_with(name, &observed.host) => {
                     self.findings.push(say::vm_waits_for_reboot(name, &observed.host));

@@ -2,10 +2,10 @@
 
 use tranche_core::change::{self, Admitted, Change, Refusal, State};
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Domain, DomainState, Hypervisor, OffReason};
-use tranche_core::name::{HostName, Timestamp, VmId, VmName};
+use tranche_core::inventory::{Domain, DomainState, HostDevice, HostInventory, Hypervisor, OffReason};
+use tranche_core::name::{HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::operation::Goal;
-use tranche_core::plan::{DownBy, VmGoal, VmPlan};
+use tranche_core::plan::{Booking, DownBy, Plan, VmGoal, VmPlan};
 use tranche_core::planner::{Memory, Planned};
 use uuid::Uuid;
 
@@ -41,12 +41,8 @@ impl Cluster {
                 seen.progress.epoch = plan.hosts[host].epoch;
                 let here = plan.vms.iter().filter(|(_, planned)| planned.host == *host);
                 let show = |(name, planned): (&VmName, &VmPlan)| {
-                    let state = match planned.goal {
-                        VmGoal::Run | VmGoal::Leave => DomainState::Running,
-                        _ => DomainState::Off { reason: OffReason::Shutdown },
-                    };
-                    let domain = model_domain(name, planned.id, &hardware());
-                    (name.to_string(), Domain { state, ..domain })
+                    let shown = shown(seen.domain(name), devices(name, plan, seen), planned.goal);
+                    (name.to_string(), Domain { name: name.to_string(), uuid: planned.id.0, ..shown })
                 };
                 let shown = here.map(show).collect();
                 let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
@@ -106,4 +102,28 @@ impl Cluster {
         self.fleet.spec = spec;
         Ok(goal)
     }
+}
+
+/// What a VM holds on a host.
+fn devices(name: &VmName, plan: &Plan, seen: &HostInventory) -> Vec<HostDevice> {
+    let held = plan.held_by(name).filter(|(slot, _)| slot.gpu.host == seen.host);
+    let device = |(slot, _): (&SlotKey, &Booking)| {
+        let Slot::Partition(index) = slot.slot else { return None };
+        let mut partitions = seen.gpus[&slot.gpu.address].partitions.iter();
+        let partition = partitions.find(|partition| partition.index == Some(index))?;
+        Some(HostDevice { source: (&partition.device).into(), ours: true })
+    };
+    held.filter_map(device).collect()
+}
+
+/// A domain after its host has done what it was told. One that was ended keeps its devices until the host looks again.
+fn shown(before: Option<&Domain>, devices: Vec<HostDevice>, goal: VmGoal) -> Domain {
+    let domain = model_domain(&vm("any"), VmId(Uuid::nil()), &hardware());
+    if matches!(goal, VmGoal::Run | VmGoal::Leave) {
+        let (live_devices, defined_devices) = (devices.clone(), devices);
+        return Domain { state: DomainState::Running, live_devices, defined_devices, ..domain };
+    }
+    let ended = before.filter(|before| before.state.is_active());
+    let defined_devices = ended.map(|before| before.defined_devices.clone()).unwrap_or_default();
+    Domain { state: DomainState::Off { reason: OffReason::Shutdown }, defined_devices, ..domain }
 }

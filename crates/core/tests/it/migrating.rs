@@ -157,3 +157,67 @@ fn the_same_command_again_while_it_waits_is_the_same_move() {
     cluster.pass();
     assert_eq!(cluster.at("a"), Some(node(2)));
 }
+
+#[test]
+fn a_move_that_is_over_has_no_say_when_the_host_that_it_led_to_dies() {
+    let mut cluster = cluster(3, &["a", "b"]);
+    assert_eq!(cluster.at("b"), Some(node(1)));
+    cluster.wants(&migrate("a", None)).expect("there is room");
+    cluster.pass();
+    assert_eq!(cluster.at("a"), Some(node(2)));
+    cluster.power(2, false);
+    assert_eq!(cluster.at("a"), Some(node(1)), "where it came from is the best place now");
+    cluster.power(2, true);
+    assert_eq!(cluster.at("a"), Some(node(1)), "and it is not sent away from there again");
+}
+
+#[test]
+fn a_host_can_be_emptied_although_a_vm_waits_to_go_elsewhere_from_it() {
+    let mut cluster = cluster(3, &["a"]);
+    cluster.wants(&migrate("a", Some(2))).expect("there is room");
+    cluster.fleet.spec.hosts.get_mut(&node(2)).unwrap().duty = Duty::Maintenance;
+    cluster.pass();
+    assert_eq!(cluster.at("a"), Some(node(1)));
+    cluster.fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Maintenance;
+    cluster.pass();
+    assert_eq!(cluster.at("a"), Some(node(3)));
+}
+
+#[test]
+fn another_move_takes_the_place_of_one_that_waits_and_that_can_be_taken_back_too() {
+    let mut cluster = cluster(3, &["a"]);
+    let first = cluster.wants(&migrate("a", Some(2))).expect("there is room");
+    for number in [2, 3] {
+        cluster.fleet.spec.hosts.get_mut(&node(number)).unwrap().duty = Duty::Maintenance;
+    }
+    cluster.pass();
+    cluster.fleet.spec.hosts.get_mut(&node(3)).unwrap().duty = Duty::Serving;
+    let settled = cluster.fleet.plan.vms[&vm("a")].settled.clone();
+    let second = cluster.wants(&migrate("a", Some(3))).expect("there is room");
+    assert_eq!(stands(&cluster, first), OperationState::Superseded);
+    assert!(!stands(&cluster, second).is_over());
+    cluster.wants(&migrate("a", Some(1))).expect("it is there");
+    cluster.pass();
+    assert_eq!(cluster.fleet.plan.vms[&vm("a")].settled, settled, "it was not restarted");
+    assert_eq!(cluster.at("a"), Some(node(1)));
+}
+
+#[test]
+fn a_vm_that_leaves_already_is_not_said_to_stay() {
+    let mut cluster = cluster(2, &["a"]);
+    cluster.wants(&migrate("a", Some(2))).expect("there is room");
+    cluster.fleet.plan.vms.get_mut(&vm("a")).unwrap().goal = VmGoal::Move;
+    assert_eq!(codes(cluster.wants(&migrate("a", Some(1)))), [Code::MigrateBlocked]);
+}
+
+#[test]
+fn two_that_want_the_same_last_place_do_not_both_go_off_for_it() {
+    let mut cluster = cluster(2, &["a", "b", "c"]);
+    assert_eq!(cluster.at("c"), Some(node(2)));
+    cluster.wants(&migrate("a", Some(2))).expect("there is room");
+    cluster.wants(&migrate("b", Some(2))).expect("nobody has taken it yet");
+    cluster.pass();
+    let homes = [cluster.at("a"), cluster.at("b")];
+    assert!(homes.contains(&Some(node(1))) && homes.contains(&Some(node(2))), "{homes:?}");
+    assert!(is_said_to_wait(&cluster));
+}

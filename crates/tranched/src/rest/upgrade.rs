@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use tranche_core::change;
+use tranche_core::finding::Code;
 use tranche_core::upgrade::{self, Machine, UpgradePlan};
 
 use super::cluster::wait_for;
@@ -25,6 +26,10 @@ pub(super) async fn plan(
     // It is the one that leads who answers.
     let leader = app.engine.host_name().clone();
     let known = wait_for(app.cluster.clone(), |cluster| Ok(cluster.examine())).await?;
+    // An order by what was known once would be no order.
+    if let Some(silent) = known.findings.iter().find(|finding| finding.code == Code::StoreUnavailable) {
+        return Err(Refusal::from(silent.clone()));
+    }
     let machines: Vec<Machine> = known
         .members
         .into_iter()

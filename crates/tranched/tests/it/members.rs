@@ -18,6 +18,14 @@ fn any_host_answers_for_all_a_dead_hosts_vms_start_elsewhere_and_it_comes_back_e
     run_vms(&machines);
     assert!(machines.iter().all(|machine| machine.running().len() == 3));
 
+    // A VM goes where it is told to, whoever is told, and stays where it is told that it is.
+    let (moved, home) = machines[0].running()[0].clone();
+    let to = machines.iter().map(|machine| machine.name.clone()).rfind(|name| *name != home).unwrap();
+    for asked in [&machines[1], &machines[2]] {
+        asked.runs(&["-q", "vm", "migrate", &moved, "--to", &to]);
+        assert!(asked.running().contains(&(moved.clone(), to.clone())));
+    }
+
     // A drain that is asked for at one host empties another.
     let (_, first) = machines[0].running()[0].clone();
     machines[2].does("POST", &format!("/v1/hosts/{first}/drain"), &json!({}));
