@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::finding::Finding;
 use crate::name::{HostName, Timestamp};
+use crate::spec::Timers;
 
 /// How long is waited after an agent has failed for the first time, in milliseconds, and twice as long after each further one.
 const PAUSE_FIRST_MS: u64 = 2_000;
@@ -37,14 +38,16 @@ struct Cut {
 
 impl Cuts {
     /// Whether an agent is to be asked now: it is at work, was not asked yet, or has failed long enough ago.
-    pub fn is_due(&self, host: &HostName, cause: Cause, now_ms: u64) -> bool {
-        self.get(host, cause).is_none_or(|cut| {
-            cut.at_work
-                || cut
-                    .failed
-                    .as_ref()
-                    .is_none_or(|(at_ms, _)| now_ms.saturating_sub(*at_ms) >= pause_ms(cut.tries))
-        })
+    ///
+    /// Whoever has just begun to lead listens first for as long as it takes to miss a host: one that was cut by the leader before and
+    /// has booted says by itself that it runs nothing. Cut again by each new leader, it could be the member without which the
+    /// store has no majority, and nobody would lead for long.
+    pub fn is_due(&self, host: &HostName, cause: Cause, silence: (u64, &Timers), now_ms: u64) -> bool {
+        let (silent_ms, timers) = silence;
+        let Some(cut) = self.get(host, cause) else { return silent_ms >= timers.lost_ms };
+        let long_ago =
+            |(at_ms, _): &(u64, Box<Finding>)| now_ms.saturating_sub(*at_ms) >= pause_ms(cut.tries);
+        cut.at_work || cut.failed.as_ref().is_none_or(long_ago)
     }
 
     /// The agent is at work.
@@ -109,21 +112,26 @@ mod tests {
         "node1".parse().unwrap()
     }
 
+    /// Of a host that is silent.
+    fn is_due(cuts: &Cuts, cause: Cause, now_ms: u64) -> bool {
+        cuts.is_due(&host(), cause, (5_000, &Timers::default()), now_ms)
+    }
+
     const CAUSE: Cause = Cause { epoch: 1, since: Timestamp(5) };
 
     #[test]
     fn an_agent_that_fails_is_asked_after_pauses_that_double_up_to_a_minute() {
         let (mut cuts, mut now_ms) = (Cuts::default(), 0);
-        assert!(cuts.is_due(&host(), CAUSE, now_ms), "it was never asked");
+        assert!(is_due(&cuts, CAUSE, now_ms), "it was never asked");
         for expected_ms in [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
             cuts.works(&host(), CAUSE);
-            assert!(cuts.is_due(&host(), CAUSE, now_ms), "whoever works is asked how far it has come");
+            assert!(is_due(&cuts, CAUSE, now_ms), "whoever works is asked how far it has come");
             assert!(cuts.is_at_work(&host(), CAUSE));
             cuts.failed(&host(), CAUSE, Box::new(say::host_fencing(&host())), now_ms);
             assert!(!cuts.is_at_work(&host(), CAUSE));
-            assert!(!cuts.is_due(&host(), CAUSE, now_ms + expected_ms - 1));
+            assert!(!is_due(&cuts, CAUSE, now_ms + expected_ms - 1));
             now_ms += expected_ms;
-            assert!(cuts.is_due(&host(), CAUSE, now_ms));
+            assert!(is_due(&cuts, CAUSE, now_ms));
         }
     }
 
@@ -148,6 +156,18 @@ mod tests {
         let mut cuts = Cuts::default();
         cuts.failed(&host(), CAUSE, Box::new(say::host_fencing(&host())), 0);
         let again = Cause { since: Timestamp(6), ..CAUSE };
-        assert!(!cuts.is_due(&host(), CAUSE, 1) && cuts.is_due(&host(), again, 1));
+        assert!(!is_due(&cuts, CAUSE, 1) && is_due(&cuts, again, 1));
+    }
+
+    #[test]
+    fn whoever_begins_to_lead_listens_to_a_host_before_it_is_cut_and_goes_on_with_one_that_is_being_cut() {
+        let (mut cuts, timers) = (Cuts::default(), Timers::default());
+        let due = |cuts: &Cuts, silent_ms| cuts.is_due(&host(), CAUSE, (silent_ms, &timers), 0);
+        assert_eq!(
+            [0, 4_999, 5_000, u64::MAX].map(|silent_ms| due(&cuts, silent_ms)),
+            [false, false, true, true]
+        );
+        cuts.works(&host(), CAUSE);
+        assert!(due(&cuts, 0), "it was begun");
     }
 }

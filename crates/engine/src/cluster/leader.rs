@@ -183,7 +183,9 @@ impl Leader {
         let fenced: Vec<_> = fenced.collect();
         cuts.keep_only(&fenced.iter().map(|(host, _, cause)| ((*host).clone(), *cause)).collect());
         for (host, how, cause) in fenced {
-            let is_due = !failover.paused && cuts.is_due(host, cause, now_ms);
+            // One that has left no heartbeat is silent for ever.
+            let silent_ms = pulses.get(host).map_or(u64::MAX, |pulse| pulse.silent_ms);
+            let is_due = !failover.paused && cuts.is_due(host, cause, (silent_ms, &failover.timers), now_ms);
             let off = is_due && ask(cuts, host, how, cause, fencer, now_ms);
             if let Some(pulse) = pulses.get_mut(host) {
                 pulse.off = if off { Some(DownBy::Agent) } else { pulse.off };
