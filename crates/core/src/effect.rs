@@ -255,6 +255,12 @@ fn due(spec: &Spec, plan: &Plan, inventory: &Inventory) -> Vec<HostStep> {
     due
 }
 
+/// Whether the change is one to run a VM on another host.
+fn is_told_to_leave(name: &VmName, before: &Spec, after: &Spec) -> bool {
+    let relocation = |spec: &Spec| spec.vms.get(name).and_then(|vm| vm.relocation.clone());
+    relocation(after).is_some_and(|told| relocation(before) != Some(told))
+}
+
 fn effect_on(
     name: &VmName,
     goal: VmGoal,
@@ -273,7 +279,7 @@ fn effect_on(
     let wants_to_run = after.vms.get(name).is_some_and(|vm| vm.run.is_up());
     match goal {
         VmGoal::Run if !active => Some(VmEffect::Starts),
-        VmGoal::Run if after.vms.get(name).is_some_and(|vm| vm.relocation.is_some()) => Some(VmEffect::Stays),
+        VmGoal::Run if is_told_to_leave(name, state.spec, after) => Some(VmEffect::Stays),
         VmGoal::Cycle | VmGoal::Reset => Some(VmEffect::Restarts),
         VmGoal::Remove => Some(VmEffect::Goes),
         VmGoal::Stop if !active && wants_to_run && waits => Some(VmEffect::Waits),

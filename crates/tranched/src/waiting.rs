@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use sd_notify::NotifyState;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tranche_core::finding::{Code, Finding};
 use tranche_store::Repository;
 
@@ -55,29 +56,30 @@ pub async fn for_the_store(
     let serving = axum::serve(socket, service).with_graceful_shutdown(async move {
         let _ = told.wait_for(|stopped| *stopped).await;
     });
-    let serving = tokio::spawn(async move { serving.await });
+    let serving = tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "who asks meanwhile is not answered");
+        }
+    });
     let feeding = tokio::spawn(feed());
     let answers = tokio::select! {
         () = answer(cluster, &tell) => true,
         () = end => false,
     };
     stop.send_replace(true);
-    // What comes next listens at the same places; who asks at length is not waited for.
-    let mut serving = serving;
-    let served = match tokio::time::timeout(CLOSES, &mut serving).await {
-        Ok(served) => served.unwrap_or(Ok(())).map_err(system("serve")),
-        Err(_) => {
-            serving.abort();
-            Ok(())
-        }
-    };
-    if let Some(mut door) = door
-        && tokio::time::timeout(CLOSES, &mut door).await.is_err()
-    {
-        door.abort();
+    // What comes next listens at the same places.
+    for task in [Some(serving), door].into_iter().flatten() {
+        close(task).await;
     }
     feeding.abort();
-    served.map(|()| answers)
+    Ok(answers)
+}
+
+/// Waits until nobody is served any more; who asks at length is not waited for.
+async fn close(mut task: JoinHandle<()>) {
+    if tokio::time::timeout(CLOSES, &mut task).await.is_err() {
+        task.abort();
+    }
 }
 
 /// Asks until the store answers.

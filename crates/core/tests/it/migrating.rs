@@ -3,15 +3,15 @@
 use tranche_core::change::Change;
 use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::{Code, Subject};
-use tranche_core::name::{OperationId, Timestamp};
-use tranche_core::operation::{Goal, Operation, OperationState, judge};
+use tranche_core::name::Timestamp;
+use tranche_core::operation::{Goal, OperationState, judge};
 use tranche_core::plan::VmGoal;
 use tranche_core::spec::{Duty, Request, VmSource};
 use uuid::Uuid;
 
 use crate::fleet::{Fleet, node};
 use crate::led::Cluster;
-use crate::world::vm;
+use crate::world::{operation, vm};
 
 fn migrate(name: &str, to: Option<usize>) -> Change {
     Change::MigrateVm { name: vm(name), to: to.map(node) }
@@ -29,18 +29,7 @@ fn cluster(hosts: usize, vms: &[&str]) -> Cluster {
 }
 
 fn stands(cluster: &Cluster, goal: Goal) -> OperationState {
-    let operation = Operation {
-        id: OperationId(Uuid::nil()),
-        title: String::new(),
-        subject: Subject::Installation,
-        goal,
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-        state: OperationState::Running,
-        progress_percent: 0,
-        findings: Vec::new(),
-        log: Vec::new(),
-    };
+    let operation = operation("", Subject::Installation, goal);
     judge(&operation, cluster.state(), &cluster.findings, &[]).state
 }
 

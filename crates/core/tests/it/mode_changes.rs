@@ -5,14 +5,14 @@ use tranche_core::change::{Change, admit};
 use tranche_core::effect::{Effect, VmEffect, preview};
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::{HealthState, Holder, OffReason};
-use tranche_core::name::{OperationId, Timestamp, VmId};
+use tranche_core::name::VmId;
 use tranche_core::operation::{Operation, OperationState, STEP_FAILURES_MAX, StepFailure, Verdict, judge};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use tranche_core::why::why_not;
 use uuid::Uuid;
 
-use crate::world::{PASSTHROUGH, World, gpu, host, partitioned, vm};
+use crate::world::{PASSTHROUGH, World, gpu, host, operation, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 
@@ -28,18 +28,7 @@ fn drain(bus: u8, mode: GpuMode) -> Change {
 fn ask(world: &mut World, change: &Change, earlier: &[&Operation]) -> Operation {
     let admitted = admit(change, world.state(), VmId(Uuid::nil()), world.now).expect("it is admitted");
     world.spec = admitted.spec;
-    Operation {
-        id: OperationId(Uuid::nil()),
-        title: admitted.title,
-        subject: admitted.subject,
-        goal: admitted.goal.behind(earlier.iter().copied()),
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-        state: OperationState::Running,
-        progress_percent: 0,
-        findings: Vec::new(),
-        log: Vec::new(),
-    }
+    operation(&admitted.title, admitted.subject, admitted.goal.behind(earlier.iter().copied()))
 }
 
 /// Judges an operation while a step of its GPU has failed so often.

@@ -4,13 +4,13 @@ use tranche_core::change::{Change, admit};
 use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::Holder;
-use tranche_core::name::{OperationId, Timestamp, VmId};
+use tranche_core::name::VmId;
 use tranche_core::operation::{Operation, OperationState, STEP_FAILURES_MAX, StepFailure, judge};
 use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use uuid::Uuid;
 
-use crate::world::{PASSTHROUGH, World, gpu, partitioned, vm};
+use crate::world::{PASSTHROUGH, World, gpu, operation, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 
@@ -42,18 +42,7 @@ fn is_reload(step: &Step) -> bool {
 fn asked(world: &mut World, change: &Change) -> Operation {
     let admitted = admit(change, world.state(), VmId(Uuid::nil()), world.now).expect("it is admitted");
     world.spec = admitted.spec;
-    Operation {
-        id: OperationId(Uuid::nil()),
-        title: admitted.title,
-        subject: admitted.subject,
-        goal: admitted.goal.behind([]),
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-        state: OperationState::Running,
-        progress_percent: 0,
-        findings: Vec::new(),
-        log: Vec::new(),
-    }
+    operation(&admitted.title, admitted.subject, admitted.goal.behind([]))
 }
 
 #[test]

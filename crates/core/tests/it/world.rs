@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::change::{Change, NewVm, Refusal, State, admit};
 use tranche_core::check;
-use tranche_core::finding::{Code, Finding};
+use tranche_core::finding::{Code, Finding, Subject};
 use tranche_core::inventory::*;
 use tranche_core::mixed::{self, MixedSize};
 use tranche_core::name::*;
+use tranche_core::operation::{Goal, Operation, OperationState};
 use tranche_core::plan::Plan;
 use tranche_core::planner::{self, Memory, Planned};
 use tranche_core::spec::*;
@@ -577,5 +578,21 @@ pub(crate) fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Do
         memory_mib: hardware.memory_mib,
         live_devices: Vec::new(),
         defined_devices: Vec::new(),
+    }
+}
+
+/// An operation that was begun for a goal.
+pub(crate) fn operation(title: &str, subject: Subject, goal: Goal) -> Operation {
+    Operation {
+        id: OperationId(Uuid::nil()),
+        title: title.to_owned(),
+        subject,
+        goal,
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        state: OperationState::Running,
+        progress_percent: 0,
+        findings: Vec::new(),
+        log: Vec::new(),
     }
 }
