@@ -1,12 +1,13 @@
 //! Request bodies that are no noun of the core already. Unknown fields are refused: a typing error is never a default.
 //!
 //! The mode of a GPU is asked for with a [`tranche_core::spec::AskedMode`], the policies with a
-//! [`tranche_core::spec::Policy`].
+//! [`tranche_core::spec::Policy`], and what changes of a VM or a host with a [`tranche_core::spec::VmPart`] or
+//! [`tranche_core::spec::HostPart`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tranche_core::change::{Change, NewVm};
+use tranche_core::change::{AdoptedVm, Change, NewVm};
 use tranche_core::name::{HostName, LabelKey, LabelValue, NameError, Timestamp, VmName};
 use tranche_core::spec::{Availability, DepartureWay, Duty, FenceSpec, HostSpec, Request, VmHardware};
 
@@ -45,7 +46,8 @@ impl CreateVm {
     }
 }
 
-/// Changes a member of the cluster: `PUT /v1/hosts/{host}`. What is left out is as without it, not as before.
+/// Changes a member of the cluster: `PUT /v1/hosts/{host}`. What is left out is as without it, not as before; for that there is
+/// `PATCH`, with a [`tranche_core::spec::HostPart`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SetHost {
@@ -101,6 +103,20 @@ pub struct AdoptVm {
     pub request: Request,
     /// Whether it keeps its partition while it is off.
     pub reserved: bool,
+    /// The NUMA node whose GPUs it prefers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefer_numa_node: Option<u16>,
+    /// How much is done to keep it running. It is not started on another host, whatever that says.
+    #[serde(skip_serializing_if = "Availability::is_default")]
+    pub availability: Availability,
+}
+
+impl AdoptVm {
+    /// The wish that this asks for.
+    pub fn into_change(self, name: VmName) -> Change {
+        let Self { request, reserved, prefer_numa_node, availability } = self;
+        Change::AdoptVm { name, vm: AdoptedVm { request, reserved, prefer_numa_node, availability } }
+    }
 }
 
 /// Stops a VM: `POST /v1/vms/{name}/stop`.

@@ -104,7 +104,7 @@ fn fleet(hosts: usize) -> (Spec, Inventory, Plan) {
             reserved_memory_mib: 0,
         };
         spec.hosts.insert(name.clone(), member);
-        plan.hosts.insert(name.clone(), HostPlan { standing: Standing::Up, epoch: 0, departs: false });
+        plan.hosts.insert(name.clone(), HostPlan { standing: Standing::Up, epoch: 0, ..HostPlan::default() });
         inventory.insert(name, seen.into());
     }
     let hardware =

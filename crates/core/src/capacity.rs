@@ -12,7 +12,7 @@ use crate::finding::{Finding, Severity};
 use crate::inventory::Offer;
 use crate::name::{HostName, PoolName, VmName};
 use crate::placement::{Board, GpuRoom, Kind, UNCOUNTED, Uses, turn, waiting_order};
-use crate::spec::{Admission, Request, VmSource, VmSpec};
+use crate::spec::{Admission, Request, Spec, VmSource, VmSpec};
 
 /// What hosts have to spare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +95,7 @@ pub fn capacity(state: State<'_>, without: &BTreeSet<HostName>) -> Result<Capaci
     if !unknown.is_empty() {
         return Err(unknown);
     }
-    let uses = state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    let mut board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
+    let mut board = board(state);
     let mut protected = protected(state, &board);
     let mut stranded = Vec::new();
     for host in without {
@@ -188,17 +187,15 @@ fn sizes(board: &Board<'_>) -> Vec<SizeCapacity> {
 ///
 /// A VM that has no room waits, whatever the policy is; it takes nothing from those that run.
 pub fn admission(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Finding> {
-    let policy = state.spec.policy.admission;
-    if policy == Admission::Off || state.spec.hosts.is_empty() || !matches!(spec.source, VmSource::Made(_)) {
+    if !is_counted(spec, state) {
         return None;
     }
-    let uses = state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    let mut board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
+    let mut board = board(state);
     if board.places().contains_key(name) {
         return None;
     }
     let place = board.choose((name, spec), None).ok()?;
-    let hosts: Vec<HostName> = board.index().hosts().map(|(_, room)| room.host.clone()).collect();
+    let hosts = hosts(&board);
     let mut by_host = protected(state, &board);
     let before = short_of(&mut board, &hosts, &by_host);
     board.put((name, spec), &place);
@@ -208,9 +205,54 @@ pub fn admission(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Findi
         there.sort_by_key(|(name, spec)| turn(name, spec));
     }
     let after = short_of(&mut board, &hosts, &by_host);
+    shortage(name, &before, after, state)
+}
+
+/// The same for a VM for which more or less is to be done than before: one that runs and is to be protected from now on needs
+/// room that others counted on.
+pub fn protection(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Finding> {
+    if !is_counted(spec, state) {
+        return None;
+    }
+    let short = |spec: &Spec| {
+        let state = State { spec, ..state };
+        let mut board = board(state);
+        let hosts = hosts(&board);
+        let by_host = protected(state, &board);
+        short_of(&mut board, &hosts, &by_host)
+    };
+    let mut changed = state.spec.clone();
+    changed.vms.insert(name.clone(), spec.clone());
+    shortage(name, &short(state.spec), short(&changed), state)
+}
+
+/// Whether the policy has anything to say to a VM.
+fn is_counted(spec: &VmSpec, state: State<'_>) -> bool {
+    state.spec.policy.admission != Admission::Off
+        && !state.spec.hosts.is_empty()
+        && matches!(spec.source, VmSource::Made(_))
+}
+
+fn board(state: State<'_>) -> Board<'_> {
+    let uses = state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
+    Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses)
+}
+
+fn hosts(board: &Board<'_>) -> Vec<HostName> {
+    board.index().hosts().map(|(_, room)| room.host.clone()).collect()
+}
+
+/// What is said if more VMs than before would be left over if some host died.
+fn shortage(
+    name: &VmName,
+    before: &BTreeMap<HostName, Vec<VmName>>,
+    after: BTreeMap<HostName, Vec<VmName>>,
+    state: State<'_>,
+) -> Option<Finding> {
     let worse = |(host, vms): &(HostName, Vec<VmName>)| vms.len() > before.get(host).map_or(0, Vec::len);
     let (host, vms) = after.into_iter().find(worse)?;
-    let severity = if policy == Admission::Enforce { Severity::Error } else { Severity::Warning };
+    let is_refused = state.spec.policy.admission == Admission::Enforce;
+    let severity = if is_refused { Severity::Error } else { Severity::Warning };
     Some(Finding { severity, ..say::capacity_short(name, &host, &vms) })
 }
 

@@ -13,6 +13,7 @@ mod policy;
 mod rule;
 mod together;
 mod valid;
+mod vm;
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,7 @@ pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
 pub use self::arrival::{Arrival, arrive};
 pub use self::together::admit_all;
 pub use self::valid::RESOURCE_NAME_LEN_MAX;
+pub use self::vm::{AdoptedVm, hosts_to_tell};
 use crate::capacity;
 use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
@@ -31,8 +33,8 @@ use crate::name::{GpuKey, HostName, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
-    Availability, DepartureWay, Duty, GpuMode, HostSpec, Policy, Request, Rule, Run, Spec, VmHardware,
-    VmSource, VmSpec,
+    Availability, DepartureWay, Duty, GpuMode, HostPart, HostSpec, Policy, Request, Rule, Run, Spec,
+    VmHardware, VmPart, VmSource, VmSpec,
 };
 
 /// A wish.
@@ -75,10 +77,15 @@ pub enum Change {
     AdoptVm {
         /// The domain's name.
         name: VmName,
-        /// What it asks for.
-        request: Request,
-        /// Whether it keeps its partition while it is off.
-        reserved: bool,
+        /// What is asked for it.
+        vm: AdoptedVm,
+    },
+    /// Change what can be changed of a VM at any time: how much is done to keep it running, and what is kept for it.
+    SetVm {
+        /// The VM.
+        name: VmName,
+        /// What changes.
+        wish: VmPart,
     },
     /// Forget a VM; remove its domain if Tranche made it. Its disks stay.
     DeleteVm {
@@ -159,6 +166,13 @@ pub enum Change {
         host: HostName,
         /// All of them.
         wish: HostSpec,
+    },
+    /// Change some of a host's labels, fencing and reserved memory.
+    AmendHost {
+        /// The host.
+        host: HostName,
+        /// What changes.
+        wish: HostPart,
     },
     /// Empty hosts, or let them serve again: all at once, so that no VM of one goes to another of them.
     SetHostDuty {
@@ -289,7 +303,8 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::ReloadDriver { gpu, mode } => gpu::reload_driver(gpu, mode, state),
         Change::SetAllGpus(wish) => all::set_all(wish, state),
         Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
-        Change::AdoptVm { name, request, reserved } => adopt_vm(name, request, *reserved, state, now),
+        Change::AdoptVm { name, vm } => vm::adopt(name, vm, state, now),
+        Change::SetVm { name, wish } => vm::set(name, *wish, state),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
         Change::StartVm { name } => start_vm(name, state),
         Change::StopVm { name, force } => stop_vm(name, *force, state),
@@ -302,6 +317,7 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::JoinHost { host, wish } => host::join(host, wish, state, now),
         Change::RemoveHost { host } => host::remove(host, state),
         Change::SetHost { host, wish } => host::set(host, wish, state),
+        Change::AmendHost { host, wish } => host::amend(host, wish, state),
         Change::SetHostDuty { host, along, duty } => host::set_duty(host, along, *duty, state),
         Change::DepartHost { host, way, force, boot_id } => {
             host::depart(host, (*way, *force, boot_id.as_deref()), state)
@@ -322,6 +338,7 @@ fn create_vm(
 ) -> Result<Admitted, Refusal> {
     let mut found = valid::hardware(name, &vm.hardware);
     found.extend(valid::request(&vm.request));
+    found.extend(valid::availability(vm.availability));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
     } else if let Some(planned) = state.plan.vms.get(name) {
@@ -346,51 +363,6 @@ fn create_vm(
     let shortage = capacity::admission(name, &spec, state);
     warnings.extend(shortage.map(|shortage| Finding { severity: Severity::Warning, ..shortage }));
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
-}
-
-fn adopt_vm(
-    name: &VmName,
-    request: &Request,
-    reserved: bool,
-    state: State<'_>,
-    now: Timestamp,
-) -> Result<Admitted, Refusal> {
-    let mut found = valid::request(request);
-    if state.spec.vms.contains_key(name) {
-        found.push(say::vm_exists(name));
-    }
-    let domain = state.domain(name);
-    let unknown = state.inventory.values().find_map(|observed| match &observed.hypervisor {
-        crate::inventory::Hypervisor::Down { reason } => Some(say::libvirt_down(&observed.host, reason)),
-        crate::inventory::Hypervisor::Up { .. } => None,
-    });
-    match domain {
-        None => found.push(unknown.unwrap_or_else(|| say::domain_not_found(name))),
-        Some(domain) if !domain.persistent => found.push(say::domain_transient(name)),
-        Some(domain) => {
-            let foreign =
-                domain.defined_devices.iter().chain(&domain.live_devices).any(|device| !device.ours);
-            if foreign && *request != Request::None {
-                found.push(say::foreign_device(name));
-            }
-        }
-    }
-    let warnings = refuse_errors(found)?;
-    let Some(domain) = domain else { return Err(warnings) };
-    let run = if domain.state.is_active() { Run::Running } else { Run::Stopped };
-    let spec = VmSpec {
-        id: VmId(domain.uuid),
-        source: VmSource::Adopted,
-        request: request.clone(),
-        reserved,
-        prefer_numa_node: None,
-        availability: Availability::default(),
-        run,
-        serial: 0,
-        relocation: None,
-        created_at: now,
-    };
-    Ok(with_vm(state, name, spec, Goal::Recorded, format!("adopt VM {name}"), warnings))
 }
 
 fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
@@ -438,8 +410,10 @@ fn restart_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, 
     refuse_deleted(name, &spec)?;
     spec.run = if force { Run::Reset } else { Run::Running };
     spec.serial += 1;
+    // One that is off takes room as if it were started.
+    let warnings = refuse_errors(capacity::admission(name, &spec, state).into_iter().collect())?;
     let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
-    Ok(with_vm(state, name, spec, goal, format!("restart VM {name}"), Vec::new()))
+    Ok(with_vm(state, name, spec, goal, format!("restart VM {name}"), warnings))
 }
 
 fn attach_gpu(

@@ -7,11 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Change, NewVm};
+use crate::change::{AdoptedVm, Change, NewVm};
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::name::{GpuAddress, GpuKey, HostName, RuleName, VmName};
-use crate::spec::{Availability, GpuMode, Policy, Request, Rule, Spec, VmHardware, VmSource};
+use crate::spec::{
+    Availability, AvailabilityPart, GpuMode, PolicyPart, Request, Rule, Run, Spec, VmHardware, VmPart,
+    VmSource, VmSpec,
+};
 
 /// The most GPUs, and the most VMs, in one declaration.
 pub const DECLARED_MAX: usize = 10_000;
@@ -21,9 +24,9 @@ pub const DECLARED_MAX: usize = 10_000;
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Declaration {
-    /// Policies, if they shall be set.
+    /// The policies that shall be set. Those that are not named stay as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<Policy>,
+    pub policy: Option<PolicyPart>,
     /// GPUs and their modes.
     pub gpus: Vec<DeclaredGpu>,
     /// VMs.
@@ -63,21 +66,34 @@ pub struct DeclaredVm {
     /// Whether it shall run; left as it is if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<bool>,
-    /// Whether it keeps its partition while it is off. Only heeded when the VM is made or adopted.
-    #[serde(default)]
-    pub reserved: bool,
-    /// The NUMA node whose GPUs are preferred. Only heeded when the VM is made.
+    /// Whether it keeps its partition while it is off; left as it is if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<bool>,
+    /// The NUMA node whose GPUs are preferred; left as it is if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_numa_node: Option<u16>,
-    /// How much is done to keep it running. Only heeded when the VM is made.
-    #[serde(default, skip_serializing_if = "Availability::is_default")]
-    pub availability: Availability,
+    /// How much is done to keep it running. What is left out of it is left as it is.
+    #[serde(default, skip_serializing_if = "AvailabilityPart::is_empty")]
+    pub availability: AvailabilityPart,
+}
+
+impl DeclaredVm {
+    /// What is named of all that can be changed at any time.
+    fn part(&self) -> VmPart {
+        let Self { reserved, prefer_numa_node, availability, .. } = self;
+        VmPart {
+            reserved: *reserved,
+            prefer_numa_node: prefer_numa_node.map(Some),
+            availability: *availability,
+        }
+    }
 }
 
 /// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file, then rules.
 ///
 /// # Errors
-/// Findings about things that are declared twice, hosts that are not named, and hardware of a VM that differs.
+/// Findings about things that are declared twice, hosts that are not named, hardware of a VM that differs, and VMs that are
+/// being deleted.
 pub fn changes(
     declared: &Declaration,
     spec: &Spec,
@@ -92,7 +108,8 @@ pub fn changes(
             "10000 at most",
         )]);
     }
-    if let Some(policy) = declared.policy.filter(|policy| *policy != spec.policy) {
+    let policy = declared.policy.unwrap_or_default().over(spec.policy);
+    if policy != spec.policy {
         changes.push(Change::SetPolicy { policy });
     }
     let mut seen_gpus = BTreeSet::new();
@@ -142,48 +159,58 @@ fn declared_twice(what: &str) -> Finding {
 
 fn vm_changes(vm: &DeclaredVm, spec: &Spec) -> Result<Vec<Change>, Finding> {
     let name = vm.name.clone();
-    let mut changes = Vec::new();
-    let running = match spec.vms.get(&vm.name) {
-        None => {
-            changes.push(match &vm.hardware {
-                Some(hardware) => Change::CreateVm {
-                    name: name.clone(),
-                    vm: NewVm {
-                        hardware: hardware.clone(),
-                        request: vm.gpu.clone(),
-                        reserved: vm.reserved,
-                        prefer_numa_node: vm.prefer_numa_node,
-                        availability: vm.availability,
-                    },
-                },
-                None => {
-                    Change::AdoptVm { name: name.clone(), request: vm.gpu.clone(), reserved: vm.reserved }
-                }
-            });
-            false
-        }
-        Some(existing) => {
-            let differs = match (&existing.source, &vm.hardware) {
-                (VmSource::Made(is), Some(declared)) => is != declared,
-                (VmSource::Adopted, Some(_)) => true,
-                (_, None) => false,
-            };
-            if differs {
-                let what = format!("The hardware of existing VM {name}");
-                return Err(say::invalid_value(
-                    &what,
-                    "changed by a declaration",
-                    "the hardware it has, or delete the VM first",
-                ));
-            }
-            changes.extend(request_changes(&name, &existing.request, &vm.gpu));
-            existing.run.is_up()
-        }
+    let (mut changes, running) = match spec.vms.get(&vm.name) {
+        None => (vec![new_vm(vm)], false),
+        Some(existing) => (changes_of(vm, existing)?, existing.run.is_up()),
     };
     match vm.running {
         Some(true) if !running => changes.push(Change::StartVm { name }),
         Some(false) if running => changes.push(Change::StopVm { name, force: false }),
         _ => {}
+    }
+    Ok(changes)
+}
+
+fn new_vm(vm: &DeclaredVm) -> Change {
+    let name = vm.name.clone();
+    let (request, prefer_numa_node) = (vm.gpu.clone(), vm.prefer_numa_node);
+    let reserved = vm.reserved.unwrap_or_default();
+    let availability = vm.availability.over(Availability::default());
+    match vm.hardware.clone() {
+        Some(hardware) => {
+            let vm = NewVm { hardware, request, reserved, prefer_numa_node, availability };
+            Change::CreateVm { name, vm }
+        }
+        None => {
+            let vm = AdoptedVm { request, reserved, prefer_numa_node, availability };
+            Change::AdoptVm { name, vm }
+        }
+    }
+}
+
+/// What is to change of a VM that exists. What cannot be changed is said.
+fn changes_of(vm: &DeclaredVm, existing: &VmSpec) -> Result<Vec<Change>, Finding> {
+    let name = &vm.name;
+    if existing.run == Run::Deleted {
+        return Err(say::vm_being_deleted(name));
+    }
+    let differs = match (&existing.source, &vm.hardware) {
+        (VmSource::Made(is), Some(declared)) => is != declared,
+        (VmSource::Adopted, Some(_)) => true,
+        (_, None) => false,
+    };
+    if differs {
+        let what = format!("The hardware of existing VM {name}");
+        return Err(say::invalid_value(
+            &what,
+            "changed by a declaration",
+            "the hardware it has, or delete the VM first",
+        ));
+    }
+    let mut changes = request_changes(name, &existing.request, &vm.gpu);
+    let wish = vm.part();
+    if wish.over(existing) != *existing {
+        changes.push(Change::SetVm { name: name.clone(), wish });
     }
     Ok(changes)
 }

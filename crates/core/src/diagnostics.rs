@@ -4,6 +4,7 @@
 //! what its reader can do. Neither repeats the other.
 
 mod cluster;
+mod fencing;
 mod gpu;
 mod homogeneity;
 mod membership;
@@ -11,6 +12,7 @@ mod placement;
 mod whereabouts;
 
 pub use self::cluster::*;
+pub use self::fencing::*;
 pub use self::gpu::*;
 pub use self::homogeneity::*;
 pub use self::membership::*;
@@ -119,6 +121,12 @@ pub fn vm_exists(vm: &VmName) -> Finding {
     )
 }
 
+/// A VM is on its way out.
+pub fn vm_being_deleted(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} is being deleted.");
+    error(Code::VmExists, vm_subject(vm), message, "Once it is gone, a VM of that name can be made anew.")
+}
+
 /// A VM was deleted while its host was down.
 pub fn vm_to_be_ended(vm: &VmName, host: &HostName) -> Finding {
     let message = format!(
@@ -192,6 +200,14 @@ pub fn vm_not_running(vm: &VmName) -> Finding {
         format!("VM {vm} does not run."),
         format!("Start it with 'tranche vm start {vm}'."),
     )
+}
+
+/// It runs where nothing can be done for it from here.
+pub fn vm_elsewhere(vm: &VmName, host: &HostName, here: &HostName) -> Finding {
+    let message =
+        format!("VM {vm} is on host {host}, and its console can only be reached there; this is host {here}.");
+    let hint = format!("On host {host}: tranche vm console {vm}");
+    error(Code::VmElsewhere, vm_subject(vm), message, hint)
 }
 
 /// It has one.
@@ -337,6 +353,16 @@ pub fn shutdown_slow(vm: &VmName) -> Finding {
              {vm} --force' off and on."
         ),
     )
+}
+
+/// A VM does nothing although it runs.
+pub fn vm_paused(vm: &VmName, host: &HostName) -> Finding {
+    let message = format!("VM {vm} is paused: it holds its partition, and its guest stands still.");
+    let hint = format!(
+        "'virsh domstate --reason {vm}' on host {host} says why. After an I/O error: make room on its storage, then 'virsh resume \
+         {vm}'; if somebody paused it, 'virsh resume {vm}' lets it go on."
+    );
+    warning(Code::VmPaused, vm_subject(vm), message, hint)
 }
 
 /// Another domain of the same name.

@@ -277,6 +277,8 @@ fn effect_on(
         finding.severity == Severity::Warning && finding.subject == crate::finding::Subject::Vm(name.clone())
     });
     let wants_to_run = after.vms.get(name).is_some_and(|vm| vm.run.is_up());
+    let is_reserved = |spec: &Spec| spec.vms.get(name).is_some_and(|vm| vm.reserved);
+    let loses = is_reserved(state.spec) && !is_reserved(after) && state.plan.held_by(name).next().is_some();
     match goal {
         VmGoal::Run if !active => Some(VmEffect::Starts),
         VmGoal::Run if is_told_to_leave(name, state.spec, after) => Some(VmEffect::Stays),
@@ -284,6 +286,7 @@ fn effect_on(
         VmGoal::Remove => Some(VmEffect::Goes),
         VmGoal::Stop if !active && wants_to_run && waits => Some(VmEffect::Waits),
         VmGoal::Stop | VmGoal::Kill if active => Some(VmEffect::Stops),
+        VmGoal::Stop | VmGoal::Kill if loses => Some(VmEffect::LosesReservation),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::progress::{CLOCK_OFF_MS, Guard, Progress, Pulse};
+pub use self::progress::{CLOCK_OFF_MS, Done, Guard, LATELY_MAX, Progress, Pulse};
 
 pub use self::numa::NumaNode;
 pub use self::resources::{Network, Resources, StoragePool, WatchdogFacts};
@@ -56,6 +56,7 @@ pub struct HostInventory {
     /// Kernel calls that have not come back within their limit and still block a device.
     pub stuck: Vec<StuckCall>,
     /// What was amiss while observing.
+    #[serde(deserialize_with = "progress::known")]
     pub notes: Vec<Finding>,
     /// How far it has followed the plan.
     #[serde(default, skip_serializing_if = "Progress::is_default")]
@@ -63,9 +64,39 @@ pub struct HostInventory {
     /// Its last heartbeat, as the leader knows it; none where one host stands alone. It is not part of the report.
     #[serde(skip)]
     pub pulse: Option<Pulse>,
+    /// Why its report cannot be read, if it cannot; then nothing else here is of the host. It is not part of the report.
+    #[serde(skip)]
+    pub unread: Option<String>,
 }
 
 impl HostInventory {
+    /// What stands for a report that cannot be read, because a later version wrote it: nothing is known of the host, so nothing is
+    /// released and nothing is started there.
+    pub fn unread(host: HostName, why: String) -> Self {
+        let system = SystemFacts {
+            kernel: String::new(),
+            cpu_model: String::new(),
+            cpus: 0,
+            memory_mib: 0,
+            iommu: Iommu::Off,
+            watchdog: None,
+            numa: Vec::new(),
+        };
+        Self {
+            host,
+            boot_id: String::new(),
+            observed_at: Timestamp::default(),
+            system,
+            hypervisor: Hypervisor::Down { reason: why.clone() },
+            gpus: BTreeMap::new(),
+            stuck: Vec::new(),
+            notes: Vec::new(),
+            progress: Progress::default(),
+            pulse: None,
+            unread: Some(why),
+        }
+    }
+
     /// Whether a host is as it was, whenever that was. Taking it apart makes the compiler ask about every field that is added.
     pub fn is_as(&self, other: &Self) -> bool {
         let Self {
@@ -79,9 +110,11 @@ impl HostInventory {
             notes,
             progress,
             pulse: _,
+            unread,
         } = self;
         (host, boot_id, system, hypervisor) == (&other.host, &other.boot_id, &other.system, &other.hypervisor)
             && (gpus, stuck, notes, progress) == (&other.gpus, &other.stuck, &other.notes, &other.progress)
+            && *unread == other.unread
     }
 
     /// Whether a host is as it was but for how busy and warm its GPUs are, on which no decision rests.

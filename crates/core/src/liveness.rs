@@ -24,23 +24,29 @@
 //!
 //! Deliberately absent: clocks, the store, the watchdog. Times are milliseconds of one monotonic clock, whichever that is.
 
-mod cuts;
+mod errands;
 mod parting;
 mod quorum;
 mod standstill;
+mod trials;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::cuts::{Cause, Cuts};
+pub use self::errands::{Cause, Errands, cut_cause, turn_on_cause};
 pub use self::parting::{Farewell, Parting};
 pub use self::quorum::{MemberSays, Poll, Quorum};
 pub use self::standstill::{Sight, Standstill, gap_ms};
+pub use self::trials::{Due, Trial, Trials};
 use crate::inventory::Pulse;
 use crate::name::{HostName, Timestamp};
 use crate::plan::DownBy;
 use crate::spec::Timers;
+
+/// For how long after its own boot whoever leads takes a host for booting that it has not heard of since, in milliseconds: as long
+/// as a server's firmware takes. Nobody cuts the power of such a host, or it would never come back from a power cut of all.
+pub const RISE_MS: u64 = 5 * 60_000;
 
 /// A heartbeat: what a host writes to show that it lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +67,37 @@ pub struct Heartbeat {
     /// Whether it is the last one: the host runs nothing any more and is about to shut down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub farewell: bool,
+    /// Whether it is the last one of a daemon that was stopped in good order: what the host runs goes on, and its silence from
+    /// then on says nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unattended: bool,
+    /// Whether the host would lead: it may, and can read all that is stored. Those of later versions leave the lead to it
+    /// ([`crate::membership::leaves_lead_to`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub able: bool,
     /// The version of the daemon.
     pub version: String,
     /// The host's clock when it was sent.
     pub sent_at: Timestamp,
+}
+
+impl Heartbeat {
+    /// What stands for a heartbeat that cannot be read, because a later version wrote it: it shows that its host lives, and nothing
+    /// else. `change` tells it from the one before. No watchdog is counted on by it.
+    pub fn unread(change: u64, version: String) -> Self {
+        Self {
+            boot_id: String::new(),
+            count: change,
+            epoch: 0,
+            armed: false,
+            bound_ms: None,
+            farewell: false,
+            unattended: false,
+            able: false,
+            version,
+            sent_at: Timestamp(0),
+        }
+    }
 }
 
 /// An answer of the store: all heartbeats, as they were at some moment between the question and the answer.
@@ -103,6 +136,8 @@ struct Heard {
     at_ms: u64,
     /// How far the host's clock was ahead of the leader's then, if it came just before.
     clock_ahead_ms: i64,
+    /// Whether another one was heard before it.
+    again: bool,
 }
 
 impl Watchman {
@@ -129,11 +164,13 @@ impl Watchman {
         for (host, beat) in beats {
             let before = self.heard.get(host).filter(|_| unbroken);
             if before.is_none_or(|heard| heard.beat != *beat) {
-                // Only of one that was not there at the last look is it known that it was sent just now.
+                // Only of one that was not there at the last look is it known that it was sent just now. One that cannot be read
+                // tells no time.
                 let ahead_ms =
                     i64::try_from(i128::from(beat.sent_at.0) - i128::from(now.0)).unwrap_or_default();
-                let clock_ahead_ms = before.map_or(0, |_| ahead_ms);
-                let heard = Heard { beat: beat.clone(), at_ms: answered_ms, clock_ahead_ms };
+                let clock_ahead_ms = before.filter(|_| beat.sent_at.0 > 0).map_or(0, |_| ahead_ms);
+                let again = self.heard.get(host).is_some_and(|heard| heard.again || heard.beat != *beat);
+                let heard = Heard { beat: beat.clone(), at_ms: answered_ms, clock_ahead_ms, again };
                 self.heard.insert(host.clone(), heard);
             }
         }
@@ -143,14 +180,28 @@ impl Watchman {
         self.revision = revision;
     }
 
-    /// Each host's last heartbeat, and for how long it is known that no other one has come.
-    pub fn pulses(&self) -> impl Iterator<Item = (&HostName, Pulse)> {
-        self.heard.iter().map(|(host, heard)| {
+    /// Each host's last heartbeat, and for how long it is known that no other one has come. `up_ms` is how long ago the host that
+    /// listens has booted, in milliseconds.
+    pub fn pulses(&self, up_ms: u64) -> impl Iterator<Item = (&HostName, Pulse)> {
+        self.heard.iter().map(move |(host, heard)| {
             let silent_ms = self.asked_ms.unwrap_or_default().saturating_sub(heard.at_ms);
-            let Heartbeat { epoch, armed, bound_ms, farewell, .. } = heard.beat;
+            let Heartbeat { epoch, armed, bound_ms, farewell, unattended, .. } = heard.beat;
             let off = farewell.then_some(DownBy::Shutdown);
             let clock_ahead_ms = heard.clock_ahead_ms;
-            (host, Pulse { silent_ms, epoch, armed, bound_ms, being_cut: false, off, clock_ahead_ms })
+            let rising = !heard.again && up_ms < RISE_MS;
+            let being_cut = false;
+            let pulse = Pulse {
+                silent_ms,
+                epoch,
+                armed,
+                bound_ms,
+                being_cut,
+                off,
+                unattended,
+                rising,
+                clock_ahead_ms,
+            };
+            (host, pulse)
         })
     }
 
@@ -234,6 +285,8 @@ mod tests {
             armed: true,
             bound_ms: Some(8_000),
             farewell: false,
+            unattended: false,
+            able: false,
             version: String::new(),
             sent_at: Timestamp(0),
         };
@@ -241,7 +294,7 @@ mod tests {
     }
 
     fn silent_ms(watchman: &Watchman) -> u64 {
-        watchman.pulses().next().unwrap().1.silent_ms
+        watchman.pulses(RISE_MS).next().unwrap().1.silent_ms
     }
 
     /// Hears of a heartbeat. Where the store takes writes, something is written each time.
@@ -303,6 +356,40 @@ mod tests {
         hear(&mut watchman, (30_000, 30_050), 1, true);
         hear(&mut watchman, (30_400, 30_450), 1, true);
         assert_eq!(silent_ms(&watchman), 350, "since it is known that it takes them again");
+    }
+
+    #[test]
+    fn a_host_that_was_not_heard_of_since_the_leader_booted_may_be_booting_for_a_while() {
+        let mut watchman = Watchman::default();
+        let is_rising =
+            |watchman: &Watchman, up_ms| watchman.pulses(up_ms).next().is_some_and(|(_, pulse)| pulse.rising);
+        hear(&mut watchman, (0, 50), 1, true);
+        assert!(is_rising(&watchman, 0), "its heartbeat may be of before the power cut");
+        hear(&mut watchman, (9_200, 9_800), 1, true);
+        assert!(is_rising(&watchman, RISE_MS - 1), "a pause of the store is no sign of life");
+        assert!(!is_rising(&watchman, RISE_MS));
+        hear(&mut watchman, (10_000, 10_050), 2, true);
+        hear(&mut watchman, (20_000, 20_050), 2, true);
+        assert!(!is_rising(&watchman, 0), "it was heard of since");
+    }
+
+    #[test]
+    fn a_host_whose_heartbeats_cannot_be_read_lives_as_long_as_they_change_and_no_watchdog_is_counted_on() {
+        let mut watchman = Watchman::default();
+        for (change, asked_ms) in (7..).zip((0..20_000).step_by(400)) {
+            let count = change.min(27);
+            let beats = BTreeMap::from([(host(), Heartbeat::unread(count, "9.0.0".to_owned()))]);
+            let answered_ms = asked_ms + 50;
+            let hearing =
+                Hearing { asked_ms, answered_ms, revision: change, wrote_after_ms: None, beats: &beats };
+            watchman.hear(hearing, &Timers::default(), Timestamp(1_767_225_600_000 + asked_ms));
+            let (_, pulse) = watchman.pulses(RISE_MS).next().unwrap();
+            assert!(!pulse.armed && pulse.off.is_none() && pulse.clock_ahead_ms == 0, "{pulse:?}");
+            if count < 27 {
+                assert_eq!(pulse.silent_ms, 0);
+            }
+        }
+        assert_eq!(silent_ms(&watchman), 19_600 - 8_050, "it is silent since the last one that differed");
     }
 
     #[test]

@@ -3,8 +3,13 @@
 //! A cluster's store agrees by majority: what it can lose depends on how many of its members vote, not on how many hosts
 //! there are. Here are the judgements; who asks the store's members how they fare is a leaf of the daemon.
 
+mod versions;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::versions::{
+    Order, Peer, is_later, judge_versions, leaves_lead_to, order_of, refusal_to_join, ruling_version,
+};
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::name::{HostName, Timestamp};
@@ -20,16 +25,17 @@ const RENEWED_AT_PERCENT: u64 = 67;
 /// An authority that ends within so many milliseconds is a finding: one year.
 const AUTHORITY_WARNING_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
 /// Once nobody has led for so many milliseconds, any host may: longer than the candidates need to choose one of them.
-const LEADERLESS_MS: u64 = 10_000;
+pub const LEADERLESS_MS: u64 = 10_000;
 /// A seat that was given this many milliseconds ago and not taken is a finding: longer than the way to it may take.
 const SEAT_TAKEN_WITHIN_MS: u64 = 10 * 60 * 1_000;
 
-/// Those hosts that may lead, of hosts with the time at which each joined: the oldest. That more of them stand ready would
-/// cost the store a question of each many times a second, and saves nothing: it is lost with as many of its own members.
-pub fn candidates<'a>(hosts: impl IntoIterator<Item = (Timestamp, &'a HostName)>) -> Vec<HostName> {
+/// Those hosts that may lead, of hosts with their versions and the time at which each joined: those of the oldest version
+/// ([`leaves_lead_to`]), and of these the oldest. That more of them stand ready would cost the store a question of each many times a
+/// second, and saves nothing: it is lost with as many of its own members.
+pub fn candidates<'a>(hosts: impl IntoIterator<Item = (&'a str, Timestamp, &'a HostName)>) -> Vec<HostName> {
     let mut hosts: Vec<_> = hosts.into_iter().collect();
-    hosts.sort_unstable();
-    hosts.into_iter().take(SEATS_MAX).map(|(_, host)| host.clone()).collect()
+    hosts.sort_unstable_by_key(|(version, joined_at, host)| (order_of(version), *joined_at, *host));
+    hosts.into_iter().take(SEATS_MAX).map(|(.., host)| host.clone()).collect()
 }
 
 /// Who leads, as far as a host knows.
@@ -224,25 +230,6 @@ pub fn is_authority_ending(until: Timestamp, now: Timestamp) -> bool {
     until.0.saturating_sub(now.0) < AUTHORITY_WARNING_MS
 }
 
-/// The version that rules while versions differ: the oldest. Nothing is written that a member could not read.
-///
-/// Versions are compared by their numbers (`1.10.0` is after `1.9.2`); what is no number counts as 0.
-pub fn ruling_version<'a>(versions: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    versions.into_iter().min_by_key(|version| numbers(version))
-}
-
-fn numbers(version: &str) -> Vec<u64> {
-    version.split(['.', '-', '+', '~']).map(|part| part.parse().unwrap_or_default()).collect()
-}
-
-/// The finding about versions that differ, if they do.
-pub fn judge_versions(versions: &[(HostName, String)]) -> Option<Finding> {
-    let ruling = ruling_version(versions.iter().map(|(_, version)| version.as_str()))?;
-    let newer: Vec<&HostName> =
-        versions.iter().filter(|(_, version)| version != ruling).map(|(host, _)| host).collect();
-    (!newer.is_empty()).then(|| say::versions_differ(ruling, &newer))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,8 +263,18 @@ mod tests {
     fn the_oldest_three_hosts_may_lead_and_names_decide_between_those_of_one_age() {
         let names: Vec<HostName> = ["a", "b", "c", "d"].map(|name| name.parse().unwrap()).to_vec();
         let joined = [9, 5, 5, 7].map(Timestamp);
-        let chosen = candidates(joined.into_iter().zip(&names));
+        let hosts = joined.into_iter().zip(&names).map(|(joined_at, host)| ("1.0", joined_at, host));
+        let chosen = candidates(hosts);
         assert_eq!(chosen.iter().map(HostName::as_str).collect::<Vec<_>>(), ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn while_versions_differ_hosts_of_the_oldest_may_lead_before_all_others() {
+        let names: Vec<HostName> = ["a", "b", "c", "d", "e"].map(|name| name.parse().unwrap()).to_vec();
+        let versions = ["1.10.0", "1.10.0", "1.10.0", "1.9.0", "1.9.0"].into_iter();
+        let hosts = versions.zip(&names).zip(1..).map(|((version, host), at)| (version, Timestamp(at), host));
+        let chosen = candidates(hosts);
+        assert_eq!(chosen.iter().map(HostName::as_str).collect::<Vec<_>>(), ["d", "e", "a"]);
     }
 
     #[test]
@@ -402,19 +399,6 @@ mod tests {
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(findings[0].message.contains("at https://etcd3:2379"), "{}", findings[0]);
         assert!(!findings[0].hint.contains("tranche cluster remove"), "{}", findings[0]);
-    }
-
-    #[test]
-    fn the_oldest_version_rules_by_its_numbers() {
-        assert_eq!(ruling_version(["1.10.0", "1.9.2", "1.9.10"]), Some("1.9.2"));
-        assert_eq!(ruling_version([]), None);
-        let hosts = |versions: [&str; 2]| {
-            let named = ["a", "b"].map(|host| host.parse().unwrap()).into_iter();
-            judge_versions(&named.zip(versions.map(str::to_owned)).collect::<Vec<_>>())
-        };
-        assert_eq!(hosts(["1.0.0", "1.0.0"]), None);
-        let finding = hosts(["1.0.0", "1.1.0"]).unwrap();
-        assert!(finding.message.contains("1.0.0 rules") && finding.message.contains('b'), "{finding}");
     }
 
     #[test]

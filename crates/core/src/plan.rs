@@ -190,6 +190,9 @@ pub struct HostPlan {
     /// Its administrator has told it to go down, and it has not come back yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub departs: bool,
+    /// It was to come back from there, and has not done so in time: nothing waits for it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
 }
 
 impl HostPlan {

@@ -121,7 +121,15 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn judge_hosts(&mut self) {
         for host in &self.scope.hosts {
-            let Some(observed) = self.inventory.get(host).filter(|_| self.is_up(host)) else { continue };
+            let Some(observed) = self.inventory.get(host) else { continue };
+            if let Some(why) = &observed.unread {
+                // One that was down is not taken up again before it can be read.
+                self.findings.push(say::report_unread(host, why));
+                continue;
+            }
+            if !self.is_up(host) {
+                continue;
+            }
             if let Hypervisor::Down { reason } = &observed.hypervisor {
                 self.findings.push(say::libvirt_down(host, reason));
             }
@@ -141,7 +149,7 @@ impl Planner<'_> {
                 self.findings.push(say::host_silent(&key.host));
                 continue;
             };
-            if !self.is_up(&key.host) {
+            if !self.is_up(&key.host) || observed.unread.is_some() {
                 continue;
             }
             match observed.gpus.get(&key.address) {

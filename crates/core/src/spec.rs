@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 mod availability;
 mod homogeneity;
 mod host;
+mod part;
 mod rule;
 mod strict;
 
@@ -18,7 +19,10 @@ pub use self::availability::{
     ShutdownPolicy, Timers,
 };
 pub use self::homogeneity::Homogeneity;
-pub use self::host::{Departure, DepartureWay, Duty, FenceSpec, HostSpec, LABELS_PER_HOST_MAX, SaidDown};
+pub use self::host::{
+    Departure, DepartureWay, Duty, FencePart, FenceSpec, HostPart, HostSpec, LABELS_PER_HOST_MAX, SaidDown,
+};
+pub use self::part::{AvailabilityPart, FailoverPart, PolicyPart, RestartsPart, TimersPart, VmPart};
 
 pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
 

@@ -10,8 +10,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::finding::Subject;
 use crate::inventory::DeviceSource;
-use crate::name::{GpuAddress, PciAddress, Timestamp, VmId, VmName};
+use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmId, VmName};
 use crate::spec::VmHardware;
 
 /// The driver that hands a function to a VM.
@@ -192,6 +193,16 @@ pub enum StepSubject {
     Gpu(GpuAddress),
     /// A VM.
     Vm(VmName),
+}
+
+impl StepSubject {
+    /// The same as seen from other hosts, which may have a GPU at the same address.
+    pub fn on(&self, host: &HostName) -> Subject {
+        match self {
+            Self::Gpu(address) => Subject::Gpu(GpuKey { host: host.clone(), address: address.clone() }),
+            Self::Vm(vm) => Subject::Vm(vm.clone()),
+        }
+    }
 }
 
 impl Step {

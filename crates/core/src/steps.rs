@@ -14,6 +14,7 @@ use crate::inventory::{
 use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, VmName};
 use crate::plan::{GpuPlan, Plan, Standing, VmGoal, VmPlan};
+use crate::rest::rests;
 use crate::spec::{Failover, GpuMode, Spec, VmSource};
 use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
@@ -381,6 +382,7 @@ fn vm_steps(
     match (planned.goal, active) {
         (VmGoal::Leave, _) | (VmGoal::Run, true) => Vec::new(),
         (VmGoal::Cycle | VmGoal::Reset, false) => Vec::new(),
+        (VmGoal::Run, false) if is_at_rest(name, planned, spec, observed, domain) => Vec::new(),
         (VmGoal::Run, false) => start_steps(name, planned, spec, plan, observed, domain),
         (VmGoal::Cycle | VmGoal::Stop | VmGoal::Move | VmGoal::Remove, true) if shutting_down => Vec::new(),
         (VmGoal::Cycle | VmGoal::Stop | VmGoal::Move, true) => vec![Step::ShutDownVm { vm, id }],
@@ -395,6 +397,20 @@ fn vm_steps(
             }
         }
     }
+}
+
+/// Whether a VM went off since it was seen running, and somebody meant it. What was decided before that does not start it again: a
+/// guest could never turn itself off, and one that was moved by hand would run twice. That it shall start all the same, the
+/// planner says by having seen it off.
+fn is_at_rest(
+    name: &VmName,
+    planned: &VmPlan,
+    spec: &Spec,
+    observed: &HostInventory,
+    domain: Option<&Domain>,
+) -> bool {
+    let wish = spec.vms.get(name);
+    wish.is_some_and(|wish| rests(planned, wish, domain, Some(&observed.boot_id)).is_some())
 }
 
 /// A definition that is off holds no device of ours: whoever starts it by hand must not collide with the next holder.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capacity::Stranded;
 use crate::change::State;
+use crate::membership::order_of;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Uses, turn};
 use crate::plan::Standing;
@@ -136,21 +137,4 @@ fn step(machine: &Machine, here: &[VmName], state: State<'_>, board: &mut Board<
     }
     commands.push("tranche cluster status".to_owned());
     UpgradeStep { host: host.clone(), version: machine.version.clone(), because, vms, stranded, commands }
-}
-
-/// Versions in the order in which they follow each other: numbers by what they count, `0.10.0` after `0.9.1`.
-fn order_of(version: &str) -> Vec<u64> {
-    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or_default()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_follow_each_other_by_their_numbers() {
-        assert!(order_of("0.10.0") > order_of("0.9.1"));
-        assert!(order_of("1.0.0") > order_of("0.99.99"));
-        assert_eq!(order_of("0.1.0"), order_of("0.1.0"));
-    }
 }

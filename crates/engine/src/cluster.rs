@@ -18,4 +18,4 @@ mod trouble;
 pub use self::heart::{Heart, Rhythm, beat_every_ms};
 pub use self::leader::{Fenced, Fencer, Leader, Led, turn_every_ms};
 pub(crate) use self::member::REPORT_EVERY_MS;
-pub use self::member::{Dog, Member, Tending};
+pub use self::member::{Dog, Member, Noted, Tending};

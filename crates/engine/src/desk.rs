@@ -6,6 +6,8 @@
 //! Deliberately absent: hosts. What they report is given to [`Desk::decide`]; what they do follows from what it stores.
 
 mod operations;
+mod preview;
+mod reading;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +18,7 @@ use tranche_core::change::{self, Admitted, Change};
 use tranche_core::check;
 use tranche_core::declare::{self, Declaration};
 use tranche_core::diagnostics::lead_lost;
-use tranche_core::effect::{self, Effect};
+use tranche_core::effect::Effect;
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{HostInventory, Inventory, Pulse};
 use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
@@ -29,11 +31,14 @@ use tranche_core::why;
 use tranche_store::{Loaded, Repository, RepositoryError, Saved, Shared, State, Terms, Watch};
 use uuid::Uuid;
 
-use self::operations::{failures_that_matter, judge_operations};
-use self::wishes::Wishes;
-use crate::cluster::REPORT_EVERY_MS;
-use crate::hand::{News, with_host};
+use self::operations::{NEWS_MAX, failures_that_matter, judge_operations, news_between};
+use self::preview::effect_of;
+use self::wishes::{Wishes, take_over};
+use crate::hand::{as_member, with_host};
 use crate::view::{self, View};
+
+pub use self::operations::News;
+pub(crate) use self::operations::news_of;
 
 /// How often a wish is considered that meets somebody else's change of the same thing.
 const WISH_TRIES: usize = 4;
@@ -70,6 +75,9 @@ struct Inner {
     loaded: Loaded,
     /// Set when a commit failed half-way: what is stored is known only by reading again.
     reload: bool,
+    /// Set while something is stored that cannot be read, and when it was last tried for that.
+    unreadable: bool,
+    read_at: Timestamp,
     inventory: Shared<Inventory>,
     /// The reports that it rests on, where hosts report to the store.
     reports: Shared<Inventory>,
@@ -80,7 +88,11 @@ struct Inner {
     /// On which terms wishes are stored.
     terms: Terms,
     store_finding: Option<Finding>,
+    /// What happened and stands in no log yet.
+    news: News,
     findings: Shared<Vec<Finding>>,
+    /// Those of them that whoever leads found out himself.
+    reported: Vec<Finding>,
     /// What the last decision knew, so that the next looks only at what is new.
     memory: Memory,
     /// Whether each decision is compared with one that remembers nothing.
@@ -100,10 +112,6 @@ struct Rest {
 /// How long a fleet in which nothing happens goes without being looked at as a whole, in milliseconds.
 const REST_MS_MAX: u64 = 10_000;
 
-/// How long a watch may tell nothing, in milliseconds. Each host reports more often than that, also where nothing happens: one that
-/// is silent for longer has died without a word.
-const WATCH_SILENT_MS_MAX: u64 = 2 * REPORT_EVERY_MS;
-
 /// What was decided and stored: what hosts may act on.
 #[derive(Debug, Clone)]
 pub struct Decided {
@@ -120,7 +128,7 @@ pub struct Decided {
 pub struct Reports {
     /// What they reported.
     pub inventory: Reported,
-    /// What happened, for the logs of operations.
+    /// What happened, for the logs of operations, besides what stored reports tell of that.
     pub news: News,
     /// What is wrong besides, as whoever reports knows.
     pub findings: Vec<Finding>,
@@ -201,9 +209,12 @@ impl Desk {
     /// The store cannot be read.
     pub fn open(repository: Repository, ids: Ids) -> Result<Self, RepositoryError> {
         let loaded = repository.load()?;
-        let inner = Inner { loaded, ..Inner::default() };
+        Ok(Self::over(repository, ids, Inner { loaded, ..Inner::default() }))
+    }
+
+    fn over(repository: Repository, ids: Ids, inner: Inner) -> Self {
         let view = watch::Sender::new(Arc::new(inner.view(0)));
-        Ok(Self { repository, ids, inner: Mutex::new(inner), wishes: Wishes::default(), view })
+        Self { repository, ids, inner: Mutex::new(inner), wishes: Wishes::default(), view }
     }
 
     /// A desk that compares each decision with one that remembers nothing, and panics where they differ: for tests, because
@@ -239,22 +250,6 @@ impl Desk {
         if dry_run { self.preview(change, now) } else { self.take(change, now) }
     }
 
-    fn preview(&self, change: &Change, now: Timestamp) -> Result<Submitted, Rejected> {
-        let mut inner = self.lock();
-        self.refresh(&mut inner)?;
-        let admitted =
-            change::admit(change, state(&inner), VmId((self.ids.0)()), now).map_err(Rejected::Refused)?;
-        let mut effect = effect::preview(&admitted.spec, state(&inner), now);
-        // What is said at the door of GPUs that go along, or should; the effect itself names VMs and steps.
-        let said = admitted.findings.into_iter().filter(|finding| is_said_of_gpus(finding.code));
-        effect.findings.extend(said);
-        let version = match change {
-            Change::SetAllGpus(wish) => change::version(wish, state(&inner)).ok(),
-            _ => None,
-        };
-        Ok(Submitted::Preview { title: admitted.title, effect, version })
-    }
-
     /// Takes all of a declaration or nothing of it, or tells what it would do.
     ///
     /// # Errors
@@ -276,11 +271,11 @@ impl Desk {
             operations.push(new_operation(OperationId((self.ids.0)()), admitted, &next, now));
         });
         let (spec, findings) = admitted.map_err(Rejected::Refused)?;
-        next.spec = spec.into();
         if dry_run {
             let titles = operations.into_iter().map(|operation| operation.title).collect();
-            return Ok(Applied::Preview { titles, effect: effect::preview(&next.spec, state(&inner), now) });
+            return Ok(Applied::Preview { titles, effect: effect_of(&spec, findings, state(&inner), now) });
         }
+        take_over(&mut next, spec);
         next.operations.extend(operations.iter().map(|operation| (operation.id, operation.clone())));
         self.commit_wish(&mut inner, next)?;
         self.publish(&inner);
@@ -299,8 +294,10 @@ impl Desk {
     /// Tells everything that is not as it should be by a fresh look at a host: violated invariants, drift, refusals.
     pub fn examine(&self, seen: HostInventory, now: Timestamp) -> Vec<Finding> {
         let inner = self.lock();
-        let inventory = with_host(&inner.inventory, seen);
         let stored = &inner.loaded.state;
+        let known = inner.inventory.get(&seen.host).filter(|_| !stored.spec.hosts.is_empty());
+        let seen = as_member(seen, known.map(|known| &**known));
+        let inventory = with_host(&inner.inventory, seen);
         let planned = planner::plan(&stored.spec, &inventory, &stored.plan, now);
         let mut findings = planned.findings;
         findings.extend(check::check(&stored.plan));
@@ -308,6 +305,7 @@ impl Desk {
         let failures = inner.inventory.values().flat_map(|observed| &observed.progress.failures);
         findings.extend(failures.map(|failure| failure.finding.clone()));
         findings.extend(inner.store_finding.clone());
+        findings.extend_from_slice(&inner.reported);
         findings.sort();
         findings.dedup();
         findings
@@ -342,12 +340,17 @@ impl Desk {
             Reported::One(seen) => (with_host(&inner.inventory, *seen), None),
             Reported::Stored(pulses) => {
                 let known = with_pulses(&inner.inventory, &inner.reports, &stored.inventory, &pulses);
+                let news = news_between(&inner.reports, &stored.inventory);
+                inner.news.extend(news);
                 inner.reports = stored.inventory.clone();
                 (known, Some(pulses))
             }
         };
         inner.inventory = inventory.into();
-        let decided = self.plan_and_store(&mut inner, &reports.news, &reports.findings, terms, now);
+        inner.news.extend(reports.news);
+        let surplus = inner.news.len().saturating_sub(NEWS_MAX);
+        inner.news.drain(..surplus);
+        let decided = self.plan_and_store(&mut inner, &reports.findings, terms, now);
         let changed = decided.is_none() || inner.loaded.state != stored || inner.store_finding.is_some();
         let reported = reports.findings;
         inner.rest = pulses.filter(|_| !changed).map(|pulses| Rest { pulses, reported, since: now });
@@ -358,7 +361,6 @@ impl Desk {
     fn plan_and_store(
         &self,
         inner: &mut Inner,
-        news: &News,
         reported: &[Finding],
         terms: &Terms,
         now: Timestamp,
@@ -387,10 +389,14 @@ impl Desk {
         }
         let failures = failures_that_matter(&next, &inner.inventory);
         findings.extend(failures.iter().map(|failure| failure.finding.clone()));
-        let put_back = judge_operations(&mut next, &inner.inventory, &findings, &failures, news, now);
+        let put_back = judge_operations(&mut next, &inner.inventory, &findings, &failures, &inner.news, now);
         let stored = self.commit(inner, next, terms).is_ok();
+        if stored {
+            inner.news.clear();
+        }
         findings.extend(inner.store_finding.clone());
         findings.extend_from_slice(reported);
+        inner.reported = reported.to_vec();
         findings.sort();
         findings.dedup();
         inner.findings = findings.into();
@@ -426,55 +432,6 @@ impl Desk {
                 Err(Rejected::Store(Box::new(error.finding())))
             }
         }
-    }
-
-    /// Reads the store again where a commit left it unknown.
-    fn refresh(&self, inner: &mut Inner) -> Result<(), Rejected> {
-        if !inner.reload {
-            return Ok(());
-        }
-        match self.repository.load() {
-            Ok(loaded) => {
-                inner.loaded = loaded;
-                inner.reload = false;
-                Ok(())
-            }
-            Err(error) => Err(Rejected::Store(Box::new(error.finding()))),
-        }
-    }
-
-    /// Takes what others stored meanwhile. Returns whether there was anything new.
-    fn follow(&self, inner: &mut Inner, now: Timestamp) -> Result<bool, Rejected> {
-        let mut watch = inner.watch.take().filter(|_| !now.is_past(inner.heard_at, WATCH_SILENT_MS_MAX));
-        let refused = |error: RepositoryError| Rejected::Store(Box::new(error.finding()));
-        let vms = inner.loaded.state.plan.vms.len();
-        if let Some(heard) = watch.as_mut().filter(|_| !inner.reload) {
-            match self.repository.catch_up(&mut inner.loaded, heard.as_mut()) {
-                Ok(news) => {
-                    inner.watch = watch;
-                    inner.heard_at = if news { now } else { inner.heard_at };
-                    // A host that joins brings its plans, and knows nothing of pointers to them.
-                    if inner.loaded.state.plan.vms.len() != vms {
-                        let mended = self.repository.mend_homes(&inner.loaded);
-                        inner.reload = mended.is_err();
-                        mended.map_err(refused)?;
-                    }
-                    return Ok(news);
-                }
-                Err(error) => {
-                    tracing::info!(
-                        error = &error as &dyn std::error::Error,
-                        "the store is read again as a whole"
-                    );
-                }
-            }
-        }
-        inner.loaded = self.repository.load().map_err(refused)?;
-        inner.reload = false;
-        self.repository.mend_homes(&inner.loaded).map_err(refused)?;
-        inner.watch = Some(self.repository.watch(&inner.loaded).map_err(refused)?);
-        inner.heard_at = now;
-        Ok(true)
     }
 
     fn publish(&self, inner: &Inner) {
@@ -570,17 +527,6 @@ fn with_pulses(
 fn state(inner: &Inner) -> change::State<'_> {
     let stored = &inner.loaded.state;
     change::State { spec: &stored.spec, plan: &stored.plan, inventory: &inner.inventory }
-}
-
-fn is_said_of_gpus(code: Code) -> bool {
-    matches!(
-        code,
-        Code::DriverReload
-            | Code::BreaksHomogeneity
-            | Code::SetUnlike
-            | Code::SetIncomplete
-            | Code::SetChange
-    )
 }
 
 fn new_operation(id: OperationId, admitted: &Admitted, so_far: &State, now: Timestamp) -> Operation {

@@ -15,7 +15,7 @@ use tranche_host::Host;
 use tranche_host::catalogue::Catalogue;
 use tranche_store::{Repository, RepositoryError, Terms};
 
-use crate::desk::{Applied, Desk, Ids, Rejected, Reported, Reports, Submitted};
+use crate::desk::{Applied, Desk, Ids, Rejected, Reported, Reports, Submitted, news_of};
 use crate::hand::{Hand, PassReport};
 use crate::view::View;
 
@@ -40,9 +40,26 @@ impl Engine {
         repository: Repository,
         workers: usize,
     ) -> Result<Self, RepositoryError> {
-        let desk = Arc::new(Desk::open(repository, Ids::default())?);
+        Ok(Self::with(Desk::open(repository, Ids::default())?, name, host, workers))
+    }
+
+    /// The same for a member of a cluster, which lives on where something is stored that it cannot read: see
+    /// [`Desk::open_as_member`].
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn open_as_member(
+        name: HostName,
+        host: Arc<dyn Host>,
+        repository: Repository,
+        workers: usize,
+    ) -> Result<Self, RepositoryError> {
+        Ok(Self::with(Desk::open_as_member(repository, Ids::default())?, name, host, workers))
+    }
+
+    fn with(desk: Desk, name: HostName, host: Arc<dyn Host>, workers: usize) -> Self {
         let hand = Mutex::new(Hand::new(Arc::clone(&host), workers));
-        Ok(Self { name, host, desk, hand })
+        Self { name, host, desk: Arc::new(desk), hand }
     }
 
     /// Where it is decided. A member of a cluster shares it with whoever leads there.
@@ -110,7 +127,7 @@ impl Engine {
         let seen = hand.look(now);
         let reports = Reports {
             inventory: Reported::One(Box::new(seen.clone())),
-            news: hand.take_news(),
+            news: news_of(&self.name, hand.take_news()),
             findings: Vec::new(),
         };
         match self.desk.decide(reports, &Terms::default(), now) {

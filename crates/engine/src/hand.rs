@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::Arc;
 
 use tranche_core::falls::Starts;
-use tranche_core::inventory::{HostInventory, Inventory};
+use tranche_core::inventory::{Done, HostInventory, Inventory};
 use tranche_core::name::{GpuAddress, Timestamp, VmName};
 use tranche_core::operation::{LOG_LINES_MAX, LogLine, STEP_FAILURES_MAX, StepFailure};
 use tranche_core::plan::Plan;
@@ -20,9 +20,6 @@ use crate::act::{Outcome, act};
 
 /// The longest time for which only what was changed is looked at, in milliseconds. Splitting a GPU takes two such looks.
 const SURVEY_EVERY_MS: u64 = 5_000;
-
-/// What happened to what, for the logs of operations.
-pub type News = Vec<(StepSubject, LogLine)>;
 
 /// Looks at a host and carries out steps there.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ pub struct Hand {
     attempts: Attempts,
     failures: BTreeMap<StepSubject, StepFailure>,
     starts: Starts,
-    news: News,
+    news: Vec<Done>,
 }
 
 /// What a pass did.
@@ -74,7 +71,7 @@ impl Hand {
             attempts: Attempts::default(),
             failures: BTreeMap::new(),
             starts: Starts::default(),
-            news: News::new(),
+            news: Vec::new(),
         }
     }
 
@@ -101,8 +98,8 @@ impl Hand {
         seen
     }
 
-    /// What happened since this was last asked.
-    pub fn take_news(&mut self) -> News {
+    /// What was done since this was last asked.
+    pub fn take_news(&mut self) -> Vec<Done> {
         mem::take(&mut self.news)
     }
 
@@ -196,7 +193,7 @@ impl Hand {
                 Ok(()) => step.to_string(),
                 Err(finding) => format!("{step}: {}", finding.message),
             };
-            self.news.push((step.subject(), LogLine { at: now, text }));
+            self.news.push(Done { subject: step.subject(), line: LogLine { at: now, text } });
             if let Step::ShutDownVm { vm, .. } | Step::KillVm { vm, .. } = step {
                 self.starts.ended(vm);
             }
@@ -232,4 +229,13 @@ pub(crate) fn with_host(inventory: &Inventory, seen: HostInventory) -> Inventory
     let mut inventory = inventory.clone();
     inventory.insert(seen.host.clone(), seen.into());
     inventory
+}
+
+/// A host as it has just been seen, with what only its member and whoever leads can add: how far it has followed the plan, its last
+/// heartbeat, and what else it had to say. Without these, a look alone would show a host that is silent.
+pub(crate) fn as_member(seen: HostInventory, known: Option<&HostInventory>) -> HostInventory {
+    let Some(known) = known else { return seen };
+    let more: Vec<_> = known.notes.iter().filter(|note| !seen.notes.contains(note)).cloned().collect();
+    let notes = seen.notes.into_iter().chain(more).collect();
+    HostInventory { progress: known.progress.clone(), pulse: known.pulse, notes, ..seen }
 }

@@ -21,7 +21,7 @@ mod engine;
 mod hand;
 mod view;
 
-pub use self::desk::{Applied, Decided, Desk, Ids, Rejected, Reported, Reports, Submitted};
+pub use self::desk::{Applied, Decided, Desk, Ids, News, Rejected, Reported, Reports, Submitted};
 pub use self::engine::Engine;
-pub use self::hand::{Hand, News, PassReport};
+pub use self::hand::{Hand, PassReport};
 pub use self::view::View;

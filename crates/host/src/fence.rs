@@ -1,8 +1,8 @@
 //! Fence agents: programs that cut another host's power, and say whether it is off.
 //!
 //! They are those of ClusterLabs, driven in their standard form (FenceAgentAPI.md of the project fence-agents): options as
-//! `key=value` lines on standard input, `action=off|status|monitor|metadata`, and an exit status. An agent's word that it
-//! has cut a host is not enough: the host counts as off only when the agent, asked again, says so.
+//! `key=value` lines on standard input, `action=off|on|status|monitor|metadata`, and an exit status. An agent's word that it
+//! has cut a host is not enough: the host counts as off only when the agent, asked again, says so. So it is with turning it on.
 //!
 //! An agent runs as root, so nothing of it is taken on trust that somebody else could have written: it is looked up by a
 //! checked name in directories that packages own, gets no environment and no shell, and options that would have it run
@@ -11,6 +11,9 @@
 //!
 //! Options that an agent does not know are refused too: it would leave them out with a mere warning, and might cut
 //! another machine than the one that was meant.
+//!
+//! Which options are refused whatever an agent is, [`tranche_core::fence`] knows; here they are held against the agent's own
+//! description.
 //!
 //! Deliberately absent: when to fence, how often to try, and what follows from it.
 
@@ -76,14 +79,14 @@ impl Default for Limits {
     }
 }
 
-/// What came of cutting a host's power.
+/// What came of cutting a host's power, or of turning it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is off: the agent was asked again and says so.
+    /// It is off, or on: the agent was asked again and says so.
     Confirmed,
-    /// It may be on.
+    /// It may be as it was.
     Failed(Box<Finding>),
-    /// The agent did not end in time; the host may be on.
+    /// The agent did not end in time; the host may be as it was.
     TimedOut(Box<Finding>),
 }
 
@@ -105,11 +108,23 @@ impl Agents {
     /// Cuts a host's power and looks whether it is off. Takes as long as the limits for both allow. May be repeated: a host
     /// that is off stays off.
     pub fn fence(&self, host: &HostName, how: &FenceSpec) -> Outcome {
-        match self.cut(host, how) {
-            Ok(()) => Outcome::Confirmed,
-            Err(Trouble::Finding(finding)) => Outcome::Failed(finding),
-            Err(Trouble::Late(finding)) => Outcome::TimedOut(finding),
-        }
+        outcome(self.cut(host, how))
+    }
+
+    /// Turns a host on and looks whether it is. Takes as long as [`Self::fence`]. May be repeated: a host that is on stays on.
+    pub fn turn_on(&self, host: &HostName, how: &FenceSpec) -> Outcome {
+        outcome(self.power_up(host, how))
+    }
+
+    /// Whether this machine could fence a host, as far as that shows without asking its device: agent, options and secrets are
+    /// there.
+    ///
+    /// # Errors
+    /// The finding says what would go wrong.
+    pub fn prepare(&self, host: &HostName, how: &FenceSpec) -> Result<(), Box<Finding>> {
+        let ready = self.ready(host, how).map(drop);
+        let turns_on = || if how.leave_off { Ok(()) } else { self.check_turns_on(host, how) };
+        ready.and_then(|()| turns_on()).map_err(Trouble::into_finding)
     }
 
     /// Whether a host that lives could be fenced: agent, options and secrets are there, its device answers, and the machine
@@ -118,15 +133,7 @@ impl Agents {
     /// # Errors
     /// The finding says what would go wrong.
     pub fn check(&self, host: &HostName, how: &FenceSpec) -> Result<(), Box<Finding>> {
-        self.look(host, how).map_err(|(Trouble::Finding(finding) | Trouble::Late(finding))| finding)
-    }
-
-    /// What is wrong with the options for a host; nothing, if the agent can be asked and takes them.
-    pub fn validate(&self, host: &HostName, how: &FenceSpec) -> Vec<Finding> {
-        match self.describe(host, &how.agent) {
-            Ok((_, metadata)) => metadata.problems(host, how),
-            Err(Trouble::Finding(finding) | Trouble::Late(finding)) => vec![*finding],
-        }
+        self.look(host, how).map_err(Trouble::into_finding)
     }
 
     fn cut(&self, host: &HostName, how: &FenceSpec) -> Result<(), Trouble> {
@@ -150,6 +157,26 @@ impl Agents {
         }
     }
 
+    fn power_up(&self, host: &HostName, how: &FenceSpec) -> Result<(), Trouble> {
+        self.check_turns_on(host, how)?;
+        let ready = self.ready(host, how)?;
+        if ready.run("on", self.limits.cut_ms)?.status != Some(0) {
+            return Err(ready.failed("on"));
+        }
+        match ready.run("status", self.limits.look_ms)?.status {
+            Some(EXIT_ON) => Ok(()),
+            Some(EXIT_OFF) => {
+                let message = format!(
+                    "Fence agent {} says that it has turned host {host} on, and that it is still off.",
+                    how.agent
+                );
+                let hint = "It is tried again. Look at the machine, or turn it on by hand; it comes back by itself when it has booted.";
+                Err(Trouble::of(host, Code::FenceFailed, message, hint))
+            }
+            _ => Err(ready.failed("status")),
+        }
+    }
+
     fn look(&self, host: &HostName, how: &FenceSpec) -> Result<(), Trouble> {
         let ready = self.ready(host, how)?;
         if ready.run("monitor", self.limits.look_ms)?.status != Some(0) {
@@ -165,6 +192,11 @@ impl Agents {
             }
             _ => Err(ready.failed("status")),
         }
+    }
+
+    fn check_turns_on(&self, host: &HostName, how: &FenceSpec) -> Result<(), Trouble> {
+        let (_, metadata) = self.describe(host, &how.agent)?;
+        metadata.check_turns_on(host, &how.agent).map_err(Trouble::Finding)
     }
 
     /// Everything that is needed before anything is done to the host.
@@ -207,6 +239,20 @@ enum Trouble {
 impl Trouble {
     fn of(host: &HostName, code: Code, message: String, hint: &str) -> Self {
         Self::Finding(problem(host, code, message, hint))
+    }
+
+    fn into_finding(self) -> Box<Finding> {
+        match self {
+            Self::Finding(finding) | Self::Late(finding) => finding,
+        }
+    }
+}
+
+fn outcome(done: Result<(), Trouble>) -> Outcome {
+    match done {
+        Ok(()) => Outcome::Confirmed,
+        Err(Trouble::Finding(finding)) => Outcome::Failed(finding),
+        Err(Trouble::Late(finding)) => Outcome::TimedOut(finding),
     }
 }
 

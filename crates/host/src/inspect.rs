@@ -93,6 +93,7 @@ fn unreadable(
         notes,
         progress: Progress::default(),
         pulse: None,
+        unread: None,
     }
 }
 

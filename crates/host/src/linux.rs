@@ -186,6 +186,7 @@ impl Host for LinuxHost {
             notes,
             progress: Progress::default(),
             pulse: None,
+            unread: None,
         }
     }
 

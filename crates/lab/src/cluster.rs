@@ -165,7 +165,8 @@ impl Cluster {
         if self.agent { self.arm_agents() } else { Ok(()) }
     }
 
-    /// Any host may have to cut any other.
+    /// Any host may have to cut any other. None turns another on again: the lab gives its nodes their power itself, once it has
+    /// looked.
     pub(crate) fn arm_agents(&self) -> Result<()> {
         let (name, script) = (fence::AGENT, AGENT_SCRIPT.replace("ADDRESS", FENCE_ADDRESS));
         each(self.nodes.iter().collect(), |node| {
@@ -176,7 +177,7 @@ impl Cluster {
         for node in &self.nodes {
             let host = node.name();
             self.nodes[0].run(&format!(
-                "tranche -q host set {host} --fence-agent {name} --fence-option plug={host}"
+                "tranche -q host set {host} --fence-agent {name} --fence-option plug={host} --fence-leave-off"
             ))?;
         }
         Ok(())

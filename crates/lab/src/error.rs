@@ -77,6 +77,14 @@ pub enum Error {
         /// The node's name.
         name: String,
     },
+    /// A node is not turned on by anybody but the program that started it.
+    #[error(
+        "Node {name} belongs to the program that started it, and ends with it. Only that one turns it on."
+    )]
+    OwnedByCaller {
+        /// The node's name.
+        name: String,
+    },
     /// There is no such node.
     #[error("There is no node {name} in {}. Start one with: tranche-lab up {name}", directory.display())]
     NoSuchNode {

@@ -4,6 +4,8 @@
 //! It is `tranche-lab fence`, or this program under the name `fence_tranche_lab`. It reads `key=value` lines from standard
 //! input and speaks to the node's QEMU over its socket. `plug` is the node, `run_dir` the directory that nodes are in.
 //!
+//! A node that belongs to the program that started it (a test, the demo) is turned on by that program alone, which ends it, too.
+//!
 //! A node whose QEMU does not run is off. One that was never there is not: who misspells a name must not be told that the
 //! machine is off.
 
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::Error;
-use crate::node::{QEMU_LIMIT, check_name, runs, wait_until};
+use crate::node::{Node, QEMU_LIMIT, check_name, runs, wait_until};
 use crate::qmp::Qmp;
 
 /// The name under which this program is an agent.
@@ -34,6 +36,7 @@ const METADATA: &str = r#"<?xml version="1.0" ?>
   <parameter name="run_dir" unique="0" required="1"><content type="string" /><shortdesc lang="en">The directory that nodes are in</shortdesc></parameter>
 </parameters>
 <actions>
+  <action name="on" automatic="0" />
   <action name="off" />
   <action name="reboot" />
   <action name="status" />
@@ -64,6 +67,7 @@ pub fn answer(input: &str) -> Answer {
         return done(EXIT_OK, METADATA);
     }
     let acted = Machine::of(&options).and_then(|machine| match action {
+        "on" => machine.turn_on().map(|()| done(EXIT_OK, "Success: Powered ON\n")),
         "off" => machine.cut().map(|()| done(EXIT_OK, "Success: Powered OFF\n")),
         "reboot" => machine.reset().map(|()| done(EXIT_OK, "Success: Rebooted\n")),
         "status" if machine.is_on() => Ok(done(EXIT_OK, "Status: ON\n")),
@@ -82,6 +86,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// A node, as its directory shows it.
 struct Machine {
+    run_dir: PathBuf,
+    name: String,
     directory: PathBuf,
 }
 
@@ -94,11 +100,18 @@ impl Machine {
         if !directory.join("node.json").is_file() {
             return Err(Error::NoSuchNode { name: (*name).to_owned(), directory: run_dir.into() }.into());
         }
-        Ok(Self { directory })
+        Ok(Self { run_dir: run_dir.into(), name: (*name).to_owned(), directory })
     }
 
     fn is_on(&self) -> bool {
         runs(&self.directory.join("qemu.pid"))
+    }
+
+    fn turn_on(&self) -> Outcome<()> {
+        if self.is_on() {
+            return Ok(());
+        }
+        Ok(Node::find(&self.run_dir, &self.name)?.power_on()?)
     }
 
     fn cut(&self) -> Outcome<()> {
@@ -185,6 +198,7 @@ mod tests {
         let mut node = StandIn::new();
         assert_eq!(node.ask("action=status\nplug=node2").status, EXIT_OK);
         assert_eq!(node.ask("action=monitor\nplug=node2").status, EXIT_OK);
+        assert_eq!(node.ask("action=on\nplug=node2").status, EXIT_OK, "it is on already");
         assert_eq!(node.ask("action=reboot\nplug=node2").status, EXIT_OK);
         let cut = node.ask("action=off\nplug=node2");
         assert_eq!((cut.status, cut.said.as_str(), cut.complaint), (EXIT_OK, "Success: Powered OFF\n", None));
@@ -202,6 +216,7 @@ mod tests {
             &format!("action=status\nplug=node3\n{run_dir}"),
             &format!("action=status\nplug=../node3\n{run_dir}"),
             &format!("action=status\n{run_dir}"),
+            &format!("action=on\nplug=node3\n{run_dir}"),
             "action=off\nplug=node3",
             &format!("action=explode\nplug=node3\n{run_dir}"),
         ] {
@@ -221,7 +236,7 @@ mod tests {
             nodes.filter_map(|node| node.attribute("name")).collect::<Vec<_>>()
         };
         assert_eq!(names("parameter"), ["action", "plug", "run_dir"]);
-        assert_eq!(names("action"), ["off", "reboot", "status", "monitor", "metadata"]);
+        assert_eq!(names("action"), ["on", "off", "reboot", "status", "monitor", "metadata"]);
         assert_eq!(document.root_element().attribute("name"), Some(AGENT));
     }
 }

@@ -388,6 +388,22 @@ impl Node {
     }
 
     fn boot(&mut self, progress: &Progress) -> Result<(), Error> {
+        self.start_machine()?;
+        self.wait_until_up(progress)
+    }
+
+    /// Gives it power again and does not wait until it is up.
+    ///
+    /// # Errors
+    /// QEMU does not start, or the node is not to outlive the program that started it: that one has to do this.
+    pub(crate) fn power_on(&mut self) -> Result<(), Error> {
+        if self.record.options.lifetime == Lifetime::Caller {
+            return Err(Error::OwnedByCaller { name: self.name().to_owned() });
+        }
+        self.start_machine()
+    }
+
+    fn start_machine(&mut self) -> Result<(), Error> {
         self.boot_offset = self.serial_log().len();
         let Record { options, image, accelerator, uuid, ssh_public_key } = &self.record;
         let mut child = qemu::spawn(options, image, *accelerator, &Identity { uuid, ssh_public_key })?;
@@ -399,7 +415,7 @@ impl Node {
             _ => Ok(Qmp::connect(&options.file("qmp.sock")).is_ok()),
         })?;
         self.qemu = Some(child);
-        self.wait_until_up(progress)
+        Ok(())
     }
 
     fn wait_until_up(&mut self, progress: &Progress) -> Result<(), Error> {

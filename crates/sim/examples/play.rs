@@ -8,6 +8,7 @@ fn main() {
         Some(1) => Some(tranche_sim::Planted::NoFenceWait),
         Some(2) => Some(tranche_sim::Planted::BookingAfterStart),
         Some(3) => Some(tranche_sim::Planted::StaleLeaderWrites),
+        Some(4) => Some(tranche_sim::Planted::ForgottenShutdown),
         _ => None,
     };
     for seed in first..first + count.unwrap_or(1) {

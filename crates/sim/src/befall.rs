@@ -183,6 +183,9 @@ impl Inner {
             let model = &mut self.nodes[node].model;
             let active = model.domains.get(vm.as_str()).is_some_and(|domain| domain.state.is_active());
             if active && model.end(vm.as_str(), reason).is_ok() {
+                if reason == OffReason::Shutdown {
+                    self.judge_shutdown(vm, node);
+                }
                 self.record(
                     node,
                     Happened::Ended { vm: vm.to_string(), how: format!("{reason:?}").to_lowercase() },

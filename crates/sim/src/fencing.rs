@@ -10,6 +10,7 @@ use tranche_core::name::HostName;
 use tranche_core::spec::FenceSpec;
 use tranche_engine::cluster::{Fenced, Fencer};
 
+use crate::quorum::Place;
 use crate::story::Planted;
 use crate::world::{Due, Inner, Life, Shared};
 
@@ -27,20 +28,41 @@ impl Fencer for Agents {
         if !self.world.lives(self.life) {
             return Fenced::UnderWay;
         }
-        match self.world.with(|inner| inner.fence(self.life, host, cause)) {
-            Ok(true) => Fenced::Off,
-            Ok(false) => Fenced::UnderWay,
-            Err(why) => Fenced::Failed(failure(host, &why)),
+        fenced(host, self.world.with(|inner| inner.fence(self.life, host, cause)))
+    }
+
+    fn turn_on(&self, host: &HostName, _how: &FenceSpec, cause: Cause) -> Fenced {
+        if !self.world.lives(self.life) {
+            return Fenced::UnderWay;
         }
+        fenced(host, self.world.with(|inner| inner.turn_on(self.life, host, cause)))
     }
 }
+
+fn fenced(host: &HostName, done: Result<bool, String>) -> Fenced {
+    match done {
+        Ok(true) => Fenced::Done,
+        Ok(false) => Fenced::UnderWay,
+        Err(why) => Fenced::Failed(failure(host, &why)),
+    }
+}
+
+/// What an agent is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Order {
+    Cut,
+    TurnOn,
+}
+
+/// An agent that was told something: by which life of a daemon, and about which node.
+pub(crate) type Told = (Order, Place, u32, Place, Cause);
 
 /// How far an agent has come, as the daemon that drives it knows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum AtWork {
-    /// It was told to cut the power then.
+    /// It was told then.
     Since(u64),
-    /// It has seen it off.
+    /// It has seen it off, or on.
     Done,
 }
 
@@ -49,27 +71,50 @@ impl Inner {
     ///
     /// What the agent was told takes effect, whether or not the daemon still hears of it.
     fn fence(&mut self, by: Life, host: &HostName, cause: Cause) -> Result<bool, String> {
-        let Some(node) = self.node_of(host) else { return Err("there is no such host".to_owned()) };
         if self.planted == Some(Planted::NoFenceWait) {
             return Ok(true);
         }
+        let node = self.agent_of(by, host)?;
+        let is_off = !self.has_power(node);
+        self.tell((Order::Cut, by.node, by.count, node, cause), is_off, Due::PowerCut(node))
+    }
+
+    /// Has an agent turn a host on. Returns whether it is done.
+    fn turn_on(&mut self, by: Life, host: &HostName, cause: Cause) -> Result<bool, String> {
+        let node = self.agent_of(by, host)?;
+        self.judge_turning_on(host, cause);
+        let is_on = self.has_power(node);
+        self.tell((Order::TurnOn, by.node, by.count, node, cause), is_on, Due::TurnOn(node))
+    }
+
+    /// Whether a host is on, or on its way there.
+    fn has_power(&self, node: Place) -> bool {
+        self.nodes[node].on || self.nodes[node].boot.is_some()
+    }
+
+    /// The node of a host whose agent can be asked.
+    fn agent_of(&self, by: Life, host: &HostName) -> Result<Place, String> {
+        let node = self.node_of(host).ok_or("there is no such host")?;
         if self.nodes[node].agent_off || self.is_off_network(by.node) {
             return Err("the device does not answer".to_owned());
         }
-        let name = (by.node, by.count, node, cause);
-        let is_off = !self.nodes[node].on && self.nodes[node].boot.is_none();
-        match self.fences.get(&name) {
+        Ok(node)
+    }
+
+    /// Tells an agent something, unless it was told, and looks how far it has come.
+    fn tell(&mut self, told: Told, is_so: bool, does: Due) -> Result<bool, String> {
+        match self.fences.get(&told) {
             Some(AtWork::Done) => return Ok(true),
             Some(AtWork::Since(ms)) if self.now_ms < ms + AGENT_MS => return Ok(false),
-            Some(AtWork::Since(_)) if is_off => {
-                self.fences.insert(name, AtWork::Done);
+            Some(AtWork::Since(_)) if is_so => {
+                self.fences.insert(told, AtWork::Done);
                 return Ok(true);
             }
-            // Nobody told it before, or somebody has given the host its power again meanwhile.
+            // Nobody told it before, or somebody has switched the host's power meanwhile.
             Some(AtWork::Since(_)) | None => {}
         }
-        self.fences.insert(name, AtWork::Since(self.now_ms));
-        self.after(AGENT_MS / 2, Due::PowerCut(node));
+        self.fences.insert(told, AtWork::Since(self.now_ms));
+        self.after(AGENT_MS / 2, does);
         Ok(false)
     }
 }

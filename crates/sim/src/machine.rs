@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tranche_core::diagnostics;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{DomainState, HostInventory, Hypervisor, OffReason};
 use tranche_core::name::Timestamp;
 use tranche_core::step::Step;
 use tranche_host::Host;
@@ -13,6 +13,7 @@ use tranche_host::Host;
 use crate::model::{Refused, refused};
 use crate::quorum::Place;
 use crate::report::Happened;
+use crate::story::Planted;
 use crate::world::{Inner, Life, Shared};
 
 /// A machine as one life of a daemon sees it.
@@ -25,7 +26,11 @@ impl Host for Machine {
     fn observe(&self, now: Timestamp) -> HostInventory {
         let takes_ms = self.world.slowed(self.life.node, 5);
         self.world.run_for(takes_ms);
-        self.world.with(|inner| inner.nodes[self.life.node].model.observe(now))
+        let mut seen = self.world.with(|inner| inner.nodes[self.life.node].model.observe(now));
+        if self.world.planted() == Some(Planted::ForgottenShutdown) {
+            forget_shutdowns(&mut seen);
+        }
+        seen
     }
 
     fn apply(&self, step: &Step, _now: Timestamp) -> Result<(), Box<Finding>> {
@@ -76,6 +81,16 @@ impl Machine {
                 self.world.record(node, Happened::Ended { vm: vm.to_string(), how: "killed".to_owned() });
             }
             _ => {}
+        }
+    }
+}
+
+/// A defect on purpose: whoever shut itself down looks as if it had crashed.
+fn forget_shutdowns(seen: &mut HostInventory) {
+    let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { return };
+    for domain in domains.values_mut() {
+        if domain.state == (DomainState::Off { reason: OffReason::Shutdown }) {
+            domain.state = DomainState::Off { reason: OffReason::Crashed };
         }
     }
 }

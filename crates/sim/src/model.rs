@@ -109,6 +109,7 @@ impl Model {
             notes: Vec::new(),
             progress: Progress::default(),
             pulse: None,
+            unread: None,
         }
     }
 

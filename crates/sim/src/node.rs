@@ -33,6 +33,8 @@ const HEAR_PAUSE_MS: u64 = 50;
 pub(crate) const TEND_EVERY_MS: u64 = 300;
 /// How long the end of a daemon waits for the store to hear that its host is not guarded any more, in milliseconds.
 const RETIRE_MS: u64 = 8_000;
+/// For how long a daemon that ends tries to say what its host's silence will mean, in milliseconds.
+const LEAVE_MS: u64 = 3_000;
 /// How long it waits for the one that leads to give up its lead, in milliseconds.
 const RETIRE_LOOK_MS: u64 = 600;
 
@@ -51,6 +53,8 @@ pub(crate) struct Node {
     /// How it comes to be on, while it is on its way there.
     pub(crate) boot: Option<Boot>,
     pub(crate) bad_boots: BadBoots,
+    /// When it booted last; long before the beginning if it has not since.
+    pub(crate) booted_at_ms: i64,
     pub(crate) paused_until_ms: u64,
     /// Whatever it does takes so many times as long.
     pub(crate) slowness: u32,
@@ -83,6 +87,7 @@ impl Node {
             fed: None,
             boot: None,
             bad_boots: BadBoots::default(),
+            booted_at_ms: i64::MIN,
             paused_until_ms: 0,
             slowness: 1,
             clock_ms,
@@ -149,17 +154,16 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn new(world: &Arc<Shared>, life: Life) -> Self {
-        let (name, boot_id) = world.with(|inner| {
+        let (name, boot_id, booted_at_ms, version) = world.with(|inner| {
             let node = &inner.nodes[life.node];
-            (node.name.clone(), node.model.boot_id())
+            (node.name.clone(), node.model.boot_id(), node.booted_at_ms, node.setup.version.clone())
         });
         let within = |timeout_ms| -> Arc<dyn Store> {
             Arc::new(NodeStore { world: Arc::clone(world), life, timeout_ms })
         };
         let (store, brisk) = (within(TIMEOUT_MS), within(Timers::default().election_ms));
         let repository = Repository::new(Arc::clone(&store));
-        let version = "0.0.0".to_owned();
-        let heart = Arc::new(Heart::new(name.clone(), boot_id, version, repository.clone()));
+        let heart = Arc::new(Heart::new(name.clone(), boot_id, version.clone(), repository.clone()));
         let machine = Arc::new(Machine { world: Arc::clone(world), life });
         let member = Member::new(name.clone(), machine, repository.clone(), Arc::clone(&heart), 1);
         Self {
@@ -168,7 +172,7 @@ impl Daemon {
             repository,
             heart,
             member,
-            leader: Leader::new(name, store, brisk),
+            leader: Leader::new(name, store, brisk).booted_at(booted_at_ms).of_version(&version),
             agents: Agents { world: Arc::clone(world), life },
             desk: Mutex::new(None),
             leads: AtomicBool::new(false),
@@ -204,8 +208,9 @@ impl Daemon {
             self.member.retire();
             let guarded = self.world.with(|inner| inner.nodes[self.life.node].fed.is_some());
             if !guarded || self.world.now_ms() >= since_ms + RETIRE_MS {
-                self.member.take_leave(&|| self.world.now_ms(), self.world.wall(self.life.node));
-                self.has_left.store(true, Ordering::SeqCst);
+                let said = self.member.take_leave(&|| self.world.now_ms(), self.world.wall(self.life.node));
+                let gives_up = self.world.now_ms() >= since_ms + RETIRE_MS + LEAVE_MS;
+                self.has_left.store(said || gives_up, Ordering::SeqCst);
                 return RETIRE_LOOK_MS;
             }
         }
@@ -262,6 +267,7 @@ impl Daemon {
             Some(desk) => desk,
             None => match Desk::open(self.repository.clone(), self.world.ids()) {
                 Ok(desk) => {
+                    self.heart.note_able(true);
                     let desk = Arc::new(desk.doubting());
                     *self.desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&desk));
                     desk

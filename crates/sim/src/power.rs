@@ -69,6 +69,14 @@ impl Inner {
         self.after(boot_ms, Due::Boot(node, number));
     }
 
+    /// An agent has switched a host on, if it was off: one whose boot hangs stays where it is.
+    pub(crate) fn turned_on(&mut self, node: Place) {
+        if !self.nodes[node].on && self.nodes[node].boot.is_none() {
+            self.befell(node, "an agent turns it on");
+            self.power_on(node);
+        }
+    }
+
     /// A boot has come to its end, unless the power went meanwhile.
     pub(crate) fn finish_boot(&mut self, node: Place, number: u64) {
         if self.nodes[node].boot.is_none_or(|boot| boot.number != number) {
@@ -87,6 +95,7 @@ impl Inner {
         self.nodes[node].boot = None;
         self.befell(node, "it has booted");
         self.nodes[node].on = true;
+        self.nodes[node].booted_at_ms = i64::try_from(self.now_ms).unwrap_or(i64::MAX);
         self.start_daemon_after(node, 0);
     }
 

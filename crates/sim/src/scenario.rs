@@ -70,10 +70,14 @@ pub struct HostSetup {
     pub watchdog: bool,
     /// Whether a fence agent can cut its power.
     pub agent: bool,
+    /// Whether that leaves it off then.
+    pub leave_off: bool,
     /// How long it takes from power to its daemon, in milliseconds.
     pub boot_ms: u64,
     /// How far its clock is off, in milliseconds.
     pub clock_skew_ms: i64,
+    /// The version that its daemon says it has; while they differ, the oldest leads.
+    pub version: String,
 }
 
 impl Default for HostSetup {
@@ -85,8 +89,10 @@ impl Default for HostSetup {
             labels: BTreeMap::new(),
             watchdog: true,
             agent: false,
+            leave_off: false,
             boot_ms: 20_000,
             clock_skew_ms: 0,
+            version: "1.0.0".to_owned(),
         }
     }
 }

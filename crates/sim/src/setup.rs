@@ -54,6 +54,7 @@ fn member(setup: &HostSetup) -> HostSpec {
     let fence = setup.agent.then(|| FenceSpec {
         agent: "fence_virsh".parse().expect("it is an agent's name"),
         options: BTreeMap::new(),
+        leave_off: setup.leave_off,
     });
     HostSpec {
         joined_at: Timestamp(0),

@@ -14,10 +14,18 @@ use crate::chance::Chance;
 use crate::event::{Event, TimedEvent};
 use crate::report::Report;
 use crate::scenario::{Expectation, HostSetup, Scenario, VmSetup};
-use crate::trouble::{Cast, TROUBLE_MS, peace, trouble};
+use crate::trouble::{Cast, TROUBLE_MS, peace, trouble, trouble_that_lasts};
 use crate::valid::ScenarioError;
 use crate::world;
 
+/// In so many stories of a hundred, nothing more happens for a long while before everything is mended. Such a story costs six times as
+/// much as another.
+const QUIET_PERCENT: u64 = 1;
+/// How long, in milliseconds: longer than falls are remembered ([`tranche_core::falls::STEADY_MS`]), and longer than VMs wait for a
+/// host that was to reboot.
+const QUIET_MS: [u64; 2] = [11 * 60_000, 16 * 60_000];
+/// In so many stories of a hundred, some hosts have a later version than others.
+const VERSIONS_PERCENT: u64 = 15;
 /// How long everything has then to come right, in milliseconds.
 const PEACE_MS: u64 = 240_000;
 /// How long the network remains of low quality when hosts have no more trouble. Whoever is reset then is powered on again.
@@ -33,6 +41,8 @@ pub enum Planted {
     /// Who leads once goes on leading, and its writes rest neither on its lead nor on what it knows: the store drops their
     /// terms.
     StaleLeaderWrites,
+    /// Hosts do not know that a guest shut itself down, and take it for crashed.
+    ForgottenShutdown,
 }
 
 /// Makes up a story and plays it.
@@ -63,7 +73,7 @@ pub fn story(seed: u64) -> Scenario {
     let is_large = chance.percent(1);
     let count = if is_large { 3 } else { *chance.pick(&[2, 3, 3, 3, 4, 5]) };
     let names: Vec<HostName> = (1..=count).map(|n| name(&format!("host{n}"))).collect();
-    let hosts: BTreeMap<HostName, HostSetup> =
+    let mut hosts: BTreeMap<HostName, HostSetup> =
         names.iter().map(|name| (name.clone(), host(&mut chance, is_large))).collect();
     let mut room = Room::of(&hosts);
     let many = if is_large { chance.between(40, 60) } else { chance.between(1, 8) };
@@ -76,7 +86,18 @@ pub fn story(seed: u64) -> Scenario {
     let witness = count == 2 && chance.percent(70);
     let cast = Cast { hosts: &names, witness, vms: &vms, late: &late };
     let mut events = trouble(&mut chance, &cast);
-    events.extend(peace(&cast));
+    // What came into these stories later is drawn by itself, so that the rest of each seed's story stays as it was.
+    let mut more = Chance::new(seed ^ 0x6C61_7465);
+    let quiet_ms = if more.percent(QUIET_PERCENT) { *more.pick(&QUIET_MS) } else { 0 };
+    if quiet_ms > 0 {
+        events.extend(trouble_that_lasts(&mut more, &cast));
+    }
+    if more.percent(VERSIONS_PERCENT) {
+        for host in hosts.values_mut().filter(|_| more.percent(50)) {
+            host.version = "1.1.0".to_owned();
+        }
+    }
+    events.extend(peace(&cast, quiet_ms));
     let policies = [
         ShutdownPolicy::Conditional,
         ShutdownPolicy::Migrate,
@@ -94,7 +115,7 @@ pub fn story(seed: u64) -> Scenario {
         vms,
         rules: BTreeMap::new(),
         events,
-        until_ms: TROUBLE_MS + PEACE_MS,
+        until_ms: TROUBLE_MS + quiet_ms + PEACE_MS,
         expect,
         rough_until_ms: if chance.percent(50) { TROUBLE_MS + ROUGH_MS } else { 0 },
         planted: None,
@@ -119,6 +140,7 @@ fn host(chance: &mut Chance, is_large: bool) -> HostSetup {
         agent: chance.percent(30),
         boot_ms: chance.between(5_000, 40_000),
         clock_skew_ms: i64::try_from(chance.between(0, 4_000)).unwrap_or_default() - 2_000,
+        ..HostSetup::default()
     }
 }
 

@@ -58,6 +58,22 @@ pub(crate) fn trouble(chance: &mut Chance, cast: &Cast<'_>) -> Vec<TimedEvent> {
     events
 }
 
+/// What goes wrong before a long quiet time, so that what waits for minutes is seen to end: a VM that falls as often as it may on
+/// one host and runs on another, and a host that reboots and does not come back.
+pub(crate) fn trouble_that_lasts(chance: &mut Chance, cast: &Cast<'_>) -> Vec<TimedEvent> {
+    let names: Vec<&VmName> = cast.vms.keys().collect();
+    let vm = (*chance.pick(&names)).clone();
+    let host = chance.pick(cast.hosts).clone();
+    let (falls_ms, reboots_ms) = (chance.between(3_000, TROUBLE_MS), chance.between(3_000, TROUBLE_MS));
+    let events = [
+        (falls_ms, Event::VmStartsFail { vm: vm.clone(), tries: 4 }),
+        (falls_ms, Event::VmCrash(vm)),
+        (reboots_ms, Event::BootsFail { host: host.clone(), tries: 1, hang: true }),
+        (reboots_ms, Event::Reboot(host)),
+    ];
+    events.into_iter().map(|(at_ms, event)| TimedEvent { at_ms, event }).collect()
+}
+
 fn blow(chance: &mut Chance, cast: &Cast<'_>) -> Events {
     let at_ms = chance.between(3_000, TROUBLE_MS);
     let soon_ms = at_ms + chance.between(500, 30_000);
@@ -218,8 +234,8 @@ fn witness() -> HostName {
     WITNESS.parse().expect("it is a plain name")
 }
 
-/// Everything is mended.
-pub(crate) fn peace(cast: &Cast<'_>) -> Vec<TimedEvent> {
+/// Everything is mended, after so long a quiet time.
+pub(crate) fn peace(cast: &Cast<'_>, quiet_ms: u64) -> Vec<TimedEvent> {
     let mut mended = vec![Event::NetworkWhole, Event::StoreFast { host: None }, Event::FailoverResume];
     if cast.witness {
         mended.extend([Event::PowerOn(witness()), Event::MemberStart(witness())]);
@@ -237,11 +253,11 @@ pub(crate) fn peace(cast: &Cast<'_>) -> Vec<TimedEvent> {
             Event::LibvirtOn(host.clone()),
             Event::AgentOn(host.clone()),
         ]);
-        // An agent leaves a host off, so does a shutdown that is still under way, and a wish to let it serve may have been uttered
+        // An agent may have cut a host of which that was never stored, a shutdown may still be under way, and a wish to let it serve may have been uttered
         // before the one to drain it was taken.
         later.extend([30_000, 60_000, 80_000].map(|ms| (ms, Event::PowerOn(host.clone()))));
         later.push((70_000, Event::Undrain(host.clone())));
     }
     let events = mended.into_iter().map(|event| (0, event)).chain(later);
-    events.map(|(ms, event)| TimedEvent { at_ms: MENDED_MS + ms, event }).collect()
+    events.map(|(ms, event)| TimedEvent { at_ms: MENDED_MS + quiet_ms + ms, event }).collect()
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tranche_core::change::Change;
-use tranche_core::liveness::Cause;
 use tranche_core::name::{HostName, Timestamp, VmName};
 use tranche_core::step::Step;
 use tranche_engine::Ids;
@@ -15,7 +14,7 @@ use uuid::Uuid;
 
 use crate::chance::Chance;
 use crate::event::Event;
-use crate::fencing::AtWork;
+use crate::fencing::{AtWork, Told};
 use crate::judge::{Judge, Violation};
 use crate::node::{Daemon, Loop, Node, TEND_EVERY_MS};
 use crate::power::Witness;
@@ -77,7 +76,7 @@ pub(crate) struct Inner {
     /// From where to where nothing arrives.
     pub(crate) cuts: BTreeSet<(Place, Place)>,
     /// What each life of a daemon knows of its agents, by host and cause.
-    pub(crate) fences: BTreeMap<(Place, u32, Place, Cause), AtWork>,
+    pub(crate) fences: BTreeMap<Told, AtWork>,
     /// How many more starts of a VM fail.
     pub(crate) failing: BTreeMap<VmName, u32>,
     pub(crate) store_slow_ms: u64,
@@ -123,6 +122,7 @@ pub(crate) enum Due {
     MemberStart(Place),
     /// An agent does what it was told.
     PowerCut(Place),
+    TurnOn(Place),
     Befalls(Event),
     /// A write arrives that its client has long given up.
     Late(Txn),
@@ -320,6 +320,7 @@ impl Shared {
             Due::Boot(node, number) => self.with(|inner| inner.finish_boot(node, number)),
             Due::MemberStart(place) => self.with(|inner| inner.members.set_killed(place, false)),
             Due::PowerCut(node) => self.with(|inner| inner.power_off(node, "its power is cut by an agent")),
+            Due::TurnOn(node) => self.with(|inner| inner.turned_on(node)),
             Due::DaemonStart(life) => self.start_daemon(life),
             Due::Befalls(event) => {
                 let wish = self.with(|inner| inner.befall(&event));

@@ -187,13 +187,17 @@ impl StoreError {
 
 /// An error and everything below it as a finding.
 pub(crate) fn finding(error: &(dyn Error + 'static), code: Code, hint: &str) -> Finding {
-    let chain = std::iter::successors(Some(error), |&error| error.source());
-    let message = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     Finding {
         code,
         severity: Severity::Error,
         subject: Subject::Installation,
-        message,
+        message: in_full(error),
         hint: hint.to_owned(),
     }
+}
+
+/// An error and everything below it in words.
+pub(crate) fn in_full(error: &(dyn Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

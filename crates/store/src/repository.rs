@@ -126,7 +126,8 @@ impl Repository {
         Self { store }
     }
 
-    /// Reads everything, at one revision. Keys outside of the record layout are somebody else's and left alone.
+    /// Reads everything, at one revision. Keys outside of the record layout are somebody else's and left alone, and of a host whose
+    /// report cannot be read nothing is known.
     ///
     /// # Errors
     /// [`RepositoryError::NewerVersion`] and [`RepositoryError::Malformed`] name the record that cannot be read.
@@ -268,6 +269,11 @@ impl RepositoryError {
     /// Whether the store has no room for what was to be written.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Store(StoreError::Quota { .. } | StoreError::Full { .. }))
+    }
+
+    /// Whether the store answered, and a record in it cannot be read: another version may be able to.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::NewerVersion { .. } | Self::Malformed { .. })
     }
 
     /// This error as a finding.

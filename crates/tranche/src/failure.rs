@@ -57,6 +57,8 @@ pub(crate) enum Failure {
     Program { program: &'static str, source: std::io::Error },
     #[error("systemd does not say what it is about to do.")]
     Systemd { source: std::io::Error },
+    #[error("{}", .0.message)]
+    Refused(Box<Finding>),
     #[error("Could not {title}: {}", finding.message)]
     Stopped { title: String, finding: Box<Finding> },
     #[error("Still at work to {title}.")]
@@ -77,6 +79,7 @@ impl Failure {
         match self {
             Self::Client(ClientError::Unreachable { .. }) => Exit::Unreachable,
             Self::Client(ClientError::Refused(_))
+            | Self::Refused(_)
             | Self::Declaration(_)
             | Self::Scenario(_)
             | Self::UnknownGpu { .. }
@@ -95,7 +98,7 @@ impl Failure {
         match self {
             Self::Client(ClientError::Refused(problem)) => Some(problem.code),
             Self::Declaration(_) => Some(Code::InvalidRequest),
-            Self::Stopped { finding, .. } => Some(finding.code),
+            Self::Refused(finding) | Self::Stopped { finding, .. } => Some(finding.code),
             Self::UnknownGpu { .. } => Some(Code::GpuNotFound),
             Self::UnknownModel { .. } => Some(Code::ModelNotFound),
             _ => None,
@@ -116,7 +119,7 @@ impl Failure {
                     operation.id
                 )
             }
-            Self::Stopped { finding, .. } => return Some(finding.hint.clone()),
+            Self::Refused(finding) | Self::Stopped { finding, .. } => return Some(finding.hint.clone()),
             Self::Underway { .. } => "It goes on by itself: tranche cluster status".to_owned(),
             Self::AmbiguousGpu { .. } => "Write host/address.".to_owned(),
             Self::UnknownGpu { .. } => "List them with: tranche gpu list".to_owned(),

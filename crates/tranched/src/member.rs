@@ -8,6 +8,7 @@
 //! | `ear` | hears the heartbeats of all hosts, if this host may lead |
 //! | `lead` | leads the cluster, or would |
 //! | `listen` | wakes the host's loop when something was decided for it |
+//! | `trials` | tries how other hosts are fenced, while all is well |
 //!
 //! The host's loop itself is the [`crate::looper`]'s. What each turn does is [`tranche_engine::cluster`]'s; here are only threads,
 //! clocks, and the two things that those loops take for granted: a watchdog and fence agents.
@@ -17,13 +18,14 @@
 mod fencing;
 pub mod guard;
 mod polls;
+mod trials;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tranche_core::liveness::{Farewell, MemberSays, Parting};
+use tranche_core::liveness::{Farewell, MemberSays, Parting, Trials};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::spec::Timers;
 use tranche_engine::cluster::{self, Fencer, Heart, Leader, Led, Rhythm};
@@ -34,6 +36,7 @@ use tranche_store::{Repository, Store};
 pub use self::fencing::Agents;
 use self::guard::Guard;
 pub use self::polls::StoreMembers;
+pub use self::trials::Tester;
 use crate::bell::{Bell, Wake};
 use crate::clock;
 
@@ -45,6 +48,8 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks whether the watchdog is stopped, when the daemon ends.
 const RETIRE_LOOK: Duration = Duration::from_millis(50);
+/// For how long a daemon that ends tries to say what its host's silence will mean.
+const LEAVE: Duration = Duration::from_secs(3);
 /// For how much longer than until the next look the service manager is asked to wait.
 const MORE_TIME: Duration = Duration::from_secs(5);
 /// The shortest pause between two questions for heartbeats.
@@ -74,6 +79,8 @@ pub struct Parts {
     pub desk: Arc<Desk>,
     /// Who cuts the power of hosts.
     pub fencer: Arc<dyn Fencer>,
+    /// Who tells whether that could be done.
+    pub tester: Arc<dyn Tester>,
     /// Who is asked when heartbeats are not acknowledged.
     pub voices: Arc<dyn Voices>,
     /// Whether this host may lead.
@@ -101,6 +108,8 @@ struct Inner {
     heart: Arc<Heart>,
     host: cluster::Member,
     leader: Leader,
+    /// What was tried of how other hosts are fenced.
+    trials: Mutex<Trials>,
     /// Wakes who leads, after a wish and when heartbeats were heard.
     wishes: Bell,
     /// Each thread waits at its own.
@@ -132,13 +141,15 @@ impl Member {
             parts.workers,
         );
         let leader =
-            Leader::new(parts.name.clone(), Arc::clone(&parts.store), Arc::clone(&parts.brisk_store));
+            Leader::new(parts.name.clone(), Arc::clone(&parts.store), Arc::clone(&parts.brisk_store))
+                .booted_at(-clock::up_ms());
         Self(Arc::new(Inner {
             parts,
             repository,
             heart,
             host,
             leader,
+            trials: Mutex::default(),
             wishes: Bell::default(),
             bells: Mutex::default(),
             threads: Mutex::default(),
@@ -161,6 +172,7 @@ impl Member {
         self.repeat("heart", Self::beat)?;
         self.repeat("polls", Self::poll)?;
         self.repeat("ear", Self::hear)?;
+        self.repeat("trials", Self::try_fences)?;
         let this = self.clone();
         let wishes = self.0.wishes.clone();
         self.thread("lead", move || {
@@ -199,7 +211,7 @@ impl Member {
     pub fn end(&self) {
         self.0.host.retire();
         self.part_with_watchdog();
-        self.0.host.take_leave(&|| self.now_ms(), clock::now());
+        self.take_leave();
         self.0.ended.store(true, Ordering::SeqCst);
         self.0.wishes.end();
         for bell in self.0.bells.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -222,6 +234,14 @@ impl Member {
                 Farewell::Holds => guard::ask_for_time(MORE_TIME),
                 Farewell::Ends => return,
             }
+            thread::sleep(RETIRE_LOOK);
+        }
+    }
+
+    /// Says what this host's silence will mean, until the store has heard it or for a while.
+    fn take_leave(&self) {
+        let began = Instant::now();
+        while !self.0.host.take_leave(&|| self.now_ms(), clock::now()) && began.elapsed() < LEAVE {
             thread::sleep(RETIRE_LOOK);
         }
     }
@@ -273,8 +293,10 @@ impl Member {
 
     /// Leads, if nobody else does. Returns how long to pause, unless something is heard before.
     fn lead(&self) -> Duration {
-        let Inner { parts, leader, leads, .. } = &*self.0;
-        if !(parts.may_lead)() {
+        let Inner { parts, leader, leads, heart, .. } = &*self.0;
+        let may_lead = (parts.may_lead)();
+        heart.note_able(may_lead && parts.desk.can_read(clock::now()));
+        if !may_lead {
             leads.store(false, Ordering::SeqCst);
             return ASK_AGAIN;
         }

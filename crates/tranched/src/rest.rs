@@ -123,7 +123,7 @@ fn news() -> OpenApiRouter<App> {
 fn of_the_hosts() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(hosts::list))
-        .routes(routes!(hosts::show, hosts::set))
+        .routes(routes!(hosts::show, hosts::set, hosts::amend))
         .routes(routes!(hosts::drain))
         .routes(routes!(hosts::undrain))
         .routes(routes!(hosts::depart))
@@ -140,7 +140,7 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(homogeneity::set_mode))
         .routes(routes!(catalogue::check))
         .routes(routes!(vms::list, vms::create))
-        .routes(routes!(vms::show, vms::delete))
+        .routes(routes!(vms::show, vms::set, vms::delete))
         .routes(routes!(vms::adopt))
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))

@@ -13,7 +13,7 @@ use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
-use tranche_host::tree::DirTree;
+use tranche_host::tree::{DirTree, Tree};
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_host::watchdog::{Open, Watchdog};
 use tranche_store::{EtcdStore, Key, MonotonicClock, Repository, Settings, SqliteStore};
@@ -24,9 +24,10 @@ use crate::cluster::{Cluster, walk};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::engine::Engine;
+use crate::engine::cluster::Fencer;
 use crate::gate::Gate;
 use crate::listen;
-use crate::member::guard::{self, Guard};
+use crate::member::guard::{self, Finder, Guard};
 use crate::member::{Agents, Member, Parts, StoreMembers};
 use crate::patience::Patience;
 
@@ -48,11 +49,14 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
         Some(preset) => fake_host(config, preset, &name)?,
         None => real_host(config, &name, &bell, &gate)?,
     };
-    let engine = Engine::open(name.clone(), Arc::clone(&host), repository, WORKERS).map_err(|error| {
+    let open = if cluster.store().is_some() { Engine::open_as_member } else { Engine::open };
+    let engine = open(name.clone(), Arc::clone(&host), repository, WORKERS).map_err(|error| {
         let hint = error.hint();
         anyhow::Error::from(error).context(hint).context("the store's content cannot be read")
     })?;
     let places = Places { agent_dirs: config.cluster.fence_agent_dirs.clone(), ..Places::default() };
+    // Each turn of whoever leads asks it.
+    let agents = Arc::new(Agents::installed(places, Bell::default()));
     let member = cluster.store().map(|store| {
         let may_lead = cluster.clone();
         let member = Member::new(Parts {
@@ -61,8 +65,8 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
             brisk_store: Arc::new(store.within(config.etcd.election_ms)),
             store,
             desk: engine.desk(),
-            // Each turn of whoever leads asks it.
-            fencer: Arc::new(Agents::installed(places, Bell::default())),
+            fencer: Arc::clone(&agents) as Arc<dyn Fencer>,
+            tester: agents,
             voices: Arc::new(StoreMembers(cluster.clone())),
             may_lead: Arc::new(move || may_lead.may_lead()),
             wake_host: bell.clone(),
@@ -80,14 +84,23 @@ fn guard(config: &Config, fake: bool, name: &HostName) -> Guard {
     if fake || config.root != "/" {
         return Guard::none();
     }
-    let found = DirTree::open(&config.root).map_err(|error| error.to_string()).and_then(|tree| {
-        Watchdog::of_this_host(Arc::new(tree), name, None).map_err(|finding| finding.message)
-    });
-    match found {
+    let tree = match DirTree::open(&config.root) {
+        Ok(tree) => Arc::new(tree),
+        Err(error) => {
+            tracing::warn!(%error, "no watchdog is looked for; only a fence agent can tell that this host is down");
+            return Guard::none();
+        }
+    };
+    let name = name.clone();
+    let find = move || Watchdog::of_this_host(Arc::clone(&tree) as Arc<dyn Tree>, &name, None);
+    match find() {
         Ok(watchdog) => Guard::new(watchdog, listen::kept(guard::KEPT_AS).map(Open::from)),
-        Err(why) => {
-            tracing::warn!("{why}; only a fence agent can tell that this host is down");
-            Guard::none()
+        Err(finding) => {
+            tracing::warn!(
+                "{} Until there is one, only a fence agent can tell that this host is down.",
+                finding.message
+            );
+            Guard::awaited(Finder::new(find))
         }
     }
 }

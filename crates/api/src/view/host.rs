@@ -65,6 +65,9 @@ pub struct MemberView {
     /// The agent that cuts its power.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentName>,
+    /// That agent leaves it off then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave_off: bool,
     /// Its labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// The memory that VMs leave to it, in MiB.
@@ -130,6 +133,7 @@ fn build(sources: &Sources<'_>, observed: &HostInventory, partitions: &[Partitio
             duty: wish.duty,
             guard: observed.progress.guard,
             agent: wish.fence.as_ref().map(|fence| fence.agent.clone()),
+            leave_off: wish.fence.as_ref().is_some_and(|fence| fence.leave_off),
             labels: wish.labels.clone(),
             reserved_memory_mib: wish.reserved_memory_mib,
         }),

@@ -163,6 +163,7 @@ impl Situation {
             notes: Vec::new(),
             progress: tranche_core::inventory::Progress::default(),
             pulse: None,
+            unread: None,
         };
         let inventory = [(key().host, observed.into())].into();
         Self { spec, plan, inventory, findings: Vec::new() }

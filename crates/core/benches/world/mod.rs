@@ -107,6 +107,7 @@ pub(crate) fn add_host(
         notes: Vec::new(),
         progress: tranche_core::inventory::Progress::default(),
         pulse: None,
+        unread: None,
     }
 }
 

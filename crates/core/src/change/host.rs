@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{Admitted, Refusal, State};
+use super::{Admitted, Refusal, State, refuse_errors};
 use crate::diagnostics as say;
+use crate::fence;
 use crate::finding::Subject;
 use crate::name::{HostName, Timestamp};
 use crate::operation::Goal;
 use crate::plan::Standing;
-use crate::spec::{Departure, DepartureWay, Duty, HostSpec, LABELS_PER_HOST_MAX, SaidDown, Spec};
+use crate::spec::{Departure, DepartureWay, Duty, HostPart, HostSpec, LABELS_PER_HOST_MAX, SaidDown, Spec};
 
 /// The longest id of a boot, in bytes: a UUID, with room to spare.
 const BOOT_ID_LEN_MAX: usize = 64;
@@ -20,7 +21,7 @@ pub(super) fn join(
     state: State<'_>,
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
-    validate(wish)?;
+    validate(host, wish)?;
     let mut spec = state.spec.clone();
     spec.hosts.entry(host.clone()).or_insert_with(|| HostSpec { joined_at: now, ..wish.clone() });
     Ok(admitted(spec, host, Goal::Recorded, format!("take host {host} into the cluster")))
@@ -45,7 +46,7 @@ pub(super) fn remove(host: &HostName, state: State<'_>) -> Result<Admitted, Refu
 
 /// Changes labels, fencing and reserved memory of a host.
 pub(super) fn set(host: &HostName, wish: &HostSpec, state: State<'_>) -> Result<Admitted, Refusal> {
-    validate(wish)?;
+    validate(host, wish)?;
     let before = member(host, state)?;
     let mut spec = state.spec.clone();
     let wish = HostSpec {
@@ -57,6 +58,13 @@ pub(super) fn set(host: &HostName, wish: &HostSpec, state: State<'_>) -> Result<
     };
     spec.hosts.insert(host.clone(), wish);
     Ok(admitted(spec, host, Goal::Recorded, format!("change host {host}")))
+}
+
+/// Changes some of the labels, fencing and reserved memory of a host. What is not named stays as it is.
+pub(super) fn amend(host: &HostName, part: &HostPart, state: State<'_>) -> Result<Admitted, Refusal> {
+    let before = member(host, state)?;
+    let wish = part.over(before).ok_or_else(|| vec![say::fence_agent_left_out(host)])?;
+    set(host, &wish, state)
 }
 
 /// Empties hosts, or lets them serve again.
@@ -103,7 +111,10 @@ pub(super) fn depart(
             )]);
         }
         Some(boot_id) => boot_id,
-        None => &state.inventory.get(host).ok_or_else(|| vec![say::host_silent(host)])?.boot_id,
+        None => {
+            let reported = state.inventory.get(host).filter(|observed| observed.unread.is_none());
+            &reported.ok_or_else(|| vec![say::host_silent(host)])?.boot_id
+        }
     };
     let departure = Some(Departure { way, boot_id: boot_id.to_owned(), force });
     let mut spec = state.spec.clone();
@@ -153,12 +164,13 @@ fn member<'a>(host: &HostName, state: State<'a>) -> Result<&'a HostSpec, Refusal
     state.spec.hosts.get(host).ok_or_else(|| vec![say::host_not_found(host, &known)])
 }
 
-fn validate(wish: &HostSpec) -> Result<(), Refusal> {
+fn validate(host: &HostName, wish: &HostSpec) -> Result<(), Refusal> {
     if wish.labels.len() > LABELS_PER_HOST_MAX {
         let found = wish.labels.len().to_string();
         return Err(vec![say::invalid_value("The number of labels", &found, "32 at most")]);
     }
-    Ok(())
+    let problems = wish.fence.iter().flat_map(|how| fence::problems(host, how)).collect();
+    refuse_errors(problems).map(drop)
 }
 
 fn admitted(spec: Spec, host: &HostName, goal: Goal, title: String) -> Admitted {

@@ -5,7 +5,8 @@ use crate::finding::Finding;
 use crate::guest;
 use crate::name::VmName;
 use crate::spec::{
-    CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, Request, VM_MEMORY_MIB, VM_VCPUS, VmHardware,
+    Availability, CLOUD_INIT_LEN_MAX, DISKS_PER_VM_MAX, GPUS_PER_VM_MAX, PRIORITY_MAX, Request,
+    VM_MEMORY_MIB, VM_VCPUS, VmHardware,
 };
 
 /// The longest name of a libvirt pool, volume or network, in bytes.
@@ -71,6 +72,12 @@ pub(super) fn hardware(name: &VmName, asked: &VmHardware) -> Vec<Finding> {
         }
     }
     found
+}
+
+pub(super) fn availability(asked: Availability) -> Option<Finding> {
+    (asked.priority > PRIORITY_MAX).then(|| {
+        say::invalid_value("The priority", &asked.priority.to_string(), &format!("0 to {PRIORITY_MAX}"))
+    })
 }
 
 /// Names of things in libvirt are used as they are, so they may hold nothing that could leave its place.

@@ -17,6 +17,49 @@ pub fn host_lost(host: &HostName) -> Finding {
     error(Code::HostLost, host_subject(host), message, hint)
 }
 
+/// A host's daemon was stopped.
+pub fn host_unattended(host: &HostName) -> Finding {
+    let message = format!(
+        "The daemon of host {host} was stopped in good order. Its VMs run on there, and would not be started elsewhere if it died."
+    );
+    let hint = format!(
+        "Start it again: 'systemctl start tranched' on {host}. If the host is off by now: tranche host confirm-down {host}."
+    );
+    warning(Code::HostUnattended, host_subject(host), message, hint)
+}
+
+/// A host of a later version reports what this one cannot read.
+pub fn report_unread(host: &HostName, why: &str) -> Finding {
+    let message = format!(
+        "What host {host} reports cannot be read here, because its version of Tranche is later than that of the host that leads: {why}."
+    );
+    let hint = "Nothing is released or started there meanwhile; what runs there runs on. Bring the other hosts up to date, too: 'tranche cluster status' shows the versions, 'tranche cluster upgrade-plan' the order.";
+    error(Code::HostUnread, host_subject(host), message, hint)
+}
+
+/// A host cannot read what a later version decided for it.
+pub fn part_unread(host: &HostName, why: &str) -> Finding {
+    let message = format!(
+        "Host {host} cannot read what was decided for it, because a host with a later version of Tranche has decided it: {why}."
+    );
+    let hint = "It carries on what it knew before and begins nothing new. Bring it up to date: apt install tranche, there.";
+    error(Code::HostUnread, host_subject(host), message, hint)
+}
+
+/// A host of a later version says that it lives in a form that this one cannot read.
+pub fn heartbeat_unread(host: &HostName, version: &str, why: &str) -> Finding {
+    let has = if version.is_empty() {
+        "its version of Tranche is later".to_owned()
+    } else {
+        format!("it has version {version} of Tranche, which is later")
+    };
+    let message = format!(
+        "The heartbeats of host {host} cannot be read here, because {has} than that of the host that leads: {why}."
+    );
+    let hint = "It counts as alive as long as they come. If they stop, its watchdog counts for nothing: its fence agent has to see it off, or somebody ('tranche host confirm-down'). Bring the other hosts up to date, too.";
+    error(Code::HostUnread, host_subject(host), message, hint)
+}
+
 /// A silent host cannot be shut off.
 pub fn host_unfenced(host: &HostName) -> Finding {
     let message = format!(
@@ -28,6 +71,17 @@ pub fn host_unfenced(host: &HostName) -> Finding {
     error(Code::HostUnfenced, host_subject(host), message, hint)
 }
 
+/// A host could not be shut off if it were silent.
+pub fn host_unguarded(host: &HostName) -> Finding {
+    let message = format!(
+        "Host {host} runs VMs that are to start elsewhere when it dies, and has neither a watchdog nor a fence agent; so they would be started nowhere."
+    );
+    let hint = format!(
+        "Load the driver of its watchdog (docs/fencing.md says which), or name an agent: tranche host set {host} --fence-agent AGENT."
+    );
+    warning(Code::HostUnguarded, host_subject(host), message, hint)
+}
+
 /// A host's power is being cut.
 pub fn host_fencing(host: &HostName) -> Finding {
     let message = format!("Host {host} was given up, and its fence agent is cutting its power.");
@@ -37,8 +91,8 @@ pub fn host_fencing(host: &HostName) -> Finding {
     warning(Code::HostFencing, host_subject(host), message, hint)
 }
 
-/// A host was given up.
-pub fn host_down(host: &HostName, by: DownBy) -> Finding {
+/// A host was given up. `comes_back` says whether its fence agent turns it on again.
+pub fn host_down(host: &HostName, by: DownBy, comes_back: bool) -> Finding {
     let how = match by {
         DownBy::Watchdog => "the time is over by which its watchdog has reset it",
         DownBy::Agent => "its fence agent has cut its power",
@@ -47,9 +101,16 @@ pub fn host_down(host: &HostName, by: DownBy) -> Finding {
         DownBy::Surrender => "it was given up and has ended all that it ran",
     };
     let message = format!("Host {host} is down: {how}.");
-    let hint = format!(
-        "It comes back by itself when it boots; 'tranche cluster remove {host}' forgets it for good."
-    );
+    let back = match (by, comes_back) {
+        (DownBy::Agent, true) => {
+            "The agent turns it on again, and it comes back by itself when it has booted"
+        }
+        (DownBy::Agent, false) => {
+            "It is left off. Turn it on, and it comes back by itself when it has booted"
+        }
+        _ => "It comes back by itself when it boots",
+    };
+    let hint = format!("{back}; 'tranche cluster remove {host}' forgets it for good.");
     warning(Code::HostDown, host_subject(host), message, hint)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{error, info, warning};
 use crate::finding::{Code, Finding, Subject};
-use crate::membership::StorePlace;
+use crate::membership::{StorePlace, is_later};
 use crate::name::{HostName, Timestamp, VmName};
 
 fn host_subject(host: &HostName) -> Subject {
@@ -344,6 +344,21 @@ pub fn certificate_ends(whose: &str, until: Timestamp, now: Timestamp) -> Findin
     let message = format!("The certificate of {whose} ends in {days} days.");
     let hint = "A host's is renewed by itself once a host that may sign can be reached. For the authority's, begin a new cluster from a backup.";
     warning(Code::CertificateEnds, Subject::Installation, message, hint)
+}
+
+/// A host cannot join with another version than the one that rules.
+pub fn join_version(host: &HostName, version: &str, ruling: &str) -> Finding {
+    let message = format!(
+        "Host {host} has version {version} of Tranche, and in the cluster {ruling} rules; it could not read what is stored there, or would bring what others cannot read."
+    );
+    let hint = if is_later(version, ruling) {
+        format!(
+            "Bring all hosts of the cluster up to date first ('tranche cluster upgrade-plan'), or install version {ruling} on {host}."
+        )
+    } else {
+        format!("Install version {ruling} on {host}, then let it join again.")
+    };
+    error(Code::VersionMismatch, host_subject(host), message, hint)
 }
 
 /// Versions differ.

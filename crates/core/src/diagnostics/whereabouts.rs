@@ -43,6 +43,16 @@ pub fn drain_blocked_by_storage(vm: &VmName, host: &HostName, pool: &str) -> Fin
     warning(Code::DrainBlocked, vm_subject(vm), message, hint)
 }
 
+/// What is not done for a VM of a cluster that was adopted.
+pub fn adopted_stays(vm: &VmName) -> Finding {
+    let message = format!(
+        "VM {vm} is adopted, and only its own host has its definition: it is not started elsewhere when that host dies, and neither \
+         a drain nor 'tranche vm migrate' moves it."
+    );
+    let hint = "A VM that shall run on several hosts is made by Tranche ('tranche vm create') on storage that they share.";
+    warning(Code::DefinitionLocal, vm_subject(vm), message, hint)
+}
+
 fn words(vm: &VmName, host: &HostName, home: Option<&HostName>, lack: Lack<'_>) -> (Code, String, String) {
     let elsewhere = home.map_or_else(|| "another host".to_owned(), |home| format!("host {home}"));
     match lack {

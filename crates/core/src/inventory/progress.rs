@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::falls::Falls;
 use crate::name::VmName;
-use crate::operation::StepFailure;
+use crate::operation::{LogLine, StepFailure};
 use crate::plan::DownBy;
 use crate::spec::Timers;
+use crate::step::StepSubject;
+
+/// The most steps of which a report tells that they were done.
+pub const LATELY_MAX: usize = 64;
+/// The most characters in which a report tells of one.
+const LINE_CHARS_MAX: usize = 400;
 
 /// How far a host has followed the plan when it reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -27,17 +34,59 @@ pub struct Progress {
     #[serde(default, skip_serializing_if = "Guard::is_default")]
     pub guard: Guard,
     /// Steps that are due and failed when they were last tried.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "known")]
     pub failures: Vec<StepFailure>,
     /// VMs that crashed or could not be started, and how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub falls: BTreeMap<VmName, Falls>,
+    /// The steps that it carried out last, the newest last, for the logs of operations. While nothing is done, they stay the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lately: Vec<Done>,
+}
+
+/// A step that was carried out, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Done {
+    /// What it worked on.
+    pub subject: StepSubject,
+    /// When, and in words.
+    pub line: LogLine,
+}
+
+impl Done {
+    /// Adds to what was done lately. The oldest goes first, so that reports stay small.
+    pub fn remember(lately: &mut Vec<Self>, done: impl IntoIterator<Item = Self>) {
+        lately.extend(done.into_iter().map(|mut done| {
+            if let Some((at, _)) = done.line.text.char_indices().nth(LINE_CHARS_MAX) {
+                done.line.text.truncate(at);
+                done.line.text.push('…');
+            }
+            done
+        }));
+        let surplus = lately.len().saturating_sub(LATELY_MAX);
+        lately.drain(..surplus);
+    }
 }
 
 impl Progress {
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Reads what a report says for people, without what a later version says that this one has no word for. No decision rests on that, and
+/// each version has codes of findings that the one before did not know.
+pub(super) fn known<'de, T: Deserialize<'de>, D: Deserializer<'de>>(said: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said<T> {
+        Known(T),
+        Unknown(IgnoredAny),
+    }
+
+    let said = Vec::<Said<T>>::deserialize(said)?.into_iter();
+    Ok(said.filter_map(|one| if let Said::Known(one) = one { Some(one) } else { None }).collect())
 }
 
 /// Whether a host's watchdog guards it.
@@ -77,6 +126,11 @@ pub struct Pulse {
     /// How it is known that the host runs nothing any more, if it is: an agent cut its power in this epoch, or it said so
     /// itself.
     pub off: Option<DownBy>,
+    /// Whether its daemon said that it was being stopped in good order, and what the host runs goes on.
+    pub unattended: bool,
+    /// Whether it may be booting: whoever leads has itself booted only just now, and has not heard of it since. Then all may have
+    /// lost their power together, and some take longer.
+    pub rising: bool,
     /// How far its clock is ahead of the leader's, in milliseconds; less than nothing if it is behind, and 0 while that is not
     /// known. What a heartbeat takes on its way makes it look behind.
     pub clock_ahead_ms: i64,
@@ -99,6 +153,23 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_tells_of_the_last_steps_only_and_in_few_words_and_an_older_one_of_none() {
+        let done = |n: u64, text: &str| Done {
+            subject: StepSubject::Vm("desk".parse().unwrap()),
+            line: LogLine { at: crate::name::Timestamp(n), text: text.to_owned() },
+        };
+        let mut lately = Vec::new();
+        Done::remember(&mut lately, (0..1_000).map(|n| done(n, "start VM desk")));
+        let at: Vec<u64> = lately.iter().map(|done| done.line.at.0).collect();
+        assert_eq!((at.len(), at.first(), at.last()), (LATELY_MAX, Some(&936), Some(&999)));
+        Done::remember(&mut lately, [done(1_000, &"ü".repeat(100_000))]);
+        let last = &lately.last().unwrap().line;
+        assert_eq!((lately.len(), last.text.chars().count()), (LATELY_MAX, LINE_CHARS_MAX + 1));
+        let older: Progress = serde_json::from_str(r#"{"generation":7}"#).unwrap();
+        assert_eq!((older.generation, older.lately), (7, Vec::new()));
+    }
 
     #[test]
     fn a_silence_is_rounded_to_what_follows_from_it_and_a_clock_that_is_little_off_is_right() {

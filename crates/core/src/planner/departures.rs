@@ -10,11 +10,11 @@
 
 use super::Planner;
 use crate::name::{HostName, VmName};
-use crate::plan::{Standing, VmGoal};
+use crate::plan::{HostPlan, Standing, VmGoal};
 use crate::spec::{Departure, ShutdownPolicy};
 
-/// How long VMs wait for a host that was to reboot, in milliseconds, from when it is known to be down: long enough for a
-/// server's firmware.
+/// How long VMs wait for a host that was to reboot, in milliseconds, from when it is known to be down, or silent: long enough for
+/// a server's firmware.
 pub(super) const WAIT_MS_MAX: u64 = 15 * 60_000;
 
 impl Planner<'_> {
@@ -27,16 +27,26 @@ impl Planner<'_> {
     /// Whether the VMs of a host wait until it is back.
     pub(super) fn is_waited_for(&self, host: &HostName) -> bool {
         let Some(departure) = self.departing(host) else { return false };
-        let policy = self.spec.policy.shutdown;
         let wish = self.spec.hosts.get(host);
-        let is_over = self.plan.hosts.get(host).is_some_and(|planned| match planned.standing {
-            Standing::Down { since, .. } => {
-                let late = policy != ShutdownPolicy::Freeze && self.now.ms_since(since) >= WAIT_MS_MAX;
-                late || wish.is_some_and(|wish| planned.is_said_down(wish))
-            }
-            Standing::Up | Standing::Lost { .. } | Standing::Fencing { .. } => false,
+        let is_over = self.plan.hosts.get(host).is_some_and(|planned| {
+            let is_down = matches!(planned.standing, Standing::Down { .. });
+            planned.overdue || (is_down && wish.is_some_and(|wish| planned.is_said_down(wish)))
         });
-        policy.waits(departure.way) && !is_over
+        self.spec.policy.shutdown.waits(departure.way) && !is_over
+    }
+
+    /// Whether a host that was to come back has not done so in time, counted from when it is known to be down, or from its
+    /// silence where it never said that it is.
+    pub(super) fn is_overdue(&self, planned: &HostPlan) -> bool {
+        let late = |since| self.now.ms_since(since) >= WAIT_MS_MAX;
+        match planned.standing {
+            Standing::Up => false,
+            _ if planned.overdue => true,
+            Standing::Lost { since } | Standing::Down { since, .. } => {
+                self.spec.policy.shutdown != ShutdownPolicy::Freeze && late(since)
+            }
+            Standing::Fencing { .. } => false,
+        }
     }
 
     /// Whether a VM stays with a host that goes down: it waits for it, or belongs to it.

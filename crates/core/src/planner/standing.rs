@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Planner;
 use crate::diagnostics as say;
-use crate::inventory::{CLOCK_OFF_MS, HostInventory, Pulse};
+use crate::inventory::{CLOCK_OFF_MS, Guard, HostInventory, Pulse};
 use crate::name::{GpuKey, HostName, SlotKey, Timestamp, VmName};
 use crate::plan::{DownBy, HostPlan, Standing, VmGoal, VmPlan};
 use crate::spec::{Duty, FailoverPolicy, HostSpec, Run, VmSource, VmSpec};
@@ -44,7 +44,8 @@ impl Planner<'_> {
 
     /// Whether a host has reported since it knew all that was decided for it. What it reported before frees nothing.
     pub(super) fn is_in_step(&self, host: &HostName) -> bool {
-        let Some(observed) = self.inventory.get(host) else { return false };
+        let observed = self.inventory.get(host).filter(|observed| observed.unread.is_none());
+        let Some(observed) = observed else { return false };
         let decided = self.plan.generations.get(host).copied().unwrap_or_default();
         !self.is_cluster() || (self.is_up(host) && observed.progress.generation == decided)
     }
@@ -94,7 +95,8 @@ impl Planner<'_> {
             match next {
                 Some(planned) => {
                     let departs = departs(&planned, wish, observed);
-                    let planned = HostPlan { departs, ..planned };
+                    let overdue = departs && self.is_overdue(&planned);
+                    let planned = HostPlan { departs, overdue, ..planned };
                     self.report_standing(host, wish, &planned, pulse);
                     self.plan.hosts.insert(host.clone(), planned);
                 }
@@ -149,6 +151,8 @@ impl Planner<'_> {
         pulse: Option<Pulse>,
     ) {
         let guarded = wish.fence.is_some() || pulse.is_some_and(|pulse| pulse.armed);
+        let has_guard = |seen: &HostInventory| seen.unread.is_some() || seen.progress.guard != Guard::None;
+        let needs_guard = !guarded && !self.spec.policy.failover.paused && self.runs_protected(host);
         match planned.standing {
             Standing::Up => {
                 if wish.duty == Duty::Maintenance {
@@ -160,21 +164,30 @@ impl Planner<'_> {
                 }
                 let departure = wish.departure.as_ref().filter(|_| planned.departs);
                 self.findings.extend(departure.map(|departure| say::host_departing(host, departure.way)));
+                if needs_guard && self.inventory.get(host).is_some_and(|seen| !has_guard(seen)) {
+                    self.findings.push(say::host_unguarded(host));
+                }
+            }
+            Standing::Lost { .. } if pulse.is_some_and(|pulse| pulse.unattended) => {
+                self.findings.push(say::host_unattended(host));
             }
             Standing::Lost { .. } => {
                 self.findings.push(say::host_lost(host));
-                let mut residents = self.scope.residents(host).iter();
-                let runs_protected = residents.any(|name| {
-                    let planned = self.plan.vms.get(name);
-                    planned.is_some_and(|vm| vm.goal.starts()) && self.is_protected(name)
-                });
-                if !guarded && runs_protected && !self.spec.policy.failover.paused {
+                if needs_guard {
                     self.findings.push(say::host_unfenced(host));
                 }
             }
             Standing::Fencing { .. } => self.findings.push(say::host_fencing(host)),
-            Standing::Down { by, .. } => self.findings.push(say::host_down(host, by)),
+            Standing::Down { by, .. } => {
+                self.findings.push(say::host_down(host, by, wish.comes_back(planned.departs)));
+            }
         }
+    }
+
+    /// Whether a host has VMs that shall run, and that are started elsewhere when it dies.
+    fn runs_protected(&self, host: &HostName) -> bool {
+        let starts = |name: &VmName| self.plan.vms.get(name).is_some_and(|vm| vm.goal.starts());
+        self.scope.residents(host).iter().any(|name| starts(name) && self.is_protected(name))
     }
 
     /// Whether a VM is started elsewhere when its host dies.
@@ -295,7 +308,10 @@ impl Planner<'_> {
 /// Whether a host is going down by its administrator's word, or is on its way back from there: until it is up in another boot.
 fn departs(planned: &HostPlan, wish: &HostSpec, observed: Option<&HostInventory>) -> bool {
     let same_boot = observed.is_some_and(|observed| wish.departs_in(&observed.boot_id).is_some());
-    let on_its_way = wish.departure.is_some() && planned.departs && planned.standing != Standing::Up;
+    // In which boot it is, nobody knows while its report cannot be read.
+    let may_have_booted =
+        planned.standing == Standing::Up && observed.is_none_or(|seen| seen.unread.is_none());
+    let on_its_way = wish.departure.is_some() && planned.departs && !may_have_booted;
     same_boot || on_its_way
 }
 
@@ -317,13 +333,15 @@ fn next(
     reported: Reported,
     now: Timestamp,
 ) -> HostPlan {
-    let HostPlan { standing, epoch, departs } = *current;
+    let (standing, epoch) = (current.standing, current.epoch);
     let timers = &policy.timers;
     let silent_ms = pulse.map_or(0, |pulse| pulse.silent_ms);
     let is_silent = pulse.is_none() || silent_ms >= timers.lost_ms;
     let off = pulse.filter(|pulse| pulse.epoch == epoch).and_then(|pulse| pulse.off);
     // It goes by the times that it knew last, and by what its watchdog takes: the longer time counts.
     let is_reset = |pulse: Pulse| pulse.armed && silent_ms >= timers.down_ms(pulse.bound_ms);
+    // Nobody pulls the plug of a host that runs its VMs because its daemon was stopped, or that may be booting.
+    let is_excused = |pulse: Pulse| pulse.unattended || pulse.rising;
     let watchdog_bit = !policy.paused && pulse.is_some_and(is_reset);
     let said_down = current.is_said_down(wish);
     let known_down = if said_down {
@@ -333,18 +351,19 @@ fn next(
     } else {
         watchdog_bit.then_some(DownBy::Watchdog)
     };
-    let given_up = |standing| HostPlan { standing, epoch: epoch + 1, departs };
+    let stands = |standing| HostPlan { standing, ..current.clone() };
+    let given_up = |standing| HostPlan { epoch: epoch + 1, ..stands(standing) };
     match (standing, known_down) {
         (Standing::Up | Standing::Lost { .. }, Some(by)) if is_silent || off.is_some() => {
             given_up(Standing::Down { since: now, by })
         }
-        (Standing::Up | Standing::Lost { .. }, _) if !is_silent => {
-            HostPlan { standing: Standing::Up, epoch, departs }
-        }
-        (Standing::Up | Standing::Lost { .. }, _) if wish.fence.is_some() && !policy.paused => {
+        (Standing::Up | Standing::Lost { .. }, _) if !is_silent => stands(Standing::Up),
+        (Standing::Up | Standing::Lost { .. }, _)
+            if wish.fence.is_some() && !policy.paused && !pulse.is_some_and(is_excused) =>
+        {
             given_up(Standing::Fencing { since: now })
         }
-        (Standing::Up, _) => HostPlan { standing: Standing::Lost { since: now }, epoch, departs },
+        (Standing::Up, _) => stands(Standing::Lost { since: now }),
         // The host was given up with this epoch; its heartbeats are refused, so its last one tells of the epoch before.
         (Standing::Fencing { .. }, _) => {
             let bit = watchdog_bit.then_some(DownBy::Watchdog);
@@ -354,12 +373,12 @@ fn next(
             let is_being_cut = pulse.is_some_and(|pulse| pulse.being_cut);
             let surrendered = (reported.surrendered && !is_being_cut).then_some(DownBy::Surrender);
             match cut.or(said).or(bit).or(surrendered) {
-                Some(by) => HostPlan { standing: Standing::Down { since: now, by }, epoch, departs },
+                Some(by) => stands(Standing::Down { since: now, by }),
                 None => current.clone(),
             }
         }
         (Standing::Down { .. }, _) if !is_silent && reported.begun_anew && off.is_none() => {
-            HostPlan { standing: Standing::Up, epoch, departs }
+            stands(Standing::Up)
         }
         (Standing::Lost { .. } | Standing::Down { .. }, _) => current.clone(),
     }
@@ -378,6 +397,7 @@ mod tests {
         let fence = agent.then(|| FenceSpec {
             agent: "fence_ipmilan".parse().unwrap(),
             options: std::collections::BTreeMap::new(),
+            leave_off: false,
         });
         HostSpec {
             joined_at: Timestamp(0),
@@ -420,7 +440,7 @@ mod tests {
         let policy = FailoverPolicy::default();
         let down = Standing::Down { since: Timestamp(9), by: DownBy::Watchdog };
         let story = follow(&member(false), &policy, &[9_999, 10_000].map(|ms| pulse(ms, 0, true)));
-        assert_eq!(story[1], HostPlan { standing: down, epoch: 1, departs: false });
+        assert_eq!(story[1], HostPlan { standing: down, epoch: 1, ..HostPlan::default() });
         let unarmed = follow(&member(false), &policy, &[pulse(5_000, 0, false), pulse(99_000, 0, false)]);
         assert_eq!(unarmed[1].standing, Standing::Lost { since: Timestamp(9) });
         let paused = FailoverPolicy { paused: true, ..policy };
@@ -436,11 +456,39 @@ mod tests {
             follow(&member(true), &policy, &[pulse(5_000, 0, true), agent(None), agent(Some(DownBy::Agent))]);
         assert_eq!(
             story[1],
-            HostPlan { standing: Standing::Fencing { since: Timestamp(9) }, epoch: 1, departs: false }
+            HostPlan { standing: Standing::Fencing { since: Timestamp(9) }, epoch: 1, ..HostPlan::default() }
         );
         assert_eq!(story[2].standing, Standing::Down { since: Timestamp(9), by: DownBy::Agent });
         let story = follow(&member(true), &policy, &[pulse(5_000, 0, true), pulse(10_000, 0, true)]);
         assert_eq!(story[1].standing, Standing::Down { since: Timestamp(9), by: DownBy::Watchdog });
+    }
+
+    #[test]
+    fn a_host_whose_daemon_was_stopped_in_good_order_is_lost_and_nobody_cuts_its_power() {
+        let stopped = |silent_ms| Pulse { unattended: true, ..pulse(silent_ms, 0, false) };
+        let pulses =
+            [stopped(0), stopped(5_000), stopped(99_000), pulse(0, 0, false), pulse(5_000, 0, false)];
+        let story = follow(&member(true), &FailoverPolicy::default(), &pulses);
+        let since = Timestamp(9);
+        let stands: Vec<_> = story.iter().map(|plan| plan.standing).collect();
+        let lost = Standing::Lost { since };
+        assert_eq!(stands[..4], [Standing::Up, lost, lost, Standing::Up]);
+        assert_eq!(
+            stands[4],
+            Standing::Fencing { since },
+            "a daemon that was started since is judged as any other"
+        );
+    }
+
+    #[test]
+    fn a_host_that_may_be_booting_after_all_lost_their_power_is_not_cut_before_its_time_is_over() {
+        let rising = |silent_ms| Pulse { rising: true, ..pulse(silent_ms, 0, false) };
+        let pulses = [rising(5_000), rising(299_000), pulse(300_000, 0, false)];
+        let story = follow(&member(true), &FailoverPolicy::default(), &pulses);
+        let since = Timestamp(9);
+        let stands: Vec<_> = story.iter().map(|plan| plan.standing).collect();
+        let lost = Standing::Lost { since };
+        assert_eq!(stands, [lost, lost, Standing::Fencing { since }]);
     }
 
     #[test]
@@ -474,7 +522,7 @@ mod tests {
         assert_eq!(lost.standing, Standing::Lost { since: Timestamp(1) });
         let word = Some(SaidDown { epoch: 0, since: Timestamp(1) });
         let down = Standing::Down { since: Timestamp(2), by: DownBy::Hand };
-        assert_eq!(then(&lost, word, 6_000, 2), HostPlan { standing: down, epoch: 1, departs: false });
+        assert_eq!(then(&lost, word, 6_000, 2), HostPlan { standing: down, epoch: 1, ..HostPlan::default() });
         let back = then(&lost, word, 0, 2);
         assert_eq!(back.standing, Standing::Up);
         let lost_again = then(&back, word, 5_000, 3);
@@ -497,7 +545,7 @@ mod tests {
     #[test]
     fn a_host_that_cannot_be_cut_is_down_by_its_own_word_once_no_agent_is_at_work() {
         let (policy, since) = (FailoverPolicy::default(), Timestamp(1));
-        let fencing = HostPlan { standing: Standing::Fencing { since }, epoch: 1, departs: false };
+        let fencing = HostPlan { standing: Standing::Fencing { since }, epoch: 1, ..HostPlan::default() };
         let then = |surrendered, being_cut| {
             let reported = Reported { surrendered, ..Reported::default() };
             let pulse = Pulse { being_cut, ..pulse(7_000, 0, false) };
@@ -514,7 +562,7 @@ mod tests {
         let current = HostPlan {
             standing: Standing::Down { since: Timestamp(1), by: DownBy::Watchdog },
             epoch: 3,
-            departs: false,
+            ..HostPlan::default()
         };
         let policy = FailoverPolicy::default();
         let then = |anew, silent| {
@@ -523,6 +571,6 @@ mod tests {
         };
         assert_eq!(then(false, 0), current);
         assert_eq!(then(true, 6_000), current);
-        assert_eq!(then(true, 0), HostPlan { standing: Standing::Up, epoch: 3, departs: false });
+        assert_eq!(then(true, 0), HostPlan { standing: Standing::Up, epoch: 3, ..HostPlan::default() });
     }
 }

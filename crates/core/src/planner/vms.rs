@@ -8,6 +8,7 @@ use crate::inventory::{Domain, DomainState, HostInventory, OffReason};
 use crate::name::{GpuKey, HostName, VmName};
 use crate::placement::{self, Board, Ground, Uses, waiting_order};
 use crate::plan::{Booking, Plan, Settled, VmGoal, VmPlan};
+use crate::rest::rests;
 use crate::spec::{Duty, Request, Run, VmSource, VmSpec};
 
 impl Planner<'_> {
@@ -177,7 +178,7 @@ impl Planner<'_> {
         if active
             && !was_off
             && spec.run != Run::Deleted
-            && matches!(before, Some(VmGoal::Stop | VmGoal::Cycle))
+            && matches!(before, Some(VmGoal::Stop | VmGoal::Cycle | VmGoal::Move))
         {
             self.findings.push(say::shutdown_slow(name));
         }
@@ -220,6 +221,9 @@ impl Planner<'_> {
                 if spec.request.slots() > 0 && !has_gpu {
                     self.findings.push(say::vm_without_gpu(name));
                 }
+                if domain.is_some_and(|domain| domain.state == DomainState::Paused) {
+                    self.findings.push(say::vm_paused(name, &observed.host));
+                }
                 VmGoal::Run
             }
             Run::Running | Run::Reset => match self.rest(name, spec, domain) {
@@ -244,26 +248,11 @@ impl Planner<'_> {
         }
     }
 
-    /// Why a VM that shall run rests all the same: somebody meant it, after it was seen running.
-    ///
-    /// A guest that shut down stays off in this boot of its host; with the next one it starts. One whose state was saved or
-    /// moved may go on from there, and would then write to the disks that its second self has open.
+    /// Why a VM that shall run rests all the same, if it does.
     pub(super) fn rest(&self, name: &VmName, spec: &VmSpec, domain: Option<&Domain>) -> Option<OffReason> {
-        let planned = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
-        let settled =
-            planned.settled.as_ref().filter(|settled| settled.running && settled.serial == spec.serial)?;
-        // What its host was told to shut down did not do so by itself.
-        if settled.rests.is_none() && !matches!(planned.goal, VmGoal::Run | VmGoal::Leave) {
-            return None;
-        }
-        let DomainState::Off { reason } = domain?.state else { return None };
-        let reason = if reason == OffReason::Unknown { settled.rests? } else { reason };
-        let same_boot = self.inventory.get(&planned.host).is_some_and(|seen| seen.boot_id == settled.boot_id);
-        match reason {
-            OffReason::Saved | OffReason::Migrated => Some(reason),
-            OffReason::Shutdown | OffReason::Destroyed => same_boot.then_some(reason),
-            OffReason::Crashed | OffReason::Unknown => None,
-        }
+        let planned = self.plan.vms.get(name)?;
+        let boot_id = self.inventory.get(&planned.host).map(|seen| seen.boot_id.as_str());
+        rests(planned, spec, domain, boot_id)
     }
 
     /// Deleted VMs of which neither domain nor booking nor device is left, and those whose host is down. `before` is the plan that

@@ -1,12 +1,15 @@
 //! What is refused at the door, and with which code.
 
-use tranche_core::change::{Change, NewVm};
+use tranche_core::change::{AdoptedVm, Change, NewVm};
 use tranche_core::declare::{self, Declaration, DeclaredGpu, DeclaredVm};
 use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::Code;
 use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
 use tranche_core::name::{GpuKey, VmName};
-use tranche_core::spec::{FailoverPolicy, GpuMode, Policy, Request, Timers, VmHardware, VolumeRef};
+use tranche_core::spec::{
+    FailoverPart, FailoverPolicy, GpuMode, Policy, PolicyPart, Request, Timers, TimersPart, VmHardware,
+    VolumeRef,
+};
 use tranche_core::step::Step;
 use tranche_core::why::why_not;
 
@@ -200,7 +203,7 @@ fn what_does_not_exist_is_not_found() {
     world.refuses(&Change::StopVm { name: name.clone(), force: true }, Code::VmNotFound);
     world.refuses(&Change::RestartVm { name: name.clone(), force: false }, Code::VmNotFound);
     world.refuses(&Change::DeleteVm { name: name.clone(), force: true }, Code::VmNotFound);
-    let adopt = Change::AdoptVm { name, request: Request::None, reserved: false };
+    let adopt = Change::AdoptVm { name, vm: AdoptedVm::default() };
     world.refuses(&adopt, Code::DomainNotFound);
     world.seen().hypervisor = Hypervisor::Down { reason: "no".to_owned() };
     world.refuses(&adopt, Code::LibvirtDown);
@@ -281,9 +284,9 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
             hardware: Some(hardware()),
             gpu: Request::ANY_PARTITION,
             running: Some(true),
-            reserved: false,
+            reserved: None,
             prefer_numa_node: Some(1),
-            availability: tranche_core::spec::Availability::default(),
+            availability: tranche_core::spec::AvailabilityPart::default(),
         }],
     };
     let hosts = [&host()];
@@ -325,7 +328,10 @@ fn times_of_failover_that_leave_no_room_for_a_reset_are_refused_at_every_door() 
     world.refuses(&Change::SetPolicy { policy: of(8_000, 6_000) }, Code::InvalidValue);
     let refusal = world.submit(&Change::SetPolicy { policy: of(8_000, 8_500) }).unwrap_err();
     assert_eq!(refusal[0].hint, "Choose them so that restart_ms is at least 1000 more than reset_ms.");
-    let declared = Declaration { policy: Some(of(60_000, 10_000)), ..Declaration::default() };
+    let timers = TimersPart { reset_ms: Some(60_000), ..TimersPart::default() };
+    let failover = FailoverPart { timers, ..FailoverPart::default() };
+    let policy = Some(PolicyPart { failover, ..PolicyPart::default() });
+    let declared = Declaration { policy, ..Declaration::default() };
     let changes = declare::changes(&declared, &world.spec, &[&host()]).unwrap();
     world.refuses(&changes[0], Code::InvalidValue);
     world.accepts(&Change::SetPolicy { policy: of(60_000, 61_000) });

@@ -96,7 +96,7 @@ fn what_belongs_to_a_member_that_was_never_heard_of_is_left_alone() {
 
 fn down(fleet: &mut Fleet, host: &HostName) {
     let standing = Standing::Down { since: Timestamp(1), by: DownBy::Hand };
-    fleet.plan.hosts.insert(host.clone(), HostPlan { standing, epoch: 1, departs: false });
+    fleet.plan.hosts.insert(host.clone(), HostPlan { standing, epoch: 1, ..HostPlan::default() });
     fleet.inventory.get_mut(host).unwrap().pulse = None;
 }
 

@@ -1,6 +1,6 @@
 //! From wishes to running VMs, on a host that does what it is told.
 
-use tranche_core::change::Change;
+use tranche_core::change::{AdoptedVm, Change};
 use tranche_core::finding::Code;
 use tranche_core::inventory::{HealthState, Hypervisor, OffReason, StuckCall};
 use tranche_core::name::Timestamp;
@@ -505,7 +505,8 @@ fn an_adopted_domain_keeps_its_own_xml_and_is_left_behind_when_forgotten() {
     let id = tranche_core::name::VmId(uuid::Uuid::from_u128(77));
     let domain = model_domain(&vm("mine"), id, &hardware());
     world.domains().insert("mine".to_owned(), domain);
-    world.accepts(&Change::AdoptVm { name: vm("mine"), request: ANY, reserved: false });
+    let adopted = AdoptedVm { request: ANY, ..AdoptedVm::default() };
+    world.accepts(&Change::AdoptVm { name: vm("mine"), vm: adopted });
     world.start("mine");
     assert!(world.slot_of("mine").is_some());
     world.refuses(&Change::DeleteVm { name: vm("mine"), force: false }, Code::VmRunning);

@@ -111,6 +111,22 @@ fn a_vm_that_takes_the_spare_room_is_refused_warned_of_or_let_through_by_policy(
 }
 
 #[test]
+fn a_vm_that_is_off_and_restarted_is_asked_for_as_if_it_were_started() {
+    let mut fleet = with_vms(Fleet::new(2, 1, 4), &[2, 2]);
+    fleet.spec.policy.admission = Admission::Enforce;
+    fleet.add("more", ANY).run = Run::Stopped;
+    for force in [false, true] {
+        let restart = |name: &str| {
+            let change = Change::RestartVm { name: vm(name), force };
+            admit(&change, state(&fleet), VmId(uuid::Uuid::nil()), Timestamp(9))
+        };
+        let refusal = restart("more").unwrap_err();
+        assert_eq!(refusal[0].code, Code::CapacityShort, "{refusal:?}");
+        assert_eq!(restart("vm1-0").unwrap().findings, [], "one that runs takes nothing more");
+    }
+}
+
+#[test]
 fn where_a_loss_cannot_be_made_good_anyway_a_vm_that_makes_it_no_worse_is_let_in() {
     let mut fleet = with_vms(Fleet::new(1, 1, 4), &[2]);
     fleet.spec.policy.admission = Admission::Enforce;

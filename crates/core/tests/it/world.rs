@@ -98,6 +98,7 @@ impl World {
             notes: Vec::new(),
             progress: Progress::default(),
             pulse: None,
+            unread: None,
         };
         Self {
             spec: Spec::default(),

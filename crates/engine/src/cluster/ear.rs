@@ -10,10 +10,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tranche_core::diagnostics::store_slow;
+use tranche_core::diagnostics::{heartbeat_unread, store_slow};
 use tranche_core::finding::Finding;
 use tranche_core::inventory::Pulse;
-use tranche_core::liveness::{Hearing, Watchman};
+use tranche_core::liveness::{Hearing, Heartbeat, Watchman};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::spec::Timers;
 use tranche_store::{Beats, Compare, Repository, RepositoryError};
@@ -27,7 +27,9 @@ pub(super) struct Heard {
     pub(super) pulses: BTreeMap<HostName, Pulse>,
     /// On which term each host has said nothing since.
     pub(super) silence: BTreeMap<HostName, Compare>,
-    /// What is wrong with the store.
+    /// The version of each other host's daemon, and whether it would lead.
+    pub(super) others: BTreeMap<HostName, (String, bool)>,
+    /// What is wrong with the store, and whose heartbeats cannot be read.
     pub(super) findings: Vec<Finding>,
 }
 
@@ -40,6 +42,8 @@ pub(super) struct Ear {
     trouble: Trouble,
     /// That the store takes no writes.
     refusal: Trouble,
+    /// When the host that listens booted, by the clock that it hears by.
+    booted_at_ms: i64,
     inner: Mutex<Inner>,
 }
 
@@ -55,7 +59,11 @@ struct Inner {
 impl Ear {
     pub(super) fn new(name: HostName, repository: Repository, brisk: Repository) -> Self {
         let (trouble, refusal) = (Trouble::default(), Trouble::default());
-        Self { name, repository, brisk, trouble, refusal, inner: Mutex::default() }
+        Self { name, repository, brisk, trouble, refusal, booted_at_ms: i64::MIN, inner: Mutex::default() }
+    }
+
+    pub(super) fn booted_at(self, booted_at_ms: i64) -> Self {
+        Self { booted_at_ms, ..self }
     }
 
     /// Hears all heartbeats once. Called by one thread only.
@@ -74,7 +82,8 @@ impl Ear {
                 inner.answers = false;
                 let Some(last) = &inner.heard else { return };
                 let (pulses, silence) = (last.pulses.clone(), last.silence.clone());
-                inner.heard = Some(Arc::new(Heard { pulses, silence, findings: vec![finding] }));
+                let heard = Heard { pulses, silence, others: last.others.clone(), findings: vec![finding] };
+                inner.heard = Some(Arc::new(heard));
                 return;
             }
         };
@@ -119,16 +128,24 @@ impl Ear {
         if findings.is_empty() {
             self.refusal.is_over("the store takes writes again", &self.name);
         }
-        let beats = of.iter().map(|(host, beat)| (host.clone(), beat.heartbeat.clone())).collect();
+        let beats: BTreeMap<HostName, Heartbeat> =
+            of.iter().map(|(host, beat)| (host.clone(), beat.heartbeat.clone())).collect();
         let hearing = Hearing { asked_ms, answered_ms, revision: revision.0, wrote_after_ms, beats: &beats };
         // The store is not waited for with the lock held: whoever leads looks at what was heard meanwhile.
         self.lock().watchman.hear(hearing, timers, now);
         if findings.is_empty() {
             findings.extend(self.deafness(timers, answered_ms));
         }
-        let pulses = self.lock().watchman.pulses().map(|(host, pulse)| (host.clone(), pulse)).collect();
+        let up_ms = i64::try_from(answered_ms).unwrap_or(i64::MAX).saturating_sub(self.booted_at_ms);
+        let up_ms = u64::try_from(up_ms).unwrap_or_default();
+        let pulses = self.lock().watchman.pulses(up_ms).map(|(host, pulse)| (host.clone(), pulse)).collect();
+        findings.extend(of.iter().filter_map(|(host, beat)| {
+            Some(heartbeat_unread(host, &beat.heartbeat.version, beat.unread.as_ref()?))
+        }));
+        let others = beats.into_iter().filter(|(host, _)| *host != self.name);
+        let others = others.map(|(host, beat)| (host, (beat.version, beat.able))).collect();
         let silence = of.into_iter().map(|(host, beat)| (host, beat.unchanged)).collect();
-        Ok(Heard { pulses, silence, findings })
+        Ok(Heard { pulses, silence, others, findings })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

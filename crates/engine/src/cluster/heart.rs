@@ -40,6 +40,9 @@ struct Inner {
     /// have arrived.
     last_said: Option<bool>,
     farewell: bool,
+    unattended: bool,
+    /// Whether it would lead.
+    able: bool,
 }
 
 /// What a heartbeat came to.
@@ -176,6 +179,11 @@ impl Heart {
         !inner.armed && inner.last_said == Some(false)
     }
 
+    /// Notes whether the host would lead: it may, and can read all that is stored.
+    pub fn note_able(&self, able: bool) {
+        self.lock().able = able;
+    }
+
     /// How far the watchdog guards the host.
     pub fn guard(&self) -> Guard {
         let inner = self.lock();
@@ -199,12 +207,17 @@ impl Heart {
         inner.lifeline = Lifeline::default();
         inner.quorum = Quorum::default();
         inner.standstill = Standstill::default();
-        inner.farewell = false;
+        (inner.farewell, inner.unattended) = (false, false);
     }
 
     /// From now on heartbeats say that the host runs nothing any more and is about to shut down.
     pub fn say_farewell(&self) {
         self.lock().farewell = true;
+    }
+
+    /// From now on heartbeats say that the daemon was stopped in good order, and that what the host runs goes on.
+    pub fn say_unattended(&self) {
+        self.lock().unattended = true;
     }
 
     fn heartbeat(&self, inner: &Inner, epoch: u64, timers: &Timers, now: Timestamp) -> Heartbeat {
@@ -215,6 +228,8 @@ impl Heart {
             armed: inner.armed,
             bound_ms: inner.watchdog_ms.map(|watchdog_ms| timers.bound_ms(watchdog_ms)),
             farewell: inner.farewell,
+            unattended: inner.unattended,
+            able: inner.able && !inner.farewell && !inner.unattended,
             version: self.version.clone(),
             sent_at: now,
         }

@@ -1,9 +1,11 @@
 //! A member's host: reads what was decided for it, looks, reports, acts.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tranche_core::diagnostics::part_unread;
 use tranche_core::finding::Finding;
-use tranche_core::inventory::HostInventory;
+use tranche_core::inventory::{Done, HostInventory};
 use tranche_core::name::{HostName, Timestamp, VmName};
 use tranche_core::plan::Standing;
 use tranche_core::spec::Timers;
@@ -11,8 +13,8 @@ use tranche_core::steps;
 use tranche_host::Host;
 use tranche_store::{Part, Repository, RepositoryError};
 
-use super::Heart;
 use super::trouble::Trouble;
+use super::{Heart, Rhythm};
 use crate::hand::{Hand, PassReport};
 
 /// How long a report may be old before it is stored again although nothing changed, in milliseconds.
@@ -46,6 +48,15 @@ pub enum Tending {
     Disarm,
 }
 
+/// What a host's report shall say something of besides what is seen there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Noted {
+    /// Its watchdog.
+    Watchdog,
+    /// How other hosts could be fenced from it.
+    Fences,
+}
+
 /// A member's host.
 #[derive(Debug)]
 pub struct Member {
@@ -66,10 +77,12 @@ struct Known {
     timers: Timers,
     /// The daemon is about to end, and its watchdog with it.
     retires: bool,
-    /// The host is about to go down, runs nothing any more, and is not to run anything before it has booted.
+    /// The host is about to go down by its administrator's word.
+    departs: bool,
+    /// It is, runs nothing any more, and is not to run anything before it has booted.
     is_done: bool,
     /// What is to be reported besides what was seen.
-    notes: Vec<Finding>,
+    notes: BTreeMap<Noted, Vec<Finding>>,
 }
 
 #[derive(Debug)]
@@ -79,6 +92,8 @@ struct Inner {
     /// The domains that the part was read for.
     domains: Vec<VmName>,
     seen: Option<HostInventory>,
+    /// What was done last, for the logs of operations, which whoever leads writes.
+    lately: Vec<Done>,
     /// What the store has of this host, and since when.
     reported: Option<(HostInventory, Timestamp)>,
 }
@@ -93,7 +108,8 @@ impl Member {
         workers: usize,
     ) -> Self {
         let hand = Hand::new(host, workers);
-        let inner = Inner { hand, part: None, domains: Vec::new(), seen: None, reported: None };
+        let inner =
+            Inner { hand, part: None, domains: Vec::new(), seen: None, lately: Vec::new(), reported: None };
         Self {
             name,
             repository,
@@ -112,17 +128,27 @@ impl Member {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let domains = inner.seen.as_ref().map(names_of_domains).unwrap_or_default();
         let read = self.read(&inner, &domains);
+        let unread = read.as_ref().err().filter(|error| error.is_unreadable());
+        let unread = unread.map(|error| part_unread(&self.name, &error.finding().message));
         let fresh = self.keep(&mut inner, read);
         inner.domains.clone_from(&domains);
         let mut seen = inner.hand.look(now);
+        let news = inner.hand.take_news();
+        Done::remember(&mut inner.lately, news);
+        seen.progress.lately.clone_from(&inner.lately);
         let knew_all = names_of_domains(&seen).iter().all(|name| domains.contains(name));
+        let is_unread = unread.is_some();
+        seen.notes.extend(unread);
         let Some(part) = inner.part.clone() else {
+            if is_unread {
+                self.report(&mut inner, &seen, now);
+            }
             inner.seen = Some(seen);
             return nothing(now);
         };
         seen.progress.generation = part.generation;
         seen.progress.guard = self.heart.guard();
-        seen.notes.extend(self.known().notes.iter().cloned());
+        seen.notes.extend(self.known().notes.values().flatten().cloned());
         let standing = part.plan.hosts.get(&self.name).cloned().unwrap_or_default();
         let is_given_up = self.heart.epoch().is_none_or(|epoch| epoch < standing.epoch);
         if is_given_up && fresh && knew_all && is_clear(&self.name, &part, &seen, standing.standing) {
@@ -131,7 +157,12 @@ impl Member {
         let is_cut = matches!(standing.standing, Standing::Fencing { .. });
         seen.progress.surrendered = (is_given_up && fresh && is_cut).then_some(standing.epoch);
         seen.progress.epoch = self.heart.epoch().unwrap_or_default();
-        self.known().is_done = fresh && is_done(&self.name, &part, &seen);
+        let departs = departs(&self.name, &part, &seen);
+        let is_done = fresh && departs && is_done(&self.name, &part, &seen);
+        {
+            let mut known = self.known();
+            (known.departs, known.is_done) = (departs, is_done);
+        }
         self.report(&mut inner, &seen, now);
         inner.seen = Some(seen.clone());
         if is_given_up {
@@ -186,19 +217,35 @@ impl Member {
         self.known().retires = true;
     }
 
-    /// Says with the host's last heartbeat that it runs nothing any more, if it is about to go down and no watchdog could
-    /// still reset it: so nobody need wait until it is known to be down. Called once, when the daemon ends.
-    pub fn take_leave(&self, clock: &dyn Fn() -> u64, now: Timestamp) {
-        if self.known().is_done && self.heart.said_unguarded() {
-            self.heart.say_farewell();
-            // If it does not arrive, the host is silent, and judged by that.
-            let _ = self.heart.beat(&self.timers(), clock, now);
+    /// Says with the host's last heartbeat what its silence means, if no watchdog could still reset it: that it is about to go down
+    /// and runs nothing, so nobody need wait until it is known to be down; or that its daemon was stopped and what it runs goes
+    /// on, so nobody cuts its power. Called when the daemon ends, until it returns that there is nothing left to say.
+    pub fn take_leave(&self, clock: &dyn Fn() -> u64, now: Timestamp) -> bool {
+        if !self.heart.said_unguarded() {
+            return true;
         }
+        let (is_done, departs) = {
+            let known = self.known();
+            (known.is_done, known.departs)
+        };
+        match (is_done, departs) {
+            (true, _) => self.heart.say_farewell(),
+            (false, false) => self.heart.say_unattended(),
+            // What runs on a host that goes down ends with it.
+            (false, true) => return true,
+        }
+        // The heart may beat at the same time; then this one is refused, and said again. If none arrives, the host is silent, and
+        // judged by that.
+        self.heart.beat(&self.timers(), clock, now) != Rhythm::Skips
     }
 
-    /// What the host's own report shall say besides what is seen there, from now on.
-    pub fn note(&self, notes: Vec<Finding>) {
-        self.known().notes = notes;
+    /// What the host's own report shall say besides what is seen there, from now on. Returns whether that is new.
+    pub fn note(&self, of: Noted, notes: Vec<Finding>) -> bool {
+        let mut known = self.known();
+        let before = known.notes.entry(of).or_default();
+        let is_new = *before != notes;
+        *before = notes;
+        is_new
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -279,13 +326,17 @@ fn is_clear(host: &HostName, part: &Part, seen: &HostInventory, standing: Standi
     })
 }
 
+/// Whether a host is about to go down by its administrator's word.
+fn departs(host: &HostName, part: &Part, seen: &HostInventory) -> bool {
+    part.spec.hosts.get(host).is_some_and(|wish| wish.departs_in(&seen.boot_id).is_some())
+}
+
 /// Whether a host that is about to go down runs nothing, neither of ours nor of others, and shall start nothing.
 fn is_done(host: &HostName, part: &Part, seen: &HostInventory) -> bool {
-    let departs = part.spec.hosts.get(host).is_some_and(|wish| wish.departs_in(&seen.boot_id).is_some());
     let starts = part.plan.vms.values().any(|planned| &planned.host == host && planned.goal.starts());
     let is_quiet =
         seen.domains().is_some_and(|domains| domains.values().all(|domain| !domain.state.is_active()));
-    departs && !starts && is_quiet
+    !starts && is_quiet
 }
 
 fn nothing(now: Timestamp) -> PassReport {

@@ -3,14 +3,47 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::change;
-use tranche_core::finding::Finding;
-use tranche_core::inventory::Inventory;
+use tranche_core::finding::{Finding, Subject};
+use tranche_core::inventory::{Done, Inventory};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
 use tranche_core::plan::Plan;
 use tranche_core::step::StepSubject;
 use tranche_core::steps;
 use tranche_store::State;
+
+/// What happened to what, for the logs of operations.
+pub type News = Vec<(Subject, LogLine)>;
+
+/// How much news is kept that stands in no log yet, because the store takes nothing; the oldest goes first.
+pub(super) const NEWS_MAX: usize = 10_000;
+
+/// In a cluster: what was done so long before an operation was asked for may have been done for it, in milliseconds, because the
+/// clocks of hosts differ.
+const BEFORE_MS: u64 = 5_000;
+
+/// What was done on a host, by what it was done to.
+pub(crate) fn news_of(host: &HostName, done: impl IntoIterator<Item = Done>) -> News {
+    done.into_iter().map(|Done { subject, line }| (subject.on(host), line)).collect()
+}
+
+/// What hosts report to have done that they did not report before. Each line names its host.
+pub(super) fn news_between(before: &Inventory, reported: &Inventory) -> News {
+    let mut news = News::new();
+    for (host, was, is) in before.changes(reported) {
+        let told = was.map_or(&[][..], |was| was.progress.lately.as_slice());
+        let done = is.into_iter().flat_map(|is| &is.progress.lately).filter(|done| !told.contains(done));
+        news.extend(news_of(
+            host,
+            done.cloned().map(|mut done| {
+                done.line.text = format!("{host}: {}", done.line.text);
+                done
+            }),
+        ));
+    }
+    news.sort_by_key(|(_, line)| line.at);
+    news
+}
 
 /// The failures of steps that are still due: one that serves a plan of yesterday says nothing about the wish of today.
 pub(super) fn failures_that_matter(next: &State, inventory: &Inventory) -> Vec<StepFailure> {
@@ -29,7 +62,7 @@ pub(super) fn judge_operations(
     inventory: &Inventory,
     findings: &[Finding],
     failures: &[StepFailure],
-    news: &[(StepSubject, LogLine)],
+    news: &[(Subject, LogLine)],
     now: Timestamp,
 ) -> BTreeSet<StepSubject> {
     if next.operations.values().all(|operation| operation.state.is_over()) {
@@ -43,10 +76,7 @@ pub(super) fn judge_operations(
         let Some(operation) = operations.get_mut(id) else { continue };
         let verdict = operation::judge(operation, known, findings, failures);
         put_back.extend(verdict.put_back);
-        let concerned = subjects(operation, &next.plan);
-        operation.log.extend(
-            news.iter().filter(|(subject, _)| concerned.contains(subject)).map(|(_, line)| line.clone()),
-        );
+        note_news(operation, known, news);
         if verdict.state != operation.state {
             let text = format!("{:?}", verdict.state).to_lowercase();
             operation.log.push(LogLine { at: now, text });
@@ -68,17 +98,32 @@ pub(super) fn judge_operations(
     gpus
 }
 
+/// Adds to an operation's log what happened to what it depends on. In a cluster, who has just begun to lead hears of what another
+/// leader wrote down already, and of what was done before the operation was asked for.
+fn note_news(operation: &mut Operation, state: change::State<'_>, news: &[(Subject, LogLine)]) {
+    if news.is_empty() {
+        return;
+    }
+    let concerned = subjects(operation, state.plan);
+    let is_alone = state.spec.hosts.is_empty();
+    let since = operation.created_at.0.saturating_sub(BEFORE_MS);
+    for (subject, line) in news.iter().filter(|(_, line)| is_alone || line.at.0 >= since) {
+        if concerned.contains(subject) && !operation.log.contains(line) {
+            operation.log.push(line.clone());
+        }
+    }
+}
+
 /// The subjects of steps that an operation depends on.
-fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
+fn subjects(operation: &Operation, plan: &Plan) -> Vec<Subject> {
     use tranche_core::operation::Goal;
     match &operation.goal {
-        Goal::GpuMode { gpu, along, .. } => std::iter::once(gpu)
-            .chain(along.keys())
-            .map(|gpu| StepSubject::Gpu(gpu.address.clone()))
-            .collect(),
+        Goal::GpuMode { gpu, along, .. } => {
+            std::iter::once(gpu).chain(along.keys()).cloned().map(Subject::Gpu).collect()
+        }
         Goal::VmRuns { vm, .. } | Goal::VmMoved { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
-            let gpus = plan.held_by(vm).map(|(slot, _)| StepSubject::Gpu(slot.gpu.address.clone()));
-            std::iter::once(StepSubject::Vm(vm.clone())).chain(gpus).collect()
+            let gpus = plan.held_by(vm).map(|(slot, _)| Subject::Gpu(slot.gpu.clone()));
+            std::iter::once(Subject::Vm(vm.clone())).chain(gpus).collect()
         }
         Goal::HostEmpty { host, along } => {
             std::iter::once(host).chain(along).flat_map(|host| vms_of(host, plan)).collect()
@@ -88,7 +133,7 @@ fn subjects(operation: &Operation, plan: &Plan) -> Vec<StepSubject> {
     }
 }
 
-fn vms_of<'p>(host: &'p HostName, plan: &'p Plan) -> impl Iterator<Item = StepSubject> + 'p {
+fn vms_of<'p>(host: &'p HostName, plan: &'p Plan) -> impl Iterator<Item = Subject> + 'p {
     let here = plan.vms.iter().filter(move |(_, planned)| &planned.host == host);
-    here.map(|(vm, _)| StepSubject::Vm(vm.clone()))
+    here.map(|(vm, _)| Subject::Vm(vm.clone()))
 }

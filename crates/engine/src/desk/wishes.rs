@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::change::{self, Admitted, Change};
 use tranche_core::name::{OperationId, Timestamp, VmId};
+use tranche_core::spec::Spec;
 use tranche_store::State;
 
 use super::{Desk, Inner, Rejected, Submitted, WISH_TRIES, is_conflict, new_operation};
@@ -114,9 +115,18 @@ impl Desk {
     fn note(&self, next: &mut State, admitted: Admitted, now: Timestamp) -> Submitted {
         let operation = new_operation(OperationId((self.ids.0)()), &admitted, next, now);
         next.operations.insert(operation.id, operation.clone());
-        next.spec = admitted.spec.into();
+        take_over(next, admitted.spec);
         Submitted::Accepted { operation: Box::new(operation), findings: admitted.findings }
     }
+}
+
+/// Lets a state have the wishes of a spec. A host reads its part of the plan when that is counted up, so it is, also where all
+/// that the host is to hear of is a wish.
+pub(super) fn take_over(next: &mut State, spec: Spec) {
+    for host in change::hosts_to_tell(&next.spec, &spec, &next.plan) {
+        *next.plan.generations.entry(host).or_insert(0) += 1;
+    }
+    next.spec = spec.into();
 }
 
 /// What is held is whole between any two statements.

@@ -5,24 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use tranche_core::finding::{Code, Finding};
+use tranche_core::diagnostics as say;
+use tranche_core::fence::{self, normal};
+use tranche_core::finding::Finding;
 use tranche_core::name::{AgentName, HostName};
 use tranche_core::spec::FenceSpec;
-
-use super::{problem, secret};
-
-/// The longest value of an option, in bytes.
-const VALUE_LEN_MAX: usize = 1024;
-/// Options that are given by us.
-const OURS: [&str; 5] = ["action", "option", "nodename", "help", "version"];
-/// How options end that name programs for the agent to run.
-const PROGRAMS: [&str; 2] = ["_path", "_script"];
-/// Options that have the agent run or write what they say, or tell what it sends.
-const UNSAFE: [&str; 5] = ["ssh_options", "debug", "debug_file", "verbose", "verbose_level"];
-/// Options that have the agent call a machine off that it has not seen.
-const CREDULOUS: [&str; 1] = ["missing_as_off"];
-/// What is in the names of options that are secret.
-const SECRET_WORDS: [&str; 3] = ["passw", "hexadecimal_kg", "community"];
 
 /// What an agent says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,20 +88,37 @@ impl Metadata {
             (None, true) => "cuts a host off from storage or network and leaves its VMs running".to_owned(),
             (None, false) => return Ok(()),
         };
-        let message = format!("Fence agent {agent} for host {host} cannot be used: it {reason}.");
-        let hint = "Use an agent that turns the power off and can tell that it is off: fence_ipmilan, fence_redfish, fence_virsh.";
-        Err(problem(host, Code::FenceAgentUnusable, message, hint))
+        Err(Box::new(say::fence_agent_unusable(host, agent, &reason)))
     }
 
-    /// What is wrong with the options for a host.
+    /// Whether it can turn a host on.
+    pub(super) fn check_turns_on(&self, host: &HostName, agent: &AgentName) -> Result<(), Box<Finding>> {
+        if self.actions.iter().any(|has| has == "on") {
+            return Ok(());
+        }
+        let hint =
+            format!("Let the host stay off after it was cut: tranche host set {host} --fence-leave-off.");
+        let finding = say::fence_agent_unusable(
+            host,
+            agent,
+            "has no action on, by which the host would be turned on again",
+        );
+        Err(Box::new(Finding { hint, ..finding }))
+    }
+
+    /// What is wrong with the options for a host: what [`fence`] says of any agent, and what this one does not take.
     pub(super) fn problems(&self, host: &HostName, how: &FenceSpec) -> Vec<Finding> {
         let about = About { host, agent: &how.agent };
-        let mut problems: Vec<Finding> =
-            how.options.iter().filter_map(|(name, value)| self.problem_with(&about, name, value)).collect();
+        let mut problems: Vec<Finding> = fence::problem_with_agent(host, &how.agent).into_iter().collect();
+        let of_option = |(name, value): (&String, &String)| {
+            let known = fence::problem_with(host, &how.agent, name, value);
+            known.or_else(|| self.problem_with(&about, name, value))
+        };
+        problems.extend(how.options.iter().filter_map(of_option));
         let given: Vec<String> = how.options.keys().map(|name| normal(name)).collect();
         let is_given = |name: &String| given.contains(name);
         for (name, parameter) in &self.parameters {
-            let is_ours = OURS.contains(&name.as_str());
+            let is_ours = fence::is_ours(name);
             let stands_in = parameter.obsoletes.as_ref().is_some_and(is_given);
             if parameter.required && !parameter.deprecated && !is_ours && !is_given(name) && !stands_in {
                 let hint = format!("Give '{name}'; 'man {}' tells what it is.", how.agent);
@@ -125,36 +129,13 @@ impl Metadata {
     }
 
     fn problem_with(&self, about: &About<'_>, name: &str, value: &str) -> Option<Finding> {
-        let key = normal(name);
-        if OURS.contains(&key.as_str()) {
-            let hint = "Leave it out: what an agent is asked for is decided when it is asked.";
-            return Some(about.problem(&format!("is not given the option {name} by hand"), hint));
-        }
-        if UNSAFE.contains(&key.as_str()) || PROGRAMS.iter().any(|end| key.ends_with(end)) {
-            let hint = "It would have the agent run other programs, write files or tell secrets, as root.";
-            return Some(about.problem(&format!("is not given the option {name}"), hint));
-        }
-        if CREDULOUS.contains(&key.as_str()) {
-            let hint = "A machine that is not found may run all the same, under another name.";
-            return Some(about.problem(&format!("is not given the option {name}"), hint));
-        }
-        let Some(parameter) = self.parameters.get(&key).filter(|_| is_plain(name)) else {
+        let Some(parameter) = self.parameters.get(&normal(name)) else {
             let shown: Vec<&str> = self.current().collect();
             let hint = format!("It has these: {}.", shown.join(", "));
             return Some(about.problem(&format!("has no option {name:?}"), &hint));
         };
-        if value.len() > VALUE_LEN_MAX || value.chars().any(char::is_control) {
-            let hint = format!("A value is one line of at most {VALUE_LEN_MAX} bytes.");
-            return Some(about.problem(&format!("cannot be given that value for {name}"), &hint));
-        }
-        if value.starts_with(secret::REFERENCE) {
+        if value.starts_with(fence::SECRET) {
             return None;
-        }
-        if SECRET_WORDS.iter().any(|word| key.contains(word)) {
-            let hint = format!(
-                "Put it into a file in /etc/tranche/secrets on every host and say '{name}=secret:NAME'."
-            );
-            return Some(about.problem(&format!("is not given {name} in the open"), &hint));
         }
         let takes = parameter.refuses(value)?;
         Some(about.problem(&format!("takes no {value:?} for {name}"), &format!("Give {takes}.")))
@@ -162,9 +143,8 @@ impl Metadata {
 
     /// The options that one would use today.
     fn current(&self) -> impl Iterator<Item = &str> {
-        let is_shown = |(name, parameter): &(&String, &Parameter)| {
-            !parameter.deprecated && !OURS.contains(&name.as_str()) && !UNSAFE.contains(&name.as_str())
-        };
+        let is_shown =
+            |(name, parameter): &(&String, &Parameter)| !parameter.deprecated && fence::may_be_given(name);
         self.parameters.iter().filter(is_shown).map(|(name, _)| name.as_str())
     }
 }
@@ -193,15 +173,6 @@ struct About<'a> {
 
 impl About<'_> {
     fn problem(&self, what: &str, hint: &str) -> Finding {
-        let message = format!("Fence agent {} for host {} {what}.", self.agent, self.host);
-        *problem(self.host, Code::FenceOptionInvalid, message, hint)
+        say::fence_option_invalid(self.host, self.agent, what, hint)
     }
-}
-
-fn normal(name: &str) -> String {
-    name.replace('-', "_")
-}
-
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
 }

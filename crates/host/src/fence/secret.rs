@@ -8,17 +8,14 @@ use std::os::unix::fs::MetadataExt as _;
 
 use camino::Utf8Path;
 use rustix::fs::{Mode, OFlags};
+use tranche_core::fence;
 use tranche_core::finding::{Code, Finding};
 use tranche_core::name::HostName;
 
 use super::{Places, is_ours, problem};
 
-/// What a value begins with that names a secret.
-pub(super) const REFERENCE: &str = "secret:";
 /// The longest secret, in bytes.
 const SECRET_LEN_MAX: u64 = 1024;
-/// The longest name of a secret.
-const NAME_LEN_MAX: usize = 64;
 /// What stands where a secret stood.
 const REDACTED: &str = "[secret]";
 const READABLE_BY_OTHERS: u32 = 0o077;
@@ -46,7 +43,7 @@ impl Input {
     ) -> Result<Self, Box<Finding>> {
         let mut input = Self::default();
         for (name, value) in options {
-            let value = match value.strip_prefix(REFERENCE) {
+            let value = match value.strip_prefix(fence::SECRET) {
                 None => value.clone(),
                 Some(secret) => {
                     let text =
@@ -90,8 +87,7 @@ fn quoted(value: &str) -> String {
 }
 
 fn read(places: &Places, name: &str) -> Result<String, String> {
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > NAME_LEN_MAX || name.starts_with('.') || !name.bytes().all(is_name) {
+    if !fence::is_secret_name(name) {
         return Err("its name has other characters than letters, digits, '.', '_' and '-'".to_owned());
     }
     let text = open(&places.secrets_dir.join(name))?;

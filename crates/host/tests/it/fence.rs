@@ -50,6 +50,7 @@ printf '%s\n' "$input" >"$dir/input"
 /// Does what it is told.
 const OBEDIENT: &str = r#"case $action in
 off) touch "$dir/off" ;;
+on) rm -f "$dir/off" ;;
 status) [ -e "$dir/off" ] && { echo "Status: OFF"; exit 2; }; echo "Status: ON" ;;
 esac
 exit 0
@@ -142,7 +143,7 @@ fn host() -> HostName {
 
 fn spec(options: &[(&str, &str)]) -> FenceSpec {
     let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    FenceSpec { agent: "fence_stand_in".parse().unwrap(), options }
+    FenceSpec { agent: "fence_stand_in".parse().unwrap(), options, leave_off: false }
 }
 
 fn well_formed(finding: Finding) -> Finding {
@@ -266,21 +267,12 @@ fn a_secret_that_others_can_read_or_that_is_elsewhere_is_not_used() {
     stage.secret("long", &"x".repeat(2_000));
     symlink(places.join("empty"), places.join("link")).unwrap();
     fs::create_dir(places.join("dir")).unwrap();
-    for name in [
-        "open",
-        "two-lines",
-        "empty",
-        "long",
-        "link",
-        "dir",
-        "missing",
-        "",
-        "../agents/calls",
-        ".hidden",
-        "a/b",
-    ] {
+    let unreadable = ["open", "two-lines", "empty", "long", "link", "dir", "missing"];
+    let misnamed = ["", "../agents/calls", ".hidden", "a/b"];
+    let names = unreadable.map(|name| (name, Code::FenceSecretUnreadable)).into_iter();
+    for (name, code) in names.chain(misnamed.map(|name| (name, Code::FenceOptionInvalid))) {
         let finding = stage.failure(&[("ip", "x"), ("password", &format!("secret:{name}"))]);
-        assert_eq!(finding.code, Code::FenceSecretUnreadable, "{name}");
+        assert_eq!(finding.code, code, "{name}");
         assert!(!format!("{finding:?}").contains("hunter"), "{finding}");
     }
     assert!(!stage.calls().contains(&"off".to_owned()));
@@ -326,15 +318,12 @@ fn old_names_of_options_and_both_ways_to_write_them_are_taken() {
 }
 
 #[test]
-fn all_that_is_wrong_with_options_is_told_at_once() {
-    let stage = Stage::new(OBEDIENT);
-    let problems = stage.agents().validate(&host(), &spec(&[("ipport", "x"), ("frobnicate", "1")]));
-    assert_eq!(problems.len(), 3, "{problems:?}");
-    assert!(
-        problems[0].hint.contains("systems_uri") && !problems[0].hint.contains("ipaddr"),
-        "{}",
-        problems[0]
-    );
+fn who_gives_an_option_that_there_is_not_is_told_which_there_are_to_give() {
+    let hint = Stage::new(OBEDIENT).failure(&[("ip", "x"), ("frobnicate", "1")]).hint;
+    assert!(hint.contains("systems_uri"), "{hint}");
+    for kept in ["ipaddr", "action", "missing_as_off", "password_script"] {
+        assert!(!hint.contains(kept), "{hint}");
+    }
 }
 
 #[test]
@@ -423,6 +412,49 @@ fn a_host_that_lives_is_checked_without_being_touched() {
     assert!(finding.message.contains("Unable to connect"), "{finding}");
 }
 
+#[test]
+fn what_a_machine_needs_to_cut_a_host_is_tried_without_asking_any_device() {
+    let stage = Stage::new(OBEDIENT);
+    let prepare = |how: &FenceSpec| stage.agents().prepare(&host(), how).map_err(|found| well_formed(*found));
+    prepare(&spec(USUAL)).unwrap();
+    let code = |options: &[(&str, &str)]| prepare(&spec(options)).unwrap_err().code;
+    assert_eq!(code(&[("ip", "x"), ("plgu", "node2")]), Code::FenceOptionInvalid);
+    assert_eq!(code(&[("ip", "x"), ("password", "secret:bmc")]), Code::FenceSecretUnreadable);
+    stage.secret("bmc", "hunter2\n");
+    prepare(&spec(&[("ip", "x"), ("password", "secret:bmc")])).unwrap();
+    assert!(stage.calls().iter().all(|call| call == "metadata"), "{:?}", stage.calls());
+
+    let only_off = METADATA.replace(r#"<action name="on" automatic="0"/>"#, "");
+    fs::write(stage.root.join("agents/metadata.xml"), only_off).unwrap();
+    let finding = prepare(&spec(USUAL)).unwrap_err();
+    assert_eq!(finding.code, Code::FenceAgentUnusable);
+    assert!(finding.hint.contains("--fence-leave-off"), "{finding}");
+    prepare(&FenceSpec { leave_off: true, ..spec(USUAL) }).unwrap();
+    fs::remove_file(stage.agent()).unwrap();
+    assert_eq!(code(USUAL), Code::FenceAgentUnusable);
+}
+
+#[test]
+fn a_host_is_confirmed_on_only_after_its_agent_was_asked_again() {
+    let stage = Stage::new(OBEDIENT);
+    assert_eq!(stage.fence(USUAL), Outcome::Confirmed);
+    let turn_on = |stage: &Stage| stage.agents().turn_on(&host(), &spec(USUAL));
+    assert_eq!(turn_on(&stage), Outcome::Confirmed);
+    assert_eq!(stage.calls(), ["metadata", "off", "status", "metadata", "on", "status"]);
+    assert_eq!(turn_on(&stage), Outcome::Confirmed, "a host that is on stays on");
+    for (body, words) in [
+        ("[ $action = status ] && exit 2; exit 0", "still off"),
+        ("[ $action = on ] && { echo 'no such outlet' >&2; exit 1; }; exit 0", "(action on): no such outlet"),
+        ("[ $action = status ] && exit 1; exit 0", "(action status)"),
+    ] {
+        let outcome = turn_on(&Stage::new(body));
+        let Outcome::Failed(finding) = outcome else { panic!("{outcome:?}") };
+        let finding = well_formed(*finding);
+        assert_eq!(finding.code, Code::FenceFailed, "{body}");
+        assert!(finding.message.contains(words), "{body}: {finding}");
+    }
+}
+
 const CAUSE: Cause = Cause { epoch: 1, since: Timestamp(7) };
 
 /// A cutter, and what tells that something of it has ended.
@@ -449,6 +481,24 @@ fn a_host_is_cut_beside_everything_else_and_once_for_each_cause() {
     let joined_again = Cause { since: Timestamp(8), ..CAUSE };
     assert_eq!(cut(joined_again), Cut::UnderWay, "it was removed, and its epochs begin anew");
     ended.recv().unwrap();
+}
+
+#[test]
+fn a_host_that_was_cut_is_turned_on_beside_everything_else_and_by_one_agent_at_a_time() {
+    let waits = r#"while [ $action = off ] && [ ! -e "$dir/go" ]; do sleep 0.01; done; "#;
+    let stage = Stage::new(&format!("{waits}{OBEDIENT}"));
+    let (cutter, ended) = cutter(&stage);
+    let (cut, turn_on) =
+        (|| cutter.cut(&host(), &spec(USUAL), CAUSE), || cutter.turn_on(&host(), &spec(USUAL), CAUSE));
+    assert_eq!([cut(), turn_on()], [Cut::UnderWay, Cut::UnderWay]);
+    fs::write(stage.root.join("agents/go"), "").unwrap();
+    ended.recv().unwrap();
+    assert_eq!(cut(), Cut::Confirmed);
+    assert_eq!(stage.calls(), ["metadata", "off", "status"], "while one was at work, no other was begun");
+    assert_eq!(turn_on(), Cut::UnderWay);
+    ended.recv().unwrap();
+    assert_eq!([turn_on(), turn_on()], [Cut::Confirmed, Cut::Confirmed]);
+    assert_eq!(stage.calls()[3..], ["on", "status"]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn agent(name: &str, credentials: &Credentials, options: &[(&str, &str)]) -> Opt
     }
     let places = Places { agent_dirs: vec![dir], secrets_dir: credentials.path("") };
     let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Some((Agents::new(places, LIMITS), FenceSpec { agent: name.parse().unwrap(), options }))
+    Some((Agents::new(places, LIMITS), FenceSpec { agent: name.parse().unwrap(), options, leave_off: false }))
 }
 
 fn host() -> HostName {
@@ -55,7 +55,7 @@ fn host() -> HostName {
 /// Both what it says of itself and its options are as we take them; cutting and checking fail, and do so in time.
 fn drive(name: &str, credentials: &Credentials, options: &[(&str, &str)]) {
     let Some((agents, how)) = agent(name, credentials, options) else { return };
-    assert_eq!(agents.validate(&host(), &how), [], "{name}");
+    assert_eq!(agents.prepare(&host(), &how), Ok(()), "{name}");
     let begun = Instant::now();
     let outcome = agents.fence(&host(), &how);
     let finding = match outcome {
@@ -70,8 +70,7 @@ fn drive(name: &str, credentials: &Credentials, options: &[(&str, &str)]) {
 
     let mut wrong = how;
     wrong.options.insert("frobnicate".to_owned(), "1".to_owned());
-    let problems = agents.validate(&host(), &wrong);
-    assert!(matches!(&problems[..], [problem] if problem.code == Code::FenceOptionInvalid), "{problems:?}");
+    assert_eq!(agents.prepare(&host(), &wrong).unwrap_err().code, Code::FenceOptionInvalid, "{name}");
 }
 
 /// A port that takes connections and says nothing.

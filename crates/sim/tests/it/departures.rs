@@ -82,6 +82,19 @@ fn vms_do_not_wait_for_ever_for_a_reboot_that_does_not_end() {
 }
 
 #[test]
+fn vms_do_not_wait_for_ever_for_a_reboot_of_which_nobody_heard_the_end() {
+    // Its last words are lost: what it ran is off, and it does not come back.
+    let setup = SETUP.replace(r#""a": {"agent": true}"#, r#""a": {"agent": true, "boot_ms": 7200000}"#);
+    let report = play(&format!(
+        r#"{{{setup}, "events": [{{"at_ms": 30000, "event": {{"reboot": "a"}}}},
+                                 {{"at_ms": 31000, "event": {{"store_off": "a"}}}}],
+            "until_ms": 1200000, "expect": {{"running": ["v1", "v2", "v3"]}}}}"#
+    ));
+    holds(&report);
+    assert!(starts(&report).iter().all(|(at_ms, _)| *at_ms > 15 * 60_000), "{:?}", starts(&report));
+}
+
+#[test]
 fn a_host_that_goes_down_without_its_store_is_judged_by_its_silence() {
     let report = play(&format!(
         r#"{{{SETUP}, "events": [{{"at_ms": 29000, "event": {{"network_off": "a"}}}},

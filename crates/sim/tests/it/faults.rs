@@ -66,7 +66,7 @@ fn an_agent_cuts_the_power_of_a_host_that_boots() {
         events:
           - { at_ms: 30000, event: { power_off: a } }
           - { at_ms: 31000, event: { power_on: a } }
-        until_ms: 120000
+        until_ms: 64000
         expect: { running: [v1, v2], findings: [host_down] }
         "#,
     );
@@ -229,6 +229,55 @@ until_ms: 120000\nexpect: {{ placement: {{ v1: a, v2: a }}, no_resets: true }}"
         assert!(befell(&report, host, "its daemon has ended"), "{:#?}", report.records);
         assert_eq!(starts(&report, 0, 120_000).len(), 2, "each once: {:#?}", report.records);
         assert_eq!(ends(&report), 0, "{:#?}", report.records);
+    }
+}
+
+#[test]
+fn nobody_cuts_the_power_of_a_host_whose_daemon_was_stopped_in_good_order() {
+    for host in ["a", "b"] {
+        let report = play(&format!(
+            "hosts: {{ a: {{ agent: true }}, b: {{ agent: true }}, c: {{ agent: true }} }}\nvms: {{ v1: {{}}, v2: {{}} }}\nevents:
+  - {{ at_ms: 30000, event: {{ daemon_stop: {host} }} }}
+until_ms: 120000\nexpect: {{ placement: {{ v1: a, v2: a }}, no_resets: true, findings: [host_unattended] }}"
+        ));
+        holds(&report);
+        assert!(!befell(&report, host, "its power is cut by an agent"), "{:#?}", report.records);
+        assert_eq!(ends(&report), 0, "{:#?}", report.records);
+    }
+}
+
+#[test]
+fn nobody_cuts_the_power_of_a_host_that_boots_more_slowly_than_the_others_after_all_lost_theirs() {
+    let report = play(
+        "hosts: { a: { agent: true, watchdog: false, boot_ms: 150000 }, b: { agent: true }, c: { agent: true } }
+vms: { v1: {}, v2: {} }
+events:
+  - { at_ms: 30000, event: { power_off: a } }
+  - { at_ms: 30000, event: { power_off: b } }
+  - { at_ms: 30000, event: { power_off: c } }
+  - { at_ms: 60000, event: { power_on: a } }
+  - { at_ms: 60000, event: { power_on: b } }
+  - { at_ms: 60000, event: { power_on: c } }
+until_ms: 300000\nexpect: { placement: { v1: a, v2: a } }",
+    );
+    holds(&report);
+    assert!(!befell(&report, "a", "its power is cut by an agent"), "{:#?}", report.records);
+}
+
+#[test]
+fn a_guest_that_shuts_itself_down_stays_off_however_long_it_ran_and_whatever_its_host_remembers() {
+    // Its host sees it first, and forgets in time how often it fell, and everything when its daemon is killed.
+    for (before, at_ms) in [("", 720_000), ("  - { at_ms: 40000, event: { daemon_kill: a } }\n", 60_000)] {
+        let report = play(&format!(
+            "{ON_THE_FIRST}{before}  - {{ at_ms: {at_ms}, event: {{ store_slow: {{ ms: 1500 }} }} }}
+  - {{ at_ms: {at_ms}, event: {{ vm_shutdown: v1 }} }}
+  - {{ at_ms: {}, event: {{ store_fast: {{}} }} }}
+until_ms: {}\nexpect: {{ running: [v2], off: [v1], no_resets: true, findings: [guest_powered_off] }}",
+            at_ms + 20_000,
+            at_ms + 60_000
+        ));
+        holds(&report);
+        assert_eq!(starts(&report, at_ms, at_ms + 60_000), [], "{:#?}", report.records);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Stories that nobody wrote. Many more are played with `tranche sim fuzz`.
 
-use tranche_sim::{Planted, fuzz, fuzz_with};
+use tranche_sim::{Planted, fuzz, fuzz_with, story};
 
 /// How many stories are played in each test run.
 const STORIES: u64 = 40;
@@ -44,6 +44,19 @@ fn a_leader_that_does_not_wait_for_the_fence_is_found() {
 #[test]
 fn a_start_before_its_booking_is_found() {
     is_found(Planted::BookingAfterStart, 0, |what| what.contains("bookings there"));
+}
+
+#[test]
+fn a_guest_that_shut_itself_down_and_is_started_again_is_found() {
+    is_found(Planted::ForgottenShutdown, 0, |what| what.contains("whose guest shut itself down"));
+}
+
+/// Long enough for falls to be forgotten, and for a host that does not come back from a reboot not to be waited for any more.
+#[test]
+fn a_few_stories_are_quiet_for_longer_than_any_rule_waits() {
+    let long: Vec<u64> = (0..1_000).filter(|seed| story(*seed).until_ms > 16 * 60_000).collect();
+    assert!((3..30).contains(&long.len()), "they take long to play: {long:?}");
+    nothing_breaks(long[0]..long[0] + 1);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::layout::{self, Drawer, Generations, HostPlans, HostSpecs, Inventories
 use super::stored::{decode, encode, malformed};
 use super::{Loaded, Repository, RepositoryError, State};
 use crate::Watch;
+use crate::error::in_full;
 use crate::key::{Key, KeyRange};
 use crate::record::{Entry, LeaseId, Revision, Snapshot};
 use crate::txn::{Compare, Expected, Outcome, Txn};
@@ -84,6 +85,8 @@ pub struct Beats {
 pub struct Beat {
     /// The heartbeat.
     pub heartbeat: Heartbeat,
+    /// Why it cannot be read, if it cannot: then it is [`Heartbeat::unread`].
+    pub unread: Option<String>,
     /// On this term the host has said nothing since.
     pub unchanged: Compare,
 }
@@ -140,21 +143,26 @@ impl Repository {
         }
     }
 
-    /// The last heartbeats of all hosts.
+    /// The last heartbeats of all hosts. One that cannot be read, because a later version wrote it, deafens nobody to the others.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn beats(&self) -> Result<Beats, RepositoryError> {
         let of = |entry: Entry| {
-            let text = entry.key.as_str().strip_prefix("beat/").unwrap_or_default();
-            let host = text.parse().map_err(|error| malformed(&entry.key, error))?;
-            let heartbeat = decode(&entry.key, &entry.value)?;
+            // What is under no name of a host is no host's.
+            let host = entry.key.segments().next_back()?.parse().ok()?;
+            let (heartbeat, unread) = match decode(&entry.key, &entry.value) {
+                Ok(heartbeat) => (heartbeat, None),
+                Err(error) => {
+                    let version = version_in(&entry.value).unwrap_or_default();
+                    (Heartbeat::unread(entry.modified.0, version), Some(in_full(&error)))
+                }
+            };
             let unchanged = Compare { key: entry.key, expected: Expected::At(entry.modified) };
-            Ok((host, Beat { heartbeat, unchanged }))
+            Some((host, Beat { heartbeat, unread, unchanged }))
         };
         let Snapshot { revision, entries } = self.store.range(&prefix(BEATS))?;
-        let of = entries.into_iter().map(of).collect::<Result<_, RepositoryError>>()?;
-        Ok(Beats { revision, of })
+        Ok(Beats { revision, of: entries.into_iter().filter_map(of).collect() })
     }
 
     /// Writes something, to see whether the store takes it.
@@ -261,6 +269,20 @@ impl Repository {
         Ok(Part { spec: Spec::clone(&spec), plan: Plan::clone(&plan), generation, mark, homes })
     }
 
+    /// The members, how they stand, and the policies; nothing else.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn members(&self) -> Result<(Spec, Plan), RepositoryError> {
+        let mut state = State::default();
+        for kind in ["spec/host", "plan/host"] {
+            self.read(&mut state, kind)?;
+        }
+        self.read_one(&mut state, &layout::policy())?;
+        let State { spec, plan, .. } = state;
+        Ok((Spec::clone(&spec), Plan::clone(&plan)))
+    }
+
     /// The VMs that are a host's, each with when its plan or wish was last touched.
     fn homes(&self, host: &HostName) -> Result<BTreeMap<VmName, Revision>, RepositoryError> {
         let entries = self.store.range(&prefix(&format!("home/{host}")))?.entries.into_iter();
@@ -358,6 +380,12 @@ impl Repository {
 /// A host's generation, its standing, and the policies. The generation is first: it is what the leader writes last.
 fn marked_by(host: &HostName) -> [Key; 3] {
     [Generations::key(host), HostPlans::key(host), layout::policy()]
+}
+
+/// The version of the daemon that wrote a heartbeat, if that much can be read of it.
+fn version_in(bytes: &[u8]) -> Option<String> {
+    let record: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    Some(record.get("data")?.get("version")?.as_str()?.to_owned())
 }
 
 fn key_of(kind: &str, name: &impl Display) -> Key {

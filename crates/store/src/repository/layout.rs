@@ -32,6 +32,7 @@ use tranche_core::spec::{GpuSpec, HostSpec, Rule, VmSpec};
 
 use super::stored::{Stored, decode, malformed};
 use super::{RepositoryError, State};
+use crate::error::in_full;
 use crate::key::{Key, KeyRange};
 
 /// The key of the one record that has no name.
@@ -99,8 +100,8 @@ macro_rules! drawers {
             }
         )*
 
-        /// Puts a record where it belongs in `state`; says whether it is one of ours.
-        pub(super) fn file(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {
+        /// The same, where every record has to be readable.
+        fn file_readable(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {
             if key.as_str() == POLICY {
                 state.spec.policy = decode(key, bytes)?;
                 return Ok(true);
@@ -140,6 +141,26 @@ drawers! {
     Generations "plan/generation/" HostName => u64, plan.generations;
     Inventories "inventory/" HostName => Shared<HostInventory>, inventory;
     Operations "operation/" OperationId => Operation, operations;
+}
+
+/// Puts a record where it belongs in `state`; says whether it is one of ours.
+///
+/// Each host writes its own report, also one of a later version. If it cannot be read, nothing is known of that host, and all others
+/// are decided about as ever ([`HostInventory::unread`]).
+pub(super) fn file(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {
+    let filed = file_readable(state, key, bytes);
+    let host = key.as_str().strip_prefix(Inventories::PREFIX).and_then(|name| {
+        let host: HostName = name.parse().ok()?;
+        (host.as_str() == name).then_some(host)
+    });
+    match (filed, host) {
+        (Err(error), Some(host)) if error.is_unreadable() => {
+            let unread = HostInventory::unread(host.clone(), in_full(&error));
+            state.inventory.insert(host, unread.into());
+            Ok(true)
+        }
+        (filed, _) => filed,
+    }
 }
 
 /// Takes out what a host reported before, if the key is that of a report.

@@ -40,6 +40,7 @@ pub(crate) fn fleet(vms: usize) -> State {
         notes: Vec::new(),
         progress: tranche_core::inventory::Progress::default(),
         pulse: None,
+        unread: None,
     };
     state.inventory.insert(host(), inventory.into());
     state.plan.generations.insert(host(), 7);

@@ -2,6 +2,7 @@
 
 mod contract;
 mod fleet;
+mod newer;
 mod oracle;
 mod parts;
 mod repository;

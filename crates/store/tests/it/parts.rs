@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tranche_core::liveness::Heartbeat;
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::plan::{DownBy, HostPlan, Standing, VmGoal};
+use tranche_core::spec::HostSpec;
 use tranche_store::{Beaten, KeyRange, Loaded, MemoryStore, Repository, Saved, State, Store, Terms, Txn};
 
 use crate::fleet::{fleet, host, vm_name};
@@ -135,6 +136,22 @@ fn a_probe_is_a_write_that_no_record_and_no_heartbeat_is_touched_by() {
     repository.forget_beat(&host()).unwrap();
 }
 
+#[test]
+fn the_members_their_standing_and_the_policies_are_read_without_all_the_rest() {
+    let mut state = State::default();
+    let leaves = HostPlan { departs: true, epoch: 2, ..HostPlan::default() };
+    for name in ["node1", "node2"] {
+        state.spec.hosts.insert(name.parse().unwrap(), HostSpec::new(Timestamp(1)));
+        state.plan.hosts.insert(name.parse().unwrap(), leaves.clone());
+    }
+    state.spec.policy.failover.paused = true;
+    state.plan.generations.insert(host(), 7);
+    let (_, repository, _) = stored(state.clone());
+    let (spec, plan) = repository.members().unwrap();
+    assert_eq!((&spec.hosts, &spec.policy), (&state.spec.hosts, &state.spec.policy));
+    assert_eq!((&plan.hosts, plan.generations.len()), (&state.plan.hosts, 0));
+}
+
 fn heartbeat(count: u64) -> Heartbeat {
     Heartbeat {
         boot_id: "boot".to_owned(),
@@ -143,6 +160,8 @@ fn heartbeat(count: u64) -> Heartbeat {
         armed: false,
         bound_ms: None,
         farewell: false,
+        unattended: false,
+        able: false,
         version: "1".to_owned(),
         sent_at: Timestamp(count),
     }

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use tranche_core::name::{AgentName, HostName, LabelKey, LabelValue};
+use tranche_core::spec::{FencePart, HostPart};
 
 use super::Doing;
 use crate::argument;
@@ -69,16 +70,21 @@ pub enum HostCommand {
         #[command(flatten)]
         doing: Doing,
     },
-    /// Set labels, fencing and reserved memory of a host, all of them
+    /// Change labels, fencing and reserved memory of a host
+    ///
+    /// What is not named stays as it is.
     #[command(after_long_help = EXAMPLES)]
     Set(HostArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  tranche host set node1 --label rack=4,licence=cad --reserve-memory 16GiB
+  tranche host set node1 --label rack=4,licence=cad --remove-label zone --reserve-memory 16GiB
   tranche host set node1 --fence-agent fence_ipmilan --fence-option ip=10.0.9.11 --fence-option username=fence \\
-      --fence-option password=secret:bmc-node1 --fence-option lanplus=1";
+      --fence-option password=secret:bmc-node1 --fence-option lanplus=1
+  tranche host set node1 --fence-option ip=10.0.9.21
+  tranche host set node1 --fence-leave-off
+  tranche host set node1 --no-fence";
 
 /// A host that is about to go down.
 #[derive(Debug, Args)]
@@ -108,19 +114,58 @@ pub struct DepartArgs {
 pub struct HostArgs {
     /// The host
     pub host: HostName,
-    /// Labels by which VMs ask for a place, with commas between them
-    #[arg(long = "label", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = argument::label)]
-    pub labels: Vec<(LabelKey, LabelValue)>,
-    /// The agent that cuts its power; without one, only its own watchdog does
-    #[arg(long, value_name = "AGENT")]
-    pub fence_agent: Option<AgentName>,
-    /// An option of that, as its manual page names it; may be repeated. A secret is named: password=secret:NAME
-    #[arg(long = "fence-option", value_name = "NAME=VALUE", requires = "fence_agent", value_parser = argument::fence_option)]
-    pub fence_options: Vec<(String, String)>,
-    /// Memory that VMs leave to the host itself: 4GiB, 512MiB; a bare number is MiB
-    #[arg(long, value_name = "SIZE", value_parser = argument::size_mib)]
-    pub reserve_memory: Option<u64>,
+    /// What changes.
+    #[command(flatten)]
+    pub wished: HostPartArgs,
     /// How to do it.
     #[command(flatten)]
     pub doing: Doing,
+}
+
+/// What changes of a host.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct HostPartArgs {
+    /// Labels by which VMs ask for a place, with commas between them
+    #[arg(long = "label", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = argument::label)]
+    labels: Vec<(LabelKey, LabelValue)>,
+    /// Labels that it has no more, with commas between them
+    #[arg(long = "remove-label", value_delimiter = ',', value_name = "KEY")]
+    removed_labels: Vec<LabelKey>,
+    /// The agent that cuts its power; its options are those that are named with it
+    #[arg(long, value_name = "AGENT")]
+    fence_agent: Option<AgentName>,
+    /// An option of the agent, as its manual page names it; may be repeated. A secret is named: password=secret:NAME
+    #[arg(long = "fence-option", value_name = "NAME=VALUE", value_parser = argument::fence_option)]
+    fence_options: Vec<(String, String)>,
+    /// Leave it off after its power was cut, until somebody turns it on
+    #[arg(long, conflicts_with = "fence_turn_on")]
+    fence_leave_off: bool,
+    /// Have the agent turn it on again after its power was cut; so it is unless something else was said
+    #[arg(long)]
+    fence_turn_on: bool,
+    /// No agent cuts its power, only its own watchdog
+    #[arg(long, conflicts_with_all = ["fence_agent", "fence_options", "fence_leave_off", "fence_turn_on"])]
+    no_fence: bool,
+    /// Memory that VMs leave to the host itself: 4GiB, 512MiB; a bare number is MiB
+    #[arg(long, value_name = "SIZE", value_parser = argument::size_mib)]
+    reserve_memory: Option<u64>,
+}
+
+impl From<HostPartArgs> for HostPart {
+    fn from(args: HostPartArgs) -> Self {
+        let removed = args.removed_labels.into_iter().map(|key| (key, None));
+        let labels = args.labels.into_iter().map(|(key, value)| (key, Some(value)));
+        let part = FencePart {
+            agent: args.fence_agent,
+            options: args.fence_options.into_iter().map(|(name, value)| (name, Some(value))).collect(),
+            leave_off: (args.fence_leave_off || args.fence_turn_on).then_some(args.fence_leave_off),
+        };
+        let is_named = part != FencePart::default();
+        Self {
+            labels: removed.chain(labels).collect(),
+            fence: if args.no_fence { Some(None) } else { is_named.then_some(Some(part)) },
+            reserved_memory_mib: args.reserve_memory,
+        }
+    }
 }

@@ -1,7 +1,10 @@
 //! The command line of policies.
 
 use clap::{Args, Subcommand, ValueEnum};
-use tranche_core::spec::{Admission, Homogeneity, PlacementPolicy, Policy, ShutdownPolicy, VcpusPerCpu};
+use tranche_core::spec::{
+    Admission, FailoverPart, Homogeneity, PlacementPolicy, Policy, PolicyPart, ShutdownPolicy, TimersPart,
+    VcpusPerCpu,
+};
 
 use super::Doing;
 
@@ -12,10 +15,9 @@ pub enum PolicyCommand {
     Show,
     /// Change policies
     ///
-    /// Those that are not named stay as they are.
-    #[command(
-        after_long_help = "Examples:\n  tranche policy set --placement spread\n  tranche policy set --admission enforce"
-    )]
+    /// Those that are not named stay as they are. The times of failover count from a host's last heartbeat, and each leaves room
+    /// for the one before it.
+    #[command(after_long_help = SET_EXAMPLES)]
     Set {
         /// Which.
         #[command(flatten)]
@@ -25,6 +27,12 @@ pub enum PolicyCommand {
         doing: Doing,
     },
 }
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  tranche policy set --placement spread
+  tranche policy set --admission enforce
+  tranche policy set --lost-ms 10000 --reset-ms 20000 --restart-ms 25000";
 
 /// Policies that are to change.
 #[derive(Debug, Clone, Copy, Args)]
@@ -45,19 +53,37 @@ pub struct PolicyArgs {
     /// What becomes of a host's VMs when its administrator shuts it down or reboots it; only in a cluster
     #[arg(long, value_enum)]
     shutdown: Option<ShutdownArg>,
+    /// How often a host shows that it lives, in milliseconds; only in a cluster, as all that follows
+    #[arg(long, value_name = "MS")]
+    heartbeat_ms: Option<u64>,
+    /// After how long without a heartbeat a host counts as lost; an agent cuts its power then
+    #[arg(long, value_name = "MS")]
+    lost_ms: Option<u64>,
+    /// After how long its own watchdog has reset it
+    #[arg(long, value_name = "MS")]
+    reset_ms: Option<u64>,
+    /// After how long its VMs may start elsewhere on the word of its watchdog
+    #[arg(long, value_name = "MS")]
+    restart_ms: Option<u64>,
+    /// How long the store's members go without word from their leader; the same as etcd.election_ms of every host
+    #[arg(long, value_name = "MS")]
+    election_ms: Option<u64>,
 }
 
 impl PolicyArgs {
     /// The policies with these changed.
     pub fn over(self, now: Policy) -> Policy {
-        Policy {
-            placement: self.placement.map_or(now.placement, Into::into),
-            vcpus_per_cpu: self.vcpus_per_cpu.map_or(now.vcpus_per_cpu, VcpusPerCpu),
-            admission: self.admission.map_or(now.admission, Into::into),
-            homogeneity: self.homogeneity.map_or(now.homogeneity, Into::into),
-            shutdown: self.shutdown.map_or(now.shutdown, Into::into),
-            ..now
-        }
+        let Self { heartbeat_ms, lost_ms, reset_ms, restart_ms, election_ms, .. } = self;
+        let timers = TimersPart { heartbeat_ms, lost_ms, reset_ms, restart_ms, election_ms };
+        let part = PolicyPart {
+            placement: self.placement.map(Into::into),
+            vcpus_per_cpu: self.vcpus_per_cpu.map(VcpusPerCpu),
+            admission: self.admission.map(Into::into),
+            homogeneity: self.homogeneity.map(Into::into),
+            failover: FailoverPart { paused: None, timers },
+            shutdown: self.shutdown.map(Into::into),
+        };
+        part.over(now)
     }
 }
 

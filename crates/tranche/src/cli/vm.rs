@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::{
-    Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Request, RestartPolicy, VolumeRef,
+    Availability, AvailabilityPart, Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Request,
+    RestartPolicy, RestartsPart, VmPart, VolumeRef,
 };
 
 use super::Doing;
@@ -24,6 +25,20 @@ pub enum VmCommand {
     /// Its XML stays yours: Tranche adds and removes only the GPU's device.
     #[command(after_long_help = "Examples:\n  tranche vm adopt desk-07 --gpu any")]
     Adopt(AdoptArgs),
+    /// Change how much is done to keep a VM running, and what is kept for it
+    ///
+    /// What is not named stays as it is. It takes effect at once, and the VM is not restarted.
+    #[command(after_long_help = SET_EXAMPLES)]
+    Set {
+        /// The VM
+        name: VmName,
+        /// What changes.
+        #[command(flatten)]
+        wished: SetArgs,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
     /// Start a VM; it waits if no partition that fits is free
     Start {
         /// The VM
@@ -104,7 +119,7 @@ pub enum VmCommand {
     },
     /// Connect to a VM's serial console; leave with Ctrl-]
     ///
-    /// Runs `virsh console` on this host.
+    /// Runs `virsh console`, on the host that the VM is on.
     Console {
         /// The VM
         name: VmName,
@@ -117,6 +132,12 @@ Examples:
       --network default --guest-os ubuntu22.04 --gpu any
   tranche vm create cad-01 --vcpus 8 --memory 32GiB --disk ssd/cad-01 --gpu 4GiB --reserved
   tranche vm create train-01 --vcpus 16 --memory 64GiB --disk ssd/train-01 --gpu whole:2@render";
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  tranche vm set cad-01 --priority 500
+  tranche vm set desk-01 --failover stay --restarts 10 --restarts-elsewhere 0
+  tranche vm set desk-01 --no-reserved --dry-run";
 
 const ATTACH_EXAMPLES: &str = "\
 Examples:
@@ -162,18 +183,9 @@ pub struct CreateArgs {
     /// Prefer GPUs of this NUMA node
     #[arg(long, value_name = "NODE")]
     pub numa_node: Option<u16>,
-    /// Who is served first when there is not room for all: the higher, 0 to 1000
-    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT, value_parser = clap::value_parser!(u16).range(..=i64::from(PRIORITY_MAX)))]
-    pub priority: u16,
-    /// What becomes of it when its host dies
-    #[arg(long, value_enum, default_value_t)]
-    pub failover: FailoverArg,
-    /// How often it is started again on one host after it crashed or could not be started
-    #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().local)]
-    pub restarts: u8,
-    /// On how many other hosts it is tried after that, before it is given up
-    #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().elsewhere)]
-    pub restarts_elsewhere: u8,
+    /// How much is done for it.
+    #[command(flatten)]
+    pub care: CareArgs,
     /// How to do it.
     #[command(flatten)]
     pub doing: Doing,
@@ -190,9 +202,82 @@ pub struct AdoptArgs {
     /// It keeps its partition while it is off
     #[arg(long)]
     pub reserved: bool,
+    /// Prefer GPUs of this NUMA node
+    #[arg(long, value_name = "NODE")]
+    pub numa_node: Option<u16>,
+    /// How much is done for it.
+    #[command(flatten)]
+    pub care: CareArgs,
     /// How to do it.
     #[command(flatten)]
     pub doing: Doing,
+}
+
+/// How much is done to keep a VM running.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CareArgs {
+    /// Who is served first when there is not room for all: the higher, 0 to 1000
+    #[arg(long, value_name = "N", default_value_t = PRIORITY_DEFAULT, value_parser = clap::value_parser!(u16).range(..=i64::from(PRIORITY_MAX)))]
+    priority: u16,
+    /// What becomes of it when its host dies
+    #[arg(long, value_enum, default_value_t)]
+    failover: FailoverArg,
+    /// How often it is started again on one host after it crashed or could not be started
+    #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().local)]
+    restarts: u8,
+    /// On how many other hosts it is tried after that, before it is given up
+    #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().elsewhere)]
+    restarts_elsewhere: u8,
+}
+
+impl From<CareArgs> for Availability {
+    fn from(args: CareArgs) -> Self {
+        let CareArgs { priority, failover, restarts, restarts_elsewhere } = args;
+        let restarts = RestartPolicy { local: restarts, elsewhere: restarts_elsewhere };
+        Self { priority, failover: failover.into(), restarts }
+    }
+}
+
+/// What changes of a VM.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(required = true, multiple = true)]
+pub struct SetArgs {
+    /// Who is served first when there is not room for all: the higher, 0 to 1000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(PRIORITY_MAX)))]
+    priority: Option<u16>,
+    /// What becomes of it when its host dies
+    #[arg(long, value_enum)]
+    failover: Option<FailoverArg>,
+    /// How often it is started again on one host after it crashed or could not be started
+    #[arg(long, value_name = "N")]
+    restarts: Option<u8>,
+    /// On how many other hosts it is tried after that, before it is given up
+    #[arg(long, value_name = "N")]
+    restarts_elsewhere: Option<u8>,
+    /// It keeps its partition while it is off
+    #[arg(long, conflicts_with = "no_reserved")]
+    reserved: bool,
+    /// It gives its partition back when it is off
+    #[arg(long)]
+    no_reserved: bool,
+    /// Prefer GPUs of this NUMA node, from its next start on
+    #[arg(long, value_name = "NODE", conflicts_with = "no_numa_node")]
+    numa_node: Option<u16>,
+    /// Prefer GPUs of no NUMA node, from its next start on
+    #[arg(long)]
+    no_numa_node: bool,
+}
+
+impl From<SetArgs> for VmPart {
+    fn from(args: SetArgs) -> Self {
+        let restarts = RestartsPart { local: args.restarts, elsewhere: args.restarts_elsewhere };
+        let failover = args.failover.map(Into::into);
+        Self {
+            reserved: (args.reserved || args.no_reserved).then_some(args.reserved),
+            prefer_numa_node: (args.numa_node.is_some() || args.no_numa_node).then_some(args.numa_node),
+            availability: AvailabilityPart { priority: args.priority, failover, restarts },
+        }
+    }
 }
 
 /// A GPU for a VM.

@@ -19,6 +19,16 @@ pub(super) fn put(
     make(Method::PUT, path, Some(body), doing, daemon)
 }
 
+/// Asks for a change by `PATCH`.
+pub(super) fn patch(
+    path: &str,
+    body: &impl Serialize,
+    doing: Doing,
+    daemon: &Daemon<'_>,
+) -> Result<Exit, Failure> {
+    make(Method::PATCH, path, Some(body), doing, daemon)
+}
+
 /// Asks for a change by `POST`.
 pub(super) fn post(
     path: &str,

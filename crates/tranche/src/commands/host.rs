@@ -1,12 +1,12 @@
 //! Commands about hosts.
 
-use tranche_api::request::{Along, Nothing, SetHost};
+use tranche_api::request::{Along, Nothing};
 use tranche_api::view::HostView;
 use tranche_core::name::HostName;
-use tranche_core::spec::FenceSpec;
+use tranche_core::spec::HostPart;
 
 use super::{Daemon, change, departure};
-use crate::cli::{Doing, HostArgs, HostCommand};
+use crate::cli::{Doing, HostCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Hosts;
 
@@ -35,8 +35,7 @@ pub(super) fn run(command: HostCommand, daemon: &Daemon<'_>) -> Result<Exit, Fai
         HostCommand::Stay { host, doing } => to(&host, "stay", &Nothing {}, doing, daemon),
         HostCommand::ConfirmDown { host, doing } => to(&host, "confirm-down", &Nothing {}, doing, daemon),
         HostCommand::Set(args) => {
-            let (path, doing) = (format!("/hosts/{}", args.host), args.doing);
-            change::put(&path, &settings(args), doing, daemon)
+            change::patch(&format!("/hosts/{}", args.host), &HostPart::from(args.wished), args.doing, daemon)
         }
     }
 }
@@ -55,13 +54,4 @@ fn to(
     daemon: &Daemon<'_>,
 ) -> Result<Exit, Failure> {
     change::post(&format!("/hosts/{host}/{what}"), body, doing, daemon)
-}
-
-fn settings(args: HostArgs) -> SetHost {
-    let options = args.fence_options.into_iter().collect();
-    SetHost {
-        labels: args.labels.into_iter().collect(),
-        fence: args.fence_agent.map(|agent| FenceSpec { agent, options }),
-        reserved_memory_mib: args.reserve_memory.unwrap_or_default(),
-    }
 }

@@ -5,10 +5,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use tranche_api::cluster::ClusterView;
 use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
+use tranche_core::diagnostics as say;
 use tranche_core::name::VmName;
-use tranche_core::spec::{Availability, CLOUD_INIT_LEN_MAX, RestartPolicy, VmHardware};
+use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware, VmPart};
 
 use super::{Daemon, change};
 use crate::cli::{CreateArgs, VmCommand};
@@ -24,8 +26,16 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
             change::post("/vms", &creation(args)?, doing, daemon)
         }
         VmCommand::Adopt(args) => {
-            let body = AdoptVm { request: args.gpu, reserved: args.reserved };
+            let body = AdoptVm {
+                request: args.gpu,
+                reserved: args.reserved,
+                prefer_numa_node: args.numa_node,
+                availability: args.care.into(),
+            };
             change::post(&path(&args.name, "/adopt"), &body, args.doing, daemon)
+        }
+        VmCommand::Set { name, wished, doing } => {
+            change::patch(&path(&name, ""), &VmPart::from(wished), doing, daemon)
         }
         VmCommand::Start { name, doing } => change::post(&path(&name, "/start"), &Nothing {}, doing, daemon),
         VmCommand::Stop { name, force, doing } => {
@@ -74,11 +84,7 @@ fn creation(args: CreateArgs) -> Result<CreateVm, Failure> {
         request: args.gpu,
         reserved: args.reserved,
         prefer_numa_node: args.numa_node,
-        availability: Availability {
-            priority: args.priority,
-            failover: args.failover.into(),
-            restarts: RestartPolicy { local: args.restarts, elsewhere: args.restarts_elsewhere },
-        },
+        availability: args.care.into(),
     })
 }
 
@@ -91,9 +97,15 @@ fn user_data(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Becomes virsh, which knows how to lend a terminal to a guest. Asking first gives an unknown VM its finding.
+/// Becomes virsh, which knows how to lend a terminal to a guest, and speaks to this host's libvirt alone. Asking first gives a VM that
+/// is unknown, or on another host, its finding.
 fn console(name: &VmName, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     let vm: VmView = daemon.client.get(&path(name, ""))?;
+    let Some(host) = &vm.host else { return Err(Failure::Refused(Box::new(say::vm_not_running(name)))) };
+    let here = daemon.client.get::<ClusterView>("/cluster")?.host;
+    if *host != here {
+        return Err(Failure::Refused(Box::new(say::vm_elsewhere(name, host, &here))));
+    }
     let source = Command::new("virsh").args(["-c", LIBVIRT_URI, "console", vm.name.as_str()]).exec();
     Err(Failure::Program { program: "virsh", source })
 }

@@ -7,12 +7,13 @@ mod gpu;
 mod homogeneity;
 mod host;
 mod plan;
+mod policy;
 
 use tranche_api::answer::{Accepted, Applied, Diagnosis, WhyNot};
-use tranche_api::view::VmView;
+use tranche_api::view::{VmOrigin, VmView};
 use tranche_core::finding::Finding;
 use tranche_core::operation::{Operation, OperationState};
-use tranche_core::spec::{Admission, Homogeneity, PlacementPolicy, Policy, VcpusPerCpu};
+use tranche_core::spec::Failover;
 
 use super::table::{rows, sheet};
 use super::text;
@@ -74,10 +75,27 @@ impl Show for VmView {
             ("Processors", self.vcpus.map(|vcpus| vcpus.to_string()).unwrap_or_default()),
             ("Memory", self.memory_mib.map(text::size).unwrap_or_default()),
             ("Guest", self.guest_os.clone().unwrap_or_default()),
+            ("Priority", self.availability.priority.to_string()),
+            ("Failover", failover(self)),
+            ("Restarts", restarts(self)),
             ("Since", text::time(self.created_at)),
         ]);
         text::findings_below(&fields, &self.findings)
     }
+}
+
+fn failover(vm: &VmView) -> String {
+    match (vm.availability.failover, vm.origin) {
+        (Failover::Restart, VmOrigin::Made) => "restart: in a cluster it starts elsewhere when its host dies",
+        (Failover::Restart, VmOrigin::Adopted) => "restart, but it is adopted: it waits for its host",
+        (Failover::Stay, _) => "stay: it waits for its host",
+    }
+    .to_owned()
+}
+
+fn restarts(vm: &VmView) -> String {
+    let restarts = vm.availability.restarts;
+    format!("{} on one host, then on {} others", restarts.local, restarts.elsewhere)
 }
 
 impl Show for [Operation] {
@@ -165,30 +183,5 @@ impl Show for WhyNot {
         } else {
             format!("VM {} cannot run on host {}:\n{}", self.vm, self.host, text::findings(&self.findings))
         }
-    }
-}
-
-impl Show for Policy {
-    fn as_text(&self) -> String {
-        let placement = match self.placement {
-            PlacementPolicy::Pack => "pack",
-            PlacementPolicy::Spread => "spread",
-        };
-        let admission = match self.admission {
-            Admission::Off => "off",
-            Admission::Warn => "warn",
-            Admission::Enforce => "enforce",
-        };
-        let homogeneity = match self.homogeneity {
-            Homogeneity::Warn => "warn",
-            Homogeneity::Strict => "strict",
-        };
-        let VcpusPerCpu(vcpus_per_cpu) = self.vcpus_per_cpu;
-        sheet(&[
-            ("Placement", placement.to_owned()),
-            ("Virtual processors", format!("{vcpus_per_cpu} for each processor")),
-            ("Admission", admission.to_owned()),
-            ("Homogeneity", homogeneity.to_owned()),
-        ])
     }
 }

@@ -15,7 +15,7 @@ use crate::{check, run};
 
 /// What the daemon is asked when the command is told this, with every change accepted and done at once.
 #[track_caller]
-fn asks(args: &[&str], request: &str, expected: &str) {
+pub(crate) fn asks(args: &[&str], request: &str, expected: &str) {
     let done = accepted(operation("do it", Succeeded, &[], &[]));
     let daemon = Daemon::new()
         .answers("GET /v1/gpus", &[igb(), a2()])
@@ -176,16 +176,40 @@ fn every_change_of_a_host_asks_for_what_it_says() {
     asks(&["host", "confirm-down", "node2"], "POST /v1/hosts/node2/confirm-down", "{}");
     asks(&["cluster", "pause"], "POST /v1/failover/pause", "{}");
     asks(&["cluster", "resume"], "POST /v1/failover/resume", "{}");
-    let set = "PUT /v1/hosts/node1";
-    asks(&["host", "set", "node1"], set, r#"{"labels":{},"reserved_memory_mib":0}"#);
-    let agent = ["host", "set", "node1", "--label", "rack=4,zone=b", "--reserve-memory", "2GiB"];
-    let fence =
-        ["--fence-agent", "fence_virsh", "--fence-option", "ip=10.0.9.11", "--fence-option", "plug=a=b"];
-    asks(
-        &[&agent[..], &fence[..]].concat(),
-        set,
-        r#"{"labels":{"rack":"4","zone":"b"},"fence":{"agent":"fence_virsh","options":{"ip":"10.0.9.11","plug":"a=b"}},"reserved_memory_mib":2048}"#,
+}
+
+#[test]
+fn what_is_not_named_of_a_host_is_not_asked_for() {
+    let sets = |options: &str, expected: &str| {
+        let args: Vec<&str> = "host set node1".split(' ').chain(options.split(' ')).collect();
+        asks(&args, "PATCH /v1/hosts/node1", expected);
+    };
+    sets("--label rack=4,zone=b", r#"{"labels":{"rack":"4","zone":"b"}}"#);
+    sets("--remove-label zone,row --label rack=5", r#"{"labels":{"rack":"5","row":null,"zone":null}}"#);
+    sets("--reserve-memory 2GiB", r#"{"reserved_memory_mib":2048}"#);
+    sets(
+        "--fence-agent fence_virsh --fence-option ip=10.0.9.11 --fence-option plug=a=b",
+        r#"{"fence":{"agent":"fence_virsh","options":{"ip":"10.0.9.11","plug":"a=b"}}}"#,
     );
+    sets("--fence-option ip=10.0.9.12", r#"{"fence":{"options":{"ip":"10.0.9.12"}}}"#);
+    sets("--fence-leave-off", r#"{"fence":{"leave_off":true}}"#);
+    sets("--fence-turn-on", r#"{"fence":{"leave_off":false}}"#);
+    sets("--no-fence --label rack=4", r#"{"labels":{"rack":"4"},"fence":null}"#);
+}
+
+#[test]
+fn a_change_of_a_host_that_names_nothing_or_contradicts_itself_is_no_use() {
+    for options in [
+        &[][..],
+        &["--no-fence", "--fence-agent", "fence_virsh"],
+        &["--no-fence", "--fence-leave-off"],
+        &["--fence-leave-off", "--fence-turn-on"],
+    ] {
+        let daemon = Daemon::new();
+        let output = run(&daemon, &[&["host", "set", "node1"], options].concat());
+        assert!(output.contains("exit 2"), "{options:?}: {output}");
+        assert_eq!(daemon.asked(), [] as [&str; 0]);
+    }
 }
 
 #[test]

@@ -102,7 +102,6 @@ fn the_example_of_the_handbook_is_understood() {
                 "vcpus": 4
               },
               "name": "desk-01",
-              "reserved": false,
               "running": true
             },
             {
@@ -131,7 +130,6 @@ fn the_example_of_the_handbook_is_understood() {
                 "vcpus": 16
               },
               "name": "train-01",
-              "reserved": false,
               "running": false
             }
           ]

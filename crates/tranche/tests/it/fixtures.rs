@@ -2,6 +2,7 @@
 
 use tranche_api::Problem;
 use tranche_api::answer::Accepted;
+use tranche_api::cluster::{ClusterStanding, ClusterView};
 use tranche_api::view::{
     GpuStatus, GpuView, HostView, LibvirtView, PartitionState, PartitionView, VmOrigin, VmState, VmView,
 };
@@ -179,6 +180,21 @@ pub(crate) fn desk_02() -> VmView {
         reserved: true,
         findings: vec![no_room()],
         ..desk_01()
+    }
+}
+
+/// What a host of a cluster says of itself.
+pub(crate) fn member_of_a_cluster(host: &str) -> ClusterView {
+    ClusterView {
+        host: host.parse().unwrap(),
+        standing: ClusterStanding::Member,
+        cluster: Some("lab".to_owned()),
+        doing: None,
+        stopped: None,
+        members: Vec::new(),
+        ruling_version: None,
+        survives: 1,
+        findings: Vec::new(),
     }
 }
 

@@ -13,7 +13,9 @@ use tranche_core::spec::{Request, Rule};
 use tranche_core::upgrade::{UpgradePlan, UpgradeStep, UpgradeTurn};
 
 use crate::daemon::Daemon;
-use crate::fixtures::{ASK_OPERATION, a2, desk_01, desk_02, host, igb, no_room, operation, partitions};
+use crate::fixtures::{
+    ASK_OPERATION, a2, desk_01, desk_02, host, igb, member_of_a_cluster, no_room, operation, partitions,
+};
 use crate::{check, run};
 
 #[test]
@@ -205,6 +207,9 @@ fn a_vm_is_shown_with_its_findings() {
             Processors  4
             Memory      8 GiB
             Guest       ubuntu22.04
+            Priority    100
+            Failover    restart: in a cluster it starts elsewhere when its host dies
+            Restarts    3 on one host, then on 3 others
             Since       2026-11-22 16:00:00
 
             warning: No free partition fits VM desk-02. [no_free_partition]
@@ -351,7 +356,9 @@ fn the_doctor_tells_by_its_exit_code() {
 
 #[test]
 fn the_console_is_virsh_with_the_name_and_without_a_shell() {
-    let daemon = Daemon::new().answers("GET /v1/vms/desk-01", &desk_01());
+    let daemon = Daemon::new()
+        .answers("GET /v1/vms/desk-01", &desk_01())
+        .answers("GET /v1/cluster", &member_of_a_cluster("node1"));
     let virsh = daemon.dir().join("virsh");
     std::fs::write(&virsh, "#!/bin/sh\necho \"$#:\" \"$@\"\n").unwrap();
     std::fs::set_permissions(&virsh, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -361,6 +368,32 @@ fn the_console_is_virsh_with_the_name_and_without_a_shell() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "4: -c qemu:///system console desk-01\n");
+}
+
+#[test]
+fn the_console_of_a_vm_on_another_host_is_refused_with_the_host_to_go_to() {
+    let daemon = Daemon::new()
+        .answers("GET /v1/vms/desk-01", &desk_01())
+        .answers("GET /v1/vms/desk-02", &desk_02())
+        .answers("GET /v1/cluster", &member_of_a_cluster("node2"));
+    check(
+        &daemon,
+        &["vm", "console", "desk-01"],
+        expect![[r#"
+            ! error: VM desk-01 is on host node1, and its console can only be reached there; this is host node2. [vm_elsewhere]
+            !   hint: On host node1: tranche vm console desk-01
+            exit 3
+        "#]],
+    );
+    check(
+        &daemon,
+        &["vm", "console", "desk-02"],
+        expect![[r#"
+            ! error: VM desk-02 does not run. [vm_not_running]
+            !   hint: Start it with 'tranche vm start desk-02'.
+            exit 3
+        "#]],
+    );
 }
 
 #[test]

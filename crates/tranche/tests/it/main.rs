@@ -10,6 +10,7 @@ mod inspecting;
 mod leaderless;
 mod looking;
 mod refusals;
+mod settings;
 mod simulating;
 mod usage;
 

@@ -204,7 +204,7 @@ pub(super) fn is_held_down(cluster: &Cluster, endpoint: &str, limit: Duration) -
 /// Those of the members that may lead.
 pub(super) fn candidates(members: &BTreeMap<HostName, MemberRecord>) -> Vec<HostName> {
     let hosts = members.iter().filter(|(_, member)| member.role == Role::Host);
-    membership::candidates(hosts.map(|(host, member)| (member.joined_at, host)))
+    membership::candidates(hosts.map(|(host, member)| (member.version.as_str(), member.joined_at, host)))
 }
 
 /// The store is where its members are.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tranche_core::change::Arrival;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::membership::{Role, SEATS_MAX};
+use tranche_core::membership::{self, Role, SEATS_MAX};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_store::{Expected, Key, KeyRange, Outcome, Revision, Store, Txn};
 
@@ -367,6 +367,7 @@ impl Registry<'_> {
                 "somebody else runs the etcd that this cluster uses"
             }));
         }
+        refuse_version(asked, &members)?;
         let warnings = (terms.judge)()?;
         let member = MemberRecord {
             address: asked.address.clone(),
@@ -409,6 +410,15 @@ impl Registry<'_> {
             None => Ok((None, Expected::Absent)),
         }
     }
+}
+
+/// Refuses a host of another version than the one that rules: it brings records of its own, and reads those of the others.
+fn refuse_version(asked: &JoinRequest, members: &BTreeMap<HostName, MemberRecord>) -> Result<(), Finding> {
+    let is_host = |(host, member): &(&HostName, &MemberRecord)| {
+        member.role == Role::Host && **host != asked.host && asked.role == Role::Host
+    };
+    let versions = members.iter().filter(is_host).map(|(_, member)| member.version.as_str());
+    membership::refusal_to_join(&asked.host, &asked.version, versions).map_or(Ok(()), Err)
 }
 
 /// Refuses a machine that would be reached where another one is.

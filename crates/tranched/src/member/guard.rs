@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 use tranche_core::finding::Finding;
-use tranche_engine::cluster::{Dog, Member, Tending};
+use tranche_engine::cluster::{Dog, Member, Noted, Tending};
 use tranche_host::watchdog::{Feeder, Open, Refusal, Watchdog};
 
 /// How often it is fed, if it may be.
@@ -21,14 +21,34 @@ const FEED_EVERY: Duration = Duration::from_millis(200);
 const NOTHING_TO_FEED: Duration = Duration::from_secs(3_600);
 /// After it could not be armed.
 const ARM_AGAIN_MS: u64 = 10_000;
+/// Where there is none yet: its driver may be loaded at any time.
+const FIND_AGAIN_MS: u64 = 10_000;
 /// What systemd calls the open device.
 pub const KEPT_AS: &str = "watchdog";
 /// How long systemd may take to forget it.
 const FORGET_TIME: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// Finds the watchdog of a host, if it has one.
+pub struct Finder(Box<dyn Fn() -> Result<Watchdog, Box<Finding>> + Send>);
+
+impl Finder {
+    /// One that looks by this.
+    pub fn new(find: impl Fn() -> Result<Watchdog, Box<Finding>> + Send + 'static) -> Self {
+        Self(Box::new(find))
+    }
+}
+
+impl std::fmt::Debug for Finder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Finder")
+    }
+}
+
 /// A host's watchdog.
 #[derive(Debug)]
 pub struct Guard {
+    /// Looks for one as long as there is none; nothing where there never will be.
+    finder: Option<Finder>,
     /// None where the host has none.
     watchdog: Option<Watchdog>,
     feeder: Option<Feeder>,
@@ -36,7 +56,7 @@ pub struct Guard {
     asked_ms: Option<u64>,
     /// It was asked to stop, and did not.
     goes_on: bool,
-    /// When to try again after it could not be armed.
+    /// When to try again after it could not be armed, or was not there.
     not_before_ms: u64,
     /// What stands against it now.
     refused: Option<Box<Finding>>,
@@ -46,6 +66,11 @@ impl Guard {
     /// A host without a watchdog.
     pub fn none() -> Self {
         Self::of(None, None)
+    }
+
+    /// A host that has none yet: it is looked for now and then.
+    pub fn awaited(finder: Finder) -> Self {
+        Self { finder: Some(finder), ..Self::none() }
     }
 
     /// A host with one, which systemd has kept open since the daemon before died, or not.
@@ -61,7 +86,15 @@ impl Guard {
     }
 
     fn of(watchdog: Option<Watchdog>, feeder: Option<Feeder>) -> Self {
-        Self { watchdog, feeder, asked_ms: None, goes_on: false, not_before_ms: 0, refused: None }
+        Self {
+            finder: None,
+            watchdog,
+            feeder,
+            asked_ms: None,
+            goes_on: false,
+            not_before_ms: 0,
+            refused: None,
+        }
     }
 
     /// Whether it runs.
@@ -76,12 +109,16 @@ impl Guard {
 
     /// How long to wait until anything may be due.
     pub fn pause(&self) -> Duration {
-        if self.watchdog.is_some() { FEED_EVERY } else { NOTHING_TO_FEED }
+        match (&self.watchdog, &self.finder) {
+            (Some(_), _) => FEED_EVERY,
+            (None, Some(_)) => Duration::from_millis(FIND_AGAIN_MS),
+            (None, None) => NOTHING_TO_FEED,
+        }
     }
 
     /// Does what is due. Waits for nobody but the driver.
     pub fn tend(&mut self, member: &Member, now_ms: u64) {
-        if self.watchdog.is_none() {
+        if self.watchdog.is_none() && !self.finds(now_ms) {
             return;
         }
         let dog = self.feeder.as_ref().map(|feeder| Dog {
@@ -102,6 +139,18 @@ impl Guard {
         }
     }
 
+    /// Looks for a watchdog, if that is due. Returns whether there is one now.
+    fn finds(&mut self, now_ms: u64) -> bool {
+        let Some(finder) = self.finder.as_ref().filter(|_| now_ms >= self.not_before_ms) else {
+            return false;
+        };
+        self.not_before_ms = now_ms + FIND_AGAIN_MS;
+        let Ok(watchdog) = (finder.0)() else { return false };
+        tracing::info!(device = %watchdog.facts().device, "this host has a watchdog now");
+        (self.watchdog, self.finder, self.not_before_ms) = (Some(watchdog), None, 0);
+        true
+    }
+
     fn arm(&mut self, member: &Member, timeout_ms: u64, now_ms: u64) {
         let Some(watchdog) = self.watchdog.as_ref().filter(|_| now_ms >= self.not_before_ms) else { return };
         self.asked_ms = Some(timeout_ms);
@@ -109,7 +158,7 @@ impl Guard {
             Ok(feeder) => {
                 keep(&feeder);
                 tracing::info!(timeout_ms = feeder.timeout_ms(), "the watchdog is armed");
-                member.note(feeder.notes());
+                member.note(Noted::Watchdog, feeder.notes());
                 (self.feeder, self.refused) = (Some(feeder), None);
             }
             Err(refusal) => {
@@ -126,7 +175,7 @@ impl Guard {
         match feeder.set_timeout(timeout_ms) {
             Ok(()) => {
                 tracing::info!(timeout_ms = feeder.timeout_ms(), "the watchdog has another time");
-                member.note(feeder.notes());
+                member.note(Noted::Watchdog, feeder.notes());
                 self.refused = None;
             }
             Err(finding) => {
@@ -142,7 +191,7 @@ impl Guard {
         match feeder.disarm() {
             Ok(()) => {
                 tracing::info!("the watchdog is stopped");
-                member.note(Vec::new());
+                member.note(Noted::Watchdog, Vec::new());
             }
             Err(refusal) => {
                 self.goes_on = refusal.running.is_some();
@@ -160,7 +209,7 @@ impl Guard {
             keep(feeder);
         }
         self.feeder = running;
-        member.note(vec![(*finding).clone()]);
+        member.note(Noted::Watchdog, vec![(*finding).clone()]);
         self.refused = Some(finding);
     }
 

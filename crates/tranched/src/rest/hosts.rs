@@ -9,7 +9,7 @@ use tranche_api::view::{self, HostView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
 use tranche_core::name::HostName;
-use tranche_core::spec::Duty;
+use tranche_core::spec::{Duty, HostPart};
 
 use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
 use super::{App, Refusal, sources};
@@ -42,7 +42,7 @@ pub(super) async fn show(
     host.map(Json).ok_or_else(|| Refusal::from(say::host_not_found(&name, &known())))
 }
 
-/// Changes labels, fencing and reserved memory of a member of the cluster, all of them.
+/// Changes labels, fencing and reserved memory of a member of the cluster, all of them: what is left out is as without it.
 #[utoipa::path(
     put,
     path = "/v1/hosts/{host}", operation_id = "set_host",
@@ -58,6 +58,25 @@ pub(super) async fn set(
     InBody(asked): InBody<SetHost>,
 ) -> Result<Response, Refusal> {
     app.change(asked.into_change(host), query.dry_run).await
+}
+
+/// Changes some of the labels, fencing and reserved memory of a member of the cluster. What is left out stays as it is; what is
+/// null is taken away.
+#[utoipa::path(
+    patch,
+    path = "/v1/hosts/{host}", operation_id = "amend_host",
+    tag = "hosts",
+    params(("host" = HostName, Path), ChangeQuery),
+    request_body = HostPart,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn amend(
+    State(app): State<App>,
+    InPath(host): InPath<HostName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(wish): InBody<HostPart>,
+) -> Result<Response, Refusal> {
+    app.change(Change::AmendHost { host, wish }, query.dry_run).await
 }
 
 /// Empties a host, and others with it: their VMs go elsewhere, and they take none until they shall serve again, over reboots.

@@ -9,6 +9,7 @@ use tranche_api::view::{self, VmView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
 use tranche_core::name::VmName;
+use tranche_core::spec::VmPart;
 
 use super::input::{ChangeQuery, DeleteQuery, InBody, InPath, InQuery, NoQuery};
 use super::{App, Refusal, sources};
@@ -82,9 +83,28 @@ pub(super) async fn adopt(
     State(app): State<App>,
     InPath(name): InPath<VmName>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(AdoptVm { request, reserved }): InBody<AdoptVm>,
+    InBody(request): InBody<AdoptVm>,
 ) -> Result<Response, Refusal> {
-    app.change(Change::AdoptVm { name, request, reserved }, query.dry_run).await
+    app.change(request.into_change(name), query.dry_run).await
+}
+
+/// Changes what can be changed of a VM at any time: how much is done to keep it running, and what is kept for it. What is left out
+/// stays as it is, and the VM is not restarted.
+#[utoipa::path(
+    patch,
+    path = "/v1/vms/{name}", operation_id = "set_vm",
+    tag = "vms",
+    params(("name" = VmName, Path), ChangeQuery),
+    request_body = VmPart,
+    responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
+)]
+pub(super) async fn set(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(query): InQuery<ChangeQuery>,
+    InBody(wish): InBody<VmPart>,
+) -> Result<Response, Refusal> {
+    app.change(Change::SetVm { name, wish }, query.dry_run).await
 }
 
 /// Runs a VM.

@@ -1,22 +1,20 @@
 //! A member's heart, host and watchdog in virtual time: what the watchdog is told, and when it resets the host.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tranche_core::change::Change;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::liveness::{Cause, Heartbeat};
+use tranche_core::inventory::Guard as Reported;
+use tranche_core::liveness::Heartbeat;
 use tranche_core::name::{HostName, Timestamp, VmId, VmName};
 use tranche_core::plan::{HostPlan, Standing, VmGoal, VmPlan};
-use tranche_core::spec::{
-    Availability, Duty, Failover, FenceSpec, HostSpec, Request, Run, Timers, VmSource, VmSpec,
-};
+use tranche_core::spec::{Availability, Duty, Failover, HostSpec, Request, Run, Timers, VmSource, VmSpec};
 use tranche_host::fake::Machine;
 use tranche_host::watchdog::Open;
 use tranche_host::watchdog::fake::{FakeWatchdog, Model};
 use tranche_store::{Loaded, MemoryStore, Outcome, Repository, Saved, State, Store, StoreError, Terms};
-use tranched::engine::cluster::{Fenced, Fencer, Heart, Leader, Led, Member, beat_every_ms};
-use tranched::engine::{Desk, Ids};
-use tranched::member::guard::Guard;
+use tranched::engine::cluster::{Heart, Member, beat_every_ms};
+use tranched::member::guard::{Finder, Guard};
 use uuid::Uuid;
 
 use crate::fake_machine::{FakeMachine, new_vm};
@@ -25,7 +23,7 @@ use crate::stores::{Fault, Faulty};
 /// How often the guard looks.
 const TEND_EVERY_MS: u64 = 200;
 
-fn host() -> HostName {
+pub(crate) fn host() -> HostName {
     "node1".parse().unwrap()
 }
 
@@ -35,7 +33,7 @@ fn vm() -> VmName {
 
 /// How the store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
+pub(crate) enum Mood {
     Well,
     /// It can be read, and takes nothing more.
     Full,
@@ -45,7 +43,7 @@ enum Mood {
 
 /// Has the store answer as its mood is.
 #[derive(Debug)]
-struct Moody(Mutex<Mood>);
+pub(crate) struct Moody(pub(crate) Mutex<Mood>);
 
 impl Moody {
     fn answers(&self, writes: bool) -> Result<(), StoreError> {
@@ -73,22 +71,22 @@ impl Fault for Moody {
 }
 
 /// A member of a cluster in virtual time.
-struct Rig {
-    store: Arc<dyn Store>,
+pub(crate) struct Rig {
+    pub(crate) store: Arc<dyn Store>,
     mood: Arc<Moody>,
-    repository: Repository,
+    pub(crate) repository: Repository,
     loaded: Option<Loaded>,
     heart: Arc<Heart>,
     member: Member,
     guard: Guard,
     watchdog: FakeWatchdog,
-    machine: FakeMachine,
-    now_ms: u64,
+    pub(crate) machine: FakeMachine,
+    pub(crate) now_ms: u64,
     beat_due_ms: u64,
 }
 
 impl Rig {
-    fn new(model: Model) -> Self {
+    pub(crate) fn new(model: Model) -> Self {
         Self::with(FakeWatchdog::new(model), None)
     }
 
@@ -126,7 +124,7 @@ impl Rig {
     }
 
     /// Something is decided, and the host hears of it.
-    fn decide(&mut self, change: impl FnOnce(&mut State)) {
+    pub(crate) fn decide(&mut self, change: impl FnOnce(&mut State)) {
         let loaded = self.loaded.take().unwrap();
         let mut next = loaded.state.clone();
         change(&mut next);
@@ -139,7 +137,7 @@ impl Rig {
     }
 
     /// Whether its VM is started elsewhere if the host dies.
-    fn protect(&mut self, failover: Failover) {
+    pub(crate) fn protect(&mut self, failover: Failover) {
         self.decide(|state| {
             let availability = Availability { failover, ..Availability::default() };
             state.spec.vms.insert(vm(), wished(availability));
@@ -147,12 +145,12 @@ impl Rig {
         });
     }
 
-    fn store_is(&self, mood: Mood) {
+    pub(crate) fn store_is(&self, mood: Mood) {
         *self.mood.0.lock().unwrap() = mood;
     }
 
     /// Lets time pass. Returns when the watchdog has reset the host, if it has.
-    fn run_for(&mut self, ms: u64) -> Option<u64> {
+    pub(crate) fn run_for(&mut self, ms: u64) -> Option<u64> {
         let until_ms = self.now_ms + ms;
         while self.now_ms < until_ms {
             let deadline_ms = self.watchdog.deadline_ms();
@@ -171,12 +169,12 @@ impl Rig {
         None
     }
 
-    fn beat(&self) -> Heartbeat {
+    pub(crate) fn beat(&self) -> Heartbeat {
         self.repository.beats().unwrap().of[&host()].heartbeat.clone()
     }
 }
 
-fn wish() -> HostSpec {
+pub(crate) fn wish() -> HostSpec {
     HostSpec {
         joined_at: Timestamp(0),
         labels: std::collections::BTreeMap::new(),
@@ -337,7 +335,7 @@ fn a_host_that_was_given_up_before_the_store_was_full_does_not_live_by_reading()
     let loaded = rig.loaded.take().unwrap();
     let mut next = loaded.state.clone();
     let standing = Standing::Fencing { since: Timestamp(1) };
-    next.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, departs: false });
+    next.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, ..HostPlan::default() });
     let saved = rig.repository.commit(loaded, next, &Terms::default()).unwrap();
     assert!(matches!(saved, Saved::Committed(_)));
     rig.store_is(Mood::Full);
@@ -359,7 +357,7 @@ fn a_host_whose_power_is_to_be_cut_ends_its_vms_and_reports_that_it_has() {
     assert!(runs(&rig));
     let standing = Standing::Fencing { since: Timestamp(1) };
     rig.decide(|state| {
-        state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, departs: false });
+        state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, ..HostPlan::default() });
     });
     for _ in 0..5 {
         rig.run_for(1_000);
@@ -370,208 +368,32 @@ fn a_host_whose_power_is_to_be_cut_ends_its_vms_and_reports_that_it_has() {
     assert_eq!((reported.surrendered, reported.epoch), (Some(1), 0), "it does not live in that epoch yet");
 }
 
-/// An agent that does as it is told, and counts how often it was asked.
-#[derive(Debug, Default)]
-struct Agent {
-    asked: Mutex<Vec<Cause>>,
-    says: Mutex<Option<Fenced>>,
-}
-
-impl Fencer for Agent {
-    fn cut(&self, _host: &HostName, _how: &FenceSpec, cause: Cause) -> Fenced {
-        self.asked.lock().unwrap().push(cause);
-        self.says.lock().unwrap().clone().unwrap_or(Fenced::UnderWay)
-    }
-}
-
-/// One who leads, in virtual time, over the store of a rig whose own host says nothing.
-struct Lead {
-    leader: Leader,
-    desk: Desk,
-    agent: Agent,
-    now_ms: u64,
-}
-
-impl Lead {
-    fn over(rig: &Rig) -> Self {
-        Self::by("node2", rig)
-    }
-
-    fn by(name: &str, rig: &Rig) -> Self {
-        let leader = Leader::new(name.parse().unwrap(), Arc::clone(&rig.store), Arc::clone(&rig.store));
-        let desk = Desk::open(rig.repository.clone(), Ids::default()).unwrap();
-        Self { leader, desk, agent: Agent::default(), now_ms: rig.now_ms }
-    }
-
-    fn run_for(&mut self, ms: u64) -> Led {
-        let until_ms = self.now_ms + ms;
-        let mut led = Led::Follows;
-        while self.now_ms < until_ms {
-            self.now_ms += 400;
-            let now_ms = self.now_ms;
-            self.leader.hear(&Timers::default(), &|| now_ms, Timestamp(now_ms));
-            led = self.leader.turn(&self.desk, &self.agent, &|| now_ms, Timestamp(now_ms));
-        }
-        led
-    }
-
-    fn standing(&self) -> Standing {
-        self.desk.view().plan.hosts[&host()].standing
-    }
-
-    fn has(&self, code: Code) -> Option<Finding> {
-        self.desk.view().findings.iter().find(|finding| finding.code == code).cloned()
-    }
-
-    fn asked(&self) -> usize {
-        self.agent.asked.lock().unwrap().len()
-    }
-}
-
 #[test]
-fn nobody_is_given_up_for_the_time_that_the_store_was_full_and_everybody_has_the_whole_time_after_it() {
+fn a_watchdog_whose_driver_is_loaded_later_is_found_and_guards_from_then_on() {
     let mut rig = Rig::new(Model::default());
-    rig.protect(Failover::Restart);
-    rig.run_for(5_000);
-    assert!(rig.beat().armed);
-    let mut lead = Lead::over(&rig);
-    assert_eq!(lead.run_for(3_000), Led::Decided);
-    rig.store_is(Mood::Full);
-    lead.run_for(60_000);
-    assert_eq!(lead.standing(), Standing::Up);
-    assert!(lead.has(Code::StoreFull).is_some());
-    rig.store_is(Mood::Well);
-    lead.run_for(4_800);
-    assert_eq!((lead.standing(), lead.has(Code::StoreFull)), (Standing::Up, None));
-    lead.run_for(1_600);
-    assert!(matches!(lead.standing(), Standing::Lost { .. }), "{:?}", lead.standing());
-    lead.run_for(3_200);
-    assert!(matches!(lead.standing(), Standing::Lost { .. }), "{:?}", lead.standing());
-    lead.run_for(1_600);
-    assert!(matches!(lead.standing(), Standing::Down { .. }), "{:?}", lead.standing());
-}
-
-#[test]
-fn an_agent_that_fails_is_shown_with_its_words_asked_less_and_less_often_and_not_while_failover_is_paused() {
-    let rig = silent_with_an_agent();
-    let mut lead = Lead::over(&rig);
-    let words = "Fence agent fence_ipmilan for host node1 failed (action off): no route to host.";
-    let failure = Finding {
-        code: Code::FenceFailed,
+    let device = FakeWatchdog::new(Model::default());
+    let is_loaded = Arc::new(AtomicBool::new(false));
+    let (loaded, found) = (Arc::clone(&is_loaded), device.clone());
+    let missing = Finding {
+        code: Code::WatchdogMissing,
         severity: Severity::Error,
         subject: Subject::Host(host()),
-        message: words.to_owned(),
-        hint: "Try it by hand.".to_owned(),
+        message: "Host node1 has no watchdog.".to_owned(),
+        hint: "Load its driver.".to_owned(),
     };
-    *lead.agent.says.lock().unwrap() = Some(Fenced::Failed(Box::new(failure)));
-    lead.run_for(8_000);
-    assert!(matches!(lead.standing(), Standing::Fencing { .. }), "{:?}", lead.standing());
-    assert_eq!(lead.has(Code::FenceFailed).map(|finding| finding.message), Some(words.to_owned()));
-    lead.run_for(120_000);
-    assert!((5..=8).contains(&lead.asked()), "2, 4, 8, 16, 32, 60 seconds: {}", lead.asked());
-    let pause = Change::PauseFailover { paused: true };
-    lead.desk.submit(&pause, false, Timestamp(lead.now_ms)).unwrap();
-    let before = lead.asked();
-    lead.run_for(300_000);
-    assert_eq!(lead.asked(), before);
-    lead.desk.submit(&Change::PauseFailover { paused: false }, false, Timestamp(lead.now_ms)).unwrap();
-    *lead.agent.says.lock().unwrap() = Some(Fenced::Off);
-    lead.run_for(61_000);
-    assert!(matches!(lead.standing(), Standing::Down { .. }), "{:?}", lead.standing());
-    assert_eq!(lead.has(Code::FenceFailed), None);
-    let causes = lead.agent.asked.lock().unwrap().clone();
-    assert!(causes.iter().all(|cause| *cause == causes[0]), "it is one cause all the time");
-}
-
-/// A rig whose host an agent can cut off, and that has said nothing since.
-fn silent_with_an_agent() -> Rig {
-    let mut rig = Rig::new(Model::default());
-    let agent = FenceSpec { agent: "fence_ipmilan".parse().unwrap(), options: Default::default() };
-    rig.decide(|state| drop(state.spec.hosts.insert(host(), HostSpec { fence: Some(agent), ..wish() })));
-    rig.run_for(2_000);
-    rig
-}
-
-#[test]
-fn a_host_that_leads_although_it_was_given_up_does_not_have_its_own_power_cut() {
-    let rig = silent_with_an_agent();
-    let mut other = Lead::over(&rig);
-    other.run_for(8_000);
-    assert!(matches!(other.standing(), Standing::Fencing { .. }), "{:?}", other.standing());
-    assert!(other.asked() > 0);
-    other.leader.step_down();
-    let mut itself = Lead::by("node1", &rig);
-    itself.now_ms = other.now_ms;
-    assert_eq!(itself.run_for(8_000), Led::Decided);
-    assert!(matches!(itself.standing(), Standing::Fencing { .. }), "{:?}", itself.standing());
-    assert_eq!(itself.asked(), 0);
-}
-
-#[test]
-fn a_silence_counts_although_whoever_leads_takes_longer_than_an_election_to_decide() {
-    let rig = silent_with_an_agent();
-    let mut lead = Lead::over(&rig);
-    lead.run_for(400);
-    for _ in 0..5 {
-        // What is heard while one turn is under way.
-        for _ in 0..5 {
-            lead.now_ms += 400;
-            let now_ms = lead.now_ms;
-            lead.leader.hear(&Timers::default(), &|| now_ms, Timestamp(now_ms));
-        }
-        let now_ms = lead.now_ms;
-        lead.leader.turn(&lead.desk, &lead.agent, &|| now_ms, Timestamp(now_ms));
-    }
-    assert!(matches!(lead.standing(), Standing::Fencing { .. }), "{:?}", lead.standing());
-}
-
-#[test]
-fn a_store_that_is_always_slower_than_an_election_is_said_to_be_and_decides_all_the_same() {
-    let rig = silent_with_an_agent();
-    let fault = Arc::new(Moody(Mutex::new(Mood::Gone)));
-    let brisk: Arc<dyn Store> = Arc::new(Faulty { store: Arc::clone(&rig.store), fault });
-    let leader = Leader::new("node2".parse().unwrap(), Arc::clone(&rig.store), brisk);
-    let mut lead = Lead { leader, ..Lead::over(&rig) };
-    for _ in 0..40 {
-        lead.now_ms += 600;
-        let now_ms = lead.now_ms;
-        lead.leader.hear(&Timers::default(), &|| now_ms, Timestamp(now_ms));
-        let led = lead.leader.turn(&lead.desk, &lead.agent, &|| now_ms, Timestamp(now_ms));
-        assert_eq!(led, Led::Decided);
-    }
-    assert_eq!(lead.standing(), Standing::Up);
-    assert!(lead.has(Code::StoreSlow).is_some());
-}
-
-/// Notes how long leases are asked for.
-#[derive(Debug, Default)]
-struct Granted(Mutex<Vec<u64>>);
-
-impl Fault for Granted {
-    fn on_grant(&self, ttl_ms: u64) {
-        self.0.lock().unwrap().push(ttl_ms);
-    }
-
-    fn on_commit(&self, commit: &dyn Fn() -> Result<Outcome, StoreError>) -> Result<Outcome, StoreError> {
-        commit()
-    }
-}
-
-#[test]
-fn a_lead_lasts_as_much_longer_as_the_elections_of_the_store() {
-    let mut rig = silent_with_an_agent();
-    let slow = Timers {
-        lost_ms: 30_000,
-        reset_ms: 60_000,
-        restart_ms: 65_000,
-        election_ms: 10_000,
-        ..Timers::default()
-    };
-    rig.decide(|state| state.spec.policy.failover.timers = slow);
-    let noted = Arc::new(Granted::default());
-    let store: Arc<dyn Store> = Arc::new(Faulty { store: Arc::clone(&rig.store), fault: Arc::clone(&noted) });
-    let leader = Leader::new("node2".parse().unwrap(), Arc::clone(&store), store);
-    let mut lead = Lead { leader, ..Lead::over(&rig) };
-    assert_eq!(lead.run_for(400), Led::Decided);
-    assert_eq!(*noted.0.lock().unwrap(), [30_000]);
+    (rig.guard, rig.watchdog) = (
+        Guard::awaited(Finder::new(move || match loaded.load(Ordering::SeqCst) {
+            true => Ok(found.watchdog(host())),
+            false => Err(Box::new(missing.clone())),
+        })),
+        device,
+    );
+    rig.protect(Failover::Restart);
+    assert_eq!(rig.run_for(30_000), None);
+    assert_eq!((rig.heart.guard(), rig.guard.is_armed()), (Reported::None, false));
+    is_loaded.store(true, Ordering::SeqCst);
+    assert_eq!(rig.run_for(15_000), None);
+    assert_eq!((rig.heart.guard(), rig.beat().armed), (Reported::Armed, true));
+    rig.store_is(Mood::Gone);
+    assert!(rig.run_for(10_000).is_some(), "and it is counted on");
 }

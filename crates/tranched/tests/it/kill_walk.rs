@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tranche_core::change::Change;
+use tranche_core::change::{AdoptedVm, Change};
 use tranche_core::check;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
@@ -405,7 +405,7 @@ fn what_is_done_to_an_adopted_vm_ends_the_same_wherever_the_daemon_is_killed() {
     let story = [
         split(0, 2),
         Scene::Define(desk),
-        ask(Change::AdoptVm { name: vm("desk"), request: Request::None, reserved: true }),
+        ask(Change::AdoptVm { name: vm("desk"), vm: AdoptedVm { reserved: true, ..AdoptedVm::default() } }),
         start("desk"),
         ask(Change::AttachGpu { name: vm("desk"), request: ANY, restart: true }),
         ask(Change::RestartVm { name: vm("desk"), force: true }),

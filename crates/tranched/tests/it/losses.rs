@@ -73,7 +73,8 @@ fn when_a_host_loses_its_power_an_agent_confirms_it_and_its_vms_start_elsewhere(
     for loss in 1..=asked_for().unwrap_or(1) {
         let (_, victim) = homes(&machines[0]).expect("all run").swap_remove(0);
         let at = machines.iter().position(|machine| machine.name == victim).expect("it is one of them");
-        let (was_cut, began) = (machines[at].cut().len(), Instant::now());
+        let (was_cut, was_on, began) =
+            (machines[at].cut().len(), machines[at].turned_on().len(), Instant::now());
         machines[at].cut_power();
         let other = &machines[(at + 1) % 3];
         until("they run elsewhere", || {
@@ -85,7 +86,12 @@ fn when_a_host_loses_its_power_an_agent_confirms_it_and_its_vms_start_elsewhere(
             "loss {loss}: {victim}; {:.1} s from its end to the start of its VMs",
             began.elapsed().as_secs_f64()
         );
-        assert_eq!(other.cut()[was_cut..], [victim], "one agent was asked, once");
+        assert_eq!(other.cut()[was_cut..], [victim.clone()], "one agent was asked, once");
+        let asked = until("an agent is asked to turn it on", || {
+            let asked = machines[at].turned_on().split_off(was_on);
+            (!asked.is_empty()).then_some(asked)
+        });
+        assert_eq!(asked, [victim]);
         machines[at].turn_on();
         until("it is back, with nothing", || all_up(&machines[at]).then_some(()));
         until("all run, once each", || homes(&machines[at]));

@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What cuts a machine's power, and writes down that it did.
+/// What cuts a machine's power, or asks for it to be turned on and waits for that, and writes down that it did.
 const AGENT: &str = "fence_test";
 const AGENT_SCRIPT: &str = r#"#!/bin/sh
 while read -r line; do
@@ -34,8 +34,13 @@ case $action in
     echo '<resource-agent name="fence_test"><parameters>'
     echo '<parameter name="action"><content type="string"/></parameter>'
     echo '<parameter name="plug" required="1"><content type="string"/></parameter></parameters>'
-    echo '<actions><action name="off"/><action name="status"/><action name="monitor"/></actions></resource-agent>' ;;
+    echo '<actions><action name="on"/><action name="off"/><action name="status"/><action name="monitor"/></actions></resource-agent>' ;;
   off) echo "$plug" >>SITE/cut && ! is_on || kill -KILL "$pid" ;;
+  on)
+    echo "$plug" >>SITE/turned-on
+    for _ in $(seq 300); do is_on && exit; sleep 0.1; pid=$(cat SITE/"$plug"); done
+    exit 1 ;;
+  monitor) ;;
   *) is_on || exit 2 ;;
 esac
 "#;
@@ -126,6 +131,12 @@ impl Machine {
     /// Whose power the agents of all machines were told to cut.
     pub(crate) fn cut(&self) -> Vec<String> {
         let log = fs::read_to_string(self.site.path().join("cut")).unwrap_or_default();
+        log.lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// Which machines the agents were told to turn on.
+    pub(crate) fn turned_on(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.site.path().join("turned-on")).unwrap_or_default();
         log.lines().map(ToOwned::to_owned).collect()
     }
 

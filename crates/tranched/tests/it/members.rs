@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::machines::{cluster, run_vms, until};
+use crate::machines::{Machine, arm_agents, cluster, run_vms, until};
 
 #[test]
 fn any_host_answers_for_all_a_dead_hosts_vms_start_elsewhere_and_it_comes_back_empty() {
@@ -62,4 +62,42 @@ fn any_host_answers_for_all_a_dead_hosts_vms_start_elsewhere_and_it_comes_back_e
     });
     let leaders = machines.iter().filter(|machine| machine.leads()).count();
     assert_eq!(leaders, 1);
+}
+
+/// Whether a finding with such a code stands, by what whoever leads knows or finds out.
+fn is_said(machine: &Machine, path: &str, code: &str) -> Option<bool> {
+    let (status, answer) = machine.ask("GET", path, None);
+    let findings = answer.as_array().or_else(|| answer["findings"].as_array());
+    findings.filter(|_| status == 200).map(|findings| findings.iter().any(|finding| finding["code"] == code))
+}
+
+#[test]
+fn how_a_host_would_be_fenced_is_tried_while_all_is_well_and_stays_when_something_else_of_it_changes() {
+    let machines = cluster();
+    arm_agents(&machines);
+    machines[1].runs(&["-q", "host", "set", "node2", "--label", "rack=4"]);
+    machines[2].runs(&["-q", "host", "set", "node2", "--reserve-memory", "1GiB"]);
+    let member = machines[0].get("/v1/hosts/node2")["member"].clone();
+    assert_eq!(
+        (&member["agent"], &member["labels"], &member["reserved_memory_mib"]),
+        (&json!("fence_test"), &json!({"rack": "4"}), &json!(1024)),
+        "{member}"
+    );
+    let refused = json!({"fence": {"options": {"password": "hunter2"}}});
+    let (status, problem) = machines[0].ask("PATCH", "/v1/hosts/node2", Some(&refused));
+    assert_eq!((status, &problem["code"]), (422, &json!("fence_option_invalid")), "{problem}");
+
+    // Its plug is another machine's, which would be cut instead.
+    machines[0].runs(&["-q", "host", "set", "node2", "--fence-option", "plug=nobody"]);
+    for (asked, path) in [(0, "/v1/findings"), (1, "/v1/doctor")] {
+        until("the one who asks its device says so", || {
+            is_said(&machines[asked], path, "fence_option_invalid").filter(|said| *said)
+        });
+    }
+    assert_eq!(is_said(&machines[0], "/v1/doctor", "host_lost"), Some(false), "whoever leads is there");
+    machines[0].runs(&["-q", "host", "set", "node2", "--fence-option", "plug=node2"]);
+    until("it is mended, and nobody says so any more", || {
+        is_said(&machines[0], "/v1/doctor", "fence_option_invalid").filter(|said| !said)
+    });
+    assert_eq!(machines[0].cut(), Vec::<String>::new(), "and nobody was touched");
 }

@@ -364,3 +364,51 @@ async fn rules_are_made_shown_kept_and_forgotten() {
     assert_eq!(capacity["sizes"][0]["free"], json!(0), "{capacity}");
     assert_eq!(served.get("/v1/capacity?without=nobody").await.problem().0, 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_for_a_vm_is_changed_while_it_runs_and_what_is_not_named_stays() {
+    let served = with_vms(4, &["a"]).await;
+    succeeded(ended(&served, &served.post("/v1/vms/a/start", &json!({})).await).await);
+    let patch = async |path: &str, body: Value| {
+        served.send(hyper::Method::PATCH, path, Some(body.to_string().into())).await
+    };
+    let wish = json!({"availability": {"priority": 500, "restarts": {"elsewhere": 0}}});
+    let preview = patch("/v1/vms/a?dry_run=true", wish.clone()).await;
+    assert_eq!(preview.status, 200, "{}", preview.text);
+    assert_eq!(preview.json()["changes"], json!(["change VM a: priority 500, restarts elsewhere 0"]));
+    assert_eq!(preview.json()["effect"]["steps"], json!([]));
+    let before = served.get("/v1/vms/a").await.json();
+    assert_eq!(before["availability"]["priority"], 100, "a dry run changes nothing");
+    succeeded(ended(&served, &patch("/v1/vms/a", wish).await).await);
+    succeeded(ended(&served, &patch("/v1/vms/a", json!({"reserved": true})).await).await);
+    let vm = served.get("/v1/vms/a").await.json();
+    let restarts = json!({"local": 3, "elsewhere": 0});
+    assert_eq!(vm["availability"], json!({"priority": 500, "failover": "restart", "restarts": restarts}));
+    assert_eq!(
+        (&vm["reserved"], &vm["state"], &vm["device"]),
+        (&json!(true), &json!("running"), &before["device"])
+    );
+
+    let unknown = patch("/v1/vms/ghost", json!({"reserved": true})).await;
+    assert_eq!(unknown.problem(), (404, "vm_not_found".to_owned()));
+    let range = patch("/v1/vms/a", json!({"availability": {"priority": 1001}})).await;
+    assert_eq!(range.problem(), (422, "invalid_value".to_owned()));
+    let slip = patch("/v1/vms/a", json!({"availability": {"prioritty": 1}})).await;
+    assert_eq!(slip.problem(), (422, "invalid_request".to_owned()));
+    assert_eq!(served.get("/v1/vms/a").await.json(), vm);
+    served.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declaration_that_names_one_policy_does_not_end_a_pause_of_failover() {
+    let served = with_vms(4, &["a"]).await;
+    succeeded(ended(&served, &served.post("/v1/failover/pause", &json!({})).await).await);
+    let declared =
+        json!({"policy": {"placement": "spread"}, "vms": [{"name": "a", "gpu": {"kind": "partition"}}]});
+    let preview = served.post("/v1/diff", &declared).await.json();
+    assert_eq!(preview["changes"], json!(["change the policies"]));
+    assert_eq!(served.post("/v1/apply", &declared).await.status, 202);
+    let policy = served.get("/v1/policy").await.json();
+    assert_eq!((&policy["placement"], &policy["failover"]["paused"]), (&json!("spread"), &json!(true)));
+    served.stop().await.unwrap();
+}

@@ -88,6 +88,12 @@ fn state(host: &HostView) -> &'static str {
     }
 }
 
+/// Who makes sure that a host is down, and whether it stays so.
+fn fencing_in_full(member: &MemberView) -> String {
+    let stays = if member.leave_off { ", which leaves it off" } else { "" };
+    format!("{}{stays}", fencing(member))
+}
+
 /// Who makes sure that a host is down.
 fn fencing(member: &MemberView) -> &str {
     match (&member.agent, member.guard) {
@@ -111,7 +117,7 @@ fn membership(member: &MemberView) -> Vec<(&'static str, String)> {
     };
     let labels: Vec<String> = member.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut fields =
-        vec![("Standing", standing), ("Duty", duty.to_owned()), ("Fenced by", fencing(member).to_owned())];
+        vec![("Standing", standing), ("Duty", duty.to_owned()), ("Fenced by", fencing_in_full(member))];
     if !labels.is_empty() {
         fields.push(("Labels", labels.join(", ")));
     }

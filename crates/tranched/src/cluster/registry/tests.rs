@@ -117,6 +117,22 @@ fn a_place_where_another_machine_is_reached_is_refused_by_its_name_and_the_same_
 }
 
 #[test]
+fn a_host_of_another_version_than_the_one_that_rules_is_refused_and_a_witness_reads_nothing_that_matters() {
+    let cluster = cluster();
+    let secret = cluster.token();
+    for version in ["0.9.0", "1.0.1"] {
+        let asked = JoinRequest { version: version.to_owned(), ..asks("node2", &secret) };
+        let refused = cluster.join(&asked, NOW).unwrap_err();
+        assert_eq!(refused.code, Code::VersionMismatch);
+        assert!(refused.message.contains(version), "{refused}");
+        let witness = JoinRequest { role: Role::Witness, ..asked };
+        cluster.join(&JoinRequest { secret: asks("x", &cluster.token()).secret, ..witness }, NOW).unwrap();
+        Registry(&cluster.store).0.commit(&Txn::new().delete(member_key(&"node2".parse().unwrap()))).unwrap();
+    }
+    cluster.join(&asks("node2", &secret), NOW).unwrap();
+}
+
+#[test]
 fn what_a_machine_brings_is_judged_before_its_token_is_used_and_only_if_that_opens() {
     let cluster = cluster();
     let secret = cluster.token();

@@ -67,7 +67,7 @@ fn absent(cluster: &Cluster, host: &HostName, standing: Stands) {
     Registry(store.as_ref()).put("lab", host, &member).unwrap();
     store_state(store, |state| {
         state.spec.hosts.insert(host.clone(), HostSpec::new(Timestamp(7)));
-        state.plan.hosts.insert(host.clone(), HostPlan { standing, epoch: 1, departs: false });
+        state.plan.hosts.insert(host.clone(), HostPlan { standing, epoch: 1, ..HostPlan::default() });
     });
 }
 
@@ -242,7 +242,8 @@ fn other_hardware_takes_the_place_of_a_dead_host_with_its_labels_fence_and_wishe
     let (store, host) = (cluster.store().unwrap(), named("node2"));
     absent(&cluster, &host, DOWN);
     let (slot, wish, planned) = gpu(&host, 8);
-    let fence = FenceSpec { agent: "fence_ipmilan".parse().unwrap(), options: BTreeMap::new() };
+    let agent = "fence_ipmilan".parse().unwrap();
+    let fence = FenceSpec { agent, options: BTreeMap::new(), leave_off: false };
     store_state(store.clone(), |state| {
         state.spec.gpus.insert(slot.clone(), wish.clone());
         state.plan.gpus.insert(slot.clone(), planned);
