@@ -4,6 +4,7 @@
 
 mod gpu;
 mod host;
+mod migration;
 mod partition;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use tranche_core::spec::Spec;
 
 pub use gpu::{GpuStatus, GpuView, gpu, gpus};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
+pub use migration::MigrationView;
 pub use partition::{PartitionState, PartitionView, partitions, partitions_of};
 pub use vm::{VmOrigin, VmState, VmView, vm, vms};
 

@@ -8,6 +8,7 @@ mod fencing;
 mod gpu;
 mod homogeneity;
 mod membership;
+mod migration;
 mod placement;
 mod whereabouts;
 
@@ -16,6 +17,7 @@ pub use self::fencing::*;
 pub use self::gpu::*;
 pub use self::homogeneity::*;
 pub use self::membership::*;
+pub use self::migration::*;
 pub use self::placement::*;
 pub use self::whereabouts::*;
 use crate::finding::{Code, Finding, Severity, Subject};

@@ -27,7 +27,7 @@ use crate::finding::{Code, Finding, Severity};
 use crate::inventory::{Gpu, HostInventory, Inventory};
 use crate::name::{GpuKey, PoolName};
 use crate::plan::Plan;
-use crate::spec::{Homogeneity, Spec};
+use crate::spec::{GpuSpec, Homogeneity, Spec};
 
 /// Whether the GPUs that serve VMs are alike: `GET /v1/homogeneity`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -290,6 +290,23 @@ pub fn report(state: State<'_>) -> Report {
     let worst = sets.iter().flat_map(|set| &set.attributes).filter_map(|attribute| attribute.grade).max();
     let homogeneous = worst.is_none_or(|worst| worst == Grade::Note);
     Report { policy: state.spec.policy.homogeneity, homogeneous, sets }
+}
+
+/// A GPU, its host, and what it shall be used for.
+pub(crate) type Known<'a> = (&'a Gpu, &'a HostInventory, Option<&'a GpuSpec>);
+
+/// In what two GPUs differ that must be the same to a guest that moves from one to the other while it runs, and what each has. What
+/// is not known of one of them is left out; how they are split shows in their partitions.
+pub(crate) fn differences(one: Known<'_>, other: Known<'_>) -> Vec<(Attribute, String, String)> {
+    let (one, other) = (Traits::seen(one.0, one.1, one.2), Traits::seen(other.0, other.1, other.2));
+    let is_of_card = |attribute: &Attribute| {
+        !matches!(attribute, Attribute::Offers | Attribute::Count | Attribute::Series)
+    };
+    let differs = |attribute: Attribute| {
+        let (has, of_other) = (one.value(attribute)?, other.value(attribute)?);
+        (has != of_other).then(|| (attribute, has.to_string(), of_other.to_string()))
+    };
+    Attribute::ALL.into_iter().filter(is_of_card).filter_map(differs).collect()
 }
 
 /// A finding for each attribute in which GPUs in use differ.

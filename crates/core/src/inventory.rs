@@ -4,6 +4,7 @@
 //! In particular [`Hypervisor::Down`] says "unknown", which is not the same as "no domain runs here".
 
 mod health;
+mod migration;
 mod numa;
 mod progress;
 mod resources;
@@ -18,6 +19,8 @@ pub use self::progress::{CLOCK_OFF_MS, Done, Guard, LATELY_MAX, Progress, Pulse}
 pub use self::numa::NumaNode;
 pub use self::resources::{Network, Resources, StoragePool, WatchdogFacts};
 
+pub use self::migration::{Certainty, EVIDENCE_LEN_MAX, Evidence, MigrationFacts};
+
 pub use self::health::{Ecc, Health, HealthState, PartitionTelemetry, Telemetry};
 use crate::finding::Finding;
 use crate::identity::GpuIdentity;
@@ -29,7 +32,7 @@ use crate::step::VFIO_DRIVER;
 
 mod domain;
 
-pub use self::domain::{DeviceSource, Domain, DomainState, HostDevice, OffReason};
+pub use self::domain::{DeviceSource, Domain, DomainState, HostDevice, MigrationBlocker, OffReason};
 
 /// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
 pub const PCI_CLASS_DISPLAY: u32 = 0x03;
@@ -79,6 +82,7 @@ impl HostInventory {
             cpus: 0,
             memory_mib: 0,
             iommu: Iommu::Off,
+            iommufd: false,
             watchdog: None,
             numa: Vec::new(),
         };
@@ -179,6 +183,9 @@ pub struct SystemFacts {
     pub memory_mib: u64,
     /// Whether the IOMMU is on, and which units serve it.
     pub iommu: Iommu,
+    /// Whether the kernel has iommufd (`/dev/iommu`), through which the IOMMU's log of written memory is read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub iommufd: bool,
     /// Its watchdog, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogFacts>,
@@ -287,6 +294,9 @@ pub struct Gpu {
     pub mixed: Vec<MixedSize>,
     /// The partitions that exist now.
     pub partitions: Vec<ObservedPartition>,
+    /// What live migration of VMs with its partitions rests on; none while it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationFacts>,
     /// Virtual functions that are no partitions, because they carry no type. Only with
     /// [`Backend::TypedVf`] and [`Backend::VfMdev`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -428,6 +438,9 @@ pub struct ObservedPartition {
     /// What its driver measures while a VM uses it, where a library of its vendor tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<PartitionTelemetry>,
+    /// What live migration of a VM with it rests on, where that is not what holds for its GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationFacts>,
 }
 
 impl ObservedPartition {

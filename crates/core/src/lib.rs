@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod liveness;
 pub mod map;
 pub mod membership;
+pub mod migration;
 pub mod mixed;
 pub mod mode;
 pub mod name;

@@ -21,6 +21,7 @@ use tranche_core::diagnostics::lead_lost;
 use tranche_core::effect::Effect;
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{HostInventory, Inventory, Pulse};
+use tranche_core::migration::{self, Outlook};
 use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
 use tranche_core::operation::{LogLine, Operation, OperationState};
 use tranche_core::plan::Plan;
@@ -289,6 +290,15 @@ impl Desk {
     pub fn why_not(&self, vm: &VmName, host: &HostName) -> Result<Vec<Finding>, Rejected> {
         let inner = self.lock();
         why::why_not(vm, host, state(&inner)).map_err(Rejected::Refused)
+    }
+
+    /// Where a VM that runs could go, and what would stand against moving it there while it runs.
+    ///
+    /// # Errors
+    /// The VM does not exist or does not run, or there is no cluster.
+    pub fn destinations(&self, vm: &VmName) -> Result<Vec<Outlook>, Rejected> {
+        let inner = self.lock();
+        migration::outlooks(vm, state(&inner)).map_err(Rejected::Refused)
     }
 
     /// Tells everything that is not as it should be by a fresh look at a host: violated invariants, drift, refusals.

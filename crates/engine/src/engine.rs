@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tranche_core::change::Change;
 use tranche_core::declare::Declaration;
 use tranche_core::finding::Finding;
+use tranche_core::migration::Outlook;
 use tranche_core::name::{HostName, Timestamp, VmName};
 use tranche_host::Host;
 use tranche_host::catalogue::Catalogue;
@@ -114,6 +115,14 @@ impl Engine {
     /// The VM or the host does not exist.
     pub fn why_not(&self, vm: &VmName, host: &HostName) -> Result<Vec<Finding>, Rejected> {
         self.desk.why_not(vm, host)
+    }
+
+    /// Where a VM that runs could go, and what would stand against moving it there while it runs.
+    ///
+    /// # Errors
+    /// The VM does not exist or does not run, or there is no cluster.
+    pub fn destinations(&self, vm: &VmName) -> Result<Vec<Outlook>, Rejected> {
+        self.desk.destinations(vm)
     }
 
     /// Looks anew and tells everything that is not as it should be: violated invariants, drift, refusals.

@@ -283,6 +283,18 @@ impl GpuCalls<'_> {
         self.run(call, self.calls.limits.write_ms, move |tree| tree.write(&path, &value))
     }
 
+    /// Takes a device of this GPU for a moment, which resets it. `what` names it.
+    ///
+    /// # Errors
+    /// That it takes too long.
+    pub(crate) fn take<T: Send + 'static>(
+        &self,
+        what: &str,
+        take: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        self.run(what.to_owned(), self.calls.limits.write_ms, move |_| Ok(take()))
+    }
+
     /// Runs a vendor's tool, one at a time on the whole host: NVIDIA's lends the ids of a GPU to another driver
     /// (`pci-pf-stub/new_id`) and takes them back, which concerns every GPU with these ids, four on an A16. And one that
     /// merely asks keeps all GPUs open.

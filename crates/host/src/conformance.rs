@@ -8,11 +8,13 @@
 use std::fmt;
 use std::io;
 
+use tranche_core::inventory::PartitionDevice;
 use tranche_core::name::{GpuAddress, PciAddress};
 use tranche_core::step::VFIO_DRIVER;
 
 use crate::discover::function;
 use crate::mdev;
+use crate::migration::{Prober, Target};
 use crate::report::errno_name;
 use crate::tree::Tree;
 use crate::vgpu::{self, typed};
@@ -95,6 +97,33 @@ pub fn check_vgpu(tree: &dyn Tree, pf: PciAddress) -> Vec<Deviation> {
     }
     check.tool("disabling all", "-d", pf);
     check.same("the count afterwards", "0".to_owned(), check.text("sriov_numvfs"));
+    check.deviations
+}
+
+/// Checks what a device that nobody has open says of its migration: the same each time, and the same as VFIO's own files. It is
+/// opened for that, and so reset.
+pub fn check_migration(tree: &dyn Tree, prober: &dyn Prober, device: &PartitionDevice) -> Vec<Deviation> {
+    let target = Target::of(tree, device);
+    let dir = format!("sys/kernel/debug/vfio/{}", target.name());
+    let mut check = Check { tree, dir, deviations: Vec::new() };
+    let first = prober.ask(&target);
+    check.same("asking", None, first.as_ref().err().map(ToString::to_string));
+    check.same("asking again", first.clone(), prober.ask(&target));
+    let Ok(answers) = first else { return check.deviations };
+    for errno in [answers.migration.err(), answers.dma_logging.err()].into_iter().flatten() {
+        check.same("what cannot be done", libc::ENOTTY, errno.raw_os_error());
+    }
+    if tree.exists(&check.dir) {
+        let shown = tree.exists(&format!("{}/migration", check.dir));
+        check.same("a migration is shown of what has one", answers.migration.is_ok(), shown);
+    }
+    if let Ok(features) = tree.text(&format!("{}/migration/features", check.dir)) {
+        let has = |feature: &str| features.lines().any(|line| line == feature);
+        let flags = [("stop-copy", 1), ("p2p", 2), ("pre-copy", 4)];
+        let shown = flags.iter().filter(|(name, _)| has(name)).map(|(_, flag)| flag).sum();
+        check.same("the features are shown", answers.migration.unwrap_or(0) & 7, shown);
+        check.same("the log is shown", answers.dma_logging.is_ok(), has("dirty-tracking"));
+    }
     check.deviations
 }
 

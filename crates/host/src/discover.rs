@@ -20,10 +20,11 @@ use self::holders::Holders;
 use crate::calls::{CallError, Calls};
 use crate::catalogue::{Catalogue, Entry, Interface};
 use crate::library::Types;
+use crate::migration::ScalableMode;
 use crate::tree::Tree;
 use crate::variant::Variants;
 use crate::vgpu::TypeNames;
-use crate::{board, gim, health, i915, identity, mdev, report, sriov, vgpu, xe};
+use crate::{board, gim, health, i915, identity, mdev, migration, report, sriov, vgpu, xe};
 
 /// What a host knows of GPUs before it looks at one.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +32,7 @@ pub(crate) struct Knowledge {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) variants: Arc<Variants>,
     pub(crate) type_names: Arc<TypeNames>,
+    pub(crate) scalable_mode: Arc<ScalableMode>,
     /// What drivers say that GPUs can be split into.
     pub(crate) types: Arc<Types>,
 }
@@ -106,6 +108,7 @@ pub(crate) fn gpus(
             if matches!(gpu.backend, Some(Backend::SriovVfio | Backend::FixedVf)) {
                 notes.extend(with.variants.choose(tree, &looked, &mut gpu));
             }
+            migration::look(tree, &with.scalable_mode, &mut gpu);
             Some((gpu, notes))
         });
         match seen {
@@ -213,6 +216,7 @@ fn pci_gpu(
         offers: Vec::new(),
         reload: None,
         partitions,
+        migration: None,
     };
     gpu.health = health::on_the_bus(tree, &dir, &gpu);
     let notes = partitioning(tree, key, &mut gpu, entry, (holders, knowledge));
@@ -311,12 +315,13 @@ fn virtual_gpu(tree: &dyn Tree, key: &GpuKey, entry: &Entry, holders: &Holders) 
         offers: observed.offers,
         reload: None,
         partitions: observed.partitions,
+        migration: None,
         open_by: Vec::new(),
     }
 }
 
 /// The version of a driver that is not the kernel's own (`/sys/module/NAME/version`, where a module has `MODULE_VERSION`).
-fn module_version(tree: &dyn Tree, driver: &str) -> Option<String> {
+pub(crate) fn module_version(tree: &dyn Tree, driver: &str) -> Option<String> {
     let version = tree.text(&format!("sys/module/{}/version", driver.replace('-', "_"))).ok()?;
     (!version.is_empty() && version.len() <= 64).then_some(version)
 }

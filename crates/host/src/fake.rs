@@ -8,6 +8,7 @@ mod gim;
 mod host;
 mod kernel;
 mod machine;
+mod migration;
 mod modules;
 #[cfg(feature = "fuse")]
 mod mount;
@@ -25,6 +26,7 @@ pub use self::gim::GimModel;
 pub use self::host::FakeHost;
 pub use self::kernel::FakeKernel;
 pub use self::machine::{DriverModel, FunctionModel, Machine, MdevParentModel, MdevTypeModel, SriovModel};
+pub use self::migration::{DeviceModel, FakeProber, MigrationModel, VfioDebugfs};
 #[cfg(feature = "fuse")]
 pub use self::mount::Mounted;
 pub use self::nvidia::{VgpuFramework, VgpuModel, VgpuTypeModel};

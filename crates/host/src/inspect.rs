@@ -84,6 +84,7 @@ fn unreadable(
             cpus: 0,
             memory_mib: 0,
             iommu: Iommu::Off,
+            iommufd: false,
             watchdog: None,
             numa: Vec::new(),
         },

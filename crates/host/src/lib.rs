@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod fake;
 pub mod fence;
 pub mod linux;
+pub mod migration;
 pub mod modules;
 pub mod monitor;
 pub mod nvml;

@@ -13,6 +13,7 @@ use crate::catalogue::Catalogue;
 use crate::discover::{self, Knowledge, Seen, Survey, function, system};
 use crate::health::Watch;
 use crate::library::Library;
+use crate::migration::{Boot, Probe, Prober};
 use crate::monitor::Monitor;
 use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
@@ -29,6 +30,7 @@ pub struct LinuxHost {
     hypervisor: Box<dyn Hypervisor>,
     watch: Watch,
     library: Library,
+    probe: Probe,
     notes: Vec<Finding>,
 }
 
@@ -59,6 +61,7 @@ impl LinuxHost {
             hypervisor,
             watch: Watch::default(),
             library: Library::default(),
+            probe: Probe::default(),
             notes: Vec::new(),
         }
     }
@@ -73,6 +76,13 @@ impl LinuxHost {
     #[must_use]
     pub fn with_monitor(mut self, monitor: Arc<dyn Monitor>) -> Self {
         self.library = Library::of(monitor);
+        self
+    }
+
+    /// The same host, whose partitions are asked what they can. That opens them, while nobody uses them.
+    #[must_use]
+    pub fn with_prober(mut self, prober: Arc<dyn Prober>) -> Self {
+        self.probe = Probe::of(prober);
         self
     }
 
@@ -169,6 +179,10 @@ impl Host for LinuxHost {
         notes.extend(self.notes.iter().cloned());
         let hypervisor = self.hypervisor.observe();
         self.library.tell_of_partitions(&mut gpus, &hypervisor);
+        let system = system::facts(tree);
+        let boot = Boot { id: boot_id.clone(), kernel: system.kernel.clone() };
+        self.probe.ask((&self.calls, &self.name), &boot, (&gpus, &hypervisor), now);
+        self.probe.tell(tree, &mut gpus);
         for note in self.hypervisor.notes(&self.name) {
             // Where there is no /dev/kvm, it is no news that no guest runs by it.
             if notes.iter().all(|known| known.code != note.code) {
@@ -179,7 +193,7 @@ impl Host for LinuxHost {
             host: self.name.clone(),
             boot_id,
             observed_at: now,
-            system: system::facts(tree),
+            system,
             hypervisor,
             gpus,
             stuck: self.stuck(unanswered),
@@ -203,6 +217,7 @@ impl Host for LinuxHost {
         // What it says of the host itself is told by the next look at everything.
         self.watch.look(&self.calls, (&self.name, &last.boot_id), &mut seen);
         self.library.tell(&mut seen);
+        self.probe.tell(self.calls.tree(), &mut seen);
         let mut inventory = last.clone();
         inventory.gpus.retain(|address, _| !gpus.contains(address));
         for (address, mut gpu) in seen {

@@ -79,6 +79,7 @@ pub(crate) fn device(
         vram_mib: None,
         answers: true,
         telemetry: None,
+        migration: None,
         mmio_mib: 0,
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn errno_name(errno: i32) -> &'static str {
         libc::EBUSY => "EBUSY",
         libc::EEXIST => "EEXIST",
         libc::ENODEV => "ENODEV",
+        libc::ENOTTY => "ENOTTY",
         libc::EINVAL => "EINVAL",
         libc::ENOSPC => "ENOSPC",
         libc::EROFS => "EROFS",

@@ -76,6 +76,7 @@ pub(crate) fn partitions(tree: &dyn Tree, pf_dir: &str, holders: &Holders) -> Ve
             vram_mib: None,
             answers: function::answers(tree, &dir),
             telemetry: None,
+            migration: None,
             mmio_mib: windows
                 .iter()
                 .filter(|bar| bar.is_64bit)

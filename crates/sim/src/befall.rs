@@ -40,6 +40,7 @@ impl Inner {
         match event {
             Event::Reboot(_) => self.depart(place, DepartureWay::Reboot).map(Wish::from),
             Event::Shutdown(_) => self.depart(place, DepartureWay::Shutdown).map(Wish::from),
+            Event::HostRemove(host) => Some(Change::RemoveHost { host: host.clone() }.into()),
             Event::Drain(host) => Some(set_duty(host, Duty::Maintenance)),
             Event::Undrain(host) => Some(set_duty(host, Duty::Serving)),
             Event::ConfirmDown(host) => Some(Change::ConfirmHostDown { host: host.clone() }.into()),

@@ -128,6 +128,10 @@ pub enum Event {
     LibvirtOff(HostName),
     /// It runs again.
     LibvirtOn(HostName),
+    /// A host becomes a member of the cluster, with its GPUs.
+    HostJoin(HostName),
+    /// A host shall be forgotten for good, if it has no VM or is known to be down.
+    HostRemove(HostName),
     /// A host shall be emptied.
     Drain(HostName),
     /// It shall take VMs again.
@@ -218,6 +222,8 @@ impl Event {
             Self::Shutdown(host) => (host, "shutdown"),
             Self::LibvirtOff(host) => (host, "libvirt off"),
             Self::LibvirtOn(host) => (host, "libvirt on"),
+            Self::HostJoin(host) => (host, "joins"),
+            Self::HostRemove(host) => (host, "to be removed"),
             Self::Drain(host) => (host, "drain"),
             Self::Undrain(host) => (host, "undrain"),
             Self::ConfirmDown(host) => (host, "confirmed down"),

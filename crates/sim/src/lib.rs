@@ -22,6 +22,7 @@ mod event;
 mod fencing;
 mod judge;
 mod machine;
+mod membership;
 mod model;
 mod network;
 mod node;

@@ -100,6 +100,7 @@ impl Model {
                 cpus: 64,
                 memory_mib: self.memory_mib,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+                iommufd: false,
                 watchdog: None,
                 numa: Vec::new(),
             },
@@ -349,6 +350,7 @@ fn model_gpu(bus: u8) -> Gpu {
         aer: None,
         health: Health::default(),
         telemetry: None,
+        migration: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: PARTITIONS_MAX, vfs: 0, autoprobe: true }),
@@ -374,6 +376,7 @@ fn model_partition(bus: u8, index: u16) -> ObservedPartition {
         vram_mib: None,
         answers: true,
         telemetry: None,
+        migration: None,
     }
 }
 
@@ -388,5 +391,7 @@ fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Domain {
         memory_mib: hardware.memory_mib,
         live_devices: Vec::new(),
         defined_devices: Vec::new(),
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tranche_core::change::Change;
 use tranche_core::liveness::Poll;
 use tranche_core::name::HostName;
 use tranche_core::spec::Timers;
@@ -44,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) name: HostName,
     pub(crate) setup: HostSetup,
     pub(crate) model: Model,
+    /// Whether it is a member of the cluster; else it has no daemon.
+    pub(crate) member: bool,
     pub(crate) on: bool,
     /// Counts the lives of its daemon; the present one's number.
     pub(crate) life: u32,
@@ -76,11 +79,12 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(name: HostName, setup: HostSetup) -> Self {
         let model = Model::new(name.clone(), setup.gpus, setup.memory_mib);
-        let clock_ms = setup.clock_skew_ms;
+        let (clock_ms, member) = (setup.clock_skew_ms, setup.member);
         Self {
             name,
             setup,
             model,
+            member,
             on: true,
             life: 0,
             daemon: None,
@@ -254,6 +258,9 @@ impl Daemon {
             if let Err(Rejected::Store(_)) = answer {
                 self.world.wish_again(wish);
                 return;
+            }
+            if let (Ok(_), Change::RemoveHost { host }) = (&answer, &wish.change) {
+                self.world.removed(host);
             }
             if let Some(then) = wish.then {
                 self.world.with(|inner| inner.wishes.push_front(then.into()));

@@ -76,6 +76,8 @@ pub struct HostSetup {
     pub boot_ms: u64,
     /// How far its clock is off, in milliseconds.
     pub clock_skew_ms: i64,
+    /// Whether it is a member from the beginning; else it becomes one with `host_join`.
+    pub member: bool,
     /// The version that its daemon says it has; while they differ, the oldest leads.
     pub version: String,
 }
@@ -92,6 +94,7 @@ impl Default for HostSetup {
             leave_off: false,
             boot_ms: 20_000,
             clock_skew_ms: 0,
+            member: true,
             version: "1.0.0".to_owned(),
         }
     }

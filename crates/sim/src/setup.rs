@@ -24,19 +24,8 @@ pub(crate) fn write_wishes(store: &Arc<dyn Store>, nodes: &[Node], scenario: &Sc
         },
         ..Spec::default()
     };
-    for (name, setup) in &scenario.hosts {
-        spec.hosts.insert(name.clone(), member(setup));
-        for bus in 1..=setup.gpus {
-            let address = PciAddress { domain: 0, bus, device: 0, function: 0 };
-            let key = GpuKey { host: name.clone(), address: GpuAddress::Pci(address) };
-            let node = nodes.iter().find(|node| &node.name == name);
-            let identity = node.and_then(|node| node.model.identity(&key.address)).expect("it has this GPU");
-            let mode = match setup.partitions {
-                0 => GpuMode::Passthrough { allow_console: false, pool: None },
-                count => GpuMode::Partitioned { count, series: None },
-            };
-            spec.gpus.insert(key, GpuSpec { mode, identity, reloads: 0 });
-        }
+    for node in nodes.iter().filter(|node| node.member) {
+        take_in(&mut spec, node, Timestamp(0));
     }
     for (index, (name, setup)) in scenario.vms.iter().enumerate() {
         let id = VmId(Uuid::from_u128(index as u128 + 1));
@@ -50,14 +39,30 @@ pub(crate) fn write_wishes(store: &Arc<dyn Store>, nodes: &[Node], scenario: &Sc
     assert!(matches!(saved, Saved::Committed(_)), "nobody else writes yet");
 }
 
-fn member(setup: &HostSetup) -> HostSpec {
+/// A host becomes a member, with the wishes for its GPUs.
+pub(crate) fn take_in(spec: &mut Spec, node: &Node, joined_at: Timestamp) {
+    let Node { name, setup, model, .. } = node;
+    spec.hosts.insert(name.clone(), member(setup, joined_at));
+    for bus in 1..=setup.gpus {
+        let address = PciAddress { domain: 0, bus, device: 0, function: 0 };
+        let key = GpuKey { host: name.clone(), address: GpuAddress::Pci(address) };
+        let identity = model.identity(&key.address).expect("it has this GPU");
+        let mode = match setup.partitions {
+            0 => GpuMode::Passthrough { allow_console: false, pool: None },
+            count => GpuMode::Partitioned { count, series: None },
+        };
+        spec.gpus.insert(key, GpuSpec { mode, identity, reloads: 0 });
+    }
+}
+
+fn member(setup: &HostSetup, joined_at: Timestamp) -> HostSpec {
     let fence = setup.agent.then(|| FenceSpec {
         agent: "fence_virsh".parse().expect("it is an agent's name"),
         options: BTreeMap::new(),
         leave_off: setup.leave_off,
     });
     HostSpec {
-        joined_at: Timestamp(0),
+        joined_at,
         labels: setup.labels.clone(),
         duty: Duty::Serving,
         fence,

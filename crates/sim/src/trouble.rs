@@ -253,8 +253,8 @@ pub(crate) fn peace(cast: &Cast<'_>, quiet_ms: u64) -> Vec<TimedEvent> {
             Event::LibvirtOn(host.clone()),
             Event::AgentOn(host.clone()),
         ]);
-        // An agent may have cut a host of which that was never stored, a shutdown may still be under way, and a wish to let it serve may have been uttered
-        // before the one to drain it was taken.
+        // An agent may have cut a host of which that was never stored, a shutdown may still be under way, and a wish to let it serve
+        // may have been uttered before the one to drain it was taken.
         later.extend([30_000, 60_000, 80_000].map(|ms| (ms, Event::PowerOn(host.clone()))));
         later.push((70_000, Event::Undrain(host.clone())));
     }

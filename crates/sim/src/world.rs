@@ -322,6 +322,7 @@ impl Shared {
             Due::PowerCut(node) => self.with(|inner| inner.power_off(node, "its power is cut by an agent")),
             Due::TurnOn(node) => self.with(|inner| inner.turned_on(node)),
             Due::DaemonStart(life) => self.start_daemon(life),
+            Due::Befalls(Event::HostJoin(host)) => self.join(&host),
             Due::Befalls(event) => {
                 let wish = self.with(|inner| inner.befall(&event));
                 self.with(|inner| inner.wishes.extend(wish));
@@ -347,7 +348,7 @@ impl Shared {
     fn start_daemon(self: &Arc<Self>, life: Life) {
         let starts = self.with(|inner| {
             let node = &inner.nodes[life.node];
-            node.on && node.life == life.count && node.daemon.is_none()
+            node.member && node.on && node.life == life.count && node.daemon.is_none()
         });
         if !starts {
             return;

@@ -155,6 +155,7 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(rules::capacity))
         .routes(routes!(installation::findings))
         .routes(routes!(installation::why_not))
+        .routes(routes!(vms::destinations))
         .routes(routes!(installation::doctor))
         .routes(routes!(installation::apply))
         .routes(routes!(installation::diff))

@@ -10,7 +10,7 @@ use tranche_core::name::HostName;
 use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
-use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::fake::{FakeKernel, FakeProber, Machine};
 use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
 use tranche_host::tree::{DirTree, Tree};
@@ -158,6 +158,7 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
 
 #[cfg(feature = "libvirt")]
 fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyhow::Result<Arc<dyn Host>> {
+    use tranche_host::migration::KernelProber;
     use tranche_host::vm::libvirt::{self, Libvirt};
 
     use crate::gate::Gated;
@@ -179,9 +180,9 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
     let host =
         LinuxHost::new(name.clone(), Arc::new(tree), Limits::default(), catalogue, Box::new(hypervisor))
             .with_notes(notes);
-    // A vendor's library speaks of this machine, and of no other tree.
+    // A vendor's library and the kernel speak of this machine, and of no other tree.
     let own = config.root == "/";
-    Ok(Arc::new(if own { host.with_installed_libraries() } else { host }))
+    Ok(Arc::new(if own { host.with_installed_libraries().with_prober(Arc::new(KernelProber)) } else { host }))
 }
 
 #[cfg(not(feature = "libvirt"))]
@@ -197,6 +198,7 @@ fn fake_host(config: &Config, preset: &str, name: &HostName) -> anyhow::Result<A
     let kernel = Arc::new(FakeKernel::boot(machine));
     let hypervisor = Box::new(FakeHypervisor::new(kernel.clone()));
     let (catalogue, notes) = open_catalogue(config);
+    let prober = Arc::new(FakeProber::new(kernel.clone()));
     let host = LinuxHost::new(name.clone(), kernel, Limits::default(), catalogue, hypervisor);
-    Ok(Arc::new(host.with_notes(notes)))
+    Ok(Arc::new(host.with_notes(notes).with_prober(prober)))
 }

@@ -13,6 +13,7 @@ use tranche_core::placement;
 use tranche_core::spec::GpuMode;
 
 use super::Sources;
+use super::migration::MigrationView;
 use super::partition::{PartitionState, PartitionView, partitions_of};
 
 /// A GPU.
@@ -74,6 +75,9 @@ pub struct GpuView {
     pub health: Option<Health>,
     /// What its driver measures, where a library of its vendor tells: serial number, firmware, ECC, load, memory.
     pub telemetry: Option<Telemetry>,
+    /// What live migration of VMs with its partitions rests on; none while it has none. No VM is moved while it runs yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationView>,
     /// What was found about it and its partitions.
     pub findings: Vec<Finding>,
 }
@@ -192,6 +196,9 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
         aer: seen.and_then(|gpu| gpu.aer),
         health: seen.map(|gpu| gpu.health.clone()),
         telemetry: seen.and_then(|gpu| gpu.telemetry.clone()),
+        migration: host
+            .zip(seen)
+            .and_then(|(host, gpu)| Some(MigrationView::of(gpu.migration.as_ref()?, host))),
         findings: sources.about_gpu(key),
     })
 }

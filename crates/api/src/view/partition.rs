@@ -9,6 +9,7 @@ use tranche_core::placement::{self, Uses};
 use tranche_core::plan::Plan;
 
 use super::Sources;
+use super::migration::MigrationView;
 
 /// A partition: decided, or there without having been decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -32,6 +33,9 @@ pub struct PartitionView {
     /// What its driver measures while a VM uses it, where a library of its vendor tells: load and memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<PartitionTelemetry>,
+    /// What live migration of a VM with it rests on, where that is not what holds for its GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationView>,
     /// A stand-in of the virtual lab.
     pub emulated: bool,
 }
@@ -100,11 +104,13 @@ pub fn partitions_of(sources: &Sources<'_>, key: &GpuKey) -> Vec<PartitionView> 
     let decided = placement::decided_slots(key, sources.plan);
     let mut views: Vec<_> =
         decided.iter().filter_map(|slot| decided_view(sources.plan, key, *slot, host, gpu)).collect();
-    let Some(gpu) = gpu else { return views };
+    let (Some(host), Some(gpu)) = (host, gpu) else { return views };
     let undecided = |partition: &&ObservedPartition| {
         partition.index.is_none_or(|index| !decided.contains(&Slot::Partition(index)))
     };
-    views.extend(gpu.partitions.iter().filter(undecided).map(|partition| foreign_view(key, gpu, partition)));
+    views.extend(
+        gpu.partitions.iter().filter(undecided).map(|partition| foreign_view(key, (host, gpu), partition)),
+    );
     views
 }
 
@@ -146,6 +152,7 @@ fn decided_view(
         state,
         vm,
         telemetry: seen.and_then(|seen| seen.telemetry),
+        migration: host.zip(seen).and_then(|(host, seen)| own_migration(seen, host)),
         emulated: gpu.is_some_and(|gpu| gpu.emulated),
     })
 }
@@ -171,7 +178,16 @@ fn unbooked_state(plan: &Plan, slot: &SlotKey, host: &HostInventory, gpu: Option
     }
 }
 
-fn foreign_view(key: &GpuKey, gpu: &Gpu, partition: &ObservedPartition) -> PartitionView {
+/// What is known of it alone.
+fn own_migration(partition: &ObservedPartition, host: &HostInventory) -> Option<MigrationView> {
+    Some(MigrationView::of(partition.migration.as_ref()?, host))
+}
+
+fn foreign_view(
+    key: &GpuKey,
+    (host, gpu): (&HostInventory, &Gpu),
+    partition: &ObservedPartition,
+) -> PartitionView {
     PartitionView {
         host: key.host.clone(),
         gpu: key.address.clone(),
@@ -182,6 +198,7 @@ fn foreign_view(key: &GpuKey, gpu: &Gpu, partition: &ObservedPartition) -> Parti
         state: PartitionState::Foreign,
         vm: None,
         telemetry: partition.telemetry,
+        migration: own_migration(partition, host),
         emulated: gpu.emulated,
     }
 }

@@ -54,6 +54,7 @@ fn partition(index: u16) -> ObservedPartition {
         vram_mib: None,
         answers: true,
         telemetry: None,
+        migration: None,
     }
 }
 
@@ -77,6 +78,7 @@ fn observed_gpu() -> Gpu {
         aer: None,
         health: Health::default(),
         telemetry: None,
+        migration: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 16, vfs: 4, autoprobe: false }),
@@ -100,6 +102,8 @@ fn domain(state: DomainState) -> Domain {
         memory_mib: 512,
         live_devices: Vec::new(),
         defined_devices: Vec::new(),
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
     }
 }
 
@@ -144,6 +148,7 @@ impl Situation {
             cpus: 8,
             memory_mib: 1024,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            iommufd: false,
             watchdog: None,
             numa: Vec::new(),
         };

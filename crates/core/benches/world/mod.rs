@@ -93,6 +93,7 @@ pub(crate) fn add_host(
             cpus: 64,
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            iommufd: false,
             watchdog: None,
             numa: Vec::new(),
         },
@@ -136,6 +137,7 @@ fn gpu(bus: u8) -> Gpu {
             vram_mib: None,
             answers: true,
             telemetry: None,
+            migration: None,
         }
     });
     Gpu {
@@ -157,6 +159,7 @@ fn gpu(bus: u8) -> Gpu {
         aer: None,
         health: Health::default(),
         telemetry: None,
+        migration: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: PARTITIONS, vfs: PARTITIONS, autoprobe: false }),
@@ -200,5 +203,7 @@ fn domain(name: &VmName, id: VmId, device: HostDevice) -> Domain {
         memory_mib: 4_096,
         live_devices: vec![device.clone()],
         defined_devices: vec![device],
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
     }
 }

@@ -1,5 +1,7 @@
 //! What libvirt says of a domain, and how it names the devices that one has.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -28,6 +30,30 @@ pub struct Domain {
     pub live_devices: Vec<HostDevice>,
     /// Host devices in the stored definition.
     pub defined_devices: Vec<HostDevice>,
+    /// The machine that it runs on, with its version (`pc-q35-10.0`); none when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// What of the running machine ties it to its host; empty when it is off.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub blockers: BTreeSet<MigrationBlocker>,
+}
+
+/// Something in a machine that cannot move while it runs (libvirt: src/qemu/qemu_migration.c, qemuMigrationSrcIsAllowed; QEMU:
+/// hw/vfio/migration.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum MigrationBlocker {
+    /// An IOMMU for the guest: QEMU does not move VFIO devices behind one.
+    Viommu,
+    /// Memory that it shares with others.
+    SharedMemory,
+    /// A directory of the host.
+    Filesystem,
+    /// An invariant time stamp counter whose frequency is not given.
+    InvariantTsc,
+    /// A device of the host that Tranche did not put there.
+    ForeignDevice,
 }
 
 /// What a domain does (libvirt: virDomainState, virDomainShutoffReason).

@@ -121,8 +121,7 @@ impl Trials {
     /// What this host has to say of it. What is wrong with an agent or a secret of this machine is said once, whichever hosts it
     /// is for; what is wrong with options, only by who asks the device.
     pub fn findings(&self, own: &HostName) -> Vec<Finding> {
-        let mut said: BTreeMap<(Code, &AgentName, Option<&HostName>), Vec<(&HostName, &Finding)>> =
-            BTreeMap::new();
+        let mut said: BTreeMap<About<'_>, Vec<(&HostName, &Finding)>> = BTreeMap::new();
         for ((trial, host), tried) in &self.tried {
             let Some(found) = tried.found.as_ref().filter(|_| tried.failures > 1) else { continue };
             let is_of_options = *trial == Trial::Device || found.code == Code::FenceOptionInvalid;
@@ -130,7 +129,8 @@ impl Trials {
                 continue;
             }
             let only = is_of_options.then_some(host);
-            said.entry((found.code, &tried.how.agent, only)).or_default().push((host, found));
+            let about = About { code: found.code, agent: &tried.how.agent, only };
+            said.entry(about).or_default().push((host, found));
         }
         let told = |hosts: Vec<(&HostName, &Finding)>| {
             let (_, first) = hosts.first()?;
@@ -139,6 +139,15 @@ impl Trials {
         };
         said.into_values().filter_map(told).collect()
     }
+}
+
+/// What is said once.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct About<'a> {
+    code: Code,
+    agent: &'a AgentName,
+    /// The only host that it is about; none if it is about this machine.
+    only: Option<&'a HostName>,
 }
 
 /// The next host by name that is up; behind the last comes the first.

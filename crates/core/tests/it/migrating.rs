@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use crate::fleet::{Fleet, node};
 use crate::led::Cluster;
-use crate::world::{operation, vm};
+use crate::operations::operation;
+use crate::world::vm;
 
 fn migrate(name: &str, to: Option<usize>) -> Change {
     Change::MigrateVm { name: vm(name), to: to.map(node) }

@@ -12,7 +12,8 @@ use tranche_core::step::Step;
 use tranche_core::why::why_not;
 use uuid::Uuid;
 
-use crate::world::{PASSTHROUGH, World, gpu, host, operation, partitioned, vm};
+use crate::operations::operation;
+use crate::world::{PASSTHROUGH, World, gpu, host, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 

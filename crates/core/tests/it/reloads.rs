@@ -10,7 +10,8 @@ use tranche_core::spec::{GpuMode, Request};
 use tranche_core::step::Step;
 use uuid::Uuid;
 
-use crate::world::{PASSTHROUGH, World, gpu, operation, partitioned, vm};
+use crate::operations::operation;
+use crate::world::{PASSTHROUGH, World, gpu, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 

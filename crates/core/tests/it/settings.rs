@@ -194,7 +194,7 @@ fn a_vm_that_is_to_be_protected_from_now_on_is_refused_warned_of_or_let_through_
         fleet.spec.policy.admission = policy;
         let answer = ask(&fleet, &protect);
         assert_eq!(answer.is_ok(), policy != Admission::Enforce);
-        let told = answer.map_or_else(|refusal| refusal, |findings| findings);
+        let told = answer.unwrap_or_else(|refusal| refusal);
         let told = told.iter().find(|finding| finding.code == Code::CapacityShort);
         assert_eq!(told.map(|finding| finding.severity), severity, "{policy:?}");
     }

@@ -137,6 +137,8 @@ fn an_adopted_vm_stays_where_its_definition_is() {
         memory_mib: 512,
         live_devices: Vec::new(),
         defined_devices: Vec::new(),
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
     };
     let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("libvirt is up") };
     domains.insert("desk".to_owned(), domain);

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::change::{Change, NewVm, Refusal, State, admit};
 use tranche_core::check;
-use tranche_core::finding::{Code, Finding, Subject};
+use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::*;
 use tranche_core::mixed::{self, MixedSize};
 use tranche_core::name::*;
-use tranche_core::operation::{Goal, Operation, OperationState};
 use tranche_core::plan::Plan;
 use tranche_core::planner::{self, Memory, Planned};
 use tranche_core::spec::*;
@@ -84,6 +83,7 @@ impl World {
                 cpus: 8,
                 memory_mib: 65_536,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+                iommufd: false,
                 watchdog: None,
                 numa: Vec::new(),
             },
@@ -375,6 +375,7 @@ impl World {
                 vram_mib: None,
                 answers: true,
                 telemetry: None,
+                migration: None,
             })
             .collect();
     }
@@ -467,6 +468,7 @@ impl World {
             vram_mib: None,
             answers: true,
             telemetry: None,
+            migration: None,
         });
         seen.partitions.sort_by_key(|partition| partition.index);
     }
@@ -548,6 +550,7 @@ fn model_gpu(bus: u8) -> Gpu {
         aer: None,
         health: Health::default(),
         telemetry: None,
+        migration: None,
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: 8, vfs: 0, autoprobe: true }),
@@ -579,21 +582,7 @@ pub(crate) fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Do
         memory_mib: hardware.memory_mib,
         live_devices: Vec::new(),
         defined_devices: Vec::new(),
-    }
-}
-
-/// An operation that was begun for a goal.
-pub(crate) fn operation(title: &str, subject: Subject, goal: Goal) -> Operation {
-    Operation {
-        id: OperationId(Uuid::nil()),
-        title: title.to_owned(),
-        subject,
-        goal,
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-        state: OperationState::Running,
-        progress_percent: 0,
-        findings: Vec::new(),
-        log: Vec::new(),
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
     }
 }

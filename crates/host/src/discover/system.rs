@@ -30,6 +30,7 @@ pub(crate) fn facts(tree: &dyn Tree) -> SystemFacts {
         cpus: parse::cpu_list_len(&text("sys/devices/system/cpu/online")),
         memory_mib: memory_kib.unwrap_or(0) / 1024,
         iommu: iommu(tree),
+        iommufd: tree.exists("dev/iommu"),
         watchdog: watchdog::all(tree).into_iter().next(),
         numa: numa(tree),
     }

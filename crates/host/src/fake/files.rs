@@ -12,6 +12,7 @@ use tranche_core::name::{GpuAddress, PciAddress};
 use uuid::Uuid;
 
 use super::gim;
+use super::migration;
 use super::nvidia::files::{self as nvidia, VgpuFile};
 use super::state::{Function, Role, State};
 use super::xe::{self, XeFile};
@@ -91,7 +92,7 @@ pub(super) enum Listing {
     Processes,
 }
 
-const FUNCTION_ATTRIBUTES: [&str; 36] = [
+const FUNCTION_ATTRIBUTES: [&str; 37] = [
     "accelerator_partition_profile",
     "aer_dev_correctable",
     "aer_dev_fatal",
@@ -103,6 +104,7 @@ const FUNCTION_ATTRIBUTES: [&str; 36] = [
     "driver",
     "driver_override",
     "drm",
+    "iommu",
     "iommu_group",
     "mdev_supported_types",
     "memory_partition_mode",
@@ -159,6 +161,7 @@ fn modelled(state: &State, path: &[&str]) -> Option<Node> {
         ["sys", "bus", rest @ ..] => bus(state, rest),
         ["sys", "class", rest @ ..] => class(state, rest),
         ["sys", "devices", rest @ ..] => devices(state, rest),
+        ["sys", "kernel", "debug", rest @ ..] => migration::debugfs(state, rest),
         ["sys", "kernel", rest @ ..] => users::groups(state, rest),
         ["proc", rest @ ..] => users::proc(state, rest),
         ["dev", rest @ ..] => users::dev(state, rest),
@@ -209,7 +212,8 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
         Listing::Processes => {
             let pids = users::holders(state).map(|holder| holder.pid.to_string());
             let driver = users::driver_file(state, &[]).map(|_| "driver");
-            pids.chain(["cpuinfo", "meminfo", "sys"].into_iter().chain(driver).map(str::to_owned)).collect()
+            pids.chain(["cmdline", "cpuinfo", "meminfo", "sys"].into_iter().chain(driver).map(str::to_owned))
+                .collect()
         }
     };
     names.sort_unstable();
@@ -217,19 +221,19 @@ pub(super) fn list(state: &State, listing: Listing) -> Vec<String> {
     names
 }
 
-fn dir(names: &'static [&'static str]) -> Option<Node> {
+pub(super) fn dir(names: &'static [&'static str]) -> Option<Node> {
     Some(Node::Dir(Listing::Fixed(names)))
 }
 
-fn names(names: impl IntoIterator<Item = String>) -> Option<Node> {
+pub(super) fn names(names: impl IntoIterator<Item = String>) -> Option<Node> {
     Some(Node::Dir(Listing::Names(names.into_iter().collect())))
 }
 
-fn link(target: String) -> Option<Node> {
+pub(super) fn link(target: String) -> Option<Node> {
     Some(Node::Link(target))
 }
 
-fn text(value: impl std::fmt::Display) -> Option<Node> {
+pub(super) fn text(value: impl std::fmt::Display) -> Option<Node> {
     Some(Node::File(File::Text(format!("{value}\n"))))
 }
 
@@ -275,8 +279,10 @@ fn bus(state: &State, path: &[&str]) -> Option<Node> {
 fn class(state: &State, path: &[&str]) -> Option<Node> {
     match path {
         [] => dir(&["iommu", "mdev_bus"]),
-        ["iommu"] => names(state.machine.iommu.then(|| "dmar0".to_owned())),
-        ["iommu", "dmar0"] if state.machine.iommu => link("../../devices/virtual/iommu/dmar0".to_owned()),
+        ["iommu"] => names(state.machine.iommu.then(|| migration::unit(state).to_owned())),
+        ["iommu", name] if state.machine.iommu && *name == migration::unit(state) => {
+            link(format!("../../devices/virtual/iommu/{name}"))
+        }
         ["mdev_bus"] => names(state.mdev_parents().map(|parent| parent.to_string())),
         ["mdev_bus", name] => {
             let parent = name.parse().ok()?;
@@ -297,8 +303,7 @@ fn devices(state: &State, path: &[&str]) -> Option<Node> {
             let parents = state.machine.mdev_parents.iter().map(|parent| parent.name.to_string());
             names(parents.chain(state.machine.iommu.then(|| "iommu".to_owned())))
         }
-        ["virtual", "iommu"] if state.machine.iommu => dir(&["dmar0"]),
-        ["virtual", "iommu", "dmar0"] if state.machine.iommu => dir(&[]),
+        ["virtual", "iommu", rest @ ..] if state.machine.iommu => migration::units(state, rest),
         ["virtual", name, rest @ ..] => {
             let parent = GpuAddress::Virtual(name.parse().ok()?);
             state.mdev_types(&parent)?;
@@ -395,6 +400,7 @@ fn function_entry(state: &State, address: PciAddress, function: &Function, name:
         name if gim::ATTRIBUTES.contains(&name) => text(state.gim_attribute(address, name)?),
         "driver_override" => file(File::Override(address)),
         "driver" => link(format!("../../../bus/pci/drivers/{}", function.driver.as_ref()?)),
+        "iommu" => migration::unit_of(state, function, address),
         "iommu_group" => link(format!("../../../kernel/iommu_groups/{}", function.group?)),
         "subsystem" => link("../../../bus/pci".to_owned()),
         "physfn" => match function.role {
@@ -488,7 +494,7 @@ fn present(state: &State, name: &str) -> Option<PciAddress> {
 }
 
 /// Where a function lies under `sys/devices`.
-fn function_path(address: PciAddress) -> String {
+pub(super) fn function_path(address: PciAddress) -> String {
     format!("{}/{address}", domain_root(address.domain))
 }
 

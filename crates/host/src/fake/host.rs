@@ -8,7 +8,7 @@ use tranche_core::inventory::{self, HostInventory};
 use tranche_core::name::{GpuAddress, HostName, Timestamp};
 use tranche_core::step::Step;
 
-use super::FakeKernel;
+use super::{FakeKernel, FakeProber};
 use crate::Host;
 use crate::calls::Limits;
 use crate::catalogue::Catalogue;
@@ -26,6 +26,8 @@ pub struct FakeHost {
     pub hypervisor: Arc<FakeHypervisor>,
     /// Its watchdog, which resets it when time is passed by [`Self::pass_time`].
     pub watchdog: FakeWatchdog,
+    /// What its partitions are asked through.
+    pub prober: Arc<FakeProber>,
     host: LinuxHost,
 }
 
@@ -35,8 +37,10 @@ impl FakeHost {
         let kernel = Arc::new(kernel);
         let hypervisor = Arc::new(FakeHypervisor::new(Arc::<FakeKernel>::clone(&kernel)));
         let vms = Box::new(Arc::clone(&hypervisor));
-        let host = LinuxHost::new(name, Arc::<FakeKernel>::clone(&kernel), limits, catalogue, vms);
-        Self { kernel, hypervisor, watchdog: FakeWatchdog::new(Model::default()), host }
+        let prober = Arc::new(FakeProber::new(Arc::clone(&kernel)));
+        let host = LinuxHost::new(name, Arc::<FakeKernel>::clone(&kernel), limits, catalogue, vms)
+            .with_prober(Arc::<FakeProber>::clone(&prober));
+        Self { kernel, hypervisor, watchdog: FakeWatchdog::new(Model::default()), prober, host }
     }
 
     /// Power is lost and comes back: no VM runs, and what the kernel does not keep is gone.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use tranche_core::name::{DeviceName, PciAddress, PciIds};
 
 use super::gim::GimModel;
+use super::migration::{DeviceModel, MigrationModel};
 use super::nvidia::{self, VgpuFramework, VgpuModel};
 use super::xe::{XeAdmin, XeModel};
 use crate::catalogue::{Catalogue, Entry, MatchKey};
@@ -46,6 +47,8 @@ pub struct Machine {
     pub files: BTreeMap<String, String>,
     /// What NVIDIA's driver makes of physical functions.
     pub vgpus: Vec<VgpuModel>,
+    /// What it can about live migration.
+    pub migration: MigrationModel,
 }
 
 /// A driver.
@@ -152,6 +155,7 @@ impl Default for Machine {
             gim: Vec::new(),
             files: BTreeMap::new(),
             vgpus: Vec::new(),
+            migration: MigrationModel::default(),
         }
     }
 }
@@ -246,6 +250,8 @@ impl Machine {
         let aliases = "alias vfio_pci:v00008086d0000E212sv*sd*bc*sc*i* xe_vfio_pci\n\
                        alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci";
         let ids = PciIds { vendor: 0x8086, device: 0xe212, subvendor: 0x8086, subdevice: 0x1114 };
+        let devices = [("xe-vfio-pci".to_owned(), DeviceModel { flags: 3, dirty_log: false })].into();
+        let migration = MigrationModel { devices, ..MigrationModel::default() };
         Self {
             files: [(format!("lib/modules/{kernel}/modules.alias"), aliases.to_owned())].into(),
             kernel,
@@ -253,6 +259,7 @@ impl Machine {
             vfio_variants: vec!["xe-vfio-pci".to_owned()],
             functions: vec![vendor_function(address, ids, 0x03_0000, (12, 1, 1), 0xe212)],
             xe: vec![XeModel { gpu: address, shared_mib: 16_128, admin: XeAdmin::WithQuotas }],
+            migration,
             ..Self::default()
         }
     }

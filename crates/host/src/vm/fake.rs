@@ -400,6 +400,8 @@ impl FakeDomain {
             memory_mib: facts.memory_mib,
             live_devices: devices(self.run.as_ref().map(|run| &run.definition)),
             defined_devices: devices(self.definition()),
+            machine: None,
+            blockers: std::collections::BTreeSet::new(),
         })
     }
 }

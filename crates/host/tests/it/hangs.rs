@@ -14,7 +14,7 @@ use crate::machine::{
 };
 
 /// Short, because these tests wait them out, and long enough for calls that do not hang on a machine that is busy.
-const SHORT: Limits = Limits { read_ms: 2_000, write_ms: 2_000, tool_ms: 2_000 };
+pub(crate) const SHORT: Limits = Limits { read_ms: 2_000, write_ms: 2_000, tool_ms: 2_000 };
 
 fn impatient() -> FakeHost {
     FakeHost::new("node1".parse().unwrap(), FakeKernel::boot(Machine::lab()), lab_catalogue(), SHORT)

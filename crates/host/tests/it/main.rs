@@ -13,6 +13,7 @@ mod inspect;
 mod library;
 mod life;
 mod machine;
+mod migration;
 mod modules;
 mod nvidia;
 mod nvidia_machine;

@@ -6,6 +6,7 @@ mod falls;
 mod faults;
 mod fencing;
 mod known;
+mod members;
 mod operations;
 mod playing;
 mod refusals;

@@ -31,6 +31,7 @@ pub(crate) fn fleet(vms: usize) -> State {
             cpus: 64,
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },
+            iommufd: false,
             watchdog: None,
             numa: Vec::new(),
         },
@@ -150,5 +151,7 @@ fn domain(name: &VmName, id: VmId) -> Domain {
         memory_mib: 8192,
         live_devices: Vec::new(),
         defined_devices: Vec::new(),
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
     }
 }

@@ -83,6 +83,17 @@ pub enum VmCommand {
         #[command(flatten)]
         doing: Doing,
     },
+    /// Where a VM that runs could go: what would become of it on each other host
+    ///
+    /// Live migration is not possible yet: a VM that goes elsewhere is restarted. What would stand against moving it while it runs
+    /// is told all the same, so that hosts can be made ready for it.
+    #[command(
+        after_long_help = "Examples:\n  tranche vm destinations desk-02\n  tranche vm destinations desk-02 -o json"
+    )]
+    Destinations {
+        /// The VM
+        name: VmName,
+    },
     /// Forget a VM. Its disks stay; an adopted domain stays too
     Delete {
         /// The VM

@@ -9,6 +9,7 @@ use tranche_api::cluster::ClusterView;
 use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
 use tranche_core::diagnostics as say;
+use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
 use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware, VmPart};
 
@@ -46,6 +47,9 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         }
         VmCommand::Migrate { name, to, doing } => {
             change::post(&path(&name, "/migrate"), &MigrateVm { to }, doing, daemon)
+        }
+        VmCommand::Destinations { name } => {
+            daemon.show(daemon.client.get::<Vec<Outlook>>(&path(&name, "/destinations"))?.as_slice())
         }
         VmCommand::Delete { name, force, doing } => {
             let path = path(&name, if force { "?force=true" } else { "" });

@@ -3,9 +3,11 @@
 mod capacity;
 mod catalogue;
 mod cluster;
+mod destinations;
 mod gpu;
 mod homogeneity;
 mod host;
+mod migration;
 mod plan;
 mod policy;
 

@@ -80,6 +80,7 @@ pub(crate) fn a2() -> GpuView {
         aer: None,
         health: None,
         telemetry: None,
+        migration: None,
         findings: Vec::new(),
     }
 }
@@ -127,6 +128,7 @@ pub(crate) fn partitions() -> Vec<PartitionView> {
         state: PartitionState::Free,
         vm: None,
         telemetry: None,
+        migration: None,
         emulated: true,
     };
     let mut partitions: Vec<PartitionView> = (0..4).map(partition).collect();

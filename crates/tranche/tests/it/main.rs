@@ -9,6 +9,7 @@ mod homogeneity;
 mod inspecting;
 mod leaderless;
 mod looking;
+mod migration;
 mod refusals;
 mod settings;
 mod simulating;

@@ -8,6 +8,7 @@ use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, N
 use tranche_api::view::{self, VmView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
+use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
 use tranche_core::spec::VmPart;
 
@@ -177,6 +178,22 @@ pub(super) async fn migrate(
     InBody(MigrateVm { to }): InBody<MigrateVm>,
 ) -> Result<Response, Refusal> {
     app.change(Change::MigrateVm { name, to }, query.dry_run).await
+}
+
+/// Where a VM that runs could go: what would become of it on each other host, and what stands against moving it while it runs.
+#[utoipa::path(
+    get,
+    path = "/v1/vms/{name}/destinations", operation_id = "vm_destinations",
+    tag = "vms",
+    params(("name" = VmName, Path)),
+    responses((status = 200, description = "Every other host, by name.", body = Vec<Outlook>), Refusals)
+)]
+pub(super) async fn destinations(
+    State(app): State<App>,
+    InPath(name): InPath<VmName>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<Json<Vec<Outlook>>, Refusal> {
+    Ok(Json(app.ask(move |engine| engine.destinations(&name)).await?))
 }
 
 /// Lets a VM ask for a GPU or a partition.

@@ -86,7 +86,7 @@ fn when_a_host_loses_its_power_an_agent_confirms_it_and_its_vms_start_elsewhere(
             "loss {loss}: {victim}; {:.1} s from its end to the start of its VMs",
             began.elapsed().as_secs_f64()
         );
-        assert_eq!(other.cut()[was_cut..], [victim.clone()], "one agent was asked, once");
+        assert_eq!(other.cut().split_off(was_cut), [&*victim], "one agent was asked, once");
         let asked = until("an agent is asked to turn it on", || {
             let asked = machines[at].turned_on().split_off(was_on);
             (!asked.is_empty()).then_some(asked)

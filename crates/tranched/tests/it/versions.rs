@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding};
+use tranche_core::inventory::HostInventory;
 use tranche_core::liveness::Cause;
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::plan::{HostPlan, Standing};
@@ -70,6 +71,8 @@ impl Cluster {
         let _ = repository.commit(loaded, next, &Terms::default()).unwrap();
         let mut cluster = Self { clock, store, hosts: Vec::new(), now_ms: 1_000 };
         for (number, version) in versions.iter().enumerate() {
+            let nothing = HostInventory::unread(host(number), "there is no libvirt".to_owned());
+            cluster.repository().report(&HostInventory { unread: None, ..nothing }).unwrap();
             let one = cluster.start(number, version);
             cluster.hosts.push(one);
         }

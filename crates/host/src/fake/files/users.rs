@@ -17,7 +17,7 @@ pub(super) fn groups(state: &State, path: &[&str]) -> Option<Node> {
         members.map(|(uuid, mdev)| (uuid.to_string(), format!("{}/{uuid}", parent_path(&mdev.parent))))
     };
     match path {
-        [] => dir(&["iommu_groups"]),
+        [] => dir(&["debug", "iommu_groups"]),
         ["iommu_groups"] => Some(Node::Dir(Listing::Groups)),
         ["iommu_groups", id, rest @ ..] => {
             let id: u32 = id.parse().ok()?;
@@ -42,6 +42,7 @@ pub(super) fn proc(state: &State, path: &[&str]) -> Option<Node> {
     match path {
         [] => Some(Node::Dir(Listing::Processes)),
         ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
+        ["cmdline"] => text(&machine.migration.command_line),
         ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
         ["driver", rest @ ..] => driver_file(state, rest),
         ["sys"] => dir(&["kernel"]),
@@ -124,7 +125,9 @@ pub(super) fn dev(state: &State, path: &[&str]) -> Option<Node> {
             let kvm = state.machine.kvm.then(|| "kvm".to_owned());
             let fixed = ["kmsg", "vfio"].map(str::to_owned);
             let classes = ["dri", "snd"].into_iter().filter(|class| !nodes_below(state, class).is_empty());
-            names(nvidia::nodes(state).into_iter().chain(kvm).chain(fixed).chain(classes.map(str::to_owned)))
+            let iommu = state.machine.migration.iommufd.then(|| "iommu".to_owned());
+            let vendors = nvidia::nodes(state).into_iter();
+            names(vendors.chain(kvm).chain(iommu).chain(fixed).chain(classes.map(str::to_owned)))
         }
         [class @ ("dri" | "snd")] => {
             let nodes = nodes_below(state, class);
@@ -136,6 +139,7 @@ pub(super) fn dev(state: &State, path: &[&str]) -> Option<Node> {
         [node] if nvidia::nodes(state).iter().any(|known| known == node) => text(""),
         ["kmsg"] => file(File::Text(state.signs.logged())),
         ["kvm"] if state.machine.kvm => text(""),
+        ["iommu"] if state.machine.migration.iommufd => text(""),
         ["vfio"] => {
             let fixed = if state.machine.vfio_nodes { &["devices", "vfio"][..] } else { &["vfio"] };
             names(

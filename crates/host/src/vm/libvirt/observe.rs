@@ -6,11 +6,11 @@
 //! whether each runs. The rest of a domain rarely changes and is long, so it is read again only when an event says so,
 //! when the domain starts or stops, or after a while.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tranche_core::inventory::{self, DomainState, HostDevice, OffReason, Resources};
+use tranche_core::inventory::{self, DomainState, HostDevice, MigrationBlocker, OffReason, Resources};
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -47,6 +47,8 @@ struct Reading {
     memory_mib: u64,
     defined_devices: Vec<HostDevice>,
     live_devices: Vec<HostDevice>,
+    machine: Option<String>,
+    blockers: BTreeSet<MigrationBlocker>,
     /// libvirt's number of the run that was read; none for a domain that was off.
     run: Option<u32>,
     at: Instant,
@@ -196,6 +198,8 @@ impl Shared {
                 memory_mib: reading.memory_mib,
                 live_devices: reading.live_devices,
                 defined_devices: reading.defined_devices,
+                machine: reading.machine,
+                blockers: reading.blockers,
             };
             domains.insert(name, observed);
         }
@@ -222,12 +226,18 @@ fn read(domain: &Domain, run: Option<u32>) -> Result<Reading, ObserveError> {
     let live = facts(0)?;
     let (state, reason) = domain.get_state()?;
     let state = domain_state(state, reason, run.is_some());
+    // What is off is made anew with its next start.
+    let live = state.is_active().then_some(live);
+    let (machine, blockers) =
+        live.as_ref().map(|live| (live.machine.clone(), live.blockers.clone())).unwrap_or_default();
     Ok(Reading {
         state,
         vcpus: defined.vcpus,
         memory_mib: defined.memory_mib,
         defined_devices: defined.devices,
-        live_devices: if state.is_active() { live.devices } else { Vec::new() },
+        live_devices: live.map(|live| live.devices).unwrap_or_default(),
+        machine,
+        blockers,
         run,
         at: Instant::now(),
     })

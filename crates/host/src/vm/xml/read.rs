@@ -1,10 +1,11 @@
 //! What a domain's XML says, as far as Tranche asks.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use camino::Utf8PathBuf;
 use roxmltree::{Document, Node};
-use tranche_core::inventory::{DeviceSource, HostDevice};
+use tranche_core::inventory::{DeviceSource, HostDevice, MigrationBlocker};
 use tranche_core::name::PciAddress;
 use uuid::Uuid;
 
@@ -23,6 +24,10 @@ pub struct Facts {
     pub memory_mib: u64,
     /// The devices of the host in it, in document order.
     pub devices: Vec<HostDevice>,
+    /// The machine that it is; with its version where libvirt describes one that runs.
+    pub machine: Option<String>,
+    /// What in it could not move to another host while it runs.
+    pub blockers: BTreeSet<MigrationBlocker>,
 }
 
 /// Reads a domain's XML.
@@ -43,6 +48,8 @@ pub fn read(xml: &str) -> Result<Facts, XmlError> {
         vcpus: vcpus.map_or(Ok(1), |count| parse("a number of processors", count))?,
         memory_mib: bytes(memory)? >> 20,
         devices: devices(domain).filter_map(host_device).collect(),
+        machine: descend(domain, &["os", "type"]).and_then(|os| os.attribute("machine")).map(str::to_owned),
+        blockers: blockers(domain),
     })
 }
 
@@ -76,6 +83,37 @@ pub(super) fn is_ours(device: Node<'_, '_>) -> bool {
         && child(device, "alias")
             .and_then(|alias| alias.attribute("name"))
             .is_some_and(|name| name.starts_with(ALIAS_PREFIX))
+}
+
+/// What in a machine could not move to another host while it runs (libvirt: src/qemu/qemu_migration.c).
+fn blockers(domain: Node<'_, '_>) -> BTreeSet<MigrationBlocker> {
+    let of_device = |device: Node<'_, '_>| match device.tag_name().name() {
+        "iommu" => Some(MigrationBlocker::Viommu),
+        "shmem" => Some(MigrationBlocker::SharedMemory),
+        "filesystem" => Some(MigrationBlocker::Filesystem),
+        "hostdev" if !is_ours(device) => Some(MigrationBlocker::ForeignDevice),
+        "interface" if device.attribute("type") == Some("hostdev") => Some(MigrationBlocker::ForeignDevice),
+        _ => None,
+    };
+    let has_invtsc = child(domain, "cpu").is_some_and(|cpu| {
+        let requires = |node: Node<'_, '_>| {
+            node.has_tag_name("feature")
+                && node.attribute("name") == Some("invtsc")
+                && node.attribute("policy").is_none_or(|policy| matches!(policy, "require" | "force"))
+        };
+        cpu.children().any(requires)
+    });
+    let has_frequency = child(domain, "clock").is_some_and(|clock| {
+        let is_given = |node: Node<'_, '_>| {
+            node.attribute("name") == Some("tsc") && node.attribute("frequency").is_some()
+        };
+        clock.children().any(is_given)
+    });
+    let mut found: BTreeSet<MigrationBlocker> = devices(domain).filter_map(of_device).collect();
+    if has_invtsc && !has_frequency {
+        found.insert(MigrationBlocker::InvariantTsc);
+    }
+    found
 }
 
 /// A device of the host, in any of the elements in which libvirt takes one.
@@ -177,6 +215,30 @@ mod tests {
             {"source":{"kind":"pci","address":"10000:01:00.1"},"ours":false}
             {"source":{"kind":"pci","address":"0000:02:00.0"},"ours":false}"#]]
         .assert_eq(&devices.join("\n"));
+    }
+
+    #[test]
+    fn what_ties_a_machine_to_its_host_is_read() {
+        use MigrationBlocker::{Filesystem, ForeignDevice, InvariantTsc, SharedMemory, Viommu};
+        assert_eq!(read(DESK).unwrap().blockers, BTreeSet::from([ForeignDevice]));
+        let bare =
+            "<domain><name>a</name><uuid>11111111-2222-3333-4444-555555555555</uuid><memory>65536</memory>
+<os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os><cpu mode='host-passthrough'>FEATURE</cpu>
+<clock offset='utc'>TIMER</clock><devices>DEVICES</devices></domain>";
+        let with = |feature: &str, timer: &str, devices: &str| {
+            let xml = bare.replace("FEATURE", feature).replace("TIMER", timer).replace("DEVICES", devices);
+            read(&xml).unwrap()
+        };
+        let plain = with("", "", "");
+        assert_eq!((plain.machine.as_deref(), plain.blockers), (Some("pc-q35-10.0"), BTreeSet::new()));
+        let invtsc = "<feature policy='require' name='invtsc'/>";
+        assert_eq!(with(invtsc, "", "").blockers, BTreeSet::from([InvariantTsc]));
+        assert_eq!(with(invtsc, "<timer name='tsc' frequency='2000000000'/>", "").blockers, BTreeSet::new());
+        assert_eq!(with("<feature policy='disable' name='invtsc'/>", "", "").blockers, BTreeSet::new());
+        let ours = "<hostdev mode='subsystem' type='mdev'><alias name='ua-tranche-0'/></hostdev>";
+        assert_eq!(with("", "", ours).blockers, BTreeSet::new());
+        let all = "<iommu model='intel'/><shmem name='x'/><filesystem type='mount'/>";
+        assert_eq!(with("", "", all).blockers, BTreeSet::from([Viommu, SharedMemory, Filesystem]));
     }
 
     #[test]

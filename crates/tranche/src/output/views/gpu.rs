@@ -6,7 +6,7 @@ use tranche_core::inventory::{Backend, Ecc, Health, HealthState, HostInventory, 
 use tranche_core::mixed::MixedSize;
 use tranche_core::name::GpuAddress;
 
-use super::Show;
+use super::{Show, migration};
 use crate::output::table::{rows, sheet};
 use crate::output::text;
 
@@ -98,6 +98,10 @@ impl Show for GpuSheet {
         if !self.partitions.is_empty() {
             text.push('\n');
             text.push_str(&self.partitions.as_slice().as_text());
+        }
+        if let Some(known) = &self.gpu.migration {
+            text.push('\n');
+            text.push_str(&migration::blocks(known, &self.partitions));
         }
         text::findings_below(&text, &self.gpu.findings)
     }

@@ -127,7 +127,8 @@ fn a_host_of_another_version_than_the_one_that_rules_is_refused_and_a_witness_re
         assert!(refused.message.contains(version), "{refused}");
         let witness = JoinRequest { role: Role::Witness, ..asked };
         cluster.join(&JoinRequest { secret: asks("x", &cluster.token()).secret, ..witness }, NOW).unwrap();
-        Registry(&cluster.store).0.commit(&Txn::new().delete(member_key(&"node2".parse().unwrap()))).unwrap();
+        let gone = Txn::new().delete(member_key(&asks("node2", &secret).host));
+        assert!(matches!(cluster.store.commit(&gone).unwrap(), Outcome::Committed(_)));
     }
     cluster.join(&asks("node2", &secret), NOW).unwrap();
 }

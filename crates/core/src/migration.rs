@@ -1,0 +1,101 @@
+//! Where a VM that runs could go, and what would stand against moving it while it runs.
+//!
+//! Each host is asked by itself, and everything that speaks against it is told, not only the first thing. A host that cannot run the VM
+//! at all is [`Way::Neither`]; what that rests on is [`crate::why`]'s. Live migration has further conditions: they are those of the
+//! kernel, QEMU and libvirt, and of two cards that must be alike ([`obstacles`]).
+//!
+//! Deliberately absent: moving anything, and any guess. What is not known of a device is told as not known.
+
+pub mod obstacles;
+mod versions;
+
+use serde::{Deserialize, Serialize};
+
+use self::obstacles::{Seat, obstacles};
+use crate::change::State;
+use crate::diagnostics as say;
+use crate::finding::Finding;
+use crate::name::{HostName, VmName};
+use crate::placement::{Board, Uses, UsesByHost};
+use crate::plan::VmPlan;
+use crate::spec::VmSpec;
+use crate::why::why_not;
+
+/// What would become of a VM that shall run on another host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Outlook {
+    /// The other host.
+    pub host: HostName,
+    /// What would happen.
+    pub way: Way,
+    /// What keeps the VM from running there; empty unless `way` is `neither`.
+    pub why_not: Vec<Finding>,
+    /// What stands against moving it there while it runs, as far as that is known of hosts on which it could run.
+    pub live_obstacles: Vec<Finding>,
+}
+
+/// What would happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// It would be shut down here and started there.
+    Restart,
+    /// It would stay where it is.
+    Neither,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Restart => "restart",
+            Self::Neither => "stays",
+        })
+    }
+}
+
+/// What would become of a VM that runs, on each other host.
+///
+/// # Errors
+/// There is no such VM, it does not run, or there is no cluster.
+pub fn outlooks(name: &VmName, state: State<'_>) -> Result<Vec<Outlook>, Vec<Finding>> {
+    let spec = state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])?;
+    if state.spec.hosts.is_empty() {
+        return Err(vec![say::cluster_none()]);
+    }
+    let planned = state.plan.vms.get(name).filter(|_| state.is_active(name));
+    let planned = planned.ok_or_else(|| vec![say::nothing_to_migrate(name)])?;
+    let uses: UsesByHost =
+        state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
+    let board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
+    let others = state.inventory.keys().filter(|host| **host != planned.host);
+    others.map(|host| outlook((name, spec, planned), host, &board, state)).collect()
+}
+
+fn outlook(
+    (name, spec, planned): (&VmName, &VmSpec, &VmPlan),
+    host: &HostName,
+    board: &Board<'_>,
+    state: State<'_>,
+) -> Result<Outlook, Vec<Finding>> {
+    let mut why_not = why_not(name, host, state)?;
+    let place = board.choose((name, spec), Some(host));
+    if why_not.is_empty()
+        && let Err(finding) = &place
+    {
+        why_not.push((**finding).clone());
+    }
+    let way = if why_not.is_empty() { Way::Restart } else { Way::Neither };
+    let live_obstacles = match (way, place) {
+        (Way::Restart, Ok(place)) => {
+            let held: Vec<_> = state.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
+            let here = Seat::of(name, &planned.host, &held, state);
+            let there = Seat::of(name, host, &place.slots, state);
+            let found = here.zip(there).map(|(here, there)| obstacles((name, spec), &here, &there));
+            found.unwrap_or_default().iter().map(|found| say::live_obstacle(name, host, found)).collect()
+        }
+        _ => Vec::new(),
+    };
+    Ok(Outlook { host: host.clone(), way, why_not, live_obstacles })
+}
