@@ -1,5 +1,5 @@
-//! What a cluster of three real hosts goes through: a handful of faults in CI. Random ones, as many as anybody likes:
-//! `tranche-lab faults` (docs/lab.md).
+//! What a cluster of three real hosts goes through: a handful of faults, by `scripts/test deb cluster`. Random ones, as many as
+//! anybody likes: `tranche-lab faults` (docs/lab.md).
 
 use std::path::PathBuf;
 
