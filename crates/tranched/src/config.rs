@@ -47,6 +47,8 @@ pub struct Config {
     pub catalogue_dir: Utf8PathBuf,
     /// Seconds between two looks at the host when nothing happens; [`TICK_S`].
     pub tick_s: u64,
+    /// Whether a partition that nobody uses is opened for a moment, once in a boot, to learn whether a VM with it could move live.
+    pub ask_partitions: bool,
     /// The hypervisor.
     pub libvirt: LibvirtConfig,
     /// The cluster.
@@ -154,6 +156,7 @@ impl Default for Config {
             root: "/".into(),
             catalogue_dir: "/etc/tranche/catalogue.d".into(),
             tick_s: 10,
+            ask_partitions: false,
             libvirt: LibvirtConfig::default(),
             cluster: ClusterConfig::default(),
             etcd: EtcdConfig::default(),
@@ -371,7 +374,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 26, "every setting is in the file");
+        assert_eq!(keys, 27, "every setting is in the file");
     }
 
     #[test]

@@ -182,7 +182,8 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
             .with_notes(notes);
     // A vendor's library and the kernel speak of this machine, and of no other tree.
     let own = config.root == "/";
-    Ok(Arc::new(if own { host.with_installed_libraries().with_prober(Arc::new(KernelProber)) } else { host }))
+    let host = if own { host.with_installed_libraries() } else { host };
+    Ok(Arc::new(if own && config.ask_partitions { host.with_prober(Arc::new(KernelProber)) } else { host }))
 }
 
 #[cfg(not(feature = "libvirt"))]
