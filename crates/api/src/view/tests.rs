@@ -3,8 +3,9 @@
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{
-    Backend, Domain, DomainState, Gpu, Health, Holder, HostInventory, Hypervisor, Inventory, Iommu,
-    ObservedPartition, OffReason, Offer, PartitionDevice, Sriov, SystemFacts,
+    Backend, Certainty, Domain, DomainState, Evidence, Gpu, Health, Holder, HostInventory, Hypervisor,
+    Inventory, Iommu, MigrationFacts, ObservedPartition, OffReason, Offer, PartitionDevice, Sriov,
+    SystemFacts,
 };
 use tranche_core::name::{GpuKey, PciAddress, PciIds, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::plan::{Booking, GpuPlan, Plan, VmGoal, VmPlan};
@@ -255,6 +256,31 @@ fn a_gpu_is_changing_until_all_its_partitions_are_ready() {
     let sources = unbound.sources();
     assert_eq!(gpu(&sources, &key()).unwrap().free, 3);
     assert_eq!(host(&sources, &key().host).unwrap().partitions_free, 3);
+}
+
+#[test]
+fn what_live_migration_rests_on_is_shown_once_and_of_partitions_that_differ() {
+    let facts = |certainty| {
+        let of = |certainty| Evidence::new(certainty, "a file");
+        MigrationFacts {
+            stop_copy: of(certainty),
+            iommu_dirty_log: of(Certainty::Claimed),
+            ..Default::default()
+        }
+    };
+    assert_eq!(gpu(&Situation::new().sources(), &key()).unwrap().migration, None);
+    let known = Situation::new().with_gpu(|gpu| {
+        gpu.migration = Some(facts(Certainty::Proven));
+        gpu.partitions[1].migration = Some(facts(Certainty::Refused));
+        gpu.partitions.push(ObservedPartition { index: None, ..gpu.partitions[1].clone() });
+    });
+    let shown = gpu(&known.sources(), &key()).unwrap().migration.unwrap();
+    assert_eq!((&shown.facts, shown.iommufd), (&facts(Certainty::Proven), false));
+    assert!(!shown.certainty.is_likely(), "without iommufd nobody reads the IOMMU's log");
+    let own = |view: &super::PartitionView| view.migration.as_ref().map(|own| own.certainty);
+    let partitions: Vec<_> = partitions(&known.sources()).iter().map(own).collect();
+    let refused = Some(Certainty::Refused);
+    assert_eq!(partitions, [None, refused, None, None, refused]);
 }
 
 #[test]
