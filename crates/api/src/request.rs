@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tranche_core::change::{AdoptedVm, Change, NewVm};
+use tranche_core::change::{Change, NewVm};
 use tranche_core::name::{HostName, LabelKey, LabelValue, NameError, Timestamp, VmName};
 use tranche_core::spec::{Availability, DepartureWay, Duty, FenceSpec, HostSpec, Request, VmHardware};
 
@@ -93,30 +93,6 @@ pub struct DepartHost {
     /// after the next boot changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-}
-
-/// Takes over a libvirt domain: `POST /v1/vms/{name}/adopt`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdoptVm {
-    /// What it asks for; no GPU if left out.
-    pub request: Request,
-    /// Whether it keeps its partition while it is off.
-    pub reserved: bool,
-    /// The NUMA node whose GPUs it prefers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefer_numa_node: Option<u16>,
-    /// How much is done to keep it running. It is not started on another host, whatever that says.
-    #[serde(skip_serializing_if = "Availability::is_default")]
-    pub availability: Availability,
-}
-
-impl AdoptVm {
-    /// The wish that this asks for.
-    pub fn into_change(self, name: VmName) -> Change {
-        let Self { request, reserved, prefer_numa_node, availability } = self;
-        Change::AdoptVm { name, vm: AdoptedVm { request, reserved, prefer_numa_node, availability } }
-    }
 }
 
 /// Stops a VM: `POST /v1/vms/{name}/stop`.

@@ -11,7 +11,7 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Severity};
 use crate::inventory::Offer;
 use crate::name::{HostName, PoolName, VmName};
-use crate::placement::{Board, GpuRoom, Kind, UNCOUNTED, Uses, turn, waiting_order};
+use crate::placement::{Board, GpuRoom, Kind, UNCOUNTED, turn, waiting_order};
 use crate::spec::{Admission, Request, Spec, VmSource, VmSpec};
 
 /// What hosts have to spare.
@@ -95,7 +95,7 @@ pub fn capacity(state: State<'_>, without: &BTreeSet<HostName>) -> Result<Capaci
     if !unknown.is_empty() {
         return Err(unknown);
     }
-    let mut board = board(state);
+    let mut board = Board::of(state);
     let mut protected = protected(state, &board);
     let mut stranded = Vec::new();
     for host in without {
@@ -190,7 +190,7 @@ pub fn admission(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Findi
     if !is_counted(spec, state) {
         return None;
     }
-    let mut board = board(state);
+    let mut board = Board::of(state);
     if board.places().contains_key(name) {
         return None;
     }
@@ -216,7 +216,7 @@ pub fn protection(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Find
     }
     let short = |spec: &Spec| {
         let state = State { spec, ..state };
-        let mut board = board(state);
+        let mut board = Board::of(state);
         let hosts = hosts(&board);
         let by_host = protected(state, &board);
         short_of(&mut board, &hosts, &by_host)
@@ -231,11 +231,6 @@ fn is_counted(spec: &VmSpec, state: State<'_>) -> bool {
     state.spec.policy.admission != Admission::Off
         && !state.spec.hosts.is_empty()
         && matches!(spec.source, VmSource::Made(_))
-}
-
-fn board(state: State<'_>) -> Board<'_> {
-    let uses = state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses)
 }
 
 fn hosts(board: &Board<'_>) -> Vec<HostName> {

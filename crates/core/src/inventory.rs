@@ -76,21 +76,11 @@ impl HostInventory {
     /// What stands for a report that cannot be read, because a later version wrote it: nothing is known of the host, so nothing is
     /// released and nothing is started there.
     pub fn unread(host: HostName, why: String) -> Self {
-        let system = SystemFacts {
-            kernel: String::new(),
-            cpu_model: String::new(),
-            cpus: 0,
-            memory_mib: 0,
-            iommu: Iommu::Off,
-            iommufd: false,
-            watchdog: None,
-            numa: Vec::new(),
-        };
         Self {
             host,
             boot_id: String::new(),
             observed_at: Timestamp::default(),
-            system,
+            system: SystemFacts::unknown(),
             hypervisor: Hypervisor::Down { reason: why.clone() },
             gpus: BTreeMap::new(),
             stuck: Vec::new(),
@@ -192,6 +182,22 @@ pub struct SystemFacts {
     /// Its NUMA nodes; none where the kernel tells of none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub numa: Vec<NumaNode>,
+}
+
+impl SystemFacts {
+    /// Of a machine of which nothing is known.
+    pub fn unknown() -> Self {
+        Self {
+            kernel: String::new(),
+            cpu_model: String::new(),
+            cpus: 0,
+            memory_mib: 0,
+            iommu: Iommu::Off,
+            iommufd: false,
+            watchdog: None,
+            numa: Vec::new(),
+        }
+    }
 }
 
 /// The state of the IOMMU.

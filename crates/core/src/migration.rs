@@ -15,11 +15,12 @@ use self::obstacles::{Seat, obstacles};
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::Finding;
+use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
-use crate::placement::{Board, Uses, UsesByHost};
+use crate::placement::Board;
 use crate::plan::VmPlan;
 use crate::spec::VmSpec;
-use crate::why::why_not;
+use crate::why::why_not_by;
 
 /// What would become of a VM that shall run on another host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,20 +67,19 @@ pub fn outlooks(name: &VmName, state: State<'_>) -> Result<Vec<Outlook>, Vec<Fin
     }
     let planned = state.plan.vms.get(name).filter(|_| state.is_active(name));
     let planned = planned.ok_or_else(|| vec![say::nothing_to_migrate(name)])?;
-    let uses: UsesByHost =
-        state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    let board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
-    let others = state.inventory.keys().filter(|host| **host != planned.host);
-    others.map(|host| outlook((name, spec, planned), host, &board, state)).collect()
+    let board = Board::of(state);
+    let others = state.inventory.values().filter(|observed| observed.host != planned.host);
+    Ok(others.map(|observed| outlook((name, spec, planned), observed, &board, state)).collect())
 }
 
 fn outlook(
     (name, spec, planned): (&VmName, &VmSpec, &VmPlan),
-    host: &HostName,
+    observed: &HostInventory,
     board: &Board<'_>,
     state: State<'_>,
-) -> Result<Outlook, Vec<Finding>> {
-    let mut why_not = why_not(name, host, state)?;
+) -> Outlook {
+    let host = &observed.host;
+    let mut why_not = why_not_by((name, spec), observed, board, state);
     let place = board.choose((name, spec), Some(host));
     if why_not.is_empty()
         && let Err(finding) = &place
@@ -97,5 +97,5 @@ fn outlook(
         }
         _ => Vec::new(),
     };
-    Ok(Outlook { host: host.clone(), way, why_not, live_obstacles })
+    Outlook { host: host.clone(), way, why_not, live_obstacles }
 }

@@ -12,7 +12,7 @@ use crate::capacity::Stranded;
 use crate::change::State;
 use crate::membership::order_of;
 use crate::name::{HostName, VmName};
-use crate::placement::{Board, Uses, turn};
+use crate::placement::{Board, turn};
 use crate::plan::Standing;
 use crate::spec::{VmSource, VmSpec};
 
@@ -81,8 +81,7 @@ pub fn plan(state: State<'_>, machines: &[Machine]) -> UpgradePlan {
     let is_done = |machine: &&Machine| differ && Some(order_of(&machine.version)) == latest;
     let done = machines.iter().filter(is_done).map(|machine| machine.host.clone()).collect();
 
-    let uses = state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    let mut board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
+    let mut board = Board::of(state);
     let mut residents: BTreeMap<HostName, Vec<VmName>> = BTreeMap::new();
     for (vm, host) in board.places() {
         residents.entry(host.clone()).or_default().push(vm.clone());

@@ -3,10 +3,10 @@
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::Finding;
-use crate::inventory::{Hypervisor, Iommu};
+use crate::inventory::{HostInventory, Hypervisor, Iommu};
 use crate::name::{GpuKey, HostName, SlotKey, VmName};
-use crate::placement::{self, Board, Uses, UsesByHost};
-use crate::spec::Request;
+use crate::placement::{self, Board, Uses};
+use crate::spec::{Request, VmSpec};
 
 /// Everything that keeps a VM from running on a host. Empty means that nothing does.
 ///
@@ -16,6 +16,17 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
     let spec = state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])?;
     let known: Vec<_> = state.inventory.keys().collect();
     let observed = state.inventory.get(host).ok_or_else(|| vec![say::host_not_found(host, &known)])?;
+    Ok(why_not_by((name, spec), observed, &Board::of(state), state))
+}
+
+/// The same, where the board is known.
+pub(crate) fn why_not_by(
+    (name, spec): (&VmName, &VmSpec),
+    observed: &HostInventory,
+    board: &Board<'_>,
+    state: State<'_>,
+) -> Vec<Finding> {
+    let host = &observed.host;
     let mut found = Vec::new();
     if let Hypervisor::Down { reason } = &observed.hypervisor {
         found.push(say::libvirt_down(host, reason));
@@ -28,21 +39,18 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
             found.push(say::foreign_device(name));
         }
     }
-    let uses: UsesByHost =
-        state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    let board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
     found.extend(board.obstacles((name, spec), host));
     if spec.request == Request::None {
-        return Ok(found);
+        return found;
     }
     if observed.system.iommu == Iommu::Off {
         found.push(say::iommu_off(host));
     }
     let holds_here = state.plan.held_by(name).any(|(slot, _)| &slot.gpu.host == host);
     if holds_here {
-        return Ok(found);
+        return found;
     }
-    let uses = &uses[host];
+    let uses = Uses::of(observed);
     let mut any_free = 0;
     let mut reasons = Vec::new();
     for (address, gpu) in &observed.gpus {
@@ -79,5 +87,5 @@ pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<F
     }
     found.sort();
     found.dedup();
-    Ok(found)
+    found
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use camino::Utf8Path;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::inventory::{self, HostInventory, Iommu, Progress, SystemFacts};
+use tranche_core::inventory::{self, HostInventory, Progress, SystemFacts};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::step::Step;
 
@@ -78,16 +78,7 @@ fn unreadable(
         host: UNNAMED.parse().expect("the fallback is a host name"),
         boot_id: String::new(),
         observed_at: now,
-        system: SystemFacts {
-            kernel: String::new(),
-            cpu_model: String::new(),
-            cpus: 0,
-            memory_mib: 0,
-            iommu: Iommu::Off,
-            iommufd: false,
-            watchdog: None,
-            numa: Vec::new(),
-        },
+        system: SystemFacts::unknown(),
         hypervisor: NotAsked.observe(),
         gpus: Default::default(),
         stuck: Vec::new(),

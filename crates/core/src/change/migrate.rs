@@ -4,7 +4,7 @@ use super::{Admitted, Refusal, State, refuse_deleted, vm_of, with_vm};
 use crate::diagnostics as say;
 use crate::name::{HostName, VmName};
 use crate::operation::Goal;
-use crate::placement::{Board, Uses, UsesByHost};
+use crate::placement::Board;
 use crate::plan::{VmGoal, VmPlan};
 use crate::spec::{Relocation, Run, VmSource, VmSpec};
 use crate::why::why_not;
@@ -73,9 +73,7 @@ fn refuse_without_room(
     from: &HostName,
     state: State<'_>,
 ) -> Result<(), Refusal> {
-    let uses: UsesByHost =
-        state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
-    let board = Board::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses);
+    let board = Board::of(state);
     let movable = matches!(spec.source, VmSource::Made(_));
     let Err(no_room) = board.choose_elsewhere((name, spec), from) else {
         return if movable { Ok(()) } else { Err(vec![say::migrate_blocked(name, from)]) };

@@ -15,19 +15,19 @@ use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{Availability, Failover, Request, Run, Spec, VmPart, VmSource, VmSpec};
 
-/// A domain to be taken over.
+/// A domain to be taken over: `POST /v1/vms/{name}/adopt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AdoptedVm {
-    /// What it asks for.
+    /// What it asks for; no GPU if left out.
     pub request: Request,
     /// Whether it keeps its partition while it is off.
     pub reserved: bool,
     /// The NUMA node whose GPUs it prefers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefer_numa_node: Option<u16>,
-    /// How much is done to keep it running.
+    /// How much is done to keep it running. It is not started on another host, whatever that says.
     #[serde(skip_serializing_if = "Availability::is_default")]
     pub availability: Availability,
 }

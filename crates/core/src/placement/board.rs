@@ -74,6 +74,13 @@ impl<'a> Board<'a> {
         Self::over(ground, (spec, inventory), plan, plan.vms.keys())
     }
 
+    /// The board of what is decided and observed now, with every GPU that was decided about.
+    pub fn of(state: State<'a>) -> Self {
+        let uses =
+            state.inventory.iter().map(|(host, observed)| (host.clone(), Uses::of(observed))).collect();
+        Self::new(state.spec, state.inventory, &state.plan.gpus, state.plan, &uses)
+    }
+
     /// The board over a ground. Of the VMs named it is known where they fell, and where they ran.
     pub(crate) fn over<'v>(
         ground: Ground,

@@ -5,7 +5,8 @@ use tranche_core::effect::{Effect, VmEffect, preview};
 use tranche_core::finding::Code;
 use tranche_core::inventory::{Domain, DomainState, Hypervisor};
 use tranche_core::name::{Timestamp, VmId};
-use tranche_core::plan::Settled;
+use tranche_core::plan::{Settled, VmGoal};
+use tranche_core::planner::Memory;
 use tranche_core::spec::{Duty, Request};
 use uuid::Uuid;
 
@@ -96,4 +97,41 @@ fn a_host_that_is_no_member_is_emptied_by_nobody_and_neither_are_those_named_wit
     let wish = Change::SetHostDuty { host: node(1), along, duty: Duty::Maintenance };
     let refusal = change::admit(&wish, state, VmId(Uuid::nil()), Timestamp(1)).expect_err("node9 is nobody");
     assert_eq!(refusal.iter().map(|finding| finding.code).collect::<Vec<_>>(), [Code::HostNotFound]);
+}
+
+/// Decides once, where each host shows that it knows what was decided before.
+fn decide(fleet: &mut Fleet, memory: &mut Memory) -> Vec<Code> {
+    let Fleet { spec, inventory, plan } = fleet;
+    let planned = memory.plan(spec, inventory, plan, Timestamp(2));
+    *plan = planned.plan;
+    inventory.change_each(|host, seen| {
+        seen.progress.generation = plan.generations.get(host).copied().unwrap_or_default();
+    });
+    planned.findings.iter().map(|finding| finding.code).collect()
+}
+
+#[test]
+fn a_guest_that_does_not_shut_down_for_a_move_is_named_and_so_is_one_that_is_paused() {
+    let mut fleet = Fleet::new(2, 1, 4);
+    runs(&mut fleet, "a", 1);
+    let mut memory = Memory::default();
+    let of_it = |found: Vec<Code>| {
+        let told = |code: &Code| matches!(code, Code::ShutdownSlow | Code::VmPaused);
+        found.into_iter().filter(told).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(of_it(decide(&mut fleet, &mut memory)), []);
+    }
+    let set = |fleet: &mut Fleet, state: DomainState| {
+        let seen = fleet.inventory.get_mut(&node(1)).unwrap();
+        let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
+        domains.get_mut("a").unwrap().state = state;
+    };
+    set(&mut fleet, DomainState::Paused);
+    assert_eq!(of_it(decide(&mut fleet, &mut memory)), [Code::VmPaused]);
+    set(&mut fleet, DomainState::Running);
+    fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Maintenance;
+    assert_eq!(of_it(decide(&mut fleet, &mut memory)), [], "it is asked only now");
+    assert_eq!(fleet.plan.vms[&vm("a")].goal, VmGoal::Move);
+    assert_eq!(of_it(decide(&mut fleet, &mut memory)), [Code::ShutdownSlow]);
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use tranche_api::cluster::ClusterView;
-use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
+use tranche_api::request::{AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
+use tranche_core::change::AdoptedVm;
 use tranche_core::diagnostics as say;
 use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
@@ -27,7 +28,7 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
             change::post("/vms", &creation(args)?, doing, daemon)
         }
         VmCommand::Adopt(args) => {
-            let body = AdoptVm {
+            let body = AdoptedVm {
                 request: args.gpu,
                 reserved: args.reserved,
                 prefer_numa_node: args.numa_node,

@@ -2,7 +2,11 @@
 
 use expect_test::expect;
 use tranche_api::view::{GpuView, MigrationView};
-use tranche_core::inventory::{Certainty, Evidence, MigrationFacts};
+use tranche_core::diagnostics as say;
+use tranche_core::inventory::{Certainty, Evidence, MigrationBlocker, MigrationFacts};
+use tranche_core::migration::obstacles::Obstacle;
+use tranche_core::migration::{Outlook, Way};
+use tranche_core::name::{HostName, VmName};
 
 use crate::daemon::Daemon;
 use crate::fixtures::{igb, partitions};
@@ -71,4 +75,34 @@ fn each_fact_is_shown_with_how_well_it_is_known_and_what_says_so() {
     "#]].assert_eq(block);
     let json = run(&daemon, &["gpu", "show", "01:00.0", "-o", "json"]);
     assert!(json.contains("\"certainty\": \"claimed\"") && json.contains("sm_on is on"), "{json}");
+}
+
+#[test]
+fn each_other_host_is_shown_with_what_would_become_of_the_vm_and_all_that_speaks_against_it() {
+    let (vm, host): (VmName, fn(&str) -> HostName) = ("desk".parse().unwrap(), |name| name.parse().unwrap());
+    let viommu = Obstacle::Blocker(MigrationBlocker::Viommu);
+    let outlook =
+        |name: &str, way, why_not, live_obstacles| Outlook { host: host(name), way, why_not, live_obstacles };
+    let told = [
+        outlook("node2", Way::Restart, vec![], vec![say::live_obstacle(&vm, &host("node2"), &viommu)]),
+        outlook("node3", Way::Restart, vec![], vec![]),
+        outlook("node4", Way::Neither, vec![say::host_silent(&host("node4"))], vec![]),
+    ];
+    let daemon = Daemon::new().answers("GET /v1/vms/desk/destinations", &told);
+    let shown = run(&daemon, &["vm", "destinations", "desk"]);
+    expect![[r#"
+        HOST   WOULD          LIVE
+        node2  restart there  no
+        node3  restart there  not yet
+        node4  stay here      -
+
+        why not live to node2:
+          The machine of VM desk has an IOMMU of its own, which cannot move while it runs. [live_guest]
+            'virsh edit desk' takes it out, with the next start of the VM.
+
+        why not on node4:
+          Host node4 has not reported its hardware yet. [host_silent]
+            The daemon is still looking at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.
+        exit 0
+    "#]].assert_eq(&shown);
 }

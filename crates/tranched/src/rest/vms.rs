@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use tranche_api::answer::{Accepted, Preview};
-use tranche_api::request::{AdoptVm, AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
+use tranche_api::request::{AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::{self, VmView};
-use tranche_core::change::Change;
+use tranche_core::change::{AdoptedVm, Change};
 use tranche_core::diagnostics as say;
 use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
@@ -77,16 +77,16 @@ pub(super) async fn delete(
     path = "/v1/vms/{name}/adopt", operation_id = "adopt_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = AdoptVm,
+    request_body = AdoptedVm,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn adopt(
     State(app): State<App>,
     InPath(name): InPath<VmName>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(request): InBody<AdoptVm>,
+    InBody(vm): InBody<AdoptedVm>,
 ) -> Result<Response, Refusal> {
-    app.change(request.into_change(name), query.dry_run).await
+    app.change(Change::AdoptVm { name, vm }, query.dry_run).await
 }
 
 /// Changes what can be changed of a VM at any time: how much is done to keep it running, and what is kept for it. What is left out

@@ -132,6 +132,7 @@ async fn what_does_not_exist_is_not_found_by_its_own_code() {
     refused(&served.send(Method::DELETE, "/v1/vms/ghost", None).await, 404, "vm_not_found");
     refused(&served.post("/v1/vms/ghost/adopt", &json!({})).await, 404, "domain_not_found");
     refused(&served.get("/v1/why-not/ghost/node1").await, 404, "vm_not_found");
+    refused(&served.get("/v1/vms/ghost/destinations").await, 404, "vm_not_found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
