@@ -83,8 +83,9 @@ fn vms_do_not_wait_for_ever_for_a_reboot_that_does_not_end() {
 
 #[test]
 fn vms_do_not_wait_for_ever_for_a_reboot_of_which_nobody_heard_the_end() {
-    // Its last words are lost: what it ran is off, and it does not come back.
-    let setup = SETUP.replace(r#""a": {"agent": true}"#, r#""a": {"agent": true, "boot_ms": 7200000}"#);
+    // Its last words are lost, and no watchdog tells that it is down: what it ran is off, and it does not come back.
+    let setup = SETUP
+        .replace(r#""a": {"agent": true}"#, r#""a": {"agent": true, "watchdog": false, "boot_ms": 7200000}"#);
     let report = play(&format!(
         r#"{{{setup}, "events": [{{"at_ms": 30000, "event": {{"reboot": "a"}}}},
                                  {{"at_ms": 31000, "event": {{"store_off": "a"}}}}],
