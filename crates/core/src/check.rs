@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::diagnostics::invariant;
 use crate::finding::{Finding, Subject};
-use crate::inventory::{DeviceSource, Inventory};
+use crate::inventory::{DeviceSource, DomainState, Inventory};
 use crate::name::{GpuKey, HostName, Slot, VmName};
 use crate::plan::{Plan, VmGoal};
 use crate::spec::GpuMode;
@@ -22,8 +22,9 @@ pub fn check(plan: &Plan) -> Vec<Finding> {
     violations
 }
 
-/// The invariants that the world must hold: no device serves two VMs, no VM runs on two hosts.
-pub fn check_world(inventory: &Inventory) -> Vec<Finding> {
+/// The invariants that the world must hold: no device serves two VMs, no VM runs on two hosts. Hosts report at different times, so of
+/// one that went from one host to another while it ran, both may show it running.
+pub fn check_world(inventory: &Inventory, plan: &Plan) -> Vec<Finding> {
     let mut violations = Vec::new();
     let mut runs_on: BTreeMap<&str, Vec<&HostName>> = BTreeMap::new();
     for (host, observed) in inventory {
@@ -32,7 +33,9 @@ pub fn check_world(inventory: &Inventory) -> Vec<Finding> {
             if !domain.state.is_active() {
                 continue;
             }
-            runs_on.entry(&domain.name).or_default().push(host);
+            if !matches!(domain.state, DomainState::Arriving | DomainState::Paused) {
+                runs_on.entry(&domain.name).or_default().push(host);
+            }
             for device in &domain.live_devices {
                 used_by.entry(&device.source).or_default().push(&domain.name);
             }
@@ -42,7 +45,12 @@ pub fn check_world(inventory: &Inventory) -> Vec<Finding> {
             violations.push(invariant(Subject::Host(host.clone()), message));
         }
     }
-    for (name, hosts) in runs_on.into_iter().filter(|(_, hosts)| hosts.len() > 1) {
+    let goes = |name: &str, hosts: &[&HostName]| {
+        let planned = name.parse().ok().and_then(|name: VmName| plan.vms.get(&name));
+        let planned = planned.filter(|planned| planned.journey.is_some());
+        planned.is_some_and(|planned| hosts.iter().all(|host| planned.hosts().any(|one| one == *host)))
+    };
+    for (name, hosts) in runs_on.into_iter().filter(|(name, hosts)| hosts.len() > 1 && !goes(name, hosts)) {
         let hosts: Vec<String> = hosts.into_iter().map(ToString::to_string).collect();
         let message = format!("Domain {name} runs on several hosts: {}.", hosts.join(", "));
         violations.push(invariant(Subject::Input(name.to_owned()), message));
@@ -89,20 +97,21 @@ fn each_slot_is_of_the_mode(plan: &Plan, violations: &mut Vec<Finding>) {
 }
 
 fn each_vm_holds_one_kind(plan: &Plan, violations: &mut Vec<Finding>) {
-    let mut partitions: BTreeMap<&VmName, Vec<&GpuKey>> = BTreeMap::new();
-    let mut whole: BTreeMap<&VmName, usize> = BTreeMap::new();
+    let mut partitions: BTreeMap<(&VmName, &HostName), Vec<&GpuKey>> = BTreeMap::new();
+    let mut whole: BTreeMap<(&VmName, &HostName), usize> = BTreeMap::new();
     for (slot, booking) in &plan.bookings {
+        let on_host = (&booking.vm, &slot.gpu.host);
         match slot.slot {
-            Slot::Partition(_) => partitions.entry(&booking.vm).or_default().push(&slot.gpu),
-            Slot::Whole => *whole.entry(&booking.vm).or_default() += 1,
+            Slot::Partition(_) => partitions.entry(on_host).or_default().push(&slot.gpu),
+            Slot::Whole => *whole.entry(on_host).or_default() += 1,
         }
     }
-    for (vm, held) in partitions {
+    for ((vm, host), held) in partitions {
         if held.len() > 1 {
             let message = format!("VM {vm} holds {} partitions.", held.len());
             violations.push(invariant(Subject::Vm(vm.clone()), message));
         }
-        if whole.contains_key(vm) {
+        if whole.contains_key(&(vm, host)) {
             let message = format!("VM {vm} holds a partition and a whole GPU.");
             violations.push(invariant(Subject::Vm(vm.clone()), message));
         }
@@ -112,8 +121,8 @@ fn each_vm_holds_one_kind(plan: &Plan, violations: &mut Vec<Finding>) {
 fn each_booking_has_its_vm(plan: &Plan, violations: &mut Vec<Finding>) {
     for (slot, booking) in &plan.bookings {
         let Some(vm) = plan.vms.get(&booking.vm) else { continue };
-        let elsewhere = vm.goal == VmGoal::Run && vm.id == booking.vm_id && vm.host != slot.gpu.host;
-        if elsewhere {
+        let is_its_host = vm.hosts().any(|host| *host == slot.gpu.host);
+        if vm.goal == VmGoal::Run && vm.id == booking.vm_id && !is_its_host {
             let message = format!("VM {} runs on host {} and holds {slot}.", booking.vm, vm.host);
             violations.push(invariant(Subject::Vm(booking.vm.clone()), message));
         }

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod homogeneity;
 pub mod identity;
 pub mod inventory;
+pub mod journey;
 pub mod liveness;
 pub mod map;
 pub mod membership;

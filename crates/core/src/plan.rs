@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::falls::Tried;
 use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
+use crate::journey::{Journey, Missed};
 use crate::map::Map;
 use crate::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use crate::spec::{GpuMode, HostSpec, SaidDown, VmSource, VmSpec};
@@ -142,9 +143,30 @@ pub struct VmPlan {
     /// The host on which it was last seen running: where its disks are, if they are not shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_on: Option<HostName>,
+    /// Its way to another host while it runs, or what is left of it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journey: Option<Journey>,
+    /// The last such way that came to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Missed>,
 }
 
 impl VmPlan {
+    /// What was decided for a VM that was never seen yet.
+    pub fn new(host: HostName, id: VmId, goal: VmGoal) -> Self {
+        Self { host, id, goal, settled: None, tried: None, ran_on: None, journey: None, missed: None }
+    }
+
+    /// Its journey, while it is not settled where the VM is going to be.
+    pub fn open_journey(&self) -> Option<&Journey> {
+        self.journey.as_ref().filter(|journey| journey.is_open())
+    }
+
+    /// The hosts that this is about: the VM's own, and the one that it goes to or has left.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
+        std::iter::once(&self.host).chain(self.journey.as_ref().map(|journey| &journey.other))
+    }
+
     /// The host that has what the VM keeps on one host: its disks as far as they are not shared, or its owner's definition.
     /// None where any host may be it.
     pub fn home(&self, spec: &VmSpec) -> Option<&HostName> {

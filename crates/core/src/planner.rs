@@ -16,6 +16,7 @@ mod bookings;
 mod departures;
 mod falls;
 mod homes;
+mod journeys;
 mod memory;
 mod standing;
 mod vms;
@@ -29,7 +30,7 @@ use crate::inventory::{Gpu, HealthState, HostInventory, Hypervisor, Inventory, I
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Uses, UsesByHost};
-use crate::plan::{GpuPlan, Plan};
+use crate::plan::{GpuPlan, Plan, VmPlan};
 use crate::spec::{GpuMode, GpuSpec, Spec};
 use crate::steps::is_open;
 use crate::{mixed, reload};
@@ -67,12 +68,14 @@ fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, la
         now,
         plan: current.clone(),
         held: BTreeMap::new(),
+        strays: BTreeMap::new(),
         displaced: BTreeMap::new(),
         buried: BTreeSet::new(),
         findings: Vec::new(),
     };
     planner.judge_standing();
     planner.judge_hosts();
+    planner.judge_journeys();
     planner.abandon_strangers();
     planner.abandon_dead_hosts();
     planner.judge_falls();
@@ -109,8 +112,10 @@ struct Planner<'a> {
     uses: UsesByHost,
     now: Timestamp,
     plan: Plan,
-    /// The bookings by VM.
+    /// The bookings by VM, of those on the VM's own host.
     held: BTreeMap<VmName, Vec<SlotKey>>,
+    /// VMs that hold something on another host too, and which.
+    strays: BTreeMap<VmName, HostName>,
     /// VMs that lost their host in this pass, and where they ran last.
     displaced: BTreeMap<VmName, Option<HostName>>,
     /// VMs that are forgotten in this pass although their host is down: the plan keeps what it has to end when it is back.
@@ -395,8 +400,9 @@ impl Planner<'_> {
         let gpus = before.gpus.changes(&self.plan.gpus).map(|(key, ..)| &key.host);
         let bookings = before.bookings.changes(&self.plan.bookings).map(|(slot, ..)| &slot.gpu.host);
         let vms = before.vms.changes(&self.plan.vms);
-        let vms = vms.flat_map(|(_, was, is)| was.into_iter().chain(is)).map(|planned| &planned.host);
-        let changed: BTreeSet<HostName> = gpus.chain(bookings).chain(vms).cloned().collect();
+        let vms = vms.flat_map(|(_, was, is)| was.into_iter().chain(is)).flat_map(VmPlan::hosts);
+        let changed = gpus.chain(bookings).chain(vms).chain(self.behind_journeys());
+        let changed: BTreeSet<HostName> = changed.cloned().collect();
         for host in changed {
             if self.inventory.contains_key(&host) || self.spec.hosts.contains_key(&host) {
                 *self.plan.generations.entry(host).or_insert(0) += 1;

@@ -155,6 +155,36 @@ pub enum Step {
         /// Its UUID.
         id: VmId,
     },
+    /// Begin to send a domain that runs to another host, where it arrives stopped. Once it is whole there and off here, let it go
+    /// on there. Nothing, if this journey was begun before.
+    SendVm {
+        /// The VM.
+        vm: VmName,
+        /// Its UUID.
+        id: VmId,
+        /// The journey.
+        number: u64,
+        /// The other host.
+        to: HostName,
+        /// The devices that it gets there.
+        devices: Vec<VmDevice>,
+    },
+    /// End the sending of a domain. It goes on here, unless it is gone by now.
+    CallOffVm {
+        /// The VM.
+        vm: VmName,
+        /// Its UUID.
+        id: VmId,
+        /// The journey.
+        number: u64,
+    },
+    /// Let a domain go on that has arrived whole and stands still.
+    ResumeVm {
+        /// The VM.
+        vm: VmName,
+        /// Its UUID.
+        id: VmId,
+    },
     /// Remove the definition of a domain that is off. Its disks stay.
     UndefineVm {
         /// The VM.
@@ -227,6 +257,9 @@ impl Step {
             | Self::StartVm { vm, .. }
             | Self::ShutDownVm { vm, .. }
             | Self::KillVm { vm, .. }
+            | Self::SendVm { vm, .. }
+            | Self::CallOffVm { vm, .. }
+            | Self::ResumeVm { vm, .. }
             | Self::UndefineVm { vm, .. } => StepSubject::Vm(vm.clone()),
         }
     }
@@ -250,6 +283,9 @@ impl Step {
             | Self::StartVm { .. }
             | Self::ShutDownVm { .. }
             | Self::KillVm { .. }
+            | Self::SendVm { .. }
+            | Self::CallOffVm { .. }
+            | Self::ResumeVm { .. }
             | Self::UndefineVm { .. } => None,
         }
     }
@@ -296,6 +332,9 @@ impl fmt::Display for Step {
             Self::StartVm { vm, .. } => write!(f, "start VM {vm}"),
             Self::ShutDownVm { vm, .. } => write!(f, "ask VM {vm} to shut down"),
             Self::KillVm { vm, .. } => write!(f, "turn VM {vm} off"),
+            Self::SendVm { vm, to, .. } => write!(f, "send VM {vm} to host {to} while it runs"),
+            Self::CallOffVm { vm, .. } => write!(f, "call off the sending of VM {vm}"),
+            Self::ResumeVm { vm, .. } => write!(f, "let VM {vm} go on"),
             Self::UndefineVm { vm, .. } => write!(f, "remove the definition of VM {vm}"),
         }
     }

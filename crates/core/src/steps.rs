@@ -11,6 +11,7 @@ use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, Guard, HostInventory, ObservedPartition,
     PartitionDevice, mdev_uuid,
 };
+use crate::journey::{Journey, Stage};
 use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, VmName};
 use crate::plan::{GpuPlan, Plan, Standing, VmGoal, VmPlan};
@@ -55,6 +56,10 @@ fn leftover_steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Ste
             return None;
         }
         let (vm, id) = (name.clone(), planned.id);
+        if let Some(journey) = planned.open_journey().filter(|journey| journey.other == observed.host) {
+            let lands = journey.stage == Stage::Lands && domain.state == DomainState::Paused;
+            return lands.then_some(Step::ResumeVm { vm, id });
+        }
         if domain.state.is_active() {
             return Some(Step::KillVm { vm, id });
         }
@@ -377,6 +382,17 @@ fn vm_steps(
         return Vec::new();
     }
     let (vm, id) = (name.clone(), planned.id);
+    if let Some(journey) = planned.open_journey() {
+        return journey_steps((name, planned), journey, observed, domain);
+    }
+    if let Some(left_over) = call_off((name, planned), observed) {
+        return vec![left_over];
+    }
+    if domain.is_some_and(|domain| domain.state == DomainState::Arriving) {
+        // Nobody sends it any more. What is moved by hand to where it was, is left alone.
+        let is_by_hand = planned.settled.as_ref().is_some_and(|settled| settled.rests.is_some());
+        return if is_by_hand { Vec::new() } else { vec![Step::KillVm { vm, id }] };
+    }
     let active = domain.is_some_and(|domain| domain.state.is_active());
     let shutting_down = domain.is_some_and(|domain| domain.state == DomainState::ShuttingDown);
     match (planned.goal, active) {
@@ -397,6 +413,35 @@ fn vm_steps(
             }
         }
     }
+}
+
+/// What the host of a VM does that is to go to another one while it runs.
+fn journey_steps(
+    (name, planned): (&VmName, &VmPlan),
+    journey: &Journey,
+    observed: &HostInventory,
+    domain: Option<&Domain>,
+) -> Vec<Step> {
+    let runs = domain.is_some_and(|domain| domain.state == DomainState::Running);
+    let is_known = observed.progress.sent.get(name).is_some_and(|sent| sent.number == journey.number);
+    match &journey.stage {
+        Stage::Goes { devices } if runs && !is_known => vec![Step::SendVm {
+            vm: name.clone(),
+            id: planned.id,
+            number: journey.number,
+            to: journey.other.clone(),
+            devices: devices.clone(),
+        }],
+        Stage::CalledOff { .. } => call_off((name, planned), observed).into_iter().collect(),
+        Stage::Prepares | Stage::Goes { .. } | Stage::Lands | Stage::Clears => Vec::new(),
+    }
+}
+
+/// Ends what this host sends and is not to send any more. What was begun by hand is left alone.
+fn call_off((name, planned): (&VmName, &VmPlan), observed: &HostInventory) -> Option<Step> {
+    let sent = observed.progress.sent.get(name)?;
+    let is_ours = sent.is_under_way() && sent.number != 0;
+    is_ours.then(|| Step::CallOffVm { vm: name.clone(), id: planned.id, number: sent.number })
 }
 
 /// Whether a VM went off since it was seen running, and somebody meant it. What was decided before that does not start it again: a
@@ -464,7 +509,8 @@ fn near(name: &VmName, spec: &Spec, plan: &Plan, observed: &HostInventory) -> Op
     let VmSource::Made(hardware) = &spec.vms.get(name)?.source else { return None };
     let nodes = &observed.system.numa;
     let node_of = |slot: &SlotKey| observed.gpus.get(&slot.gpu.address)?.numa_node;
-    let mut held = plan.held_by(name).map(|(slot, _)| node_of(slot));
+    let here = plan.held_by(name).filter(|(slot, _)| slot.gpu.host == observed.host);
+    let mut held = here.map(|(slot, _)| node_of(slot));
     let first = held.next()??;
     let is_one = nodes.len() > 1 && held.all(|other| other == Some(first));
     let node = nodes.iter().find(|node| is_one && node.id == first)?;
@@ -476,7 +522,8 @@ fn near(name: &VmName, spec: &Spec, plan: &Plan, observed: &HostInventory) -> Op
 pub fn shall_arm(spec: &Spec, plan: &Plan, host: &HostName) -> bool {
     let is_protected = |(name, planned): (&VmName, &VmPlan)| {
         let wish = spec.vms.get(name);
-        &planned.host == host
+        let goes_there = || planned.open_journey().is_some_and(|journey| &journey.other == host);
+        (&planned.host == host || goes_there())
             && wish.is_some_and(|wish| wish.availability.failover == Failover::Restart)
             && !(matches!(planned.goal, VmGoal::Stop | VmGoal::Kill | VmGoal::Remove)
                 && planned.settled.as_ref().is_some_and(|settled| !settled.running))
@@ -484,10 +531,14 @@ pub fn shall_arm(spec: &Spec, plan: &Plan, host: &HostName) -> bool {
     !spec.hosts.is_empty() && !spec.policy.failover.paused && plan.vms.iter().any(is_protected)
 }
 
-/// The devices of everything that a VM holds, if all of it is ready.
-fn ready_devices(name: &VmName, plan: &Plan, observed: &HostInventory) -> Option<Vec<VmDevice>> {
+/// The devices of everything that a VM holds on a host, if all of it is ready.
+pub(crate) fn ready_devices(
+    name: &VmName,
+    plan: &Plan,
+    observed: &HostInventory,
+) -> Option<Vec<VmDevice>> {
     let mut devices = Vec::new();
-    for (slot, _) in plan.held_by(name) {
+    for (slot, _) in plan.held_by(name).filter(|(slot, _)| slot.gpu.host == observed.host) {
         if placement::unready(slot, plan, observed).is_some() || observed.is_stuck(&slot.gpu.address) {
             return None;
         }

@@ -311,7 +311,7 @@ impl Desk {
         let planned = planner::plan(&stored.spec, &inventory, &stored.plan, now);
         let mut findings = planned.findings;
         findings.extend(check::check(&stored.plan));
-        findings.extend(check::check_world(&inventory));
+        findings.extend(check::check_world(&inventory, &stored.plan));
         let failures = inner.inventory.values().flat_map(|observed| &observed.progress.failures);
         findings.extend(failures.map(|failure| failure.finding.clone()));
         findings.extend(inner.store_finding.clone());

@@ -17,7 +17,7 @@ use crate::migration::{Boot, Probe, Prober};
 use crate::monitor::Monitor;
 use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
-use crate::vm::Hypervisor;
+use crate::vm::{Hypervisor, Travels};
 use crate::{Host, bind, board, identity, mdev, modules, passthrough, report, sriov, vgpu, xe};
 
 /// A host that is observed through a tree and whose VMs are a hypervisor's.
@@ -91,6 +91,12 @@ impl LinuxHost {
     pub fn with_notes(mut self, notes: Vec<Finding>) -> Self {
         self.notes.extend(notes);
         self
+    }
+
+    /// How far the hypervisor is with VMs that go to other hosts.
+    fn progress(&self) -> Progress {
+        let Travels { able, sent } = self.hypervisor.travels();
+        Progress { travels: able, sent, ..Progress::default() }
     }
 
     fn on(
@@ -198,7 +204,7 @@ impl Host for LinuxHost {
             gpus,
             stuck: self.stuck(unanswered),
             notes,
-            progress: Progress::default(),
+            progress: self.progress(),
             pulse: None,
             unread: None,
         }
@@ -231,6 +237,7 @@ impl Host for LinuxHost {
         inventory.notes.retain(|note| !concerned(note));
         inventory.notes.extend(notes);
         inventory.hypervisor = self.hypervisor.observe();
+        inventory.progress = self.progress();
         self.library.tell_of_partitions(&mut inventory.gpus, &inventory.hypervisor);
         inventory.stuck = self.stuck(unanswered);
         inventory.observed_at = now;
@@ -311,6 +318,9 @@ impl Host for LinuxHost {
             | Step::StartVm { .. }
             | Step::ShutDownVm { .. }
             | Step::KillVm { .. }
+            | Step::SendVm { .. }
+            | Step::CallOffVm { .. }
+            | Step::ResumeVm { .. }
             | Step::UndefineVm { .. } => self.hypervisor.apply(step),
         }
     }

@@ -9,6 +9,7 @@ fn main() {
         Some(2) => Some(tranche_sim::Planted::BookingAfterStart),
         Some(3) => Some(tranche_sim::Planted::StaleLeaderWrites),
         Some(4) => Some(tranche_sim::Planted::ForgottenShutdown),
+        Some(5) => Some(tranche_sim::Planted::GoesOnAtOnce),
         _ => None,
     };
     for seed in first..first + count.unwrap_or(1) {

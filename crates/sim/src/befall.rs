@@ -175,6 +175,9 @@ impl Inner {
             Event::VmStartsFail { vm, tries } => {
                 self.failing.insert(vm.clone(), *tries);
             }
+            Event::VmMovesFail { vm, tries } => {
+                self.failing_moves.insert(vm.clone(), *tries);
+            }
             _ => {}
         }
     }

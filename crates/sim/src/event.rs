@@ -177,6 +177,13 @@ pub enum Event {
         /// How many.
         tries: u32,
     },
+    /// So many moves of a VM while it runs come to nothing.
+    VmMovesFail {
+        /// The VM.
+        vm: VmName,
+        /// How many.
+        tries: u32,
+    },
     /// A rule about where VMs run is made, or changed.
     RuleSet {
         /// Its name.
@@ -242,6 +249,7 @@ impl Event {
             | Self::VmCrash(_)
             | Self::VmShutdown(_)
             | Self::VmStartsFail { .. }
+            | Self::VmMovesFail { .. }
             | Self::RuleSet { .. }
             | Self::RuleDelete(_)
             | Self::FailoverPause
@@ -283,6 +291,7 @@ impl Event {
             | Self::VmCrash(vm)
             | Self::VmShutdown(vm)
             | Self::VmMigrate { vm, .. }
+            | Self::VmMovesFail { vm, .. }
             | Self::VmStartsFail { vm, .. } => Some(vm),
             _ => None,
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tranche_core::check;
+use tranche_core::inventory::DomainState;
 use tranche_core::liveness::Cause;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::plan::{Plan, Standing, VmGoal};
@@ -180,7 +181,12 @@ impl Inner {
 }
 
 fn runs(node: &Node, vm: &str) -> bool {
-    node.on && node.model.domains.get(vm).is_some_and(|domain| domain.state.is_active())
+    node.on && node.model.domains.get(vm).is_some_and(|domain| is_going(domain.state))
+}
+
+/// Whether a guest goes on. One that arrives, or is whole and stands still, does not.
+pub(crate) fn is_going(state: DomainState) -> bool {
+    matches!(state, DomainState::Running | DomainState::ShuttingDown)
 }
 
 /// What is wrong about a VM that is being started on a host: it runs on another one, is another one's by now, or is not booked
@@ -216,7 +222,9 @@ fn judge_machines(nodes: &[Node], plan: &Plan) -> Vec<String> {
     for node in nodes.iter().filter(|node| node.on) {
         for domain in node.model.domains.values().filter(|domain| domain.state.is_active()) {
             let (vm, host) = (&domain.name, node.name.as_str());
-            if let Some(other) = hosts.insert(vm, host) {
+            if is_going(domain.state)
+                && let Some(other) = hosts.insert(vm, host)
+            {
                 wrong.push(format!("VM {vm} runs on {other} and on {host}"));
             }
             for slot in domain.live_devices.iter().filter_map(|device| node.model.slot_of(&device.source)) {

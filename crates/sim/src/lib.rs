@@ -33,6 +33,7 @@ mod scenario;
 mod setup;
 mod store;
 mod story;
+mod transfer;
 mod trouble;
 mod turns;
 mod valid;

@@ -11,7 +11,6 @@ use tranche_core::step::Step;
 use tranche_host::Host;
 
 use crate::model::{Refused, refused};
-use crate::quorum::Place;
 use crate::report::Happened;
 use crate::story::Planted;
 use crate::world::{Inner, Life, Shared};
@@ -26,7 +25,12 @@ impl Host for Machine {
     fn observe(&self, now: Timestamp) -> HostInventory {
         let takes_ms = self.world.slowed(self.life.node, 5);
         self.world.run_for(takes_ms);
-        let mut seen = self.world.with(|inner| inner.nodes[self.life.node].model.observe(now));
+        let mut seen = self.world.with(|inner| {
+            let mut seen = inner.nodes[self.life.node].model.observe(now);
+            seen.progress.travels = inner.nodes[self.life.node].setup.travels;
+            seen.progress.sent = inner.sent_by(self.life).into_iter().collect();
+            seen
+        });
         if self.world.planted() == Some(Planted::ForgottenShutdown) {
             forget_shutdowns(&mut seen);
         }
@@ -39,21 +43,29 @@ impl Host for Machine {
         if !self.world.lives(self.life) {
             return Err(refusal("the daemon is dead"));
         }
-        let done = self.world.with(|inner| inner.apply(self.life.node, step));
+        let done = self.world.with(|inner| inner.apply(self.life, step));
         self.note(step, &done);
         done.map_err(|refused| refusal(&refused.why))
     }
 }
 
 impl Inner {
-    fn apply(&mut self, node: Place, step: &Step) -> Result<(), Refused> {
+    fn apply(&mut self, life: Life, step: &Step) -> Result<(), Refused> {
+        let node = life.node;
         if let Step::StartVm { vm, .. } = step
             && let Some(more) = self.failing.get_mut(vm).filter(|more| **more > 0)
         {
             *more -= 1;
             return Err(refused("the guest's boot failed"));
         }
-        let done = self.nodes[node].model.apply(step);
+        let done = match step {
+            Step::SendVm { vm, number, to, devices, .. } => self.send(life, (vm, *number), to, devices),
+            Step::CallOffVm { vm, .. } => {
+                self.call_off(node, vm);
+                Ok(())
+            }
+            _ => self.nodes[node].model.apply(step),
+        };
         if let Some(Refused { why, .. }) = done.as_ref().err().filter(|refused| refused.is_wrong) {
             let host = &self.nodes[node].name;
             self.accuse(vec![format!("host {host} was told to {step}: {why}")]);
@@ -76,6 +88,9 @@ impl Machine {
             }
             (Step::ShutDownVm { vm, .. }, Ok(())) => {
                 self.world.record(node, Happened::Ended { vm: vm.to_string(), how: "shut down".to_owned() });
+            }
+            (Step::ResumeVm { vm, .. }, Ok(())) => {
+                self.world.record(node, Happened::WentOn { vm: vm.to_string() });
             }
             (Step::KillVm { vm, .. }, Ok(())) => {
                 self.world.record(node, Happened::Ended { vm: vm.to_string(), how: "killed".to_owned() });

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use tranche_core::identity::GpuIdentity;
 use tranche_core::inventory::{
-    Backend, DeviceSource, Domain, DomainState, Gpu, GroupMember, Health, Holder, HostDevice, HostInventory,
-    Hypervisor, Iommu, IommuGroup, ObservedPartition, OffReason, Offer, PartitionDevice, Progress, Sriov,
+    Backend, Certainty, DeviceSource, Domain, DomainState, Evidence, Gpu, GroupMember, Health, Holder, HostDevice, HostInventory,
+    Hypervisor, Iommu, IommuGroup, MigrationFacts, ObservedPartition, OffReason, Offer, PartitionDevice, Progress, Sriov,
     SystemFacts,
 };
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::spec::VmHardware;
-use tranche_core::step::{Step, StepSubject, VFIO_DRIVER};
+use tranche_core::step::{Step, StepSubject, VFIO_DRIVER, VmDevice};
+
+use crate::transfer::arriving;
 
 /// How many partitions a GPU can have.
 const PARTITIONS_MAX: u16 = 16;
@@ -49,8 +51,8 @@ fn wrong(why: impl Into<String>) -> Refused {
 }
 
 impl Model {
-    pub(crate) fn new(name: HostName, gpus: u8, memory_mib: u64) -> Self {
-        let gpus = (1..=gpus).map(|bus| (GpuAddress::Pci(function(bus, 0)), model_gpu(bus))).collect();
+    pub(crate) fn new(name: HostName, gpus: u8, memory_mib: u64, travels: bool) -> Self {
+        let gpus = (1..=gpus).map(|bus| (GpuAddress::Pci(function(bus, 0)), model_gpu(bus, travels))).collect();
         Self { name, boots: 0, memory_mib, gpus, domains: BTreeMap::new(), libvirt_down: false }
     }
 
@@ -65,6 +67,8 @@ impl Model {
 
     /// Power is lost: what runs is gone, and what is only in memory.
     pub(crate) fn lose_power(&mut self) {
+        // What was still arriving has no definition here.
+        self.domains.retain(|_, domain| domain.state != DomainState::Arriving);
         for domain in self.domains.values_mut() {
             domain.state = DomainState::Off { reason: OffReason::Unknown };
             domain.live_devices.clear();
@@ -166,7 +170,9 @@ impl Model {
             | Step::StartVm { .. }
             | Step::ShutDownVm { .. }
             | Step::KillVm { .. }
+            | Step::ResumeVm { .. }
             | Step::UndefineVm { .. } => self.apply_to_vm(step),
+            Step::SendVm { .. } | Step::CallOffVm { .. } => Err(wrong("one machine alone sends nothing")),
         }
     }
 
@@ -190,6 +196,10 @@ impl Model {
             Step::StartVm { vm, .. } => self.start(vm),
             Step::ShutDownVm { vm, .. } => self.end(vm.as_str(), OffReason::Shutdown),
             Step::KillVm { vm, .. } => self.end(vm.as_str(), OffReason::Destroyed),
+            Step::ResumeVm { vm, .. } => {
+                self.resume(vm);
+                Ok(())
+            }
             Step::UndefineVm { vm, .. } => {
                 if self.domain(vm)?.state.is_active() {
                     return Err(wrong("a running domain is undefined"));
@@ -225,7 +235,15 @@ impl Model {
             return Ok(());
         }
         let devices = domain.defined_devices.clone();
-        for device in &devices {
+        self.open(vm, &devices)?;
+        let domain = self.domain(vm)?;
+        domain.live_devices = devices;
+        domain.state = DomainState::Running;
+        Ok(())
+    }
+
+    fn open(&mut self, vm: &VmName, devices: &[HostDevice]) -> Result<(), Refused> {
+        for device in devices {
             let (driver, wanted, holders) =
                 self.holders(&device.source).ok_or_else(|| wrong("a device is not there: ENODEV"))?;
             if driver != wanted {
@@ -235,18 +253,54 @@ impl Model {
                 return Err(wrong(format!("{:?} is in use: EBUSY", device.source)));
             }
         }
-        for device in &devices {
+        for device in devices {
             if let Some((_, _, holders)) = self.holders(&device.source) {
                 holders.push(Holder { pid: 42, command: format!("qemu-{vm}") });
             }
         }
-        let domain = self.domain(vm)?;
-        domain.live_devices = devices;
-        domain.state = DomainState::Running;
         Ok(())
     }
 
-    /// Ends a domain.
+    /// Takes in a domain that is being sent here, with devices of this machine.
+    pub(crate) fn arrive(&mut self, domain: &Domain, devices: &[VmDevice]) -> Result<(), Refused> {
+        let domain = arriving(domain, devices);
+        let vm: VmName = domain.name.parse().map_err(|_| wrong("its name is none"))?;
+        match self.domains.get(vm.as_str()) {
+            Some(there) if there.state.is_active() => return Err(wrong("it is sent where it is")),
+            Some(there) if there.uuid != domain.uuid => return Err(refused("there is another domain of that name")),
+            _ => {}
+        }
+        self.open(&vm, &domain.live_devices)?;
+        self.domains.insert(vm.to_string(), domain);
+        Ok(())
+    }
+
+    /// All of a domain is here. It stands still.
+    pub(crate) fn become_whole(&mut self, vm: &VmName) {
+        if let Some(domain) = self.domains.get_mut(vm.as_str()) {
+            (domain.state, domain.persistent) = (DomainState::Paused, true);
+        }
+    }
+
+    /// Lets a domain go on that stands still. Says whether it did.
+    pub(crate) fn resume(&mut self, vm: &VmName) -> bool {
+        let stands = self.domains.get_mut(vm.as_str()).filter(|domain| domain.state == DomainState::Paused);
+        stands.is_some_and(|domain| {
+            domain.state = DomainState::Running;
+            true
+        })
+    }
+
+    /// Ends a domain that was being sent here, and is not whole.
+    pub(crate) fn forget_arrival(&mut self, vm: &VmName) {
+        let arrives = |domain: &Domain| domain.state == DomainState::Arriving;
+        if self.domains.get(vm.as_str()).is_some_and(arrives) {
+            let _ = self.end(vm.as_str(), OffReason::Destroyed);
+            self.domains.remove(vm.as_str());
+        }
+    }
+
+    /// Ends a domain. One without a definition is gone then.
     pub(crate) fn end(&mut self, name: &str, reason: OffReason) -> Result<(), Refused> {
         let domain = self.domains.get_mut(name).ok_or_else(|| wrong("no domain of that name"))?;
         if !domain.state.is_active() {
@@ -259,6 +313,7 @@ impl Model {
                 holders.retain(|holder| holder.command != format!("qemu-{name}"));
             }
         }
+        self.domains.retain(|_, domain| domain.persistent || domain.state.is_active());
         Ok(())
     }
 
@@ -321,7 +376,7 @@ fn member(address: PciAddress, driver: Option<&str>) -> GroupMember {
     GroupMember { address, class: 0x03_0200, driver: driver.map(ToOwned::to_owned), driver_override: None }
 }
 
-fn model_gpu(bus: u8) -> Gpu {
+fn model_gpu(bus: u8, travels: bool) -> Gpu {
     let offer = |count: u16| Offer {
         count,
         profile: format!("1/{count}"),
@@ -350,7 +405,7 @@ fn model_gpu(bus: u8) -> Gpu {
         aer: None,
         health: Health::default(),
         telemetry: None,
-        migration: None,
+        migration: travels.then(travelling),
         backend: Some(Backend::SriovVfio),
         partition_driver: VFIO_DRIVER.to_owned(),
         sriov: Some(Sriov { total_vfs: PARTITIONS_MAX, vfs: 0, autoprobe: true }),
@@ -360,6 +415,18 @@ fn model_gpu(bus: u8) -> Gpu {
         blanks: Vec::new(),
         reload: None,
         open_by: Vec::new(),
+    }
+}
+
+/// What a device can whose VM can be sent while it runs.
+fn travelling() -> MigrationFacts {
+    let proven = || Evidence::new(Certainty::Proven, "the model");
+    MigrationFacts {
+        stop_copy: proven(),
+        pre_copy: proven(),
+        p2p: proven(),
+        device_dirty_log: proven(),
+        iommu_dirty_log: Evidence::default(),
     }
 }
 

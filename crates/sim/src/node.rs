@@ -78,7 +78,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(name: HostName, setup: HostSetup) -> Self {
-        let model = Model::new(name.clone(), setup.gpus, setup.memory_mib);
+        let model = Model::new(name.clone(), setup.gpus, setup.memory_mib, setup.travels);
         let (clock_ms, member) = (setup.clock_skew_ms, setup.member);
         Self {
             name,

@@ -8,7 +8,7 @@ use tranche_core::finding::Finding;
 use tranche_core::name::{HostName, VmName};
 use tranche_engine::View;
 
-use crate::judge::Violation;
+use crate::judge::{Violation, is_going};
 use crate::scenario::{Expectation, Scenario};
 use crate::world::Shared;
 
@@ -49,6 +49,11 @@ pub struct Record {
 pub enum Happened {
     /// A VM was started.
     Started {
+        /// The VM.
+        vm: String,
+    },
+    /// A VM that was sent here while it ran goes on.
+    WentOn {
         /// The VM.
         vm: String,
     },
@@ -109,7 +114,7 @@ pub(crate) fn report(world: &Shared, scenario: &Scenario) -> Report {
     world.with(|inner| {
         let mut placement = BTreeMap::new();
         for node in inner.nodes.iter().filter(|node| node.on) {
-            for domain in node.model.domains.values().filter(|domain| domain.state.is_active()) {
+            for domain in node.model.domains.values().filter(|domain| is_going(domain.state)) {
                 if let Ok(vm) = domain.name.parse() {
                     placement.insert(vm, node.name.clone());
                 }

@@ -78,6 +78,8 @@ pub struct HostSetup {
     pub clock_skew_ms: i64,
     /// Whether it is a member from the beginning; else it becomes one with `host_join`.
     pub member: bool,
+    /// Whether VMs can be sent from it and to it while they run, also with its GPUs' partitions.
+    pub travels: bool,
     /// The version that its daemon says it has; while they differ, the oldest leads.
     pub version: String,
 }
@@ -95,6 +97,7 @@ impl Default for HostSetup {
             boot_ms: 20_000,
             clock_skew_ms: 0,
             member: true,
+            travels: false,
             version: "1.0.0".to_owned(),
         }
     }

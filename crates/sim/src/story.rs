@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use tranche_core::journey::Migration;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::{
     Availability, Failover, FailoverPolicy, PlacementPolicy, Request, ShutdownPolicy, Timers,
@@ -14,7 +15,7 @@ use crate::chance::Chance;
 use crate::event::{Event, TimedEvent};
 use crate::report::Report;
 use crate::scenario::{Expectation, HostSetup, Scenario, VmSetup};
-use crate::trouble::{Cast, TROUBLE_MS, peace, trouble, trouble_that_lasts};
+use crate::trouble::{Cast, TROUBLE_MS, peace, trouble, trouble_on_the_way, trouble_that_lasts};
 use crate::valid::ScenarioError;
 use crate::world;
 
@@ -28,6 +29,8 @@ const QUIET_MS: [u64; 2] = [11 * 60_000, 16 * 60_000];
 const VERSIONS_PERCENT: u64 = 15;
 /// In so many stories of a hundred with more than two hosts, the last one joins on the way.
 const JOINS_PERCENT: u64 = 10;
+/// In so many stories of a hundred, VMs can be sent from host to host while they run.
+const TRAVELS_PERCENT: u64 = 50;
 /// How long everything has then to come right, in milliseconds.
 const PEACE_MS: u64 = 240_000;
 /// How long the network remains of low quality when hosts have no more trouble. Whoever is reset then is powered on again.
@@ -45,6 +48,8 @@ pub enum Planted {
     StaleLeaderWrites,
     /// Hosts do not know that a guest shut itself down, and take it for crashed.
     ForgottenShutdown,
+    /// A VM that is sent goes on as soon as it is whole, and not only once it is off where it was.
+    GoesOnAtOnce,
 }
 
 /// Makes up a story and plays it.
@@ -64,6 +69,9 @@ pub fn fuzz_with(seed: u64, planted: Planted) -> Result<Report, ScenarioError> {
     story.planted = Some(planted);
     if planted == Planted::NoFenceWait {
         story.hosts.values_mut().for_each(|host| host.agent = true);
+    }
+    if planted == Planted::GoesOnAtOnce {
+        story.hosts.values_mut().for_each(|host| host.travels = true);
     }
     world::run(&story)
 }
@@ -105,6 +113,21 @@ pub fn story(seed: u64) -> Scenario {
         setup.member = false;
         let at_ms = more.between(5_000, TROUBLE_MS);
         events.push(TimedEvent { at_ms, event: Event::HostJoin(host.clone()) });
+    }
+    let mut travels = Chance::new(seed ^ 0x7472_6176_656C);
+    let mut vms = vms.clone();
+    if travels.percent(TRAVELS_PERCENT) {
+        hosts.values_mut().for_each(|host| host.travels = travels.percent(95));
+        for setup in vms.values_mut() {
+            setup.availability.migration = *travels.pick(&[
+                Migration::LiveOrRestart,
+                Migration::LiveOrRestart,
+                Migration::LiveOnly,
+                Migration::Restart,
+            ]);
+        }
+        events.extend(trouble_on_the_way(&mut travels, &cast));
+        events.sort_by_key(|timed| timed.at_ms);
     }
     events.extend(peace(&cast, quiet_ms));
     let policies = [

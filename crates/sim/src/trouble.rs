@@ -74,6 +74,32 @@ pub(crate) fn trouble_that_lasts(chance: &mut Chance, cast: &Cast<'_>) -> Vec<Ti
     events.into_iter().map(|(at_ms, event)| TimedEvent { at_ms, event }).collect()
 }
 
+/// What goes wrong where VMs are sent from host to host while they run: they are, again and again, and it comes to nothing at times.
+pub(crate) fn trouble_on_the_way(chance: &mut Chance, cast: &Cast<'_>) -> Vec<TimedEvent> {
+    let names: Vec<&VmName> = cast.vms.keys().collect();
+    let mut events = Events::new();
+    for _ in 0..chance.between(1, 6) {
+        let (vm, host) = ((*chance.pick(&names)).clone(), chance.pick(cast.hosts).clone());
+        let at_ms = chance.between(5_000, TROUBLE_MS);
+        events.extend(match chance.between(0, 9) {
+            0..=4 => vec![(at_ms, Event::VmMigrate { vm, to: None })],
+            5 => vec![(at_ms, Event::VmMigrate { vm, to: Some(host) })],
+            6..=7 => {
+                let soon_ms = at_ms + chance.between(2_000, 60_000);
+                vec![(at_ms, Event::Drain(host.clone())), (soon_ms, Event::Undrain(host))]
+            }
+            _ => {
+                let tries = u32::try_from(chance.between(1, 3)).unwrap_or(1);
+                vec![
+                    (at_ms, Event::VmMovesFail { vm: vm.clone(), tries }),
+                    (at_ms, Event::VmMigrate { vm, to: None }),
+                ]
+            }
+        });
+    }
+    events.into_iter().map(|(at_ms, event)| TimedEvent { at_ms, event }).collect()
+}
+
 fn blow(chance: &mut Chance, cast: &Cast<'_>) -> Events {
     let at_ms = chance.between(3_000, TROUBLE_MS);
     let soon_ms = at_ms + chance.between(500, 30_000);

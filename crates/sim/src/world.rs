@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tranche_core::change::Change;
+use tranche_core::journey::Sent;
 use tranche_core::name::{HostName, Timestamp, VmName};
 use tranche_core::step::Step;
 use tranche_engine::Ids;
@@ -23,6 +24,7 @@ use crate::report::{Happened, Record, Report, report};
 use crate::scenario::Scenario;
 use crate::setup;
 use crate::story::Planted;
+use crate::transfer::Transfer;
 use crate::turns::{self, TaskId, Turn};
 use crate::valid::{self, ScenarioError, WITNESS};
 
@@ -79,6 +81,12 @@ pub(crate) struct Inner {
     pub(crate) fences: BTreeMap<Told, AtWork>,
     /// How many more starts of a VM fail.
     pub(crate) failing: BTreeMap<VmName, u32>,
+    /// How many more moves of a VM while it runs come to nothing.
+    pub(crate) failing_moves: BTreeMap<VmName, u32>,
+    /// VMs that are being sent.
+    pub(crate) transfers: Vec<Transfer>,
+    /// What came of those that were sent from a host, and which life of a daemon knows.
+    pub(crate) sent: BTreeMap<(Place, VmName), (Life, Sent)>,
     pub(crate) store_slow_ms: u64,
     pub(crate) store_full: bool,
     pub(crate) records: Vec<Record>,
@@ -124,6 +132,12 @@ pub(crate) enum Due {
     PowerCut(Place),
     TurnOn(Place),
     Befalls(Event),
+    /// All of a VM that was sent is there.
+    Sent(Transfer),
+    /// It is told to go on there.
+    GoesOn(Transfer),
+    /// A host gives up waiting for the rest of a VM.
+    ArrivalEnds(Transfer),
     /// A write arrives that its client has long given up.
     Late(Txn),
 }
@@ -169,6 +183,9 @@ impl Shared {
             cuts: BTreeSet::new(),
             fences: BTreeMap::new(),
             failing: BTreeMap::new(),
+            failing_moves: BTreeMap::new(),
+            transfers: Vec::new(),
+            sent: BTreeMap::new(),
             store_slow_ms: 0,
             store_full: false,
             records: Vec::new(),
@@ -203,10 +220,7 @@ impl Shared {
 
     /// A host's wall clock.
     pub(crate) fn wall(&self, node: Place) -> Timestamp {
-        self.with(|inner| {
-            let off_ms = inner.nodes[node].clock_ms;
-            Timestamp((EPOCH_MS + inner.now_ms).saturating_add_signed(off_ms))
-        })
+        self.with(|inner| inner.wall_of(node))
     }
 
     /// Lets time pass, and happen what happens then. Only the thread that gives the turns does so.
@@ -242,6 +256,9 @@ impl Shared {
             // What it panicked with was told when it did.
             let _ = thread.join();
         }
+        // A daemon knows its world, which would else be there as long as the daemon is, and the other way round.
+        let daemons: Vec<_> = self.with(|inner| inner.nodes.iter_mut().filter_map(|node| node.daemon.take()).collect());
+        drop(daemons);
     }
 
     /// Lets so much time pass for the loop that calls it; everybody else goes on meanwhile.
@@ -320,6 +337,15 @@ impl Shared {
             Due::Boot(node, number) => self.with(|inner| inner.finish_boot(node, number)),
             Due::MemberStart(place) => self.with(|inner| inner.members.set_killed(place, false)),
             Due::PowerCut(node) => self.with(|inner| inner.power_off(node, "its power is cut by an agent")),
+            Due::Sent(transfer) => {
+                self.with(|inner| inner.finish_transfer(&transfer));
+                self.judge_step();
+            }
+            Due::GoesOn(transfer) => {
+                self.with(|inner| inner.go_on(&transfer));
+                self.judge_step();
+            }
+            Due::ArrivalEnds(transfer) => self.with(|inner| inner.end_arrival(&transfer)),
             Due::TurnOn(node) => self.with(|inner| inner.turned_on(node)),
             Due::DaemonStart(life) => self.start_daemon(life),
             Due::Befalls(Event::HostJoin(host)) => self.join(&host),
@@ -469,6 +495,12 @@ impl Shared {
 }
 
 impl Inner {
+    /// A host's wall clock.
+    pub(crate) fn wall_of(&self, node: Place) -> Timestamp {
+        let off_ms = self.nodes[node].clock_ms;
+        Timestamp((EPOCH_MS + self.now_ms).saturating_add_signed(off_ms))
+    }
+
     /// A new id, the same in each run.
     pub(crate) fn next_id(&mut self) -> Uuid {
         self.ids += 1;

@@ -180,7 +180,7 @@ impl Situation {
         self.spec.vms.get_mut(&name()).unwrap().run = Run::Running;
         self.plan.vms.insert(
             name(),
-            VmPlan { host: key().host, id: id(), goal, settled: None, tried: None, ran_on: None },
+            VmPlan::new(key().host, id(), goal),
         );
         if goal == VmGoal::Run {
             self.plan.bookings.insert(slot(0), Booking { vm: name(), vm_id: id(), since: Timestamp(0) });

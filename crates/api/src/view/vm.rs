@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Domain, DomainState, Gpu, HostInventory};
+use tranche_core::journey::Sending;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::placement;
 use tranche_core::plan::{VmGoal, VmPlan};
@@ -26,6 +27,12 @@ pub struct VmView {
     pub run: Run,
     /// The host that it belongs to, once decided.
     pub host: Option<HostName>,
+    /// The host that it goes to while it runs, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves_to: Option<HostName>,
+    /// How much of it is there, in percent, as far as its host has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_percent: Option<u8>,
     /// The GPU that serves it; the first one where it has several.
     pub gpu: Option<GpuAddress>,
     /// The partition's index on that GPU; none for a whole GPU.
@@ -75,6 +82,8 @@ pub enum VmState {
     Paused,
     /// It is on its way up.
     Starting,
+    /// It runs, and is being sent to another host.
+    Moving,
     /// It is on its way down.
     Stopping,
     /// It shall run and cannot yet; its findings say why.
@@ -89,10 +98,11 @@ pub enum VmState {
 
 impl VmState {
     /// Every state, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Running,
         Self::Paused,
         Self::Starting,
+        Self::Moving,
         Self::Stopping,
         Self::Waiting,
         Self::Stopped,
@@ -106,6 +116,7 @@ impl VmState {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Starting => "starting",
+            Self::Moving => "moving",
             Self::Stopping => "stopping",
             Self::Waiting => "waiting",
             Self::Stopped => "stopped",
@@ -145,7 +156,15 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
     let planned = sources.plan.vms.get(name);
     let host = planned.and_then(|planned| sources.host(&planned.host));
     let domain = host.and_then(|host| host.domain(name)).filter(|domain| domain.uuid == spec.id.0);
-    let holds: Vec<SlotKey> = sources.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
+    let is_here = |slot: &SlotKey| planned.is_none_or(|planned| planned.host == slot.gpu.host);
+    let held = sources.plan.held_by(name).filter(|(slot, _)| is_here(slot));
+    let holds: Vec<SlotKey> = held.map(|(slot, _)| slot.clone()).collect();
+    let journey = planned.and_then(VmPlan::open_journey);
+    let sent = host.and_then(|host| host.progress.sent.get(name));
+    let moved_percent = journey.zip(sent).and_then(|(journey, sent)| match sent.state {
+        Sending::UnderWay { percent, .. } if sent.number == journey.number => Some(percent),
+        _ => None,
+    });
     let first = holds.first();
     let gpu = first.and_then(|slot| observed_gpu(sources, &slot.gpu));
     let offer = first.and_then(|slot| match slot.slot {
@@ -163,6 +182,8 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
         state: state(spec.run, planned, host, domain, &findings),
         run: spec.run,
         host: planned.map(|planned| planned.host.clone()),
+        moves_to: journey.map(|journey| journey.other.clone()),
+        moved_percent,
         gpu: first.map(|slot| slot.gpu.address.clone()),
         partition: first.and_then(|slot| match slot.slot {
             Slot::Partition(index) => Some(index),
@@ -213,7 +234,11 @@ fn state(
     let goal = planned.map(|planned| planned.goal);
     let cycles = matches!(goal, Some(VmGoal::Cycle | VmGoal::Reset));
     let stays_up = run.is_up() && !cycles || goal == Some(VmGoal::Leave);
+    if planned.is_some_and(|planned| planned.open_journey().is_some()) {
+        return VmState::Moving;
+    }
     match domain.map(|domain| domain.state) {
+        Some(DomainState::Arriving) => VmState::Starting,
         Some(DomainState::Running) if stays_up => VmState::Running,
         Some(DomainState::Paused) if stays_up => VmState::Paused,
         Some(DomainState::Running | DomainState::Paused | DomainState::ShuttingDown) => VmState::Stopping,

@@ -77,7 +77,7 @@ pub(crate) fn add_host(
                     Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
                 plan.vms.insert(
                     name,
-                    VmPlan { host: host.clone(), id, goal: VmGoal::Run, settled, tried: None, ran_on: None },
+                    VmPlan { settled, ..VmPlan::new(host.clone(), id, VmGoal::Run) },
                 );
             }
         }

@@ -1,12 +1,44 @@
 //! What stands against moving a VM while it runs, in words.
 
-use super::{error, vm_subject};
+use super::{error, info, vm_subject, warning};
 use crate::finding::{Code, Finding};
 use crate::inventory::{Certainty, MigrationBlocker};
 use crate::migration::obstacles::Obstacle;
 use crate::name::{GpuKey, HostName, VmName};
 
 type Words = (Code, String, String);
+
+/// A VM was to move while it runs, and that came to nothing.
+pub fn migrate_failed(vm: &VmName, to: &HostName, why: &str) -> Finding {
+    warning(
+        Code::MigrateFailed,
+        vm_subject(vm),
+        format!("VM {vm} was to move to host {to} while it runs, and did not: {why}."),
+        format!("'tranche vm destinations {vm}' shows what is known to stand against it."),
+    )
+}
+
+/// A VM that is to move while it runs waits for others that do so.
+pub fn migrate_queued(vm: &VmName, host: &HostName) -> Finding {
+    info(
+        Code::MigrateQueued,
+        vm_subject(vm),
+        format!("VM {vm} is to leave host {host} while it runs, and waits until others have moved."),
+        "Only some move at the same time, so that each is quick.",
+    )
+}
+
+/// A VM that only moves while it runs is to leave its host, and cannot do so to any other.
+pub fn migrate_live_only(vm: &VmName, host: &HostName) -> Finding {
+    error(
+        Code::MigrateLiveOnly,
+        vm_subject(vm),
+        format!("VM {vm} is to leave host {host}, and cannot move to any other host while it runs."),
+        format!(
+            "'tranche vm destinations {vm}' shows why. 'tranche vm set {vm} --migration live-or-restart' lets it be restarted there."
+        ),
+    )
+}
 
 /// A VM could run on a host, and not be moved there while it runs.
 pub fn live_obstacle(vm: &VmName, to: &HostName, obstacle: &Obstacle) -> Finding {

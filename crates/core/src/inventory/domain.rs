@@ -65,6 +65,8 @@ pub enum DomainState {
     Running,
     /// It exists in memory and is stopped in its tracks.
     Paused,
+    /// It is being sent here from another host, and cannot run before it is whole.
+    Arriving,
     /// It was asked to shut down and has not yet done so.
     ShuttingDown,
     /// It is off.
@@ -78,6 +80,11 @@ impl DomainState {
     /// Whether the domain holds its devices.
     pub fn is_active(self) -> bool {
         !matches!(self, Self::Off { .. })
+    }
+
+    /// Whether all of it is here and it is not off.
+    pub fn is_whole(self) -> bool {
+        self.is_active() && self != Self::Arriving
     }
 }
 

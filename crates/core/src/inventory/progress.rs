@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::falls::Falls;
+use crate::journey::Sent;
 use crate::name::VmName;
 use crate::operation::{LogLine, StepFailure};
 use crate::plan::DownBy;
@@ -39,6 +40,12 @@ pub struct Progress {
     /// VMs that crashed or could not be started, and how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub falls: BTreeMap<VmName, Falls>,
+    /// Whether it can send VMs to other hosts while they run, and take them from those.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub travels: bool,
+    /// VMs that it sends or has sent to other hosts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sent: BTreeMap<VmName, Sent>,
     /// The steps that it carried out last, the newest last, for the logs of operations. While nothing is done, they stay the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lately: Vec<Done>,

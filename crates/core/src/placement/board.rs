@@ -60,8 +60,12 @@ impl<'a> Board<'a> {
     ) -> Self {
         let mut ground = Ground::new(spec.policy.placement);
         let mut vms: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
+        let mut coming: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
         for (name, planned) in &plan.vms {
             vms.entry(&planned.host).or_default().push(name);
+            if let Some(journey) = planned.open_journey() {
+                coming.entry(&journey.other).or_default().push(name);
+            }
         }
         let nobody = Uses::default();
         let hosts: BTreeSet<&HostName> = inventory.keys().chain(vms.keys().copied()).collect();
@@ -69,7 +73,8 @@ impl<'a> Board<'a> {
             let gives = |gpu: &GpuKey| gpus.contains_key(gpu);
             let vms = vms.remove(host).unwrap_or_default();
             let state = State { spec, plan, inventory };
-            ground.read(host, state, gives, uses.get(host).unwrap_or(&nobody), vms);
+            let coming = coming.remove(host).unwrap_or_default();
+            ground.read(host, state, gives, uses.get(host).unwrap_or(&nobody), vms, coming);
         }
         Self::over(ground, (spec, inventory), plan, plan.vms.keys())
     }

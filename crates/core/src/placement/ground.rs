@@ -59,7 +59,8 @@ impl Ground {
         }
     }
 
-    /// Reads a host anew. `gives` tells which of its GPUs may be given away, and `vms` are all those that the plan has there.
+    /// Reads a host anew. `gives` tells which of its GPUs may be given away, `vms` are all those that the plan has there, and `coming`
+    /// those that are on their way there while they run.
     pub(crate) fn read<'v>(
         &mut self,
         host: &HostName,
@@ -67,6 +68,7 @@ impl Ground {
         gives: impl Fn(&GpuKey) -> bool,
         uses: &Uses,
         vms: impl IntoIterator<Item = &'v VmName>,
+        coming: impl IntoIterator<Item = &'v VmName>,
     ) {
         let put_there = self.altered.remove(host).unwrap_or_default();
         for vm in self.found.remove(host).into_iter().flatten().chain(put_there) {
@@ -83,6 +85,10 @@ impl Ground {
             found.push(vm.clone());
         }
         self.found.insert(host.clone(), found);
+        for vm in coming {
+            let Some((memory_mib, vcpus)) = state.spec.vms.get(vm).map(|spec| needs_of(vm, spec, None)) else { continue };
+            (used_mib, used_vcpus) = (used_mib + memory_mib, used_vcpus + vcpus);
+        }
         self.closed.remove(host);
         let Some(observed) = state.inventory.get(host) else { return self.leave_out(host) };
         if let Some(why) = closed(host, state.spec, state.plan, observed) {

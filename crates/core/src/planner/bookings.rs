@@ -33,8 +33,13 @@ impl Planner<'_> {
 
     fn index_bookings(&mut self) {
         self.held.clear();
+        self.strays.clear();
         for (slot, booking) in self.scope.hosts.iter().flat_map(|host| self.plan.bookings_of(host)) {
-            self.held.entry(booking.vm.clone()).or_default().push(slot.clone());
+            if self.is_elsewhere(slot, booking) {
+                self.strays.insert(booking.vm.clone(), slot.gpu.host.clone());
+            } else {
+                self.held.entry(booking.vm.clone()).or_default().push(slot.clone());
+            }
         }
     }
 
@@ -42,11 +47,18 @@ impl Planner<'_> {
         self.held.get(vm).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a booking is on another host than its VM's: on the one that it goes to, or has left.
+    fn is_elsewhere(&self, slot: &SlotKey, booking: &Booking) -> bool {
+        let planned = self.plan.vms.get(&booking.vm).filter(|planned| planned.id == booking.vm_id);
+        planned.is_some_and(|planned| planned.host != slot.gpu.host)
+    }
+
     /// A booking ends when its VM has no more use for it *and* the hardware is read back as free.
     fn may_release(&self, slot: &SlotKey, booking: &Booking) -> bool {
         let Some(observed) = self.inventory.get(&slot.gpu.host) else { return false };
         let Some(domains) = observed.domains() else { return false };
-        if !self.is_in_step(&slot.gpu.host) || self.may_be_starting(&booking.vm) {
+        let elsewhere = self.is_elsewhere(slot, booking);
+        if !self.is_in_step(&slot.gpu.host) || (!elsewhere && self.may_be_starting(&booking.vm)) {
             return false;
         }
         if self.is_wanted(slot, booking, domains.get(booking.vm.as_str())) {
@@ -63,8 +75,11 @@ impl Planner<'_> {
             return false;
         };
         let rests = domain.is_none_or(|domain| !domain.state.is_active());
-        if !rests {
+        if !rests || self.is_travelling(&booking.vm) {
             return true;
+        }
+        if self.is_elsewhere(slot, booking) {
+            return false;
         }
         let observed = self.inventory.get(&slot.gpu.host);
         // A VM that rests does not go back to what failed under it, unless that is reserved for it.

@@ -9,9 +9,11 @@
 //! is the policy; else only for [`WAIT_MS_MAX`] once it is known that the host runs nothing.
 
 use super::Planner;
+use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
 use crate::plan::{HostPlan, Standing, VmGoal};
-use crate::spec::{Departure, ShutdownPolicy};
+use crate::placement::Board;
+use crate::spec::{Departure, ShutdownPolicy, VmSpec};
 
 /// How long VMs wait for a host that was to reboot, in milliseconds, from when it is known to be down, or silent: long enough for
 /// a server's firmware.
@@ -55,12 +57,21 @@ impl Planner<'_> {
     }
 
     /// What a VM that runs shall do on a host that is about to go down; none if it is not.
-    pub(super) fn goal_on_departure(&self, name: &VmName, host: &HostName) -> Option<VmGoal> {
-        let departure = self.departing(host)?;
-        Some(match departure.force {
-            true => VmGoal::Kill,
-            false if self.stays_with(name, host) => VmGoal::Stop,
-            false => VmGoal::Move,
-        })
+    pub(super) fn goal_on_departure(
+        &mut self,
+        (name, spec): (&VmName, &VmSpec),
+        observed: &HostInventory,
+        board: &mut Board<'_>,
+    ) -> Option<VmGoal> {
+        let departure = self.departing(&observed.host)?;
+        if departure.force {
+            return Some(VmGoal::Kill);
+        }
+        if self.stays_with(name, &observed.host) {
+            return Some(VmGoal::Stop);
+        }
+        let goes_live = self.spec.policy.shutdown == ShutdownPolicy::Migrate;
+        let live = goes_live.then(|| self.set_out((name, spec), observed, None, board)).flatten();
+        Some(live.unwrap_or(VmGoal::Move))
     }
 }

@@ -7,6 +7,7 @@ use super::Planner;
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::HostInventory;
+use crate::journey::Migration;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Move};
 use crate::plan::{Settled, VmGoal};
@@ -74,21 +75,24 @@ impl Planner<'_> {
         is_off && !rests && self.is_in_step(host) && !self.may_be_starting(name)
     }
 
-    /// Whether a VM that runs is to go on elsewhere: its host is to be emptied, and another one has room.
-    pub(super) fn shall_move(
+    /// What a VM that runs shall do on a host that is to be emptied: go on elsewhere, if another one has room. None if it may stay.
+    pub(super) fn goal_of_drain(
         &mut self,
-        name: &VmName,
-        spec: &VmSpec,
-        host: &HostName,
+        (name, spec): (&VmName, &VmSpec),
+        observed: &HostInventory,
         board: &mut Board<'_>,
-    ) -> bool {
+    ) -> Option<VmGoal> {
+        let host = &observed.host;
         // Its guest was asked to shut down: whether the host is still to be emptied or not, it goes off, and not by itself.
         if self.is_moving(name) {
-            return true;
+            return Some(VmGoal::Move);
         }
         let drained = self.spec.hosts.get(host).is_some_and(|wish| wish.duty == Duty::Maintenance);
         if !drained {
-            return false;
+            return None;
+        }
+        if let Some(goal) = self.set_out((name, spec), observed, None, board) {
+            return Some(goal);
         }
         let movable = matches!(spec.source, VmSource::Made(_));
         // What is taken is not offered to the next one that asks in this pass.
@@ -99,7 +103,7 @@ impl Planner<'_> {
                 None => say::drain_blocked(name, host),
             });
         }
-        has_room
+        has_room.then_some(VmGoal::Move)
     }
 
     /// The command to run a VM on another host that has not been carried out yet; `settled` is what is known of the VM's last
@@ -127,11 +131,15 @@ impl Planner<'_> {
     pub(super) fn goal_of_relocation(
         &mut self,
         (name, spec): (&VmName, &VmSpec),
-        host: &HostName,
+        observed: &HostInventory,
         settled: Option<&Settled>,
         board: &mut Board<'_>,
     ) -> Option<VmGoal> {
+        let host = &observed.host;
         let relocation = self.relocation(name, spec, settled).filter(|known| known.from == *host)?;
+        if let Some(goal) = self.set_out((name, spec), observed, relocation.to.as_ref(), board) {
+            return Some(goal);
+        }
         // What is taken is not offered to the next one that asks in this pass.
         let taken =
             elsewhere(name, spec, relocation, board).and_then(|to| board.take((name, spec), Some(&to)));
@@ -144,8 +152,8 @@ impl Planner<'_> {
         if leaves_gpu || self.may_be_ending(before) {
             return None;
         }
-        if self.shall_move(name, spec, host, board) {
-            return Some(VmGoal::Move);
+        if let Some(goal) = self.goal_of_drain((name, spec), observed, board) {
+            return Some(goal);
         }
         self.findings.extend(taken.err().map(|why| say::migrate_waits(name, host, &why)));
         Some(VmGoal::Run)
@@ -168,11 +176,12 @@ impl Planner<'_> {
         true
     }
 
-    /// Lets a VM go back to the host that a rule prefers: one after the other, because each is shut down for it.
+    /// Lets a VM go back to the host that a rule prefers: one after the other, because most are shut down for it.
     pub(super) fn go_back(&mut self, moves: &[Move]) {
         // Who is on the way is not at rest.
         let mut planned = self.scope.vms().filter_map(|name| self.plan.vms.get(name));
-        let on_the_way = planned.any(|planned| planned.goal == VmGoal::Move);
+        let on_the_way =
+            planned.any(|planned| planned.goal == VmGoal::Move || planned.open_journey().is_some());
         if on_the_way || self.spec.policy.failover.paused {
             return;
         }
@@ -180,8 +189,15 @@ impl Planner<'_> {
             let domain = self.inventory.get(host).and_then(|observed| observed.domain(name));
             self.is_in_step(host) && domain.is_some_and(|domain| domain.state.is_active())
         };
-        let first = moves.iter().find(|back| runs(&back.vm, &back.from));
-        if let Some(planned) = first.and_then(|back| self.plan.vms.get_mut(&back.vm)) {
+        let Some(back) = moves.iter().find(|back| runs(&back.vm, &back.from)) else { return };
+        let (Some(spec), Some(from)) = (self.spec.vms.get(&back.vm), self.inventory.get(&back.from)) else {
+            return;
+        };
+        if self.may_travel((&back.vm, spec), from, &back.to) {
+            self.begin_journey((&back.vm, spec), &back.from, &back.to);
+        } else if spec.availability.migration != Migration::LiveOnly
+            && let Some(planned) = self.plan.vms.get_mut(&back.vm)
+        {
             planned.goal = VmGoal::Move;
         }
     }

@@ -15,7 +15,7 @@ use crate::homogeneity;
 use crate::inventory::Inventory;
 use crate::name::{GpuKey, HostName, Timestamp, VmName};
 use crate::placement::Ground;
-use crate::plan::Plan;
+use crate::plan::{Plan, VmPlan};
 use crate::spec::Spec;
 
 /// What the last pass knew. It starts empty; forgetting it costs one pass over everything.
@@ -112,13 +112,12 @@ impl Last {
             hosts.extend(holders.map(|planned| planned.host.clone()));
         }
         for (vm, was, is) in self.plan.vms.changes(&plan.vms) {
+            hosts.extend(was.into_iter().chain(is).flat_map(VmPlan::hosts).cloned());
             if let Some(left) = was {
                 self.residents.entry(left.host.clone()).or_default().remove(vm);
-                hosts.insert(left.host.clone());
             }
             if let Some(home) = is {
                 self.residents.entry(home.host.clone()).or_default().insert(vm.clone());
-                hosts.insert(home.host.clone());
                 self.homeless.remove(vm);
             } else if spec.vms.contains_key(vm) {
                 self.homeless.insert(vm.clone());
@@ -173,6 +172,8 @@ impl Last {
             }
         }
         self.restless.extend(ground.altered().cloned());
+        let journeys = scope.vms().filter_map(|vm| planner.plan.vms.get(vm)?.journey.as_ref());
+        self.restless.extend(journeys.map(|journey| journey.other.clone()));
         for host in &scope.hosts {
             let is_said_of = |vm: &VmName| vms.contains(vm);
             let may_rest = planner.may_rest(host, &self.plan, is_said_of) && !self.restless.contains(host);

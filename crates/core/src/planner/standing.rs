@@ -19,7 +19,7 @@ use super::Planner;
 use crate::diagnostics as say;
 use crate::inventory::{CLOCK_OFF_MS, Guard, HostInventory, Pulse};
 use crate::name::{GpuKey, HostName, SlotKey, Timestamp, VmName};
-use crate::plan::{DownBy, HostPlan, Standing, VmGoal, VmPlan};
+use crate::plan::{Booking, DownBy, HostPlan, Standing, VmGoal, VmPlan};
 use crate::spec::{Duty, FailoverPolicy, HostSpec, Run, VmSource, VmSpec};
 use crate::whereabouts;
 
@@ -211,10 +211,15 @@ impl Planner<'_> {
         let scope = self.scope;
         for host in scope.hosts.iter().filter(|host| !self.spec.hosts.contains_key(*host)) {
             for name in scope.residents(host) {
+                // Where one is that travels will show; then its turn comes.
+                if self.is_travelling(name) {
+                    continue;
+                }
                 let lost = self.plan.vms.remove(name);
                 self.displaced.insert(name.clone(), lost.and_then(|planned| planned.ran_on));
             }
-            let held: Vec<SlotKey> = self.plan.bookings_of(host).map(|(slot, _)| slot.clone()).collect();
+            let held = self.plan.bookings_of(host).filter(|(_, booking)| !self.is_travelling(&booking.vm));
+            let held: Vec<SlotKey> = held.map(|(slot, _)| slot.clone()).collect();
             for slot in &held {
                 self.plan.bookings.remove(slot);
             }
@@ -234,11 +239,12 @@ impl Planner<'_> {
         };
         let scope = self.scope;
         let dead: Vec<&HostName> = scope.hosts.iter().filter(|host| is_down(host)).collect();
+        self.forget_strays(&dead);
         let stranded =
             dead.into_iter().flat_map(|host| scope.residents(host).iter().map(move |vm| (vm, host)));
         let mut abandoned: BTreeMap<&HostName, BTreeSet<VmName>> = BTreeMap::new();
         for (name, host) in stranded {
-            let Some(wish) = self.spec.vms.get(name) else { continue };
+            let Some(wish) = self.spec.vms.get(name).filter(|_| !self.is_travelling(name)) else { continue };
             if wish.run == Run::Deleted {
                 self.bury(name, wish);
             } else if self.is_waited_for(host) {
@@ -266,6 +272,21 @@ impl Planner<'_> {
             for slot in held {
                 self.plan.bookings.remove(&slot);
             }
+        }
+    }
+
+    /// Takes from hosts that run nothing any more what VMs had there that are on another host by now.
+    fn forget_strays(&mut self, dead: &[&HostName]) {
+        let is_stray = |host: &HostName, booking: &Booking| {
+            let planned = self.plan.vms.get(&booking.vm);
+            planned.is_some_and(|planned| planned.host != *host && planned.open_journey().is_none())
+        };
+        let held = dead.iter().flat_map(|host| {
+            let strays = self.plan.bookings_of(host).filter(move |(_, booking)| is_stray(host, booking));
+            strays.map(|(slot, _)| slot.clone())
+        });
+        for slot in held.collect::<Vec<SlotKey>>() {
+            self.plan.bookings.remove(&slot);
         }
     }
 

@@ -1,5 +1,7 @@
 //! VMs: what each shall do, by what was asked for and what is seen.
 
+use std::collections::BTreeMap;
+
 use super::Planner;
 use crate::change::State;
 use crate::diagnostics as say;
@@ -52,13 +54,22 @@ impl Planner<'_> {
     fn read_ground(&self, mut ground: Ground) -> Ground {
         let nobody = Uses::default();
         let state = State { spec: self.spec, plan: &self.plan, inventory: self.inventory };
+        // Where they are by now: some lost their host in this pass, and some came to another one.
+        let mut residents: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
+        let mut coming: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
+        for name in self.scope.vms() {
+            let Some(planned) = self.plan.vms.get(name) else { continue };
+            residents.entry(&planned.host).or_default().push(name);
+            if let Some(journey) = planned.open_journey() {
+                coming.entry(&journey.other).or_default().push(name);
+            }
+        }
         for host in &self.scope.hosts {
             let takes = self.takes_vms(host);
             let gives = |gpu: &GpuKey| takes && !self.is_changing(gpu);
-            // Not those that were taken from it in this pass.
-            let is_there = |vm: &&VmName| self.plan.vms.contains_key(*vm);
-            let residents = self.scope.residents(host).iter().filter(is_there);
-            ground.read(host, state, gives, self.uses.get(host).unwrap_or(&nobody), residents);
+            let residents = residents.get(host).into_iter().flatten().copied();
+            let coming = coming.get(host).into_iter().flatten().copied();
+            ground.read(host, state, gives, self.uses.get(host).unwrap_or(&nobody), residents, coming);
         }
         ground
     }
@@ -104,10 +115,14 @@ impl Planner<'_> {
             (VmGoal::Stop | VmGoal::Kill, Run::Stopped | Run::Killed) => !active,
             _ => false,
         };
-        as_it_shall && planned.id == spec.id && planned.host == observed.host && planned.tried.is_none()
+        as_it_shall && planned.journey.is_none() && planned.id == spec.id && planned.host == observed.host && planned.tried.is_none()
     }
 
     fn decide_vm(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) {
+        if self.is_travelling(name) {
+            self.report_journey(name);
+            return;
+        }
         let Some(host) = self.home_of(name, spec, board) else { return };
         let observed = &self.inventory[&host];
         let is_new = self.plan.vms.get(name).is_none_or(|planned| planned.host != host);
@@ -121,8 +136,7 @@ impl Planner<'_> {
         let before = before.and_then(|before| before.settled.clone());
         if let Some(refusal) = domain_obstacle(name, spec, domain) {
             self.findings.push(refusal);
-            let goal = VmGoal::Leave;
-            let planned = VmPlan { host, id: spec.id, goal, settled: before, tried: None, ran_on };
+            let planned = VmPlan { settled: before, ran_on, ..VmPlan::new(host, spec.id, VmGoal::Leave) };
             self.plan.vms.insert(name.clone(), planned);
             return;
         }
@@ -130,9 +144,14 @@ impl Planner<'_> {
         let ran_on = if runs { Some(host.clone()) } else { ran_on };
         let settled = self.settled(name, spec, domain, observed, before);
         let goal = self.goal((name, spec), domain, observed, settled.as_ref(), board);
-        let tried =
-            self.plan.vms.get(name).filter(|planned| planned.id == spec.id).and_then(|p| p.tried.clone());
-        self.plan.vms.insert(name.clone(), VmPlan { host, id: spec.id, goal, settled, tried, ran_on });
+        let before = self.plan.vms.remove(name).filter(|planned| planned.id == spec.id);
+        let (tried, journey, missed) =
+            before.map_or((None, None, None), |before| (before.tried, before.journey, before.missed));
+        let missed = missed.filter(|missed| missed.serial == spec.serial);
+        let journey = journey.or_else(|| self.left_behind(name, &host));
+        let planned =
+            VmPlan { settled, tried, ran_on, journey, missed, ..VmPlan::new(host, spec.id, goal) };
+        self.plan.vms.insert(name.clone(), planned);
     }
 
     /// The last command that took effect, as far as plan and domain tell.
@@ -191,14 +210,13 @@ impl Planner<'_> {
             Run::Stopped => VmGoal::Stop,
             Run::Killed => VmGoal::Kill,
             Run::Running | Run::Reset
-                if active && let Some(goal) = self.goal_on_departure(name, &observed.host) =>
+                if active && let Some(goal) = self.goal_on_departure((name, spec), observed, board) =>
             {
                 goal
             }
             Run::Running | Run::Reset
                 if active
-                    && let Some(goal) =
-                        self.goal_of_relocation((name, spec), &observed.host, settled, board) =>
+                    && let Some(goal) = self.goal_of_relocation((name, spec), observed, settled, board) =>
             {
                 goal
             }
@@ -212,8 +230,10 @@ impl Planner<'_> {
                     VmGoal::Cycle
                 }
             }
-            Run::Running | Run::Reset if active && self.shall_move(name, spec, &observed.host, board) => {
-                VmGoal::Move
+            Run::Running | Run::Reset
+                if active && let Some(goal) = self.goal_of_drain((name, spec), observed, board) =>
+            {
+                goal
             }
             Run::Running | Run::Reset if active => {
                 let has_gpu =
@@ -267,7 +287,8 @@ impl Planner<'_> {
                 return true;
             }
             let Some(planned) = self.plan.vms.get(name) else { return false };
-            if !self.is_in_step(&planned.host) || may_be_starting(name, &planned.host) {
+            let may_be_starting = may_be_starting(name, &planned.host);
+            if !self.is_in_step(&planned.host) || may_be_starting || planned.journey.is_some() {
                 return false;
             }
             let Some(domains) = self.inventory.get(&planned.host).and_then(|seen| seen.domains()) else {

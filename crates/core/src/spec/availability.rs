@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::host::DepartureWay;
+use crate::journey::Migration;
 
 /// The highest priority of a VM.
 pub const PRIORITY_MAX: u16 = 1000;
@@ -25,11 +26,19 @@ pub struct Availability {
     pub failover: Failover,
     /// How often it is started again after it fell over.
     pub restarts: RestartPolicy,
+    /// How it goes to another host.
+    #[serde(skip_serializing_if = "Migration::is_default")]
+    pub migration: Migration,
 }
 
 impl Default for Availability {
     fn default() -> Self {
-        Self { priority: PRIORITY_DEFAULT, failover: Failover::default(), restarts: RestartPolicy::default() }
+        Self {
+            priority: PRIORITY_DEFAULT,
+            failover: Failover::default(),
+            restarts: RestartPolicy::default(),
+            migration: Migration::default(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     Admission, Availability, Failover, FailoverPolicy, Homogeneity, PlacementPolicy, Policy, RestartPolicy,
     ShutdownPolicy, Timers, VcpusPerCpu, VmSpec,
 };
+use crate::journey::Migration;
 
 /// What can be changed of a VM at any time. The VM is not restarted for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -58,6 +59,9 @@ pub struct AvailabilityPart {
     /// How often it is started again after it fell over.
     #[serde(skip_serializing_if = "RestartsPart::is_empty")]
     pub restarts: RestartsPart,
+    /// How it goes to another host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
 }
 
 impl AvailabilityPart {
@@ -72,6 +76,7 @@ impl AvailabilityPart {
             priority: self.priority.unwrap_or(now.priority),
             failover: self.failover.unwrap_or(now.failover),
             restarts: self.restarts.over(now.restarts),
+            migration: self.migration.unwrap_or(now.migration),
         }
     }
 }

@@ -101,14 +101,7 @@ impl Fleet {
             let booking = Booking { vm: name.clone(), vm_id: spec.id, since: Timestamp(0) };
             self.plan.bookings.insert(slot, booking);
         }
-        let planned = VmPlan {
-            host: host.clone(),
-            id: spec.id,
-            goal: VmGoal::Run,
-            settled: None,
-            tried: None,
-            ran_on: None,
-        };
+        let planned = VmPlan::new(host.clone(), spec.id, VmGoal::Run);
         self.plan.vms.insert(name, planned);
         true
     }

@@ -150,7 +150,7 @@ fn befall(world: &mut World, happening: Happening, libvirt: &mut Option<Hypervis
 /// What must hold of the world at every moment.
 fn assert_sound(world: &World) {
     assert_eq!(check::check(&world.plan), []);
-    assert_eq!(check::check_world(&world.inventory), []);
+    assert_eq!(check::check_world(&world.inventory, &world.plan), []);
     let Some(domains) = world.inventory[&host()].domains() else { return };
     for domain in domains.values().filter(|domain| domain.state == DomainState::Running) {
         for device in domain.live_devices.iter().filter(|device| device.ours) {
@@ -267,5 +267,5 @@ fn the_checker_finds_a_planted_double_booking() {
         ..world.domains()["a"].clone()
     };
     world.domains().insert("b".to_owned(), twin);
-    assert!(check::check_world(&world.inventory)[0].message.contains("serves several running VMs: a, b"));
+    assert!(check::check_world(&world.inventory, &world.plan)[0].message.contains("serves several running VMs: a, b"));
 }

@@ -9,7 +9,7 @@ use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::Code;
 use tranche_core::inventory::{Hypervisor, Network, Resources, StoragePool};
 use tranche_core::name::{Timestamp, VmId};
-use tranche_core::plan::VmGoal;
+use tranche_core::plan::{VmGoal, VmPlan};
 use tranche_core::spec::{Duty, Request, VmHardware, VmSource, VolumeRef};
 use tranche_core::whereabouts::{host_lacks, lacks};
 use tranche_core::why::why_not;
@@ -228,10 +228,7 @@ proptest! {
         let name = vm("desk");
         fleet.add("desk", ANY).source = uses(&disks, &networks);
         if let Some(home) = home {
-            let planned = tranche_core::plan::VmPlan {
-                host: node(5), id: fleet.spec.vms[&name].id, goal: VmGoal::Stop, settled: None, tried: None,
-                ran_on: Some(node(home)),
-            };
+            let planned = VmPlan { ran_on: Some(node(home)), ..VmPlan::new(node(5), fleet.spec.vms[&name].id, VmGoal::Stop) };
             fleet.plan.vms.insert(name.clone(), planned);
         }
         let wanted = (&name, &fleet.spec.vms[&name]);

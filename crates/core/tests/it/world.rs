@@ -228,7 +228,7 @@ impl World {
         for _ in 0..50 {
             let due = self.pass();
             if due.is_empty() {
-                assert_eq!(check::check_world(&self.inventory), []);
+                assert_eq!(check::check_world(&self.inventory, &self.plan), []);
                 return;
             }
             for step in &due {
@@ -296,6 +296,7 @@ impl World {
             Step::StartVm { vm, .. } => self.run_domain(vm.as_str()),
             Step::ShutDownVm { vm, .. } => self.end_domain(vm.as_str(), OffReason::Shutdown),
             Step::KillVm { vm, .. } => self.end_domain(vm.as_str(), OffReason::Destroyed),
+            Step::SendVm { .. } | Step::CallOffVm { .. } | Step::ResumeVm { .. } => panic!("one host alone sends nothing"),
             Step::UndefineVm { vm, .. } => {
                 let domain = self.domains().remove(vm.as_str()).expect("the domain exists");
                 assert!(!domain.state.is_active(), "a running domain is undefined");

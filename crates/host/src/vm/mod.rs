@@ -17,15 +17,32 @@ mod seed;
 mod shared;
 pub mod xml;
 
+use std::collections::BTreeMap;
+
 use tranche_core::finding::Finding;
 use tranche_core::inventory;
-use tranche_core::name::HostName;
+use tranche_core::journey::Sent;
+use tranche_core::name::{HostName, VmName};
 use tranche_core::step::Step;
+
+/// What a hypervisor knows of VMs that go to other hosts while they run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Travels {
+    /// Whether it can send them, and take them in.
+    pub able: bool,
+    /// Those that it sends or has sent.
+    pub sent: BTreeMap<VmName, Sent>,
+}
 
 /// The VMs of a host.
 pub trait Hypervisor: Send + Sync + std::fmt::Debug {
     /// Every domain, or why nothing is known of them. Never blocks for longer than a limit.
     fn observe(&self) -> inventory::Hypervisor;
+
+    /// What is known of VMs that go to other hosts while they run. One that is not asked this sends none. Asks nobody.
+    fn travels(&self) -> Travels {
+        Travels::default()
+    }
 
     /// What is amiss with the hypervisor of this host, beside what [`Hypervisor::observe`] says. Asks nobody.
     fn notes(&self, _host: &HostName) -> Vec<Finding> {

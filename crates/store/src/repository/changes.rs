@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::map::Map;
 use tranche_core::name::{HostName, VmName};
-use tranche_core::plan::Standing;
+use tranche_core::plan::{Standing, VmPlan};
 
 use super::layout::{
     Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HOME, HostPlans, HostSpecs, Inventories, Operations,
@@ -208,12 +208,15 @@ impl Diff<'_> {
         let touched: BTreeSet<&VmName> = planned.chain(asked).collect();
         let mut changes = Vec::new();
         for vm in touched {
-            let (before, after) = (was.get(vm), is.get(vm));
-            if let Some(planned) = after {
-                changes.push((vm.clone(), pointer(home(&planned.host, vm), Some(HOME.to_vec()))));
+            let hosts = |planned: Option<&VmPlan>| -> BTreeSet<HostName> {
+                planned.into_iter().flat_map(VmPlan::hosts).cloned().collect()
+            };
+            let (before, after) = (hosts(was.get(vm)), hosts(is.get(vm)));
+            for host in &after {
+                changes.push((vm.clone(), pointer(home(host, vm), Some(HOME.to_vec()))));
             }
-            if let Some(left) = before.filter(|left| after.is_none_or(|after| after.host != left.host)) {
-                changes.push((vm.clone(), pointer(home(&left.host, vm), None)));
+            for left in before.difference(&after) {
+                changes.push((vm.clone(), pointer(home(left, vm), None)));
             }
         }
         changes

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tranche_core::inventory::HostInventory;
 use tranche_core::liveness::Heartbeat;
 use tranche_core::name::{HostName, VmName};
-use tranche_core::plan::{HostPlan, Plan};
+use tranche_core::plan::{HostPlan, Plan, VmPlan};
 use tranche_core::spec::Spec;
 
 use super::layout::{self, Drawer, Generations, HostPlans, HostSpecs, Inventories, VmPlans, VmSpecs};
@@ -264,7 +264,8 @@ impl Repository {
             self.read_vm(&mut state, name)?;
         }
         // One may have gone elsewhere while this was read.
-        state.plan.vms.retain(|name, planned| &planned.host == host || domains.contains(name));
+        let is_about = |planned: &VmPlan| planned.hosts().any(|one| one == host);
+        state.plan.vms.retain(|name, planned| is_about(planned) || domains.contains(name));
         let State { spec, plan, .. } = state;
         Ok(Part { spec: Spec::clone(&spec), plan: Plan::clone(&plan), generation, mark, homes })
     }
@@ -302,8 +303,10 @@ impl Repository {
         let entries = self.store.range(&prefix("home"))?.entries.into_iter();
         let have: BTreeSet<Key> = entries.map(|entry| entry.key).collect();
         let vms = &loaded.state.plan.vms;
-        let want: BTreeMap<Key, &VmName> =
-            vms.iter().map(|(name, planned)| (layout::home(&planned.host, name), name)).collect();
+        let want: BTreeMap<Key, &VmName> = vms
+            .iter()
+            .flat_map(|(name, planned)| planned.hosts().map(move |host| (layout::home(host, name), name)))
+            .collect();
         for (home, name) in want.iter().filter(|(home, _)| !have.contains(*home)) {
             let plan = VmPlans::key(name);
             let Some(version) = loaded.versions.get(&plan) else { continue };

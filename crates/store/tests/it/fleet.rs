@@ -122,14 +122,7 @@ fn add_vm(state: &mut State, index: usize) {
     };
     state.spec.vms.insert(name.clone(), spec);
     let settled = Settled { serial: 1, running: true, boot_id: "0e2b4f8c".to_owned(), rests: None };
-    let planned = VmPlan {
-        host: host(),
-        id: vm_id(index),
-        goal: VmGoal::Run,
-        settled: Some(settled),
-        tried: None,
-        ran_on: None,
-    };
+    let planned = VmPlan { settled: Some(settled), ..VmPlan::new(host(), vm_id(index), VmGoal::Run) };
     state.plan.vms.insert(name.clone(), planned);
     book(state, index, slot(index));
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use tranche_core::journey::Migration;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::{
     Availability, AvailabilityPart, Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Request,
@@ -239,13 +240,16 @@ pub struct CareArgs {
     /// On how many other hosts it is tried after that, before it is given up
     #[arg(long, value_name = "N", default_value_t = RestartPolicy::default().elsewhere)]
     restarts_elsewhere: u8,
+    /// How it goes to another host
+    #[arg(long, value_enum, default_value_t)]
+    migration: MigrationArg,
 }
 
 impl From<CareArgs> for Availability {
     fn from(args: CareArgs) -> Self {
-        let CareArgs { priority, failover, restarts, restarts_elsewhere } = args;
+        let CareArgs { priority, failover, restarts, restarts_elsewhere, migration } = args;
         let restarts = RestartPolicy { local: restarts, elsewhere: restarts_elsewhere };
-        Self { priority, failover: failover.into(), restarts }
+        Self { priority, failover: failover.into(), restarts, migration: migration.into() }
     }
 }
 
@@ -265,6 +269,9 @@ pub struct SetArgs {
     /// On how many other hosts it is tried after that, before it is given up
     #[arg(long, value_name = "N")]
     restarts_elsewhere: Option<u8>,
+    /// How it goes to another host
+    #[arg(long, value_enum)]
+    migration: Option<MigrationArg>,
     /// It keeps its partition while it is off
     #[arg(long, conflicts_with = "no_reserved")]
     reserved: bool,
@@ -286,7 +293,12 @@ impl From<SetArgs> for VmPart {
         Self {
             reserved: (args.reserved || args.no_reserved).then_some(args.reserved),
             prefer_numa_node: (args.numa_node.is_some() || args.no_numa_node).then_some(args.numa_node),
-            availability: AvailabilityPart { priority: args.priority, failover, restarts },
+            availability: AvailabilityPart {
+                priority: args.priority,
+                failover,
+                restarts,
+                migration: args.migration.map(Into::into),
+            },
         }
     }
 }
@@ -340,6 +352,28 @@ impl From<FailoverArg> for Failover {
         match failover {
             FailoverArg::Restart => Self::Restart,
             FailoverArg::Stay => Self::Stay,
+        }
+    }
+}
+
+/// How a VM goes to another host.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum MigrationArg {
+    /// While it runs where that is possible, else it is shut down and started there
+    #[default]
+    LiveOrRestart,
+    /// While it runs, or not at all
+    LiveOnly,
+    /// It is shut down and started there
+    Restart,
+}
+
+impl From<MigrationArg> for Migration {
+    fn from(migration: MigrationArg) -> Self {
+        match migration {
+            MigrationArg::LiveOrRestart => Self::LiveOrRestart,
+            MigrationArg::LiveOnly => Self::LiveOnly,
+            MigrationArg::Restart => Self::Restart,
         }
     }
 }

@@ -68,7 +68,7 @@ impl Machine {
                 let (name, wish) = vm(&host, index);
                 let (goal, id) = (VmGoal::Stop, wish.id);
                 let planned =
-                    VmPlan { host: host.clone(), id, goal, settled: None, tried: None, ran_on: None };
+                    VmPlan::new(host.clone(), id, goal);
                 state.plan.vms.insert(name.clone(), planned);
                 state.spec.vms.insert(name, wish);
             }

@@ -69,7 +69,7 @@ impl Desk {
         let report = self.engine.pass(self.now);
         let view = self.engine.view();
         assert_eq!(check::check(&view.plan), []);
-        assert_eq!(check::check_world(&view.inventory), []);
+        assert_eq!(check::check_world(&view.inventory, &view.plan), []);
         report
     }
 

@@ -203,7 +203,7 @@ fn wished(availability: Availability) -> VmSpec {
 
 fn planned() -> VmPlan {
     let id = VmId(Uuid::from_u128(1));
-    VmPlan { host: host(), id, goal: VmGoal::Run, settled: None, tried: None, ran_on: None }
+    VmPlan::new(host(), id, VmGoal::Run)
 }
 
 fn nowayout() -> Model {

@@ -160,7 +160,7 @@ impl Stage {
 fn assert_sound(engine: &Engine) {
     let view = engine.view();
     assert_eq!(check::check(&view.plan), []);
-    assert_eq!(check::check_world(&view.inventory), []);
+    assert_eq!(check::check_world(&view.inventory, &view.plan), []);
 }
 
 fn name() -> HostName {

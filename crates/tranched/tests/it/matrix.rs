@@ -182,7 +182,7 @@ impl Life {
             let busy = self.engine.pass(self.now).is_busy();
             let view = self.engine.view();
             assert_eq!(check::check(&view.plan), []);
-            assert_eq!(check::check_world(&view.inventory), []);
+            assert_eq!(check::check_world(&view.inventory, &view.plan), []);
             if !busy && view.revision == before {
                 return;
             }

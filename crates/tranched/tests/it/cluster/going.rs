@@ -36,14 +36,7 @@ fn about(cluster: &Cluster, host: &str) -> Vec<String> {
 /// A VM is somewhere, and shall be off there.
 fn put_vm(state: &mut State, host: &HostName, index: usize) -> VmName {
     let (name, wish) = vm(host, index);
-    let planned = VmPlan {
-        host: host.clone(),
-        id: wish.id,
-        goal: VmGoal::Stop,
-        settled: None,
-        tried: None,
-        ran_on: None,
-    };
+    let planned = VmPlan::new(host.clone(), wish.id, VmGoal::Stop);
     state.plan.vms.insert(name.clone(), planned);
     state.spec.vms.insert(name.clone(), wish);
     *state.plan.generations.entry(host.clone()).or_insert(0) += 1;
