@@ -155,6 +155,15 @@ pub enum Step {
         /// Its UUID.
         id: VmId,
     },
+    /// Make ready what a VM that is to arrive needs of this host beside its devices: its cloud-init disk.
+    ExpectVm {
+        /// The VM.
+        vm: VmName,
+        /// Its UUID.
+        id: VmId,
+        /// What it is.
+        hardware: Box<VmHardware>,
+    },
     /// Begin to send a domain that runs to another host, where it arrives stopped. Once it is whole there and off here, let it go
     /// on there. Nothing, if this journey was begun before.
     SendVm {
@@ -257,6 +266,7 @@ impl Step {
             | Self::StartVm { vm, .. }
             | Self::ShutDownVm { vm, .. }
             | Self::KillVm { vm, .. }
+            | Self::ExpectVm { vm, .. }
             | Self::SendVm { vm, .. }
             | Self::CallOffVm { vm, .. }
             | Self::ResumeVm { vm, .. }
@@ -283,6 +293,7 @@ impl Step {
             | Self::StartVm { .. }
             | Self::ShutDownVm { .. }
             | Self::KillVm { .. }
+            | Self::ExpectVm { .. }
             | Self::SendVm { .. }
             | Self::CallOffVm { .. }
             | Self::ResumeVm { .. }
@@ -332,6 +343,7 @@ impl fmt::Display for Step {
             Self::StartVm { vm, .. } => write!(f, "start VM {vm}"),
             Self::ShutDownVm { vm, .. } => write!(f, "ask VM {vm} to shut down"),
             Self::KillVm { vm, .. } => write!(f, "turn VM {vm} off"),
+            Self::ExpectVm { vm, .. } => write!(f, "make ready what VM {vm} needs when it arrives"),
             Self::SendVm { vm, to, .. } => write!(f, "send VM {vm} to host {to} while it runs"),
             Self::CallOffVm { vm, .. } => write!(f, "call off the sending of VM {vm}"),
             Self::ResumeVm { vm, .. } => write!(f, "let VM {vm} go on"),

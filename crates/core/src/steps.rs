@@ -16,7 +16,7 @@ use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_o
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, VmName};
 use crate::plan::{GpuPlan, Plan, Standing, VmGoal, VmPlan};
 use crate::rest::rests;
-use crate::spec::{Failover, GpuMode, Spec, VmSource};
+use crate::spec::{Failover, GpuMode, Spec, VmHardware, VmSource};
 use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
 
@@ -42,7 +42,33 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
         }
     }
     due.extend(leftover_steps(spec, plan, observed));
+    due.extend(arrival_steps(spec, plan, observed));
     due
+}
+
+/// What VMs need that are to arrive while they run, and what was made ready for those that did not come.
+fn arrival_steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
+    let is_expected = |name: &VmName| observed.progress.expects.contains(name);
+    let mut due = Vec::new();
+    for (name, planned) in plan.vms.iter().filter(|(_, planned)| planned.host != observed.host) {
+        let comes = planned.open_journey().is_some_and(|journey| journey.other == observed.host);
+        let (vm, id) = (name.clone(), planned.id);
+        match spec.vms.get(name).map(|wish| &wish.source) {
+            Some(VmSource::Made(hardware)) if comes && !is_expected(name) && needs_more(hardware) => {
+                due.push(Step::ExpectVm { vm, id, hardware: Box::new(hardware.clone()) });
+            }
+            _ if !comes && is_expected(name) && observed.domain(name).is_none() => {
+                due.push(Step::UndefineVm { vm, id });
+            }
+            _ => {}
+        }
+    }
+    due
+}
+
+/// Whether a VM needs anything of its host beside its devices that is not there before it is made.
+pub(crate) fn needs_more(hardware: &VmHardware) -> bool {
+    hardware.cloud_init.is_some()
 }
 
 /// Domains of VMs that are another host's by now: they end at once, whatever they do, and leave nothing behind that somebody

@@ -95,8 +95,8 @@ impl LinuxHost {
 
     /// How far the hypervisor is with VMs that go to other hosts.
     fn progress(&self) -> Progress {
-        let Travels { able, sent } = self.hypervisor.travels();
-        Progress { travels: able, sent, ..Progress::default() }
+        let Travels { able, expects, sent } = self.hypervisor.travels();
+        Progress { travels: able, expects, sent, ..Progress::default() }
     }
 
     fn on(
@@ -318,6 +318,7 @@ impl Host for LinuxHost {
             | Step::StartVm { .. }
             | Step::ShutDownVm { .. }
             | Step::KillVm { .. }
+            | Step::ExpectVm { .. }
             | Step::SendVm { .. }
             | Step::CallOffVm { .. }
             | Step::ResumeVm { .. }

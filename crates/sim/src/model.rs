@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use tranche_core::identity::GpuIdentity;
 use tranche_core::inventory::{
-    Backend, Certainty, DeviceSource, Domain, DomainState, Evidence, Gpu, GroupMember, Health, Holder, HostDevice, HostInventory,
-    Hypervisor, Iommu, IommuGroup, MigrationFacts, ObservedPartition, OffReason, Offer, PartitionDevice, Progress, Sriov,
-    SystemFacts,
+    Backend, Certainty, DeviceSource, Domain, DomainState, Evidence, Gpu, GroupMember, Health, Holder,
+    HostDevice, HostInventory, Hypervisor, Iommu, IommuGroup, MigrationFacts, ObservedPartition, OffReason,
+    Offer, PartitionDevice, Progress, Sriov, SystemFacts,
 };
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::spec::VmHardware;
@@ -52,7 +52,8 @@ fn wrong(why: impl Into<String>) -> Refused {
 
 impl Model {
     pub(crate) fn new(name: HostName, gpus: u8, memory_mib: u64, travels: bool) -> Self {
-        let gpus = (1..=gpus).map(|bus| (GpuAddress::Pci(function(bus, 0)), model_gpu(bus, travels))).collect();
+        let gpus =
+            (1..=gpus).map(|bus| (GpuAddress::Pci(function(bus, 0)), model_gpu(bus, travels))).collect();
         Self { name, boots: 0, memory_mib, gpus, domains: BTreeMap::new(), libvirt_down: false }
     }
 
@@ -172,7 +173,9 @@ impl Model {
             | Step::KillVm { .. }
             | Step::ResumeVm { .. }
             | Step::UndefineVm { .. } => self.apply_to_vm(step),
-            Step::SendVm { .. } | Step::CallOffVm { .. } => Err(wrong("one machine alone sends nothing")),
+            Step::ExpectVm { .. } | Step::SendVm { .. } | Step::CallOffVm { .. } => {
+                Err(wrong("one machine alone sends nothing"))
+            }
         }
     }
 
@@ -267,7 +270,9 @@ impl Model {
         let vm: VmName = domain.name.parse().map_err(|_| wrong("its name is none"))?;
         match self.domains.get(vm.as_str()) {
             Some(there) if there.state.is_active() => return Err(wrong("it is sent where it is")),
-            Some(there) if there.uuid != domain.uuid => return Err(refused("there is another domain of that name")),
+            Some(there) if there.uuid != domain.uuid => {
+                return Err(refused("there is another domain of that name"));
+            }
             _ => {}
         }
         self.open(&vm, &domain.live_devices)?;

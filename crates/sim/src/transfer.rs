@@ -63,7 +63,12 @@ impl Inner {
         }
         let answers = self.nodes.get(to).is_some_and(|node| node.on && !node.model.libvirt_down);
         if !answers || !self.reach(from, to) {
-            self.note_sent(life, vm, number, Sending::Failed { why: "the other host does not answer".to_owned() });
+            self.note_sent(
+                life,
+                vm,
+                number,
+                Sending::Failed { why: "the other host does not answer".to_owned() },
+            );
             return Ok(());
         }
         self.nodes[to].model.arrive(&domain, devices)?;

@@ -257,7 +257,8 @@ impl Shared {
             let _ = thread.join();
         }
         // A daemon knows its world, which would else be there as long as the daemon is, and the other way round.
-        let daemons: Vec<_> = self.with(|inner| inner.nodes.iter_mut().filter_map(|node| node.daemon.take()).collect());
+        let daemons: Vec<_> =
+            self.with(|inner| inner.nodes.iter_mut().filter_map(|node| node.daemon.take()).collect());
         drop(daemons);
     }
 

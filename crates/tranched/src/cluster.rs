@@ -24,6 +24,7 @@ mod seats;
 pub mod token;
 mod waits;
 pub mod walk;
+pub mod ways;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

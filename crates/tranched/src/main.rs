@@ -161,7 +161,7 @@ fn serve(
     if config.cluster.witness {
         runtime.block_on(witness::serve(cluster.clone(), socket, end))?;
     } else if runtime.block_on(waiting::for_the_store(cluster, &socket, end.as_mut()))? {
-        let daemon = wiring::build(config, fake_host, cluster.clone())?;
+        let daemon = wiring::build(config, fake_host, cluster.clone(), runtime.handle())?;
         runtime.block_on(daemon.serve(socket, end))?;
     }
     Ok(())

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use camino::Utf8PathBuf;
 use tranche_core::liveness::{Farewell, MemberSays, Parting, Trials};
 use tranche_core::name::{HostName, Timestamp};
 use tranche_core::spec::Timers;
@@ -89,6 +90,8 @@ pub struct Parts {
     pub wake_host: Bell,
     /// How many steps of different VMs and GPUs are done side by side.
     pub workers: usize,
+    /// Where this host's libvirt may be reached by members that send VMs here, in this order; nowhere if empty.
+    pub libvirt: Vec<Utf8PathBuf>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -191,6 +194,16 @@ impl Member {
     /// The bell that wakes whoever leads, if that is this host.
     pub fn wishes(&self) -> Bell {
         self.0.wishes.clone()
+    }
+
+    /// Whether a VM is on its way from another host to this one.
+    pub fn expects_from(&self, host: &HostName) -> bool {
+        self.0.host.expects_from(host)
+    }
+
+    /// Where this host's libvirt may be reached by members that send VMs here.
+    pub fn libvirt(&self) -> &[Utf8PathBuf] {
+        &self.0.parts.libvirt
     }
 
     /// Whether this host leads, and so may answer for the cluster.

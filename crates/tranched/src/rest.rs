@@ -20,6 +20,7 @@ mod refusal;
 mod rules;
 mod upgrade;
 mod vms;
+mod ways;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,9 +83,13 @@ pub fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.patience, guard::guard))
 }
 
-/// What members of the cluster may ask at the host's door: all that does not concern this host's own place in the cluster.
+/// What members of the cluster may ask at the host's door: all that does not concern this host's own place in the cluster, and
+/// the way to its libvirt, which nobody asks for on its own socket.
 pub fn for_members(app: &App) -> Router {
-    routes_of(app)
+    match &app.member {
+        Some(member) => routes_of(app).merge(ways::routes(app.engine.host_name(), member)),
+        None => routes_of(app),
+    }
 }
 
 fn routes_of(app: &App) -> Router {

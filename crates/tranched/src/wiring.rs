@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::runtime::Handle;
 use tranche_core::finding::Finding;
 use tranche_core::name::HostName;
 use tranche_host::Host;
@@ -14,12 +15,14 @@ use tranche_host::fake::{FakeKernel, FakeProber, Machine};
 use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
 use tranche_host::tree::{DirTree, Tree};
+use tranche_host::vm::Ways;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_host::watchdog::{Open, Watchdog};
 use tranche_store::{EtcdStore, Key, MonotonicClock, Repository, Settings, SqliteStore};
 
 use crate::bell::Bell;
 use crate::cluster::book::{Book, Standing};
+use crate::cluster::ways::{self, Carrier};
 use crate::cluster::{Cluster, walk};
 use crate::config::Config;
 use crate::daemon::Daemon;
@@ -34,11 +37,17 @@ use crate::patience::Patience;
 /// How many steps of different GPUs and VMs are carried out side by side.
 const WORKERS: usize = 4;
 
-/// A daemon over this machine, or over the fake one that is named, and over the store in the state directory.
+/// A daemon over this machine, or over the fake one that is named, and over the store in the state directory. What it carries to
+/// other hosts, it carries in `runtime`.
 ///
 /// # Errors
 /// The store or the tree cannot be opened; the message says what to do about it.
-pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::Result<Daemon> {
+pub fn build(
+    config: &Config,
+    fake: Option<&str>,
+    cluster: Cluster,
+    runtime: &Handle,
+) -> anyhow::Result<Daemon> {
     let name = config.host_name()?;
     let repository = match cluster.store() {
         Some(store) => Repository::new(store),
@@ -47,7 +56,10 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
     let (bell, gate) = (Bell::default(), Gate::default());
     let host = match fake {
         Some(preset) => fake_host(config, preset, &name)?,
-        None => real_host(config, &name, &bell, &gate)?,
+        None => {
+            let ways = Carrier::new(&config.socket, cluster.clone(), runtime.clone());
+            real_host(config, &name, &bell, &gate, Arc::new(ways))?
+        }
     };
     let open = if cluster.store().is_some() { Engine::open_as_member } else { Engine::open };
     let engine = open(name.clone(), Arc::clone(&host), repository, WORKERS).map_err(|error| {
@@ -71,6 +83,7 @@ pub fn build(config: &Config, fake: Option<&str>, cluster: Cluster) -> anyhow::R
             may_lead: Arc::new(move || may_lead.may_lead()),
             wake_host: bell.clone(),
             workers: WORKERS,
+            libvirt: if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) },
         });
         (member, guard(config, fake.is_some(), &name))
     });
@@ -157,7 +170,13 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
 }
 
 #[cfg(feature = "libvirt")]
-fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyhow::Result<Arc<dyn Host>> {
+fn real_host(
+    config: &Config,
+    name: &HostName,
+    bell: &Bell,
+    gate: &Gate,
+    ways: Arc<dyn Ways>,
+) -> anyhow::Result<Arc<dyn Host>> {
     use tranche_host::migration::KernelProber;
     use tranche_host::vm::libvirt::{self, Libvirt};
 
@@ -173,7 +192,8 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
         serial_log_dir: config.libvirt.serial_log_dir.clone(),
         ..libvirt::Config::default()
     };
-    let hypervisor = Gated::new(gate.clone(), Libvirt::new(settings, Arc::new(move || wake.ring())));
+    let libvirt = Libvirt::new(settings, Arc::new(move || wake.ring())).with_ways(ways);
+    let hypervisor = Gated::new(gate.clone(), libvirt);
     if let Err(error) = uevents::listen(bell.clone()) {
         tracing::warn!(%error, "no kernel device events; the slow tick finds changes later");
     }
@@ -187,7 +207,13 @@ fn real_host(config: &Config, name: &HostName, bell: &Bell, gate: &Gate) -> anyh
 }
 
 #[cfg(not(feature = "libvirt"))]
-fn real_host(_: &Config, _: &HostName, _: &Bell, _: &Gate) -> anyhow::Result<Arc<dyn Host>> {
+fn real_host(
+    _: &Config,
+    _: &HostName,
+    _: &Bell,
+    _: &Gate,
+    _: Arc<dyn Ways>,
+) -> anyhow::Result<Arc<dyn Host>> {
     anyhow::bail!("this tranched was built without libvirt; only --fake-host works")
 }
 

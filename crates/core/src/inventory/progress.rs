@@ -1,6 +1,6 @@
 //! How far a host has followed the plan, and when it was last heard of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -43,6 +43,9 @@ pub struct Progress {
     /// Whether it can send VMs to other hosts while they run, and take them from those.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub travels: bool,
+    /// VMs for which it has made ready what they need when they arrive.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub expects: BTreeSet<VmName>,
     /// VMs that it sends or has sent to other hosts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sent: BTreeMap<VmName, Sent>,

@@ -13,7 +13,7 @@ use crate::name::{HostName, VmName};
 use crate::placement::{Board, Place};
 use crate::plan::{Booking, Settled, Standing, VmGoal, VmPlan};
 use crate::spec::{VmSource, VmSpec};
-use crate::steps::{ready_devices, shall_arm};
+use crate::steps::{needs_more, ready_devices, shall_arm};
 
 /// How many VMs leave one host, or come to one, at the same time.
 const TOGETHER_MAX: usize = 2;
@@ -100,7 +100,9 @@ impl Planner<'_> {
         let Word::Now(seen) = there else { return Next::Waits };
         // Its new host may be given up as soon as the VM runs there, so the word of its watchdog is given first.
         let guards = seen.progress.guard == Guard::Ready && shall_arm(self.spec, &self.plan, &seen.host);
-        match ready_devices(name, &self.plan, seen).filter(|_| !guards) {
+        let lacks = !seen.progress.expects.contains(name)
+            && matches!(self.spec.vms.get(name).map(|wish| &wish.source), Some(VmSource::Made(hardware)) if needs_more(hardware));
+        match ready_devices(name, &self.plan, seen).filter(|_| !guards && !lacks) {
             Some(devices) => Next::At(Stage::Goes { devices }),
             None if self.now.ms_since(journey.since) >= PREPARE_MS_MAX => {
                 Next::InVain(format!("what it gets on host {} was not ready in time", journey.other))

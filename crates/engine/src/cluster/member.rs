@@ -1,13 +1,13 @@
 //! A member's host: reads what was decided for it, looks, reports, acts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::diagnostics::part_unread;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{Done, HostInventory};
 use tranche_core::name::{HostName, Timestamp, VmName};
-use tranche_core::plan::Standing;
+use tranche_core::plan::{Plan, Standing, VmPlan};
 use tranche_core::spec::Timers;
 use tranche_core::steps;
 use tranche_host::Host;
@@ -75,6 +75,8 @@ struct Known {
     /// Not known before the plan was read: a watchdog that was left armed is then neither stopped nor fed.
     shall_arm: Option<bool>,
     timers: Timers,
+    /// The hosts from which VMs are on their way to this one.
+    expected: BTreeSet<HostName>,
     /// The daemon is about to end, and its watchdog with it.
     retires: bool,
     /// The host is about to go down by its administrator's word.
@@ -169,7 +171,7 @@ impl Member {
             // Nothing is begun before the leader has taken this host up again.
             return soon(inner.hand.carry_out(steps::surrender(&part.plan, &seen), now), now);
         }
-        let done = inner.hand.act((&part.spec, &part.plan), &seen, &std::collections::BTreeSet::new(), now);
+        let done = inner.hand.act((&part.spec, &part.plan), &seen, &BTreeSet::new(), now);
         if fresh { done } else { soon(done, now) }
     }
 
@@ -210,6 +212,11 @@ impl Member {
     /// The times that the cluster goes by, as far as is known.
     pub fn timers(&self) -> Timers {
         self.known().timers
+    }
+
+    /// Whether a VM is on its way from another host to this one, by what is known of the plan. Never waits.
+    pub fn expects_from(&self, host: &HostName) -> bool {
+        self.known().expected.contains(host)
     }
 
     /// From now on no watchdog is wanted: it is stopped as soon as the leader knows that it guards nothing any more.
@@ -269,6 +276,7 @@ impl Member {
                 let mut known = self.known();
                 known.shall_arm = Some(steps::shall_arm(&part.spec, &part.plan, &self.name));
                 known.timers = part.spec.policy.failover.timers;
+                known.expected = hosts_that_send(&part.plan, &self.name);
                 drop(known);
                 inner.part = Some(part);
                 self.trouble.is_over("what was decided can be read again", &self.name);
@@ -308,6 +316,12 @@ impl Member {
 fn names_of_domains(seen: &HostInventory) -> Vec<VmName> {
     let domains = seen.domains().into_iter().flatten();
     domains.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// The hosts from which VMs are on their way to this one.
+fn hosts_that_send(plan: &Plan, host: &HostName) -> BTreeSet<HostName> {
+    let comes = |planned: &&VmPlan| planned.open_journey().is_some_and(|journey| &journey.other == host);
+    plan.vms.values().filter(comes).map(|planned| planned.host.clone()).collect()
 }
 
 /// Whether a host that was given up runs nothing of others, as the plan since then says.

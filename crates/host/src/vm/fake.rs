@@ -295,7 +295,10 @@ impl Hypervisor for FakeHypervisor {
                     Ok(())
                 }
             },
-            Step::SendVm { vm, .. } | Step::CallOffVm { vm, .. } | Step::ResumeVm { vm, .. } => {
+            Step::ExpectVm { vm, .. }
+            | Step::SendVm { vm, .. }
+            | Step::CallOffVm { vm, .. }
+            | Step::ResumeVm { vm, .. } => {
                 Err(refusal::refused(vm, "move the domain", "this model sends nothing", ""))
             }
             _ => Err(refusal::not_about_a_vm(step)),

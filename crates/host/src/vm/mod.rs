@@ -15,9 +15,12 @@ mod refusal;
 mod seed;
 #[cfg(feature = "libvirt")]
 mod shared;
+mod ways;
 pub mod xml;
 
-use std::collections::BTreeMap;
+pub use self::ways::{Way, Ways};
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::finding::Finding;
 use tranche_core::inventory;
@@ -30,6 +33,8 @@ use tranche_core::step::Step;
 pub struct Travels {
     /// Whether it can send them, and take them in.
     pub able: bool,
+    /// Those for which it has made ready what they need when they arrive.
+    pub expects: BTreeSet<VmName>,
     /// Those that it sends or has sent.
     pub sent: BTreeMap<VmName, Sent>,
 }

@@ -8,5 +8,6 @@
 mod contract;
 mod model;
 mod real;
+mod sending;
 mod server;
 mod test_driver;

@@ -27,11 +27,25 @@ const PROGRAMS: &[&str] = &["libvirtd", "qemu-system-x86_64", "qemu-img", "xorri
 pub(crate) struct Server {
     dir: TempDir,
     daemon: Child,
+    name: Option<String>,
 }
 
 impl Server {
     /// Starts one, or prints why not.
     pub(crate) fn start() -> Option<Self> {
+        Self::begin(None)
+    }
+
+    /// The same on a machine of that name, as far as libvirt can tell: VMs go from one machine to another, never to the same.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not run: only root gives a process another host name");
+            return None;
+        }
+        Self::begin(Some(name.to_owned()))
+    }
+
+    fn begin(name: Option<String>) -> Option<Self> {
         if let Some(missing) = PROGRAMS.iter().find(|program| find(program).is_none()) {
             eprintln!("not run: {missing} is not installed");
             return None;
@@ -42,14 +56,19 @@ impl Server {
         for sub in ["config/libvirt", "run", "cache", "log", "pool", "seeds"] {
             fs::create_dir_all(dir.path().join(sub)).unwrap();
         }
-        let conf =
-            format!("unix_sock_dir = \"{}\"\nauth_unix_rw = \"none\"\n", dir.path().join("run").display());
+        let id = uuid::Uuid::from_u128(
+            name.as_deref().unwrap_or("any").bytes().fold(1, |id, byte| id * 251 + u128::from(byte)),
+        );
+        let conf = format!(
+            "host_uuid = \"{id}\"\nunix_sock_dir = \"{}\"\nauth_unix_rw = \"none\"\n",
+            dir.path().join("run").display()
+        );
         fs::write(dir.path().join("libvirtd.conf"), conf).unwrap();
         // QEMU writes its logs itself: there is no virtlogd.
         fs::write(dir.path().join("config/libvirt/qemu.conf"), "stdio_handler = \"file\"\n").unwrap();
         give_to_daemon(dir.path());
-        let daemon = spawn(dir.path());
-        let server = Self { dir, daemon };
+        let daemon = spawn(dir.path(), name.as_deref());
+        let server = Self { dir, daemon, name };
         server.wait_until_up();
         Some(server)
     }
@@ -89,7 +108,7 @@ impl Server {
     }
 
     pub(crate) fn restart(&mut self) {
-        self.daemon = spawn(self.dir.path());
+        self.daemon = spawn(self.dir.path(), self.name.as_deref());
         self.wait_until_up();
     }
 
@@ -109,7 +128,7 @@ impl Server {
         Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
     }
 
-    fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("qemu+unix:///session?socket={}", self.path("run/libvirt-sock"))
     }
 
@@ -174,9 +193,19 @@ pub(crate) fn users_domain(vm: &Vm, kind: &str) -> String {
     )
 }
 
-fn spawn(dir: &Path) -> Child {
+/// Starts libvirtd, on a machine of this name if there is one.
+fn spawn(dir: &Path, name: Option<&str>) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("libvirtd.log")).unwrap();
-    let mut command = Command::new(find("libvirtd").unwrap());
+    let libvirtd = find("libvirtd").unwrap();
+    let mut command = match name {
+        None => Command::new(libvirtd),
+        Some(name) => {
+            let mut command = Command::new("unshare");
+            let renamed = "hostname \"$1\" && shift && exec setpriv --reuid \"$1\" --regid \"$1\" --clear-groups -- \"${@:2}\"";
+            command.args(["--uts", "bash", "-c", renamed, "bash", name, &NOBODY.to_string()]).arg(libvirtd);
+            command
+        }
+    };
     command
         .arg("-f")
         .arg(dir.join("libvirtd.conf"))
@@ -190,7 +219,7 @@ fn spawn(dir: &Path) -> Child {
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log);
-    if rustix::process::geteuid().is_root() {
+    if name.is_none() && rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
     command.spawn().unwrap()

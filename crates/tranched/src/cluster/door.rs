@@ -237,8 +237,9 @@ pub async fn connect(address: &str, trust: Trust<'_>) -> Result<Connection, AskE
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake
         .map_err(|error| AskError::Nonsense { address: address.to_owned(), source: error.into() })?;
-    // It ends when the answer is read and the sender dropped; its error is also the sender's.
-    tokio::spawn(connection);
+    // It ends when the answer is read and the sender dropped; its error is also the sender's. What it is turned into, if the other
+    // side agrees to that, is whoever's who has the answer.
+    tokio::spawn(connection.with_upgrades());
     Ok(Connection { address: address.to_owned(), sender })
 }
 

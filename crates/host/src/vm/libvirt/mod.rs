@@ -7,10 +7,12 @@
 //! Deliberately absent: pools, volumes and networks are used by name (`resources`) and never made; and nothing here remembers what
 //! it has done, because libvirt does.
 
+mod job;
 mod lanes;
 mod link;
 mod observe;
 mod resources;
+mod send;
 mod steps;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +27,10 @@ use tranche_core::step::{Step, StepSubject};
 use self::lanes::{Lanes, Late};
 use self::link::Link;
 use self::observe::Cache;
+use self::send::Sendings;
 use super::seed::Seeds;
 use super::xml::Acceleration;
-use super::{Hypervisor, refusal};
+use super::{Hypervisor, Travels, Ways, refusal};
 use crate::report;
 
 /// Called whenever something about a domain or the connection changed. It carries no data and must not block.
@@ -87,6 +90,8 @@ struct Shared {
     link: Mutex<Option<Arc<Link>>>,
     cache: Arc<Cache>,
     acceleration: Mutex<Option<Acceleration>>,
+    ways: Option<Arc<dyn Ways>>,
+    sendings: Sendings,
     wake: Wake,
 }
 
@@ -104,10 +109,23 @@ impl Libvirt {
             link: Mutex::new(None),
             cache: Arc::default(),
             acceleration: Mutex::new(config.acceleration),
+            ways: None,
+            sendings: Sendings::default(),
             wake,
             config,
         };
         Self { shared: Arc::new(shared), lanes: Arc::default() }
+    }
+
+    /// The same, which can send VMs to other hosts while they run, and take them in.
+    ///
+    /// # Panics
+    /// When it is in use already.
+    #[must_use]
+    pub fn with_ways(mut self, ways: Arc<dyn Ways>) -> Self {
+        let shared = Arc::get_mut(&mut self.shared).expect("it is not in use yet");
+        shared.ways = Some(ways);
+        self
     }
 
     /// How guests run; nothing before the first VM is defined and while the probe guest runs.
@@ -132,6 +150,10 @@ impl Hypervisor for Libvirt {
             Err(late) => late.to_string(),
         };
         inventory::Hypervisor::Down { reason }
+    }
+
+    fn travels(&self) -> Travels {
+        self.shared.sendings.travels(self.shared.ways.is_some())
     }
 
     fn notes(&self, host: &HostName) -> Vec<Finding> {
@@ -169,7 +191,7 @@ impl Hypervisor for Libvirt {
 impl Shared {
     /// Does something with a connection, or says why there is none. If the connection turns out to be dead, it is done
     /// once more with a new one: observing and all steps may be repeated.
-    fn with_link<T, E>(&self, work: impl Fn(&Link) -> Result<T, E>) -> Result<Result<T, E>, String> {
+    fn with_link<T, E>(&self, work: impl Fn(&Arc<Link>) -> Result<T, E>) -> Result<Result<T, E>, String> {
         for _ in 0..2 {
             let link = self.link()?;
             let result = work(&link);

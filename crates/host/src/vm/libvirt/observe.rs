@@ -17,6 +17,7 @@ use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
 
+use super::job::Job;
 use super::link::Link;
 use super::{Shared, resources};
 use crate::vm::xml::{self, XmlError};
@@ -49,6 +50,8 @@ struct Reading {
     live_devices: Vec<HostDevice>,
     machine: Option<String>,
     blockers: BTreeSet<MigrationBlocker>,
+    /// Whether it is being sent to another host.
+    leaves: bool,
     /// libvirt's number of the run that was read; none for a domain that was off.
     run: Option<u32>,
     at: Instant,
@@ -179,6 +182,7 @@ impl Shared {
         let age_max = Duration::from_millis(self.config.reading_age_max_ms);
         let mut domains = BTreeMap::new();
         let mut present = HashSet::new();
+        let mut leaving = BTreeSet::new();
         for domain in connect.list_all_domains(0)? {
             let (uuid, name) = (domain.get_uuid()?, domain.get_name()?);
             let reading = match self.cache.reading(&domain, uuid, age_max) {
@@ -188,6 +192,7 @@ impl Shared {
                 Err(error) => return Err(error),
             };
             present.insert(uuid);
+            leaving.extend(name.parse().ok().filter(|_| reading.leaves));
             let observed = inventory::Domain {
                 name: name.clone(),
                 uuid,
@@ -204,6 +209,7 @@ impl Shared {
             domains.insert(name, observed);
         }
         self.cache.keep_only(&present);
+        self.sendings.note_others(leaving);
         Ok(inventory::Hypervisor::Up {
             libvirt: version(connect.get_lib_version()?),
             // libvirt asks the emulator itself; where none is installed, there is no version.
@@ -225,7 +231,9 @@ fn read(domain: &Domain, run: Option<u32>) -> Result<Reading, ObserveError> {
     // the meantime is off, and holds nothing.
     let live = facts(0)?;
     let (state, reason) = domain.get_state()?;
-    let state = domain_state(state, reason, run.is_some());
+    // A machine that arrives stands still for it, and so does one in the last moment of being sent: the job tells them apart.
+    let leaves = run.is_some() && Job::under_way(domain).is_some_and(|job| job.leaves);
+    let state = domain_state((state, reason), leaves, run.is_some());
     // What is off is made anew with its next start.
     let live = state.is_active().then_some(live);
     let (machine, blockers) =
@@ -238,14 +246,22 @@ fn read(domain: &Domain, run: Option<u32>) -> Result<Reading, ObserveError> {
         live_devices: live.map(|live| live.devices).unwrap_or_default(),
         machine,
         blockers,
+        leaves,
         run,
         at: Instant::now(),
     })
 }
 
 /// What a domain does (libvirt: virDomainState, virDomainShutoffReason).
-fn domain_state(state: sys::virDomainState, reason: i32, has_run: bool) -> DomainState {
+fn domain_state((state, reason): (sys::virDomainState, i32), leaves: bool, has_run: bool) -> DomainState {
     match state {
+        sys::VIR_DOMAIN_PAUSED if u32::try_from(reason) == Ok(sys::VIR_DOMAIN_PAUSED_MIGRATION) => {
+            if leaves {
+                DomainState::Running
+            } else {
+                DomainState::Arriving
+            }
+        }
         sys::VIR_DOMAIN_SHUTOFF => DomainState::Off { reason: off_reason(reason) },
         sys::VIR_DOMAIN_CRASHED if !has_run => DomainState::Off { reason: OffReason::Crashed },
         sys::VIR_DOMAIN_SHUTDOWN => DomainState::ShuttingDown,
@@ -279,16 +295,23 @@ mod tests {
 
     #[test]
     fn a_state_that_is_not_known_to_be_off_holds_its_devices() {
-        assert_eq!(domain_state(sys::VIR_DOMAIN_RUNNING, 0, true), DomainState::Running);
-        assert_eq!(domain_state(sys::VIR_DOMAIN_CRASHED, 0, true), DomainState::Paused);
-        assert_eq!(domain_state(sys::VIR_DOMAIN_NOSTATE, 0, true), DomainState::Paused);
-        assert_eq!(domain_state(99, 0, true), DomainState::Paused);
-        let off = |reason| domain_state(sys::VIR_DOMAIN_SHUTOFF, reason, false);
+        assert_eq!(domain_state((sys::VIR_DOMAIN_RUNNING, 0), false, true), DomainState::Running);
+        assert_eq!(domain_state((sys::VIR_DOMAIN_CRASHED, 0), false, true), DomainState::Paused);
+        assert_eq!(domain_state((sys::VIR_DOMAIN_NOSTATE, 0), false, true), DomainState::Paused);
+        assert_eq!(domain_state((99, 0), false, true), DomainState::Paused);
+        let off = |reason| domain_state((sys::VIR_DOMAIN_SHUTOFF, reason), false, false);
         assert_eq!(off(1), DomainState::Off { reason: OffReason::Shutdown });
         assert_eq!(off(6), DomainState::Off { reason: OffReason::Crashed });
         assert_eq!(off(4), DomainState::Off { reason: OffReason::Migrated });
         assert_eq!([off(5), off(7)], [DomainState::Off { reason: OffReason::Saved }; 2]);
         assert_eq!(off(-1), DomainState::Off { reason: OffReason::Unknown });
+    }
+
+    #[test]
+    fn what_stands_still_to_be_moved_arrives_or_leaves() {
+        let still = |leaves| domain_state((sys::VIR_DOMAIN_PAUSED, 2), leaves, true);
+        assert_eq!((still(false), still(true)), (DomainState::Arriving, DomainState::Running));
+        assert_eq!(domain_state((sys::VIR_DOMAIN_PAUSED, 1), false, true), DomainState::Paused, "by a user");
     }
 
     #[test]

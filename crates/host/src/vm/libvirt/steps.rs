@@ -1,6 +1,8 @@
 //! The steps about VMs, carried out through libvirt. Each asks first whether it has been carried out already, and
 //! compares the UUID before it touches anything.
 
+use std::sync::Arc;
+
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::{VmId, VmName};
@@ -18,7 +20,7 @@ use super::link::Link;
 use crate::vm::xml::{self, Definition, Disk, XmlError};
 use crate::vm::{kvm, refusal};
 
-type Applied = Result<(), Box<Finding>>;
+pub(super) type Applied = Result<(), Box<Finding>>;
 
 /// What a step does, in one word, for the case that it hangs.
 pub(super) fn name(step: &Step) -> &'static str {
@@ -28,6 +30,10 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::StartVm { .. } => "start",
         Step::ShutDownVm { .. } => "shut down",
         Step::KillVm { .. } => "turn off",
+        Step::ExpectVm { .. } => "make ready for",
+        Step::SendVm { .. } => "send",
+        Step::CallOffVm { .. } => "call off",
+        Step::ResumeVm { .. } => "resume",
         Step::UndefineVm { .. } => "undefine",
         _ => "do something else",
     }
@@ -41,6 +47,10 @@ fn subject_id(step: &Step) -> Option<VmId> {
         | Step::StartVm { id, .. }
         | Step::ShutDownVm { id, .. }
         | Step::KillVm { id, .. }
+        | Step::ExpectVm { id, .. }
+        | Step::SendVm { id, .. }
+        | Step::CallOffVm { id, .. }
+        | Step::ResumeVm { id, .. }
         | Step::UndefineVm { id, .. } => Some(*id),
         _ => None,
     }
@@ -48,7 +58,7 @@ fn subject_id(step: &Step) -> Option<VmId> {
 
 impl Shared {
     /// Carries out a step.
-    pub(super) fn apply(&self, link: &Link, step: &Step) -> Applied {
+    pub(super) fn apply(self: &Arc<Self>, link: &Arc<Link>, step: &Step) -> Applied {
         let connect = link.connect();
         let result = match step {
             Step::DefineVm { vm, id, hardware } => self.define(connect, vm, *id, hardware),
@@ -58,6 +68,15 @@ impl Shared {
             Step::StartVm { vm, id } => start(connect, vm, *id),
             Step::ShutDownVm { vm, id } => shut_down(connect, vm, *id),
             Step::KillVm { vm, id } => kill(connect, vm, *id),
+            Step::ExpectVm { vm, id, hardware } => self.expect(vm, *id, hardware),
+            Step::SendVm { vm, id, number, to, devices } => {
+                self.send(link, (vm, *id), (*number, to), devices)
+            }
+            Step::CallOffVm { vm, number, .. } => {
+                self.call_off(vm, *number);
+                Ok(())
+            }
+            Step::ResumeVm { vm, id } => resume(connect, vm, *id),
             Step::UndefineVm { vm, id } => self.undefine(connect, vm, *id),
             _ => Err(refusal::not_about_a_vm(step)),
         };
@@ -101,6 +120,15 @@ impl Shared {
         defined.map(drop).map_err(refused(vm, "take the definition"))
     }
 
+    /// Makes the disk that a VM brings along by name only.
+    fn expect(&self, vm: &VmName, id: VmId, hardware: &VmHardware) -> Applied {
+        if let Some(user_data) = &hardware.cloud_init {
+            self.seeds.make(vm, id, user_data).map_err(|error| error.finding(vm))?;
+        }
+        self.sendings.expect(vm, true);
+        Ok(())
+    }
+
     fn undefine(&self, connect: &Connect, vm: &VmName, id: VmId) -> Applied {
         let domain = find(connect, vm, id)?;
         if let Some(domain) = &domain
@@ -110,6 +138,7 @@ impl Shared {
         }
         // First the disk, then what tells of it: a crash in between leaves nothing that nobody knows of.
         self.seeds.remove(vm).map_err(|error| error.finding(vm))?;
+        self.sendings.expect(vm, false);
         let Some(domain) = domain else { return Ok(()) };
         let everything_but_disks = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -203,6 +232,16 @@ fn kill(connect: &Connect, vm: &VmName, id: VmId) -> Applied {
     off_already(&domain, domain.destroy()).map_err(refused(vm, "turn off the domain"))
 }
 
+/// Lets a domain go on that stands still. One that goes on already is as it shall be.
+fn resume(connect: &Connect, vm: &VmName, id: VmId) -> Applied {
+    let domain = find(connect, vm, id)?.ok_or_else(|| Box::new(say::domain_not_found(vm)))?;
+    let (state, _) = domain.get_state().map_err(refused(vm, "tell the state"))?;
+    if state != sys::VIR_DOMAIN_PAUSED {
+        return Ok(());
+    }
+    domain.resume().map(drop).map_err(refused(vm, "let the domain go on"))
+}
+
 /// A domain that is off cannot be turned off, which is what was wanted.
 fn off_already(domain: &Domain, result: Result<(), Error>) -> Result<(), Error> {
     match result {
@@ -232,7 +271,7 @@ fn c_text(name: &str) -> String {
 }
 
 /// The VM's domain, if there is one. One of the same name with another UUID is somebody else's.
-fn find(connect: &Connect, vm: &VmName, id: VmId) -> Result<Option<Domain>, Box<Finding>> {
+pub(super) fn find(connect: &Connect, vm: &VmName, id: VmId) -> Result<Option<Domain>, Box<Finding>> {
     match lookup(connect, vm)? {
         Some(domain) if !is(&domain, vm, id)? => Err(Box::new(say::domain_identity(vm))),
         found => Ok(found),
@@ -251,7 +290,7 @@ fn is(domain: &Domain, vm: &VmName, id: VmId) -> Result<bool, Box<Finding>> {
     domain.get_uuid().map(|uuid| uuid == id.0).map_err(refused(vm, "tell the UUID"))
 }
 
-fn is_active(domain: &Domain, vm: &VmName) -> Result<bool, Box<Finding>> {
+pub(super) fn is_active(domain: &Domain, vm: &VmName) -> Result<bool, Box<Finding>> {
     domain.is_active().map_err(refused(vm, "tell the state"))
 }
 
@@ -259,13 +298,13 @@ fn is_persistent(domain: &Domain, vm: &VmName) -> Result<bool, Box<Finding>> {
     domain.is_persistent().map_err(refused(vm, "tell whether there is a definition"))
 }
 
-fn unreadable(vm: &VmName, doing: &str) -> impl Fn(XmlError) -> Box<Finding> {
+pub(super) fn unreadable(vm: &VmName, doing: &str) -> impl Fn(XmlError) -> Box<Finding> {
     move |error| {
         refusal::refused(vm, doing, &error.to_string(), format!("'virsh dumpxml --inactive {vm}' shows it."))
     }
 }
 
-fn refused(vm: &VmName, doing: &str) -> impl Fn(Error) -> Box<Finding> {
+pub(super) fn refused(vm: &VmName, doing: &str) -> impl Fn(Error) -> Box<Finding> {
     move |error| refusal::refused(vm, doing, error.message(), hint(vm, &error))
 }
 

@@ -9,12 +9,14 @@
 mod define;
 mod devices;
 mod firmware;
+mod moved;
 mod near;
 mod read;
 mod write;
 
 pub use define::{Acceleration, Definition, Disk, define};
 pub use devices::put_devices;
+pub use moved::on_other_devices;
 pub use read::{Facts, emulator, read, volume_format};
 
 /// The prefix of the aliases of devices that Tranche puts into a domain. libvirt keeps an alias across edits only if
