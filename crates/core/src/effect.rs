@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Severity, Subject};
 use crate::inventory::{DomainState, Hypervisor, Inventory, OffReason};
 use crate::name::{GpuKey, HostName, Slot, Timestamp, VmName};
 use crate::plan::{Plan, VmGoal};
@@ -55,6 +55,8 @@ pub enum VmEffect {
     Stops,
     /// It would be shut down, or turned off if that is asked for, and started again.
     Restarts,
+    /// It would go to another host while it runs.
+    Migrates,
     /// It would be shut down and started on another host.
     Moves,
     /// It would run on where it is, because no other host can take it: it must be stopped by whoever wants it away.
@@ -103,6 +105,10 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
     let stopped = stopped_with_host(after, &planned.plan, state);
     vms.extend(stopped.into_iter().map(|name| (name, VmEffect::Stops)));
     vms.extend(left_behind(after, state).map(|name| (name, VmEffect::Stays)));
+    for (name, home) in setting_out(&planned.plan, &planned.findings, state) {
+        vms.insert(name.clone(), VmEffect::Migrates);
+        homes.extend(home.map(|home| (name, home)));
+    }
     if let Some(left) = Left::by_drained(after, &planned.plan, state) {
         let then = planner::plan(after, &left.inventory, &planned.plan, now);
         for step in due(after, &then.plan, &left.inventory) {
@@ -128,6 +134,22 @@ pub fn preview(after: &Spec, state: State<'_>, now: Timestamp) -> Effect {
     findings.sort();
     findings.dedup();
     Effect { gpus: gpus(after, state), vms, homes, steps, findings }
+}
+
+/// The VMs that would set out for another host while they run, and for which if that is chosen yet: some wait until others have moved.
+fn setting_out(plan: &Plan, findings: &[Finding], state: State<'_>) -> Vec<(VmName, Option<HostName>)> {
+    let is_new =
+        |name: &VmName| state.plan.vms.get(name).is_none_or(|planned| planned.open_journey().is_none());
+    let first = plan.vms.iter().filter_map(|(name, planned)| {
+        let journey = planned.open_journey().filter(|_| is_new(name))?;
+        Some((name.clone(), Some(journey.other.clone())))
+    });
+    let queued = findings.iter().filter(|finding| finding.code == Code::MigrateQueued);
+    let queued = queued.filter_map(|finding| match &finding.subject {
+        Subject::Vm(name) => Some((name.clone(), None)),
+        _ => None,
+    });
+    first.chain(queued).collect()
 }
 
 fn gpus(after: &Spec, state: State<'_>) -> BTreeMap<GpuKey, GpuEffect> {
@@ -273,9 +295,9 @@ fn effect_on(
         .values()
         .filter_map(|observed| observed.domain(name))
         .any(|domain| domain.state.is_active());
-    let waits = findings.iter().any(|finding| {
-        finding.severity == Severity::Warning && finding.subject == crate::finding::Subject::Vm(name.clone())
-    });
+    let waits = findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Warning && finding.subject == Subject::Vm(name.clone()));
     let wants_to_run = after.vms.get(name).is_some_and(|vm| vm.run.is_up());
     let is_reserved = |spec: &Spec| spec.vms.get(name).is_some_and(|vm| vm.reserved);
     let loses = is_reserved(state.spec) && !is_reserved(after) && state.plan.held_by(name).next().is_some();

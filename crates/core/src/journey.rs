@@ -93,7 +93,8 @@ impl Missed {
     /// Until when no other journey is begun.
     pub fn pause_until(&self) -> Timestamp {
         let doublings = self.count.saturating_sub(1).min(31);
-        let pause_ms = PAUSE_FIRST_MS.checked_shl(doublings).unwrap_or(PAUSE_LONGEST_MS).min(PAUSE_LONGEST_MS);
+        let pause_ms =
+            PAUSE_FIRST_MS.checked_shl(doublings).unwrap_or(PAUSE_LONGEST_MS).min(PAUSE_LONGEST_MS);
         Timestamp(self.at.0.saturating_add(pause_ms))
     }
 }

@@ -16,6 +16,7 @@ use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::HostInventory;
+use crate::journey::Migration;
 use crate::name::{HostName, VmName};
 use crate::placement::Board;
 use crate::plan::VmPlan;
@@ -30,7 +31,7 @@ pub struct Outlook {
     pub host: HostName,
     /// What would happen.
     pub way: Way,
-    /// What keeps the VM from running there; empty unless `way` is `neither`.
+    /// What keeps the VM from running there. A VM that only moves while it runs may stay for what stands against that alone.
     pub why_not: Vec<Finding>,
     /// What stands against moving it there while it runs, as far as that is known of hosts on which it could run.
     pub live_obstacles: Vec<Finding>,
@@ -41,6 +42,8 @@ pub struct Outlook {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
+    /// It would go there while it runs.
+    Live,
     /// It would be shut down here and started there.
     Restart,
     /// It would stay where it is.
@@ -50,6 +53,7 @@ pub enum Way {
 impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
+            Self::Live => "live",
             Self::Restart => "restart",
             Self::Neither => "stays",
         })
@@ -86,16 +90,28 @@ fn outlook(
     {
         why_not.push((**finding).clone());
     }
-    let way = if why_not.is_empty() { Way::Restart } else { Way::Neither };
-    let live_obstacles = match (way, place) {
-        (Way::Restart, Ok(place)) => {
-            let held: Vec<_> = state.plan.held_by(name).map(|(slot, _)| slot.clone()).collect();
+    let live_obstacles = match place {
+        Ok(place) if why_not.is_empty() => {
+            let held = state.plan.held_by(name).filter(|(slot, _)| slot.gpu.host == planned.host);
+            let held: Vec<_> = held.map(|(slot, _)| slot.clone()).collect();
             let here = Seat::of(name, &planned.host, &held, state);
             let there = Seat::of(name, host, &place.slots, state);
             let found = here.zip(there).map(|(here, there)| obstacles((name, spec), &here, &there));
-            found.unwrap_or_default().iter().map(|found| say::live_obstacle(name, host, found)).collect()
+            let found = found.unwrap_or_default();
+            let unable = [&planned.host, host]
+                .into_iter()
+                .filter(|host| state.inventory.get(*host).is_none_or(|observed| !observed.progress.travels));
+            let unable = unable.map(|host| say::live_unable(name, host));
+            found.iter().map(|found| say::live_obstacle(name, host, found)).chain(unable).collect()
         }
         _ => Vec::new(),
+    };
+    let way = match spec.availability.migration {
+        _ if !why_not.is_empty() => Way::Neither,
+        Migration::Restart => Way::Restart,
+        Migration::LiveOrRestart | Migration::LiveOnly if live_obstacles.is_empty() => Way::Live,
+        Migration::LiveOrRestart => Way::Restart,
+        Migration::LiveOnly => Way::Neither,
     };
     Outlook { host: host.clone(), way, why_not, live_obstacles }
 }

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::{Class, Finding, Severity, Subject};
+use crate::journey::Sending;
 use crate::name::{GpuKey, HostName, OperationId, Timestamp, VmName};
+use crate::plan::VmPlan;
 use crate::spec::{Duty, GpuMode, GpuSpec, Run};
 use crate::step::{Step, VFIO_DRIVER};
 use crate::{placement, reload};
@@ -339,8 +341,23 @@ fn moved_progress(
             let findings = vec![say::migrated_in_vain(vm, &planned.host)];
             Verdict { findings, ..Verdict::new(OperationState::Failed, 0) }
         }
-        (false, false) => Verdict::new(OperationState::Running, if state.is_active(vm) { 10 } else { 33 }),
+        (false, false) => {
+            let percent = sent_percent(vm, planned, state);
+            let otherwise = if state.is_active(vm) { 10 } else { 33 };
+            Verdict::new(OperationState::Running, percent.unwrap_or(otherwise))
+        }
         (false, true) => Verdict::new(OperationState::Running, booked_percent(vm, state).max(33)),
+    }
+}
+
+/// How far a VM is that goes to another host while it runs, in percent of the whole move.
+fn sent_percent(vm: &VmName, planned: &VmPlan, state: State<'_>) -> Option<u8> {
+    let journey = planned.open_journey()?;
+    let sent = state.inventory.get(&planned.host)?.progress.sent.get(vm)?;
+    match sent.state {
+        Sending::UnderWay { percent, .. } if sent.number == journey.number => Some(10 + u8::try_from(u16::from(percent) * 80 / 100).unwrap_or(80)),
+        Sending::UnderWay { .. } | Sending::Failed { .. } => None,
+        Sending::Done { .. } => Some(90),
     }
 }
 

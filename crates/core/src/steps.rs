@@ -558,11 +558,7 @@ pub fn shall_arm(spec: &Spec, plan: &Plan, host: &HostName) -> bool {
 }
 
 /// The devices of everything that a VM holds on a host, if all of it is ready.
-pub(crate) fn ready_devices(
-    name: &VmName,
-    plan: &Plan,
-    observed: &HostInventory,
-) -> Option<Vec<VmDevice>> {
+pub(crate) fn ready_devices(name: &VmName, plan: &Plan, observed: &HostInventory) -> Option<Vec<VmDevice>> {
     let mut devices = Vec::new();
     for (slot, _) in plan.held_by(name).filter(|(slot, _)| slot.gpu.host == observed.host) {
         if placement::unready(slot, plan, observed).is_some() || observed.is_stuck(&slot.gpu.address) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tranche_core::falls::Starts;
 use tranche_core::inventory::{Done, HostInventory, Inventory};
+use tranche_core::journey::Sending;
 use tranche_core::name::{GpuAddress, Timestamp, VmName};
 use tranche_core::operation::{LOG_LINES_MAX, LogLine, STEP_FAILURES_MAX, StepFailure};
 use tranche_core::plan::Plan;
@@ -92,10 +93,29 @@ impl Hand {
                 self.host.observe(now)
             }
         };
+        self.tell_of_journeys(&seen, now);
         seen.progress.failures = self.failures.values().cloned().collect();
         seen.progress.falls = self.starts.falls();
         self.last = Some(seen.clone());
         seen
+    }
+
+    /// Tells what came of VMs that were sent to other hosts since the last look.
+    fn tell_of_journeys(&mut self, seen: &HostInventory, now: Timestamp) {
+        let before = self.last.as_ref().map(|last| &last.progress.sent);
+        for (vm, sent) in &seen.progress.sent {
+            if before.and_then(|before| before.get(vm)) == Some(sent) {
+                continue;
+            }
+            let text = match &sent.state {
+                Sending::UnderWay { .. } => continue,
+                Sending::Done { pause_ms, total_ms } => {
+                    format!("VM {vm} was sent in {total_ms} ms and stood still for {pause_ms} ms")
+                }
+                Sending::Failed { why } => format!("VM {vm} was not sent: {why}"),
+            };
+            self.news.push(Done { subject: StepSubject::Vm(vm.clone()), line: LogLine { at: now, text } });
+        }
     }
 
     /// What was done since this was last asked.

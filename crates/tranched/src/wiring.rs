@@ -54,11 +54,14 @@ pub fn build(
         None => open_store(config)?,
     };
     let (bell, gate) = (Bell::default(), Gate::default());
+    let libvirt = if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) };
     let host = match fake {
         Some(preset) => fake_host(config, preset, &name)?,
         None => {
-            let ways = Carrier::new(&config.socket, cluster.clone(), runtime.clone());
-            real_host(config, &name, &bell, &gate, Arc::new(ways))?
+            let carrier = Carrier::new(&config.socket, cluster.clone(), runtime.clone());
+            // A host that takes no VM in while it runs sends none either.
+            let ways = (!libvirt.is_empty()).then(|| Arc::new(carrier) as Arc<dyn Ways>);
+            real_host(config, &name, &bell, &gate, ways)?
         }
     };
     let open = if cluster.store().is_some() { Engine::open_as_member } else { Engine::open };
@@ -83,7 +86,7 @@ pub fn build(
             may_lead: Arc::new(move || may_lead.may_lead()),
             wake_host: bell.clone(),
             workers: WORKERS,
-            libvirt: if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) },
+            libvirt,
         });
         (member, guard(config, fake.is_some(), &name))
     });
@@ -175,7 +178,7 @@ fn real_host(
     name: &HostName,
     bell: &Bell,
     gate: &Gate,
-    ways: Arc<dyn Ways>,
+    ways: Option<Arc<dyn Ways>>,
 ) -> anyhow::Result<Arc<dyn Host>> {
     use tranche_host::migration::KernelProber;
     use tranche_host::vm::libvirt::{self, Libvirt};
@@ -192,7 +195,11 @@ fn real_host(
         serial_log_dir: config.libvirt.serial_log_dir.clone(),
         ..libvirt::Config::default()
     };
-    let libvirt = Libvirt::new(settings, Arc::new(move || wake.ring())).with_ways(ways);
+    let libvirt = Libvirt::new(settings, Arc::new(move || wake.ring()));
+    let libvirt = match ways {
+        Some(ways) => libvirt.with_ways(ways),
+        None => libvirt,
+    };
     let hypervisor = Gated::new(gate.clone(), libvirt);
     if let Err(error) = uevents::listen(bell.clone()) {
         tracing::warn!(%error, "no kernel device events; the slow tick finds changes later");
@@ -212,7 +219,7 @@ fn real_host(
     _: &HostName,
     _: &Bell,
     _: &Gate,
-    _: Arc<dyn Ways>,
+    _: Option<Arc<dyn Ways>>,
 ) -> anyhow::Result<Arc<dyn Host>> {
     anyhow::bail!("this tranched was built without libvirt; only --fake-host works")
 }

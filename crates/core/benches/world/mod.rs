@@ -75,10 +75,7 @@ pub(crate) fn add_host(
                 plan.bookings.insert(slot, Booking { vm: name.clone(), vm_id: id, since: Timestamp(0) });
                 let settled =
                     Some(Settled { serial: 1, running: true, boot_id: "boot".to_owned(), rests: None });
-                plan.vms.insert(
-                    name,
-                    VmPlan { settled, ..VmPlan::new(host.clone(), id, VmGoal::Run) },
-                );
+                plan.vms.insert(name, VmPlan { settled, ..VmPlan::new(host.clone(), id, VmGoal::Run) });
             }
         }
         gpus.insert(gpu.address.clone(), gpu);

@@ -30,13 +30,25 @@ pub fn migrate_queued(vm: &VmName, host: &HostName) -> Finding {
 
 /// A VM that only moves while it runs is to leave its host, and cannot do so to any other.
 pub fn migrate_live_only(vm: &VmName, host: &HostName) -> Finding {
-    error(
+    warning(
         Code::MigrateLiveOnly,
         vm_subject(vm),
         format!("VM {vm} is to leave host {host}, and cannot move to any other host while it runs."),
         format!(
             "'tranche vm destinations {vm}' shows why. 'tranche vm set {vm} --migration live-or-restart' lets it be restarted there."
         ),
+    )
+}
+
+/// A host cannot take part in moving a VM while it runs.
+pub fn live_unable(vm: &VmName, host: &HostName) -> Finding {
+    info(
+        Code::LivePrograms,
+        vm_subject(vm),
+        format!(
+            "VM {vm} cannot move while it runs, because host {host} has no way to send VMs to others or take them in."
+        ),
+        "Its tranched must be a member of the cluster, of a version that can, and use libvirt's system daemon; 'tranche host list' shows the versions.",
     )
 }
 

@@ -86,7 +86,10 @@ impl Ground {
         }
         self.found.insert(host.clone(), found);
         for vm in coming {
-            let Some((memory_mib, vcpus)) = state.spec.vms.get(vm).map(|spec| needs_of(vm, spec, None)) else { continue };
+            let Some((memory_mib, vcpus)) = state.spec.vms.get(vm).map(|spec| needs_of(vm, spec, None))
+            else {
+                continue;
+            };
             (used_mib, used_vcpus) = (used_mib + memory_mib, used_vcpus + vcpus);
         }
         self.closed.remove(host);

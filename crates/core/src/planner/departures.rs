@@ -11,8 +11,8 @@
 use super::Planner;
 use crate::inventory::HostInventory;
 use crate::name::{HostName, VmName};
-use crate::plan::{HostPlan, Standing, VmGoal};
 use crate::placement::Board;
+use crate::plan::{HostPlan, Standing, VmGoal};
 use crate::spec::{Departure, ShutdownPolicy, VmSpec};
 
 /// How long VMs wait for a host that was to reboot, in milliseconds, from when it is known to be down, or silent: long enough for

@@ -4,11 +4,11 @@
 //! is why a report decides only then: before, the host might just be doing what another stage allowed.
 
 use super::Planner;
+use crate::change::State;
 use crate::diagnostics as say;
 use crate::inventory::{Domain, DomainState, Guard, HostInventory, OffReason};
 use crate::journey::{Journey, Migration, Missed, Sending, Sent, Stage};
 use crate::migration::obstacles::{Seat, obstacles};
-use crate::change::State;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Place};
 use crate::plan::{Booking, Settled, Standing, VmGoal, VmPlan};
@@ -143,13 +143,7 @@ impl Planner<'_> {
     }
 
     /// What speaks against a journey that was begun.
-    fn against(
-        &self,
-        name: &VmName,
-        journey: &Journey,
-        here: Word<'_>,
-        there: Word<'_>,
-    ) -> Option<String> {
+    fn against(&self, name: &VmName, journey: &Journey, here: Word<'_>, there: Word<'_>) -> Option<String> {
         let other = &journey.other;
         let wish = self.spec.vms.get(name);
         if wish.is_none_or(|wish| !wish.run.is_up() || wish.serial != journey.serial) {
@@ -163,7 +157,9 @@ impl Planner<'_> {
             (Word::Gone, _) => Some("its host is down".to_owned()),
             (_, Word::Gone) => Some(format!("host {other} is down")),
             // One that is silent for a moment is waited for.
-            (_, Word::Now(_)) if !self.takes_vms(other) => Some(format!("host {other} takes no VMs any more")),
+            (_, Word::Now(_)) if !self.takes_vms(other) => {
+                Some(format!("host {other} takes no VMs any more"))
+            }
             _ => None,
         }
     }
@@ -221,7 +217,9 @@ impl Planner<'_> {
     /// Says what there is to say of a VM that travels.
     pub(super) fn report_journey(&mut self, name: &VmName) {
         let Some(planned) = self.plan.vms.get(name) else { return };
-        let Some(journey) = planned.open_journey().filter(|journey| journey.stage == Stage::Prepares) else { return };
+        let Some(journey) = planned.open_journey().filter(|journey| journey.stage == Stage::Prepares) else {
+            return;
+        };
         let Some(seen) = self.inventory.get(&journey.other) else { return };
         let held = self.plan.held_by(name).filter(|(slot, _)| slot.gpu.host == journey.other);
         let unready = held.filter_map(|(slot, _)| {
@@ -242,7 +240,8 @@ impl Planner<'_> {
     ) -> Option<VmGoal> {
         let planned = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
         let runs = from.domain(name).is_some_and(|domain| domain.state == DomainState::Running);
-        let may_go = runs && self.is_in_step(&from.host) && matches!(planned.goal, VmGoal::Run | VmGoal::Leave);
+        let may_go =
+            runs && self.is_in_step(&from.host) && matches!(planned.goal, VmGoal::Run | VmGoal::Leave);
         let is_only = spec.availability.migration == Migration::LiveOnly;
         if !may_go || spec.availability.migration == Migration::Restart {
             return None;
@@ -320,10 +319,11 @@ impl Planner<'_> {
             let planned = self.plan.vms.get(name)?;
             Some((&planned.host, planned.journey.as_ref()?))
         });
-        let known = journeys.flat_map(|(host, journey)| {
-            [(host, journey.known_here), (&journey.other, journey.known_there)]
-        });
-        known.filter(|(host, from)| self.plan.generations.get(*host).copied().unwrap_or_default() < *from).map(|(host, _)| host)
+        let known = journeys
+            .flat_map(|(host, journey)| [(host, journey.known_here), (&journey.other, journey.known_there)]);
+        known
+            .filter(|(host, from)| self.plan.generations.get(*host).copied().unwrap_or_default() < *from)
+            .map(|(host, _)| host)
     }
 
     /// How many VMs are on their way from a host or to it.
@@ -377,9 +377,8 @@ impl Planner<'_> {
 /// it can only have become whole by its last move, and it does not run before that is decided.
 fn next_of_called_off(vm: (&VmName, &VmPlan), why: &str, here: Word<'_>, there: Word<'_>) -> Next {
     let in_vain = || Next::InVain(why.to_owned());
-    let is_whole_there = |seen: &HostInventory| {
-        domain_of(seen, vm.0, vm.1).is_some_and(|domain| domain.state.is_whole())
-    };
+    let is_whole_there =
+        |seen: &HostInventory| domain_of(seen, vm.0, vm.1).is_some_and(|domain| domain.state.is_whole());
     let (is_off, has_left) = match here {
         Word::Silent => return Next::Waits,
         Word::Gone => (true, false),
@@ -402,7 +401,12 @@ fn next_of_called_off(vm: (&VmName, &VmPlan), why: &str, here: Word<'_>, there: 
 }
 
 /// What becomes of a VM that is off here because it left, or because its host is down.
-fn next_of_landing((name, planned): (&VmName, &VmPlan), journey: &Journey, here: Word<'_>, there: Word<'_>) -> Next {
+fn next_of_landing(
+    (name, planned): (&VmName, &VmPlan),
+    journey: &Journey,
+    here: Word<'_>,
+    there: Word<'_>,
+) -> Next {
     let seen = match there {
         Word::Silent => return Next::Waits,
         Word::Gone => return Next::Arrived,

@@ -115,7 +115,11 @@ impl Planner<'_> {
             (VmGoal::Stop | VmGoal::Kill, Run::Stopped | Run::Killed) => !active,
             _ => false,
         };
-        as_it_shall && planned.journey.is_none() && planned.id == spec.id && planned.host == observed.host && planned.tried.is_none()
+        as_it_shall
+            && planned.journey.is_none()
+            && planned.id == spec.id
+            && planned.host == observed.host
+            && planned.tried.is_none()
     }
 
     fn decide_vm(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) {
@@ -149,8 +153,7 @@ impl Planner<'_> {
             before.map_or((None, None, None), |before| (before.tried, before.journey, before.missed));
         let missed = missed.filter(|missed| missed.serial == spec.serial);
         let journey = journey.or_else(|| self.left_behind(name, &host));
-        let planned =
-            VmPlan { settled, tried, ran_on, journey, missed, ..VmPlan::new(host, spec.id, goal) };
+        let planned = VmPlan { settled, tried, ran_on, journey, missed, ..VmPlan::new(host, spec.id, goal) };
         self.plan.vms.insert(name.clone(), planned);
     }
 

@@ -12,6 +12,7 @@ mod falls;
 mod fencing;
 mod fleet;
 mod homogeneity;
+mod journeys;
 mod leaving;
 mod led;
 mod migrating;

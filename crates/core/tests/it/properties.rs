@@ -267,5 +267,9 @@ fn the_checker_finds_a_planted_double_booking() {
         ..world.domains()["a"].clone()
     };
     world.domains().insert("b".to_owned(), twin);
-    assert!(check::check_world(&world.inventory, &world.plan)[0].message.contains("serves several running VMs: a, b"));
+    assert!(
+        check::check_world(&world.inventory, &world.plan)[0]
+            .message
+            .contains("serves several running VMs: a, b")
+    );
 }

@@ -52,7 +52,8 @@ fn how_much_is_done_for_a_vm_changes_while_it_runs_and_nothing_else_of_it_does()
     let mut world = with_a_running_vm();
     let before = world.spec.vms[&vm("a")].clone();
     let restarts = RestartsPart { local: Some(9), elsewhere: None };
-    let availability = AvailabilityPart { priority: Some(500), failover: Some(Failover::Stay), restarts, migration: None };
+    let availability =
+        AvailabilityPart { priority: Some(500), failover: Some(Failover::Stay), restarts, migration: None };
     let all = VmPart { reserved: Some(true), prefer_numa_node: Some(Some(1)), availability };
     world.accepts(&set("a", all));
     let after = VmSpec {
@@ -82,7 +83,8 @@ fn what_changes_of_a_vm_is_said_in_words() {
     };
     assert_eq!(title(priority(500)), "change VM a: priority 500");
     let restarts = RestartsPart { local: Some(0), elsewhere: Some(9) };
-    let much = AvailabilityPart { priority: Some(100), failover: Some(Failover::Stay), restarts, migration: None };
+    let much =
+        AvailabilityPart { priority: Some(100), failover: Some(Failover::Stay), restarts, migration: None };
     let wish = VmPart { reserved: Some(true), prefer_numa_node: Some(Some(0)), availability: much };
     assert_eq!(
         title(wish),

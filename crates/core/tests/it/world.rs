@@ -296,7 +296,9 @@ impl World {
             Step::StartVm { vm, .. } => self.run_domain(vm.as_str()),
             Step::ShutDownVm { vm, .. } => self.end_domain(vm.as_str(), OffReason::Shutdown),
             Step::KillVm { vm, .. } => self.end_domain(vm.as_str(), OffReason::Destroyed),
-            Step::ExpectVm { .. } | Step::SendVm { .. } | Step::CallOffVm { .. } | Step::ResumeVm { .. } => panic!("one host alone sends nothing"),
+            Step::ExpectVm { .. } | Step::SendVm { .. } | Step::CallOffVm { .. } | Step::ResumeVm { .. } => {
+                panic!("one host alone sends nothing")
+            }
             Step::UndefineVm { vm, .. } => {
                 let domain = self.domains().remove(vm.as_str()).expect("the domain exists");
                 assert!(!domain.state.is_active(), "a running domain is undefined");

@@ -14,6 +14,7 @@ mod policy;
 use tranche_api::answer::{Accepted, Applied, Diagnosis, WhyNot};
 use tranche_api::view::{VmOrigin, VmView};
 use tranche_core::finding::Finding;
+use tranche_core::journey::Migration;
 use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::Failover;
 
@@ -80,6 +81,8 @@ impl Show for VmView {
             ("Priority", self.availability.priority.to_string()),
             ("Failover", failover(self)),
             ("Restarts", restarts(self)),
+            ("Migration", migration(self)),
+            ("Moves to", moves_to(self)),
             ("Since", text::time(self.created_at)),
         ]);
         text::findings_below(&fields, &self.findings)
@@ -93,6 +96,22 @@ fn failover(vm: &VmView) -> String {
         (Failover::Stay, _) => "stay: it waits for its host",
     }
     .to_owned()
+}
+
+fn migration(vm: &VmView) -> String {
+    match vm.availability.migration {
+        Migration::LiveOrRestart => {
+            "live-or-restart: while it runs where that is possible, else by a restart"
+        }
+        Migration::LiveOnly => "live-only: while it runs, or not at all",
+        Migration::Restart => "restart: it is shut down and started on the other host",
+    }
+    .to_owned()
+}
+
+fn moves_to(vm: &VmView) -> String {
+    let Some(host) = &vm.moves_to else { return String::new() };
+    vm.moved_percent.map_or_else(|| host.to_string(), |percent| format!("{host}, {percent} % is there"))
 }
 
 fn restarts(vm: &VmView) -> String {

@@ -145,6 +145,8 @@ pub(crate) fn desk_01() -> VmView {
         state: VmState::Running,
         run: Run::Running,
         host: Some("node1".parse().unwrap()),
+        moves_to: None,
+        moved_percent: None,
         gpu: Some("0000:01:00.0".parse().unwrap()),
         partition: Some(0),
         device: Some("0000:02:10.0".to_owned()),

@@ -210,6 +210,7 @@ fn a_vm_is_shown_with_its_findings() {
             Priority    100
             Failover    restart: in a cluster it starts elsewhere when its host dies
             Restarts    3 on one host, then on 3 others
+            Migration   live-or-restart: while it runs where that is possible, else by a restart
             Since       2026-11-22 16:00:00
 
             warning: No free partition fits VM desk-02. [no_free_partition]

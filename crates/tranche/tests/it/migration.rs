@@ -70,7 +70,7 @@ fn each_fact_is_shown_with_how_well_it_is_known_and_what_says_so() {
         dirty log of the IOMMU   claimed  /sys/class/iommu/dmar0/intel-iommu/ecap: 1280000f020df has bits 43, 45 and 48; sm_on is on the kernel's command line
         iommufd                  proven   /dev/iommu is there
         together                 refused  the state, and one of the logs; the IOMMU's takes iommufd
-        Moving a VM while it runs is not possible yet in this version: VMs are restarted instead.
+        Where a VM could go while it runs, 'tranche vm destinations VM' tells.
         exit 0
     "#]].assert_eq(block);
     let json = run(&daemon, &["gpu", "show", "01:00.0", "-o", "json"]);
@@ -85,16 +85,16 @@ fn each_other_host_is_shown_with_what_would_become_of_the_vm_and_all_that_speaks
         |name: &str, way, why_not, live_obstacles| Outlook { host: host(name), way, why_not, live_obstacles };
     let told = [
         outlook("node2", Way::Restart, vec![], vec![say::live_obstacle(&vm, &host("node2"), &viommu)]),
-        outlook("node3", Way::Restart, vec![], vec![]),
+        outlook("node3", Way::Live, vec![], vec![]),
         outlook("node4", Way::Neither, vec![say::host_silent(&host("node4"))], vec![]),
     ];
     let daemon = Daemon::new().answers("GET /v1/vms/desk/destinations", &told);
     let shown = run(&daemon, &["vm", "destinations", "desk"]);
     expect![[r#"
-        HOST   WOULD          LIVE
-        node2  restart there  no
-        node3  restart there  not yet
-        node4  stay here      -
+        HOST   WOULD                     LIVE
+        node2  restart there             no
+        node3  move there while it runs  yes
+        node4  stay here                 -
 
         why not live to node2:
           The machine of VM desk has an IOMMU of its own, which cannot move while it runs. [live_guest]

@@ -87,14 +87,15 @@ impl WayIn {
             }
         }
         if why.is_empty() {
-            return Err(unreachable(&self.host));
+            return Err(not_the_systems_own(&self.host));
         }
         Err(say::libvirt_down(&self.host, &why.join("; ")))
     }
 }
 
-fn unreachable(host: &HostName) -> Finding {
-    let message = format!("No VM can come to host {host} while it runs: its libvirt is not the system's own.");
+fn not_the_systems_own(host: &HostName) -> Finding {
+    let message =
+        format!("No VM can come to host {host} while it runs: its libvirt is not the system's own.");
     let hint = "Set 'libvirt.uri' there to \"qemu:///system\", which is the default.";
     finding(Code::LibvirtDown, Severity::Error, Subject::Host(host.clone()), message, hint)
 }
@@ -113,7 +114,7 @@ async fn let_through(
             tokio::select! {
                 () = carry(TokioIo::new(there), libvirt) => tracing::info!(%from, "its way to libvirt is closed"),
                 () = arrived(&member, &from) => {
-                    tracing::warn!(%from, "no VM is on its way from there any more; its way to libvirt is closed");
+                    tracing::info!(%from, "no VM is on its way from there any more; its way to libvirt is closed");
                 }
             }
         }

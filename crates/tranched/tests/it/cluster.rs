@@ -1,6 +1,7 @@
 //! Hosts on their way into a cluster, out of it, and killed at every step: real daemons' parts, real etcd, TLS on loopback.
 
 mod going;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -67,8 +68,7 @@ impl Machine {
             for index in 0..count {
                 let (name, wish) = vm(&host, index);
                 let (goal, id) = (VmGoal::Stop, wish.id);
-                let planned =
-                    VmPlan::new(host.clone(), id, goal);
+                let planned = VmPlan::new(host.clone(), id, goal);
                 state.plan.vms.insert(name.clone(), planned);
                 state.spec.vms.insert(name, wish);
             }
@@ -199,11 +199,16 @@ impl Machine {
 
     /// Its side of the cluster, with its door open.
     pub(crate) fn opens(&mut self, runtime: &Runtime) -> Cluster {
+        self.opens_for(runtime, |_| axum::Router::new())
+    }
+
+    /// The same, where members may ask something besides.
+    fn opens_for(&mut self, runtime: &Runtime, members: impl FnOnce(&Cluster) -> axum::Router) -> Cluster {
         self.running = None;
         let cluster = Cluster::open(&self.config, self.config.host.clone().unwrap()).unwrap();
         until("the store answers", || cluster.store().unwrap().get(&key("cluster/meta")).is_ok());
         let identity = cluster.identity().unwrap().unwrap();
-        let router = tranched::rest::door(cluster.clone(), axum::Router::new(), Patience::default());
+        let router = tranched::rest::door(cluster.clone(), members(&cluster), Patience::default());
         let service = router.into_make_service_with_connect_info::<tranched::cluster::door::Caller>();
         let port = self.config.cluster.port;
         runtime.block_on(async move {

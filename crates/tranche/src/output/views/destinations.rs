@@ -11,7 +11,8 @@ impl Show for [Outlook] {
     fn as_text(&self) -> String {
         let row = |outlook: &Outlook| {
             let (would, live) = match outlook.way {
-                Way::Restart if outlook.live_obstacles.is_empty() => ("restart there", "not yet"),
+                Way::Live => ("move there while it runs", "yes"),
+                Way::Restart if outlook.live_obstacles.is_empty() => ("restart there", "not asked for"),
                 Way::Restart => ("restart there", "no"),
                 Way::Neither => ("stay here", "-"),
             };

@@ -21,9 +21,7 @@ pub(super) fn blocks(gpu: &MigrationView, partitions: &[PartitionView]) -> Strin
         blocks.push('\n');
         blocks.push_str(&block(&format!("PARTITIONS {}", text::counts(indices)), own));
     }
-    blocks.push_str(
-        "Moving a VM while it runs is not possible yet in this version: VMs are restarted instead.\n",
-    );
+    blocks.push_str("Where a VM could go while it runs, 'tranche vm destinations VM' tells.\n");
     blocks
 }
 

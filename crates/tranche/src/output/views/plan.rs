@@ -65,6 +65,7 @@ fn in_words(effect: VmEffect) -> &'static str {
         VmEffect::Starts => "starts",
         VmEffect::Stops => "shuts down",
         VmEffect::Restarts => "shuts down and starts again",
+        VmEffect::Migrates => "goes to another host while it runs",
         VmEffect::Moves => "shuts down and starts on another host",
         VmEffect::Stays => "runs on: no other host can take it; stop it, or make room",
         VmEffect::Waits => "is off and waits for room",
