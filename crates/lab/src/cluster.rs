@@ -1,4 +1,4 @@
-//! Three virtual hosts that are a cluster, with real etcd, a network of their own and a directory that all of them have.
+//! Virtual hosts that are a cluster, with real etcd, a network of their own and a directory that all of them have.
 //!
 //! It acts as a user would, by the package and the command alone. Where a VM runs is what each host's own libvirt says, and
 //! whether two ever wrote to a VM's disk is what the disk says.
@@ -57,9 +57,11 @@ pub struct ClusterOptions {
     pub deb: PathBuf,
     /// The lab's own program, where the power of lost hosts is to be cut by its agent; else only their watchdogs guard them.
     pub agent: Option<PathBuf>,
+    /// How many hosts: [`HOSTS`], or fewer where none is lost.
+    pub hosts: u8,
 }
 
-/// Three hosts that are a cluster.
+/// Hosts that are a cluster.
 #[derive(Debug)]
 pub struct Cluster {
     /// By their place in the network.
@@ -98,7 +100,7 @@ impl Cluster {
     /// A host does not boot, or a command fails.
     pub fn start(wanted: &ClusterOptions, lifetime: Lifetime, progress: &Progress) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let network = Network::start(directory.path(), HOSTS)?;
+        let network = Network::start(directory.path(), wanted.hosts)?;
         let share = directory.path().join("share");
         fs::create_dir(&share)?;
         let options = |number: u8| -> Result<NodeOptions> {
@@ -112,7 +114,7 @@ impl Cluster {
                 ..NodeOptions::new(&format!("node{number}"), lifetime)?
             })
         };
-        let options = (1..=HOSTS).map(options).collect::<Result<Vec<_>>>()?;
+        let options = (1..=wanted.hosts).map(options).collect::<Result<Vec<_>>>()?;
         // The image is made once, before they all want it.
         crate::image::NodeImage::ensure(progress)?;
         let nodes = each(options, |options| Ok(Node::start(options, progress)?))?;
@@ -140,6 +142,10 @@ impl Cluster {
                  echo '{SHARE_TAG} {POOL_PATH} 9p trans=virtio,version=9p2000.L,msize=262144 0 0' >>/etc/fstab && \
                  mkdir -p {POOL_PATH} && mount {POOL_PATH}",
                 names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" ")
+            ))?;
+            // libvirt knows NFS and its like, and has to be told of others (since 10.8).
+            node.run(&format!(
+                "echo 'shared_filesystems = [ \"{POOL_PATH}\" ]' >>/etc/libvirt/qemu.conf && systemctl try-restart libvirtd"
             ))?;
             install(node, &wanted.deb, progress)?;
             if self.is_slow() {
@@ -244,6 +250,15 @@ impl Cluster {
     /// # Errors
     /// A command fails.
     pub fn run_vms(&self, progress: &Progress) -> Result<()> {
+        self.split_gpus(progress)?;
+        for (index, vm) in VM_NAMES.iter().enumerate() {
+            self.run_vm(index % self.nodes.len(), vm, "any", progress)?;
+        }
+        Ok(())
+    }
+
+    /// Splits a GPU on each host.
+    pub(crate) fn split_gpus(&self, progress: &Progress) -> Result<()> {
         for (index, node) in self.nodes.iter().enumerate() {
             // Any host may be asked.
             let asked = &self.nodes[(index + 1) % self.nodes.len()];
@@ -254,15 +269,18 @@ impl Cluster {
             ));
             asked.run(&format!("tranche -q gpu partition {}/{PF} {PARTITIONS}", node.name()))?;
         }
-        for (index, vm) in VM_NAMES.iter().enumerate() {
-            let asked = &self.nodes[index % self.nodes.len()];
-            let _step =
-                progress.step(&format!("{}: tranche vm create {vm}, tranche vm start {vm}", asked.name()));
-            asked.run(&format!(
-                "tranche -q vm create {vm} --vcpus 1 --memory {VM_MEMORY} --disk {POOL}/{vm} --firmware bios --gpu any && \
-                 tranche -q vm start {vm}"
-            ))?;
-        }
+        Ok(())
+    }
+
+    /// Makes a VM through a host, and starts it wherever Tranche wants it.
+    pub(crate) fn run_vm(&self, asked: usize, vm: &str, gpu: &str, progress: &Progress) -> Result<()> {
+        let asked = &self.nodes[asked];
+        let _step =
+            progress.step(&format!("{}: tranche vm create {vm}, tranche vm start {vm}", asked.name()));
+        asked.run(&format!(
+            "tranche -q vm create {vm} --vcpus 1 --memory {VM_MEMORY} --disk {POOL}/{vm} --firmware bios --gpu {gpu} && \
+             tranche -q vm start {vm}"
+        ))?;
         Ok(())
     }
 

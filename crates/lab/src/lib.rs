@@ -18,6 +18,7 @@ pub mod guest;
 pub mod image;
 pub mod network;
 pub mod stamps;
+pub mod travel;
 
 mod cache;
 mod command;

@@ -15,6 +15,7 @@ use tranche_lab::faults::{self, FaultOptions, Kind};
 use tranche_lab::fence;
 use tranche_lab::image::NodeImage;
 use tranche_lab::node::{NodeStatus, default_run_dir};
+use tranche_lab::travel;
 use tranche_lab::{Lifetime, Node, NodeOptions, Progress};
 
 /// Virtual GPU hosts: a Debian 13 machine with an IOMMU, SR-IOV adapters and libvirt, without a GPU.
@@ -118,6 +119,9 @@ struct Demo {
     /// How many hosts: with 3, they become a cluster, and one loses its power. Needs --once
     #[arg(long, default_value_t = 1, value_parser = hosts)]
     hosts: u8,
+    /// Two hosts as a cluster: a guest moves while it runs, and another one is restarted. Needs --once
+    #[arg(long, conflicts_with = "hosts")]
+    migrate: bool,
     /// Of three hosts, have the power of a lost one cut by the lab's fence agent, too
     #[arg(long)]
     agent: bool,
@@ -163,6 +167,9 @@ struct Faults {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     faults: u8,
 }
+
+/// How many hosts the demo of moves has.
+const MIGRATE_HOSTS: u8 = 2;
 
 /// One host, or as many as the demo of a cluster has.
 fn hosts(text: &str) -> Result<u8, String> {
@@ -237,7 +244,8 @@ fn run(order: Order) -> Result<ExitCode> {
 fn torment(wanted: &Faults, progress: &Progress) -> Result<()> {
     for seed in wanted.first_seed..wanted.first_seed.saturating_add(wanted.sequences) {
         let faults = faults::sequence(seed, usize::from(wanted.faults), wanted.only);
-        let cluster = ClusterOptions { deb: wanted.deb.clone(), agent: agent(wanted.agent)? };
+        let cluster =
+            ClusterOptions { deb: wanted.deb.clone(), agent: agent(wanted.agent)?, hosts: cluster::HOSTS };
         let options = FaultOptions { cluster, faults };
         let summary = faults::run(&options, progress).with_context(|| format!("sequence {seed}"))?;
         println!("{}", serde_json::json!({ "seed": seed, "summary": summary }));
@@ -269,7 +277,8 @@ fn start(up: &Up, progress: &Progress) -> Result<()> {
 }
 
 fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
-    if options.hosts > 1 {
+    if options.hosts > 1 || options.migrate {
+        anyhow::ensure!(options.once, "of several hosts, also say --once: they are gone when it was shown");
         return demonstrate_cluster(options, progress);
     }
     let shown = demo::run(&DemoOptions { deb: options.deb.clone(), keep: options.keep }, progress);
@@ -307,16 +316,16 @@ fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
 }
 
 fn demonstrate_cluster(options: &Demo, progress: &Progress) -> Result<()> {
-    anyhow::ensure!(
-        options.once,
-        "with --hosts {}, also say --once: the hosts are gone when it was shown",
-        options.hosts
-    );
-    let cluster = ClusterOptions { deb: options.deb.clone(), agent: agent(options.agent)? };
-    let shown = failover::run(&cluster, progress);
+    let hosts = if options.migrate { MIGRATE_HOSTS } else { options.hosts };
+    let cluster = ClusterOptions { deb: options.deb.clone(), agent: agent(options.agent)?, hosts };
+    let shown = if options.migrate {
+        travel::run(&cluster, progress).and_then(|summary| Ok(serde_json::to_string(&summary)?))
+    } else {
+        failover::run(&cluster, progress).and_then(|summary| Ok(serde_json::to_string(&summary)?))
+    };
     if options.json {
         match &shown {
-            Ok(summary) => println!("{}", serde_json::to_string(summary)?),
+            Ok(summary) => println!("{summary}"),
             Err(error) => {
                 println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
             }
