@@ -11,7 +11,7 @@ use tranche_core::finding::Finding;
 use tranche_core::inventory;
 use tranche_core::name::HostName;
 use tranche_core::step::Step;
-use tranche_host::vm::Hypervisor;
+use tranche_host::vm::{Hypervisor, Travels};
 
 /// Opens the way to the hypervisor, once. Clones are the same one.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +49,11 @@ impl<H: Hypervisor> Hypervisor for Gated<H> {
         } else {
             inventory::Hypervisor::Down { reason: "the GPUs are being restored first".to_owned() }
         }
+    }
+
+    /// While GPUs are being restored, no VM comes or goes.
+    fn travels(&self) -> Travels {
+        if self.gate.is_open() { self.hypervisor.travels() } else { Travels::default() }
     }
 
     fn notes(&self, host: &HostName) -> Vec<Finding> {

@@ -7,6 +7,7 @@ mod faults;
 mod fencing;
 mod known;
 mod members;
+mod moves;
 mod operations;
 mod playing;
 mod refusals;

@@ -51,6 +51,11 @@ fn a_guest_that_shut_itself_down_and_is_started_again_is_found() {
     is_found(Planted::ForgottenShutdown, 0, |what| what.contains("whose guest shut itself down"));
 }
 
+#[test]
+fn a_vm_that_goes_on_before_it_is_off_where_it_was_is_found() {
+    is_found(Planted::GoesOnAtOnce, 0, |what| what.contains("runs on"));
+}
+
 /// Long enough for falls to be forgotten, and for a host that does not come back from a reboot not to be waited for any more.
 #[test]
 fn a_few_stories_are_quiet_for_longer_than_any_rule_waits() {

@@ -227,12 +227,11 @@ impl Shared {
             return;
         }
         let Some(Job { total_bytes, left_bytes, .. }) = Job::under_way(&trip.domain) else { return };
-        if total_bytes > 0 {
-            let percent = total_bytes.saturating_sub(left_bytes) * 100 / total_bytes;
-            let percent = u8::try_from(percent).unwrap_or(100).min(99);
-            if self.sendings.note_progress(&trip.vm, trip.number, percent) {
-                (self.wake)();
-            }
+        let sent_bytes = total_bytes.saturating_sub(left_bytes);
+        let Some(percent) = (sent_bytes * 100).checked_div(total_bytes) else { return };
+        let percent = u8::try_from(percent).unwrap_or(100).min(99);
+        if self.sendings.note_progress(&trip.vm, trip.number, percent) {
+            (self.wake)();
         }
     }
 
