@@ -42,6 +42,12 @@ impl Server {
             eprintln!("not run: only root gives a process another host name");
             return None;
         }
+        let may_rename =
+            Command::new("unshare").args(["--uts", "hostname", name]).stderr(Stdio::null()).status();
+        if !may_rename.is_ok_and(|status| status.success()) {
+            eprintln!("not run: this machine gives no process another host name (unshare --uts, hostname)");
+            return None;
+        }
         Self::begin(Some(name.to_owned()))
     }
 

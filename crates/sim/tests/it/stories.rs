@@ -53,7 +53,7 @@ fn a_guest_that_shut_itself_down_and_is_started_again_is_found() {
 
 #[test]
 fn a_vm_that_goes_on_before_it_is_off_where_it_was_is_found() {
-    is_found(Planted::GoesOnAtOnce, 0, |what| what.contains("runs on"));
+    is_found(Planted::GoesOnAtOnce, 93, |what| what.contains("runs on"));
 }
 
 /// Long enough for falls to be forgotten, and for a host that does not come back from a reboot not to be waited for any more.
