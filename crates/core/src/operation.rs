@@ -355,7 +355,9 @@ fn sent_percent(vm: &VmName, planned: &VmPlan, state: State<'_>) -> Option<u8> {
     let journey = planned.open_journey()?;
     let sent = state.inventory.get(&planned.host)?.progress.sent.get(vm)?;
     match sent.state {
-        Sending::UnderWay { percent, .. } if sent.number == journey.number => Some(10 + u8::try_from(u16::from(percent) * 80 / 100).unwrap_or(80)),
+        Sending::UnderWay { percent, .. } if sent.number == journey.number => {
+            Some(10 + u8::try_from(u16::from(percent) * 80 / 100).unwrap_or(80))
+        }
         Sending::UnderWay { .. } | Sending::Failed { .. } => None,
         Sending::Done { .. } => Some(90),
     }

@@ -210,6 +210,14 @@ pub struct Relocation {
     pub serial: u64,
 }
 
+impl Relocation {
+    /// Whether a VM that runs on a host has still to leave that for it: where it was told to leave, and where it came by another
+    /// way before it was where it was told to go.
+    pub fn is_due_on(&self, host: &HostName) -> bool {
+        self.from == *host || self.to.as_ref().is_some_and(|to| to != host)
+    }
+}
+
 impl VmSpec {
     /// Whether it is wished that the VM is started elsewhere when its host dies, and that can be.
     pub fn is_protected(&self) -> bool {

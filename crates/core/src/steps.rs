@@ -4,6 +4,8 @@
 //! computation yields the rest. A step that could hurt is simply not due while anything could be hurt by it: partitions
 //! are remade only while none is open, and a VM starts only when everything that it holds is ready.
 
+mod travel;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +13,16 @@ use crate::inventory::{
     Backend, DeviceSource, Domain, DomainState, Gpu, Guard, HostInventory, ObservedPartition,
     PartitionDevice, mdev_uuid,
 };
-use crate::journey::{Journey, Stage};
 use crate::mode::{has_lost_its_driver, is_given_back, is_passed_through, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Slot, SlotKey, VmName};
 use crate::plan::{GpuPlan, Plan, Standing, VmGoal, VmPlan};
 use crate::rest::rests;
-use crate::spec::{Failover, GpuMode, Spec, VmHardware, VmSource};
+use crate::spec::{Failover, GpuMode, Spec, VmSource};
 use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
+
+pub(crate) use self::travel::needs_more;
+use self::travel::{arrival_steps, call_off, journey_steps, leftover_steps};
 
 /// The steps that are due on the host that an inventory is of: GPUs first, in the order of their addresses; then VMs, those
 /// with the highest priority first, and of equals the oldest. They are carried out in this order.
@@ -44,59 +48,6 @@ pub fn steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
     due.extend(leftover_steps(spec, plan, observed));
     due.extend(arrival_steps(spec, plan, observed));
     due
-}
-
-/// What VMs need that are to arrive while they run, and what was made ready for those that did not come.
-fn arrival_steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
-    let is_expected = |name: &VmName| observed.progress.expects.contains(name);
-    let mut due = Vec::new();
-    for (name, planned) in plan.vms.iter().filter(|(_, planned)| planned.host != observed.host) {
-        let comes = planned.open_journey().is_some_and(|journey| journey.other == observed.host);
-        let (vm, id) = (name.clone(), planned.id);
-        match spec.vms.get(name).map(|wish| &wish.source) {
-            Some(VmSource::Made(hardware)) if comes && !is_expected(name) && needs_more(hardware) => {
-                due.push(Step::ExpectVm { vm, id, hardware: Box::new(hardware.clone()) });
-            }
-            _ if !comes && is_expected(name) && observed.domain(name).is_none() => {
-                due.push(Step::UndefineVm { vm, id });
-            }
-            _ => {}
-        }
-    }
-    due
-}
-
-/// Whether a VM needs anything of its host beside its devices that is not there before it is made.
-pub(crate) fn needs_more(hardware: &VmHardware) -> bool {
-    hardware.cloud_init.is_some()
-}
-
-/// Domains of VMs that are another host's by now: they end at once, whatever they do, and leave nothing behind that somebody
-/// could start.
-fn leftover_steps(spec: &Spec, plan: &Plan, observed: &HostInventory) -> Vec<Step> {
-    let domains = observed.domains().into_iter().flat_map(BTreeMap::values);
-    let leftover = |domain: &Domain| {
-        let name: VmName = domain.name.parse().ok()?;
-        let planned = plan.vms.get(&name)?;
-        if planned.host == observed.host || planned.id.0 != domain.uuid {
-            return None;
-        }
-        let (vm, id) = (name.clone(), planned.id);
-        if let Some(journey) = planned.open_journey().filter(|journey| journey.other == observed.host) {
-            let lands = journey.stage == Stage::Lands && domain.state == DomainState::Paused;
-            return lands.then_some(Step::ResumeVm { vm, id });
-        }
-        if domain.state.is_active() {
-            return Some(Step::KillVm { vm, id });
-        }
-        let made = spec.vms.get(&name).is_some_and(|spec| matches!(spec.source, VmSource::Made(_)));
-        if made {
-            Some(Step::UndefineVm { vm, id })
-        } else {
-            clear_devices(&name, planned, Some(domain)).pop()
-        }
-    };
-    domains.filter_map(leftover).collect()
 }
 
 /// What a host does that was given up: every VM that is, or may soon be, another host's ends at once.
@@ -439,35 +390,6 @@ fn vm_steps(
             }
         }
     }
-}
-
-/// What the host of a VM does that is to go to another one while it runs.
-fn journey_steps(
-    (name, planned): (&VmName, &VmPlan),
-    journey: &Journey,
-    observed: &HostInventory,
-    domain: Option<&Domain>,
-) -> Vec<Step> {
-    let runs = domain.is_some_and(|domain| domain.state == DomainState::Running);
-    let is_known = observed.progress.sent.get(name).is_some_and(|sent| sent.number == journey.number);
-    match &journey.stage {
-        Stage::Goes { devices } if runs && !is_known => vec![Step::SendVm {
-            vm: name.clone(),
-            id: planned.id,
-            number: journey.number,
-            to: journey.other.clone(),
-            devices: devices.clone(),
-        }],
-        Stage::CalledOff { .. } => call_off((name, planned), observed).into_iter().collect(),
-        Stage::Prepares | Stage::Goes { .. } | Stage::Lands | Stage::Clears => Vec::new(),
-    }
-}
-
-/// Ends what this host sends and is not to send any more. What was begun by hand is left alone.
-fn call_off((name, planned): (&VmName, &VmPlan), observed: &HostInventory) -> Option<Step> {
-    let sent = observed.progress.sent.get(name)?;
-    let is_ours = sent.is_under_way() && sent.number != 0;
-    is_ours.then(|| Step::CallOffVm { vm: name.clone(), id: planned.id, number: sent.number })
 }
 
 /// Whether a VM went off since it was seen running, and somebody meant it. What was decided before that does not start it again: a

@@ -34,6 +34,12 @@ pub(super) fn migrate(name: &VmName, to: Option<&HostName>, state: State<'_>) ->
         let findings = vec![say::migrated_already(name, &from)];
         return Ok(with_vm(state, name, spec, Goal::Recorded, format!("keep VM {name} on {from}"), findings));
     }
+    // It is called off first, else nobody could tell which of the two hosts was meant.
+    if let (Some(journey), Some(to)) = (planned.open_journey().filter(|_| waits), to)
+        && journey.other != *to
+    {
+        return Err(vec![say::migrate_on_its_way(name, &from, &journey.other)]);
+    }
     match to {
         Some(to) => refuse_obstacles(name, to, state)?,
         None => refuse_without_room((name, &spec), &from, state)?,
@@ -54,7 +60,7 @@ pub(super) fn migrate(name: &VmName, to: Option<&HostName>, state: State<'_>) ->
 
 /// Whether the VM was told to leave the host that it runs on, and has not left it.
 fn waits(spec: &VmSpec, planned: &VmPlan) -> bool {
-    let told = |known: &Relocation| known.serial == spec.serial && known.from == planned.host;
+    let told = |known: &Relocation| known.serial == spec.serial && known.is_due_on(&planned.host);
     let seen = planned.settled.as_ref().map_or(0, |settled| settled.serial);
     spec.relocation.as_ref().is_some_and(told) && seen < spec.serial
 }

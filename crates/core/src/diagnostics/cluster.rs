@@ -173,6 +173,15 @@ pub fn migrate_under_way(vm: &VmName) -> Finding {
     error(Code::MigrateBlocked, vm_subject(vm), message, hint)
 }
 
+/// The VM goes to another host by the command before.
+pub fn migrate_on_its_way(vm: &VmName, from: &HostName, to: &HostName) -> Finding {
+    let message = format!("VM {vm} is on its way to host {to}.");
+    let hint = format!(
+        "Wait until it runs there, or call that off before: 'tranche vm migrate {vm} --to {from}' lets it stay."
+    );
+    error(Code::MigrateBlocked, vm_subject(vm), message, hint)
+}
+
 /// There is no guest to take along.
 pub fn nothing_to_migrate(vm: &VmName) -> Finding {
     let hint = format!(

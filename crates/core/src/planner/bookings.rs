@@ -7,7 +7,7 @@ use super::Planner;
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::{Domain, HealthState, HostInventory};
-use crate::name::{GpuKey, Slot, SlotKey, VmName};
+use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
 use crate::placement::{self, Board};
 use crate::plan::{Booking, Settled, VmGoal};
 use crate::reload;
@@ -45,6 +45,22 @@ impl Planner<'_> {
 
     pub(super) fn held_by(&self, vm: &VmName) -> &[SlotKey] {
         self.held.get(vm).map_or(&[], Vec::as_slice)
+    }
+
+    /// Tells what a VM holds where it is to be at home from what it still has elsewhere. It may have left this host, or not got to it,
+    /// and come back before that was cleared; and it may have lost its host before another one was.
+    pub(super) fn sort_bookings(&mut self, vm: &VmName, home: &HostName) {
+        let is_elsewhere = self.held_by(vm).iter().any(|slot| slot.gpu.host != *home);
+        if !is_elsewhere && self.strays.get(vm) != Some(home) {
+            return;
+        }
+        let all = self.plan.held_by(vm).map(|(slot, _)| slot.clone());
+        let (here, elsewhere): (Vec<SlotKey>, Vec<SlotKey>) = all.partition(|slot| slot.gpu.host == *home);
+        self.held.insert(vm.clone(), here);
+        match elsewhere.into_iter().next() {
+            Some(slot) => drop(self.strays.insert(vm.clone(), slot.gpu.host)),
+            None => drop(self.strays.remove(vm)),
+        }
     }
 
     /// Whether a booking is on another host than its VM's: on the one that it goes to, or has left.

@@ -17,7 +17,10 @@ use crate::spec::{Duty, Relocation, VmSource, VmSpec};
 impl Planner<'_> {
     /// The host of a VM: where it is, else where there is room, else where it could be some day.
     pub(super) fn home_of(&mut self, name: &VmName, spec: &VmSpec, board: &Board<'_>) -> Option<HostName> {
+        // One that has lost its host does not wait for another one on which only something of it is left.
+        let is_lost = !self.plan.vms.contains_key(name);
         let holding = self.held_by(name).first().map(|slot| &slot.gpu.host);
+        let holding = holding.filter(|host| !is_lost || self.is_up(host));
         let planned = self.plan.vms.get(name).map(|planned| &planned.host);
         let planned = planned.filter(|host| !self.may_leave(name, spec, host));
         let known = holding.or(planned).cloned();
@@ -136,7 +139,7 @@ impl Planner<'_> {
         board: &mut Board<'_>,
     ) -> Option<VmGoal> {
         let host = &observed.host;
-        let relocation = self.relocation(name, spec, settled).filter(|known| known.from == *host)?;
+        let relocation = self.relocation(name, spec, settled).filter(|known| known.is_due_on(host))?;
         if let Some(goal) = self.set_out((name, spec), observed, relocation.to.as_ref(), board) {
             return Some(goal);
         }
@@ -189,15 +192,19 @@ impl Planner<'_> {
             let domain = self.inventory.get(host).and_then(|observed| observed.domain(name));
             self.is_in_step(host) && domain.is_some_and(|domain| domain.state.is_active())
         };
-        let Some(back) = moves.iter().find(|back| runs(&back.vm, &back.from)) else { return };
+        let rests = |name: &VmName| {
+            self.spec.vms.get(name).is_some_and(|spec| self.rests_from_travelling(name, spec))
+        };
+        let goes = |back: &&Move| runs(&back.vm, &back.from) && !rests(&back.vm);
+        let Some(back) = moves.iter().find(goes) else { return };
         let (Some(spec), Some(from)) = (self.spec.vms.get(&back.vm), self.inventory.get(&back.from)) else {
             return;
         };
-        if self.may_travel((&back.vm, spec), from, &back.to) {
+        let is_only = spec.availability.migration == Migration::LiveOnly;
+        let has_failed = !is_only && self.missed_by(&back.vm, spec).is_some();
+        if !has_failed && self.may_travel((&back.vm, spec), from, &back.to) {
             self.begin_journey((&back.vm, spec), &back.from, &back.to);
-        } else if spec.availability.migration != Migration::LiveOnly
-            && let Some(planned) = self.plan.vms.get_mut(&back.vm)
-        {
+        } else if !is_only && let Some(planned) = self.plan.vms.get_mut(&back.vm) {
             planned.goal = VmGoal::Move;
         }
     }

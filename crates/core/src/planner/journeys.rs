@@ -13,6 +13,7 @@ use crate::name::{HostName, VmName};
 use crate::placement::{Board, Place};
 use crate::plan::{Booking, Settled, Standing, VmGoal, VmPlan};
 use crate::spec::{VmSource, VmSpec};
+use crate::step::VmDevice;
 use crate::steps::{needs_more, ready_devices, shall_arm};
 
 /// How many VMs leave one host, or come to one, at the same time.
@@ -72,10 +73,15 @@ impl Planner<'_> {
             Stage::Lands => next_of_landing((name, planned), journey, here, there),
             Stage::Clears => {
                 let holds = self.plan.held_by(name).any(|(slot, _)| slot.gpu.host == journey.other);
+                let is_forgotten = !self.spec.vms.contains_key(name);
                 let is_clear = match there {
                     Word::Gone => true,
                     Word::Silent => false,
-                    Word::Now(seen) => domain_of(seen, name, planned).is_none_or(|it| !it.state.is_active()),
+                    Word::Now(seen) => {
+                        // Of one that is forgotten nobody would remove the definition any more.
+                        let is_left = |it: &Domain| it.state.is_active() || is_forgotten;
+                        !domain_of(seen, name, planned).is_some_and(is_left)
+                    }
                 };
                 if is_clear && !holds { Next::Over } else { Next::Waits }
             }
@@ -97,18 +103,24 @@ impl Planner<'_> {
         {
             return Next::InVain("the VM does not run any more".to_owned());
         }
-        let Word::Now(seen) = there else { return Next::Waits };
-        // Its new host may be given up as soon as the VM runs there, so the word of its watchdog is given first.
-        let guards = seen.progress.guard == Guard::Ready && shall_arm(self.spec, &self.plan, &seen.host);
-        let lacks = !seen.progress.expects.contains(name)
-            && matches!(self.spec.vms.get(name).map(|wish| &wish.source), Some(VmSource::Made(hardware)) if needs_more(hardware));
-        match ready_devices(name, &self.plan, seen).filter(|_| !guards && !lacks) {
+        let ready = if let Word::Now(seen) = there { self.ready_there(name, seen) } else { None };
+        match ready {
             Some(devices) => Next::At(Stage::Goes { devices }),
             None if self.now.ms_since(journey.since) >= PREPARE_MS_MAX => {
                 Next::InVain(format!("what it gets on host {} was not ready in time", journey.other))
             }
             None => Next::Waits,
         }
+    }
+
+    /// The devices that a VM gets on the host that it goes to, once all that it needs is ready there.
+    fn ready_there(&self, name: &VmName, seen: &HostInventory) -> Option<Vec<VmDevice>> {
+        // Its new host may be given up as soon as the VM runs there, so the word of its watchdog is given first.
+        let guards = seen.progress.guard == Guard::Ready && shall_arm(self.spec, &self.plan, &seen.host);
+        let source = self.spec.vms.get(name).map(|wish| &wish.source);
+        let needs_more = matches!(source, Some(VmSource::Made(hardware)) if needs_more(hardware));
+        let lacks = needs_more && !seen.progress.expects.contains(name);
+        ready_devices(name, &self.plan, seen).filter(|_| !guards && !lacks)
     }
 
     fn next_of_going(
@@ -186,7 +198,7 @@ impl Planner<'_> {
             Next::Arrived => {
                 let from = std::mem::replace(&mut planned.host, journey.other.clone());
                 let boot_id = self.inventory.get(&planned.host).map_or("", |seen| &seen.boot_id).to_owned();
-                let serial = journey.serial;
+                let serial = followed(self.spec.vms.get(name), journey.serial, &planned.host);
                 planned.ran_on = Some(planned.host.clone());
                 (planned.settled, planned.tried, planned.missed) =
                     (Some(Settled { serial, running: true, boot_id, rests: None }), None, None);
@@ -239,12 +251,17 @@ impl Planner<'_> {
         board: &mut Board<'_>,
     ) -> Option<VmGoal> {
         let planned = self.plan.vms.get(name).filter(|planned| planned.id == spec.id)?;
-        let runs = from.domain(name).is_some_and(|domain| domain.state == DomainState::Running);
-        let may_go =
-            runs && self.is_in_step(&from.host) && matches!(planned.goal, VmGoal::Run | VmGoal::Leave);
         let is_only = spec.availability.migration == Migration::LiveOnly;
-        if !may_go || spec.availability.migration == Migration::Restart {
+        let stays = matches!(planned.goal, VmGoal::Run | VmGoal::Leave);
+        if !stays || spec.availability.migration == Migration::Restart {
             return None;
+        }
+        let runs = from.domain(name).is_some_and(|domain| domain.state == DomainState::Running);
+        if !runs || !self.is_in_step(&from.host) {
+            if is_only {
+                self.findings.push(say::migrate_live_only(name, &from.host));
+            }
+            return is_only.then_some(VmGoal::Run);
         }
         let missed = planned.missed.as_ref().filter(|missed| missed.serial == spec.serial);
         if let Some(missed) = missed {
@@ -277,6 +294,20 @@ impl Planner<'_> {
         Some(VmGoal::Run)
     }
 
+    /// The last journey of a VM that came to nothing, if it followed the present command.
+    pub(super) fn missed_by(&self, name: &VmName, spec: &VmSpec) -> Option<&Missed> {
+        let missed = self.plan.vms.get(name)?.missed.as_ref();
+        missed.filter(|missed| missed.serial == spec.serial)
+    }
+
+    /// Whether a VM that would better be elsewhere waits: for what is left of its last journey, or for its pause to be over.
+    pub(super) fn rests_from_travelling(&self, name: &VmName, spec: &VmSpec) -> bool {
+        let is_cleared = self.plan.vms.get(name).is_none_or(|planned| planned.journey.is_none());
+        let is_only = spec.availability.migration == Migration::LiveOnly;
+        let missed = self.missed_by(name, spec).filter(|_| is_only);
+        !is_cleared || missed.is_some_and(|missed| self.now < missed.pause_until())
+    }
+
     /// Books what a VM gets on the host that it goes to.
     pub(super) fn begin_journey(&mut self, (name, spec): (&VmName, &VmSpec), from: &HostName, place: &Place) {
         for slot in &place.slots {
@@ -299,8 +330,20 @@ impl Planner<'_> {
         }
     }
 
-    /// What a VM still has on another host than its new one, if it lost its old one before that was cleared.
-    pub(super) fn left_behind(&self, name: &VmName, host: &HostName) -> Option<Journey> {
+    /// What is left of a VM's journey, now that it is at home on a host: that of its last one, or what it still has on another host
+    /// if it lost its old one before that was cleared.
+    pub(super) fn left_behind(
+        &self,
+        name: &VmName,
+        host: &HostName,
+        last: Option<Journey>,
+    ) -> Option<Journey> {
+        // Where it is at home by now, nothing is to be cleared.
+        if let Some(journey) = last.filter(|journey| journey.other != *host) {
+            // It may have come from a host of which more was decided.
+            let known_here = journey.known_here.min(self.generation_after(host));
+            return Some(Journey { known_here, ..journey });
+        }
         let other = self.strays.get(name).filter(|other| *other != host)?.clone();
         let serial = self.spec.vms.get(name).map_or(0, |spec| spec.serial);
         let (known_here, known_there) = (self.generation_after(host), self.generation_after(&other));
@@ -374,28 +417,38 @@ impl Planner<'_> {
 }
 
 /// What becomes of a journey that was called off. A VM that runs here is here. One that is off here, and whole there, is there:
-/// it can only have become whole by its last move, and it does not run before that is decided.
+/// it can only have become whole by its last move, and it does not run before that is decided. But one that ended here by itself
+/// had gone on here, whatever has become whole there: that is older than its disks.
 fn next_of_called_off(vm: (&VmName, &VmPlan), why: &str, here: Word<'_>, there: Word<'_>) -> Next {
     let in_vain = || Next::InVain(why.to_owned());
-    let is_whole_there =
-        |seen: &HostInventory| domain_of(seen, vm.0, vm.1).is_some_and(|domain| domain.state.is_whole());
-    let (is_off, has_left) = match here {
+    let (is_off, has_left, has_ended) = match here {
         Word::Silent => return Next::Waits,
-        Word::Gone => (true, false),
+        Word::Gone => (true, false, false),
         Word::Now(seen) => {
             if seen.progress.sent.get(vm.0).is_some_and(Sent::is_under_way) {
                 return Next::Waits;
             }
             let state = domain_of(seen, vm.0, vm.1).map(|domain| domain.state);
-            let has_left = state == Some(DomainState::Off { reason: OffReason::Migrated });
-            (state.is_none_or(|state| !state.is_active()), has_left)
+            let reason = state
+                .and_then(|state| if let DomainState::Off { reason } = state { Some(reason) } else { None });
+            let has_left = reason == Some(OffReason::Migrated);
+            let has_ended = matches!(
+                reason,
+                Some(OffReason::Shutdown | OffReason::Destroyed | OffReason::Crashed | OffReason::Saved)
+            );
+            (state.is_none_or(|state| !state.is_active()), has_left, has_ended)
         }
+    };
+    let is_there = |seen: &HostInventory| match domain_of(seen, vm.0, vm.1).map(|domain| domain.state) {
+        Some(DomainState::Running | DomainState::ShuttingDown) => true,
+        Some(DomainState::Paused) => !has_ended,
+        None | Some(DomainState::Arriving | DomainState::Off { .. }) => false,
     };
     match there {
         _ if !is_off => in_vain(),
         Word::Silent => Next::Waits,
         Word::Gone if has_left => Next::Arrived,
-        Word::Now(seen) if has_left || is_whole_there(seen) => Next::At(Stage::Lands),
+        Word::Now(seen) if has_left || is_there(seen) => Next::At(Stage::Lands),
         Word::Gone | Word::Now(_) => in_vain(),
     }
 }
@@ -425,6 +478,17 @@ fn next_of_landing(
             },
         },
     }
+}
+
+/// The last command that a VM has followed which came to a host by a journey: the one that it set out by, or a later one to leave
+/// its old host, if it has done so by coming here.
+fn followed(wish: Option<&VmSpec>, set_out_by: u64, host: &HostName) -> u64 {
+    let is_later = |wish: &&VmSpec| wish.run.is_up() && wish.serial > set_out_by;
+    let later = wish.filter(is_later).and_then(|wish| {
+        let told = wish.relocation.as_ref().filter(|told| told.serial == wish.serial)?;
+        (!told.is_due_on(host)).then_some(told.serial)
+    });
+    later.unwrap_or(set_out_by)
 }
 
 fn domain_of<'a>(seen: &'a HostInventory, name: &VmName, planned: &VmPlan) -> Option<&'a Domain> {

@@ -42,7 +42,7 @@ impl Planner<'_> {
         self.go_back(&moves);
         for name in scope.vms().filter(|name| !self.spec.vms.contains_key(*name)) {
             let planned = self.plan.vms.get(name);
-            if planned.is_some_and(|planned| self.has_to_end(name, planned)) {
+            if planned.is_some_and(|planned| planned.journey.is_some() || self.has_to_end(name, planned)) {
                 continue;
             }
             self.plan.vms.remove(name);
@@ -128,6 +128,7 @@ impl Planner<'_> {
             return;
         }
         let Some(host) = self.home_of(name, spec, board) else { return };
+        self.sort_bookings(name, &host);
         let observed = &self.inventory[&host];
         let is_new = self.plan.vms.get(name).is_none_or(|planned| planned.host != host);
         if observed.domains().is_none() || !self.is_up(&host) || !(is_new || self.is_in_step(&host)) {
@@ -144,7 +145,7 @@ impl Planner<'_> {
             self.plan.vms.insert(name.clone(), planned);
             return;
         }
-        let runs = domain.is_some_and(|domain| domain.state.is_active());
+        let runs = domain.is_some_and(|domain| domain.state.is_whole());
         let ran_on = if runs { Some(host.clone()) } else { ran_on };
         let settled = self.settled(name, spec, domain, observed, before);
         let goal = self.goal((name, spec), domain, observed, settled.as_ref(), board);
@@ -152,7 +153,7 @@ impl Planner<'_> {
         let (tried, journey, missed) =
             before.map_or((None, None, None), |before| (before.tried, before.journey, before.missed));
         let missed = missed.filter(|missed| missed.serial == spec.serial);
-        let journey = journey.or_else(|| self.left_behind(name, &host));
+        let journey = self.left_behind(name, &host, journey);
         let planned = VmPlan { settled, tried, ran_on, journey, missed, ..VmPlan::new(host, spec.id, goal) };
         self.plan.vms.insert(name.clone(), planned);
     }
@@ -167,6 +168,10 @@ impl Planner<'_> {
         before: Option<Settled>,
     ) -> Option<Settled> {
         let active = domain.is_some_and(|domain| domain.state.is_active());
+        // What arrives does not run yet, and may never do so.
+        if domain.is_some_and(|domain| domain.state == DomainState::Arriving) {
+            return before;
+        }
         let seen = |serial, running| {
             Some(Settled { serial, running, boot_id: observed.boot_id.clone(), rests: None })
         };
@@ -303,11 +308,26 @@ impl Planner<'_> {
                 (Some(_), VmSource::Made(_)) => false,
                 (Some(domain), VmSource::Adopted) => !domain.defined_devices.iter().any(|device| device.ours),
             };
-            nothing_left && self.held_by(name).is_empty()
+            nothing_left
+                && self.held_by(name).is_empty()
+                && !self.is_left_elsewhere(name, spec, &planned.host)
         };
         let wished = self.scope.vms().filter_map(|name| self.spec.vms.get_key_value(name));
         let deleted = wished.filter(|(_, spec)| spec.run == Run::Deleted);
         deleted.filter(|(name, spec)| is_gone(name, spec)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a VM that Tranche made is still defined where it was before, or expected where it did not come. Once it is forgotten,
+    /// nobody would remove that any more. A host that is silent is not waited for.
+    fn is_left_elsewhere(&self, name: &VmName, spec: &VmSpec, home: &HostName) -> bool {
+        let knows = |seen: &HostInventory| {
+            let domain = seen.domain(name).is_some_and(|domain| domain.uuid == spec.id.0);
+            domain || seen.progress.expects.contains(name)
+        };
+        let is_made = matches!(spec.source, VmSource::Made(_));
+        let mut others =
+            self.inventory.iter().filter(|(host, _)| is_made && *host != home && self.is_up(host));
+        others.any(|(_, seen)| knows(seen))
     }
 }
 

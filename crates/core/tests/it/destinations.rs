@@ -2,6 +2,7 @@
 
 use tranche_core::finding::Code;
 use tranche_core::inventory::{Certainty, Evidence, Gpu, HostInventory, MigrationBlocker, MigrationFacts};
+use tranche_core::journey::Migration;
 use tranche_core::migration::{Outlook, Way, outlooks};
 use tranche_core::spec::{Request, Run};
 
@@ -13,6 +14,7 @@ use crate::world::vm;
 fn cluster() -> Cluster {
     let mut fleet = Fleet::new(3, 1, 2);
     fleet.add("a", Request::ANY_PARTITION);
+    fleet.inventory.change_each(|_, seen| seen.progress.travels = true);
     let mut cluster = Cluster::new(fleet);
     cluster.pass();
     cluster
@@ -46,7 +48,8 @@ fn to(cluster: &Cluster, number: usize) -> Outlook {
 }
 
 fn obstacles(outlook: &Outlook) -> Vec<Code> {
-    assert_eq!((outlook.way, outlook.why_not.as_slice()), (Way::Restart, &[][..]));
+    let way = if outlook.live_obstacles.is_empty() { Way::Live } else { Way::Restart };
+    assert_eq!((outlook.way, outlook.why_not.as_slice()), (way, &[][..]));
     outlook.live_obstacles.iter().map(|finding| finding.code).collect()
 }
 
@@ -136,6 +139,23 @@ fn a_host_that_cannot_run_it_says_why_and_nothing_of_live_migration() {
     assert!(told.why_not.iter().any(|finding| finding.code == Code::NoFreePartition), "{told:?}");
     assert_eq!(told.live_obstacles, []);
     assert_eq!(to(&cluster, 3).way, Way::Restart);
+}
+
+#[test]
+fn how_a_vm_would_go_is_what_is_possible_of_what_it_is_meant_to() {
+    let mut cluster = cluster();
+    make_able(&mut cluster);
+    change_host(&mut cluster, 3, |seen| seen.progress.travels = false);
+    for (migration, able, unable) in [
+        (Migration::LiveOrRestart, Way::Live, Way::Restart),
+        (Migration::LiveOnly, Way::Live, Way::Neither),
+        (Migration::Restart, Way::Restart, Way::Restart),
+    ] {
+        cluster.fleet.spec.vms.get_mut(&vm("a")).unwrap().availability.migration = migration;
+        assert_eq!((to(&cluster, 2).way, to(&cluster, 3).way), (able, unable), "{migration:?}");
+        let told = to(&cluster, 3).live_obstacles;
+        assert!(matches!(&told[..], [one] if one.message.contains("node3")), "{told:?}");
+    }
 }
 
 #[test]

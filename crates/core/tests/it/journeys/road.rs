@@ -3,15 +3,17 @@
 //! Nothing happens by itself. A transfer gets on when a test says so, and a host hears, reports and acts only when it is told
 //! to. Where a step would let a VM run on two hosts, or with what is not booked for it, the model complains.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod befalls;
+
+use std::collections::BTreeMap;
 
 use tranche_core::change::{self, Admitted, Change, State};
 use tranche_core::check;
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::*;
-use tranche_core::journey::{Sending, Sent, Stage};
+use tranche_core::journey::Stage;
 use tranche_core::name::{HostName, Timestamp, VmId, VmName};
-use tranche_core::plan::{DownBy, Plan, VmPlan};
+use tranche_core::plan::{Plan, VmPlan};
 use tranche_core::planner::{self, Memory, Planned};
 use tranche_core::spec::{Duty, Request, Spec, VmSpec};
 use tranche_core::step::{Step, VFIO_DRIVER};
@@ -50,6 +52,17 @@ struct Transfer {
     number: u64,
 }
 
+/// Whether what stands still where it was sent is the VM, or what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// Its old host is done with it.
+    Current,
+    /// Its old host did not get to know, and goes on with it: this is older than the disks.
+    Stale,
+    /// Its old host died meanwhile, and took with it that it had gone on.
+    Unclear,
+}
+
 /// A cluster whose VMs travel.
 #[derive(Debug, Clone)]
 pub(super) struct Road {
@@ -61,8 +74,17 @@ pub(super) struct Road {
     pub(super) done: Vec<Step>,
     memory: Memory,
     transfers: Vec<Transfer>,
-    /// Copies that are whole and older than their VM, which went on where it came from.
-    stale: BTreeSet<(HostName, VmName)>,
+    /// What is whole where it was sent, and stands still there.
+    whole: Vec<Whole>,
+}
+
+/// All of a VM, where it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Whole {
+    transfer: Transfer,
+    age: Age,
+    /// The daemon that sent it is still about to let it go on.
+    is_let_go_on: bool,
 }
 
 fn proven() -> MigrationFacts {
@@ -117,7 +139,7 @@ impl Road {
             done: Vec::new(),
             memory: Memory::default(),
             transfers: Vec::new(),
-            stale: BTreeSet::new(),
+            whole: Vec::new(),
         };
         for (name, _, number) in vms {
             assert!(road.fleet.run_on(name, &node(*number)), "there is room for {name}");
@@ -174,7 +196,6 @@ impl Road {
         let Planned { plan: next, findings, gone } = planned;
         assert_eq!(check::check(&next), [], "the plan violates an invariant");
         assert_eq!(check::check_transition(plan, &next), []);
-        assert_eq!(check::check_world(inventory, &next), []);
         (self.fleet.plan, self.findings) = (next, findings);
         for name in gone {
             self.fleet.spec.vms.remove(&name);
@@ -310,6 +331,10 @@ impl Road {
         self.real(number).domains().get_mut(name).expect("it has it").state = state;
     }
 
+    pub(super) fn puts_domain(&mut self, number: usize, domain: Domain) {
+        self.real(number).domains().insert(domain.name.clone(), domain);
+    }
+
     /// The hosts on which a VM goes on.
     pub(super) fn runs_on(&self, name: &str) -> Vec<HostName> {
         let runs = |real: &&Real| {
@@ -346,8 +371,19 @@ impl Road {
             Step::StartVm { vm, .. } => self.goes_on(host, vm, true),
             Step::ResumeVm { vm, .. } => self.goes_on(host, vm, false),
             Step::ShutDownVm { vm, .. } => self.ends(host, vm, OffReason::Shutdown),
-            Step::KillVm { vm, .. } => self.ends(host, vm, OffReason::Destroyed),
+            Step::KillVm { vm, .. } => {
+                self.assert_needless(host, vm);
+                self.ends(host, vm, OffReason::Destroyed);
+            }
+            Step::ExpectVm { vm, .. } => {
+                self.real.get_mut(host).unwrap().seen.progress.expects.insert(vm.clone());
+            }
+            Step::UndefineVm { vm, .. } if !self.domains_of(host).contains_key(vm.as_str()) => {
+                let was_expected = self.real.get_mut(host).unwrap().seen.progress.expects.remove(vm);
+                assert!(was_expected, "there is nothing of {vm} to be removed");
+            }
             Step::UndefineVm { vm, .. } => {
+                self.real.get_mut(host).unwrap().seen.progress.expects.remove(vm);
                 let domain = self.domains_of(host).remove(vm.as_str()).expect("it is defined");
                 assert!(!domain.state.is_active(), "a domain that is active is undefined");
             }
@@ -368,7 +404,9 @@ impl Road {
     /// A VM is started or resumed. It may go on nowhere else, and with nothing but what is booked for it.
     fn goes_on(&mut self, host: &HostName, name: &VmName, starts: bool) {
         assert_eq!(self.runs_on(name.as_str()), [], "{name} would run on {host} as well");
-        assert!(!self.stale.contains(&(host.clone(), name.clone())), "{name} would go back in time on {host}");
+        let is_stale =
+            |one: &Whole| one.transfer.vm == *name && one.transfer.to == *host && one.age == Age::Stale;
+        assert!(!self.whole.iter().any(is_stale), "{name} would go back in time on {host}");
         let domain = self.domains_of(host).get_mut(name.as_str()).expect("it is defined");
         if starts {
             assert!(!domain.state.is_active(), "{name} is started while it is {:?}", domain.state);
@@ -378,6 +416,7 @@ impl Road {
         }
         domain.state = DomainState::Running;
         let devices = domain.live_devices.clone();
+        self.whole.retain(|one| one.transfer.vm != *name || one.transfer.to != *host);
         self.assert_booked(host, name, &devices);
     }
 
@@ -385,9 +424,7 @@ impl Road {
         let gpus = &self.real[host].seen.gpus;
         let booked = self.fleet.plan.held_by(name).filter(|(slot, _)| slot.gpu.host == *host);
         let booked: Vec<DeviceSource> = booked
-            .filter_map(|(slot, _)| {
-                tranche_core::placement::source_of(slot.slot, &gpus[&slot.gpu.address])
-            })
+            .filter_map(|(slot, _)| tranche_core::placement::source_of(slot.slot, &gpus[&slot.gpu.address]))
             .collect();
         let has: Vec<DeviceSource> = devices.iter().map(|device| device.source.clone()).collect();
         assert_eq!(has, booked, "{name} goes on on {host} with what it holds there");
@@ -395,194 +432,16 @@ impl Road {
 
     /// A domain ends, as by its guest, by a command or by an accident.
     pub(super) fn ends(&mut self, host: &HostName, name: &VmName, reason: OffReason) {
-        let transfers = self.transfers.iter().any(|one| one.vm == *name && [&one.from, &one.to].contains(&host));
+        let transfers =
+            self.transfers.iter().any(|one| one.vm == *name && [&one.from, &one.to].contains(&host));
         if transfers {
             self.transfer_fails(name, "one of its ends is gone");
         }
-        self.stale.remove(&(host.clone(), name.clone()));
+        self.whole.retain(|one| one.transfer.vm != *name || one.transfer.to != *host);
         if let Some(domain) = self.domains_of(host).get_mut(name.as_str()) {
             domain.live_devices.clear();
             domain.state = DomainState::Off { reason };
         }
         self.domains_of(host).retain(|_, domain| domain.persistent || domain.state.is_active());
-    }
-
-    // Transfers.
-
-    fn sends(&mut self, from: &HostName, name: &VmName, number: u64, to: &HostName, step: &Step) {
-        let Step::SendVm { devices, .. } = step else { panic!("it is sent by a step") };
-        let sent = self.real[from].seen.progress.sent.get(name);
-        assert!(sent.is_none_or(|sent| sent.number != number), "{name} is sent twice on one journey");
-        if self.transfers.iter().any(|one| one.vm == *name) {
-            // libvirt: another job is active.
-            return;
-        }
-        let source = self.domains_of(from)[name.as_str()].clone();
-        assert_eq!(source.state, DomainState::Running, "only what runs is sent");
-        let target = &self.real[to];
-        let refuses = !target.on || target.seen.domains().is_some_and(|all| all.contains_key(name.as_str()));
-        if refuses {
-            let why = "the other host refuses it".to_owned();
-            return self.notes(from, name, number, Sending::Failed { why });
-        }
-        let devices: Vec<HostDevice> =
-            devices.iter().map(|one| HostDevice { source: one.source.clone(), ours: true }).collect();
-        let (live_devices, defined_devices) = (devices.clone(), devices);
-        let state = DomainState::Arriving;
-        let arrives = Domain { state, persistent: false, live_devices, defined_devices, ..source };
-        self.domains_of(to).insert(name.to_string(), arrives);
-        self.transfers.push(Transfer { vm: name.clone(), from: from.clone(), to: to.clone(), number });
-        let got_on_at = Timestamp(self.now);
-        self.notes(from, name, number, Sending::UnderWay { percent: 0, got_on_at });
-    }
-
-    fn notes(&mut self, from: &HostName, name: &VmName, number: u64, state: Sending) {
-        let sent = &mut self.real.get_mut(from).unwrap().seen.progress.sent;
-        // An earlier life of the daemon began it: of its outcome this one knows nothing.
-        let is_others = sent.get(name).is_some_and(|sent| sent.number == 0);
-        let is_over = !matches!(state, Sending::UnderWay { .. });
-        if is_others && is_over {
-            sent.remove(name);
-        } else {
-            sent.insert(name.clone(), Sent { number, state });
-        }
-    }
-
-    fn take_transfer(&mut self, name: &VmName) -> Option<Transfer> {
-        let at = self.transfers.iter().position(|one| one.vm == *name)?;
-        Some(self.transfers.remove(at))
-    }
-
-    pub(super) fn is_being_sent(&self, name: &str) -> bool {
-        self.transfers.iter().any(|one| one.vm.as_str() == name)
-    }
-
-    /// Transfers get on, or are seen to hang where they do not.
-    pub(super) fn transfers_get_on(&mut self) {
-        for transfer in self.transfers.clone() {
-            let got_on_at = Timestamp(self.now);
-            let Transfer { vm, from, number, .. } = transfer;
-            self.notes(&from, &vm, number, Sending::UnderWay { percent: 50, got_on_at });
-        }
-    }
-
-    pub(super) fn transfer_fails(&mut self, name: &VmName, why: &str) {
-        let Some(Transfer { vm, from, to, number }) = self.take_transfer(name) else { return };
-        self.domains_of(&to).retain(|known, domain| known != vm.as_str() || domain.state != DomainState::Arriving);
-        self.notes(&from, &vm, number, Sending::Failed { why: why.to_owned() });
-    }
-
-    /// All of a VM is on its new host, where it stands still, and it is off on its old one.
-    pub(super) fn is_handed_over(&mut self, name: &str) {
-        let Transfer { vm, from, to, number } = self.take_transfer(&vm(name)).expect("it is being sent");
-        let domain = self.domains_of(&to).get_mut(name).expect("it arrives");
-        (domain.state, domain.persistent) = (DomainState::Paused, true);
-        self.ends(&from, &vm, OffReason::Migrated);
-        self.notes(&from, &vm, number, Sending::Done { pause_ms: 60, total_ms: 9_000 });
-    }
-
-    /// All of a VM is on its new host, but its old one does not get to know, and goes on.
-    pub(super) fn loses_the_last_answer(&mut self, name: &str) {
-        let Transfer { vm, from, to, number } = self.take_transfer(&vm(name)).expect("it is being sent");
-        let domain = self.domains_of(&to).get_mut(name).expect("it arrives");
-        (domain.state, domain.persistent) = (DomainState::Paused, true);
-        self.stale.insert((to, vm.clone()));
-        self.notes(&from, &vm, number, Sending::Failed { why: "the last answer was lost".to_owned() });
-    }
-
-    /// The daemon that sent a VM lets it go on where it is now. Returns whether it can.
-    pub(super) fn is_let_go_on(&mut self, name: &str) -> bool {
-        let has_sent = |real: &Real| {
-            let sent = real.seen.progress.sent.get(&vm(name));
-            real.on && sent.is_some_and(|sent| matches!(sent.state, Sending::Done { .. }))
-        };
-        let Some(from) = self.real.values().find(|real| has_sent(real)).map(|real| real.seen.host.clone()) else {
-            return false;
-        };
-        let stands_still = |real: &Real| {
-            let domain = real.seen.domains().and_then(|domains| domains.get(name));
-            let stands_still = domain.is_some_and(|domain| domain.state == DomainState::Paused);
-            real.on && real.seen.host != from && stands_still
-        };
-        let to = self.real.values().find(|real| stands_still(real)).map(|real| real.seen.host.clone());
-        let Some(to) = to else { return false };
-        self.goes_on(&to, &vm(name), false);
-        true
-    }
-
-    // What befalls hosts.
-
-    /// A host goes without a sound, and nobody knows.
-    pub(super) fn loses_power(&mut self, number: usize) {
-        let host = node(number);
-        let (mine, others): (Vec<Transfer>, Vec<Transfer>) =
-            std::mem::take(&mut self.transfers).into_iter().partition(|one| one.from == host || one.to == host);
-        self.transfers = others;
-        for Transfer { vm, from, number, .. } in mine.into_iter().filter(|one| one.to == host) {
-            self.notes(&from, &vm, number, Sending::Failed { why: "the connection broke".to_owned() });
-        }
-        let real = self.real(number);
-        (real.on, real.known) = (false, None);
-        let names: Vec<String> = real.domains().keys().cloned().collect();
-        for name in names {
-            self.ends(&host, &vm(&name), OffReason::Unknown);
-        }
-    }
-
-    /// A host gives up waiting for the rest of a domain that nobody sends any more.
-    pub(super) fn forgets_arrivals(&mut self, number: usize) {
-        let host = node(number);
-        let comes: Vec<VmName> =
-            self.transfers.iter().filter(|one| one.to == host).map(|one| one.vm.clone()).collect();
-        self.real(number).domains().retain(|name, domain| {
-            domain.state != DomainState::Arriving || comes.iter().any(|vm| vm.as_str() == name)
-        });
-    }
-
-    /// The leader hears nothing of a host any more.
-    pub(super) fn falls_silent(&mut self, number: usize) {
-        self.real(number).is_heard = false;
-        let seen = self.fleet.inventory.get_mut(&node(number)).unwrap();
-        seen.pulse.as_mut().unwrap().silent_ms = 6_000;
-    }
-
-    /// It is known that a host is down.
-    pub(super) fn is_known_down(&mut self, number: usize) {
-        assert!(!self.real[&node(number)].on, "nobody says so of a host that lives");
-        let epoch = self.fleet.plan.hosts[&node(number)].epoch;
-        let seen = self.fleet.inventory.get_mut(&node(number)).unwrap();
-        let pulse = seen.pulse.as_mut().unwrap();
-        (pulse.silent_ms, pulse.off, pulse.epoch) = (60_000, Some(DownBy::Agent), epoch);
-    }
-
-    /// A host dies, and that is known at once.
-    pub(super) fn dies(&mut self, number: usize) {
-        self.loses_power(number);
-        self.is_known_down(number);
-    }
-
-    /// A host is there again, in another boot if it had lost its power.
-    pub(super) fn is_back(&mut self, number: usize) {
-        let real = self.real(number);
-        if !real.on {
-            real.boots += 1;
-            real.on = true;
-            real.seen.boot_id = format!("boot-{}", real.boots);
-            real.seen.progress.sent.clear();
-        }
-        real.is_heard = true;
-        self.hears(number);
-        self.reports(number);
-    }
-
-    /// The daemon of a host is started anew. What it sends goes on, and what it has sent is forgotten.
-    pub(super) fn daemon_restarts(&mut self, number: usize) {
-        let host = node(number);
-        let got_on_at = Timestamp(self.now);
-        let under_way = self.transfers.iter().filter(|one| one.from == host);
-        let sent = Sent { number: 0, state: Sending::UnderWay { percent: 0, got_on_at } };
-        let sent = under_way.map(|one| (one.vm.clone(), sent.clone())).collect();
-        let real = self.real(number);
-        (real.seen.progress.sent, real.known) = (sent, None);
     }
 }
