@@ -178,10 +178,7 @@ impl Situation {
     /// The VM shall run, by this decision; it holds partition 0 where it was decided that it runs.
     fn decided(mut self, goal: VmGoal) -> Self {
         self.spec.vms.get_mut(&name()).unwrap().run = Run::Running;
-        self.plan.vms.insert(
-            name(),
-            VmPlan::new(key().host, id(), goal),
-        );
+        self.plan.vms.insert(name(), VmPlan::new(key().host, id(), goal));
         if goal == VmGoal::Run {
             self.plan.bookings.insert(slot(0), Booking { vm: name(), vm_id: id(), since: Timestamp(0) });
         }

@@ -89,9 +89,8 @@ fn whoever_dies_on_the_way_each_vm_runs_on_exactly_one_host_in_the_end() {
 #[test]
 fn a_daemon_that_dies_while_it_sends_leaves_the_vm_where_it_is_or_where_it_was_sent() {
     for seed in 0..6 {
-        let kills = [21_500, 24_000, 28_000].map(|at_ms| {
-            format!("  - {{ at_ms: {at_ms}, event: {{ daemon_kill: a }} }}\n")
-        });
+        let kills = [21_500, 24_000, 28_000]
+            .map(|at_ms| format!("  - {{ at_ms: {at_ms}, event: {{ daemon_kill: a }} }}\n"));
         story(&format!("  - {{ at_ms: 20000, event: {{ drain: a }} }}\n{}", kills.concat()), seed);
     }
 }

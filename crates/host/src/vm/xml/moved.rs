@@ -79,7 +79,7 @@ mod tests {
         assert!(facts.devices[0].ours && there.contains("<address type='pci' bus='0x05'/>"), "{there}");
         assert!(!there.contains("8-15") && !there.contains("numatune"), "{there}");
         let mdev = VmDevice { source: DeviceSource::Mdev { uuid: Uuid::from_u128(7) }, mmio_mib: 0 };
-        let of_mdev = put_devices(DOMAIN, &[mdev.clone()], None).unwrap();
+        let of_mdev = put_devices(DOMAIN, std::slice::from_ref(&mdev), None).unwrap();
         let other = VmDevice { source: DeviceSource::Mdev { uuid: Uuid::from_u128(8) }, ..mdev };
         let there = on_other_devices(&of_mdev, std::slice::from_ref(&other)).unwrap();
         assert_eq!(read(&there).unwrap().devices[0].source, other.source);
