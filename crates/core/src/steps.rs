@@ -21,8 +21,8 @@ use crate::spec::{Failover, GpuMode, Spec, VmSource};
 use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
 
-pub(crate) use self::travel::needs_more;
 use self::travel::{arrival_steps, call_off, journey_steps, leftover_steps};
+pub(crate) use self::travel::{is_copy, needs_more};
 
 /// The steps that are due on the host that an inventory is of: GPUs first, in the order of their addresses; then VMs, those
 /// with the highest priority first, and of equals the oldest. They are carried out in this order.
@@ -369,6 +369,9 @@ fn vm_steps(
         // Nobody sends it any more. What is moved by hand to where it was, is left alone.
         let is_by_hand = planned.settled.as_ref().is_some_and(|settled| settled.rests.is_some());
         return if is_by_hand { Vec::new() } else { vec![Step::KillVm { vm, id }] };
+    }
+    if planned.goal != VmGoal::Leave && is_copy(name, domain, planned.settled.as_ref(), spec) {
+        return vec![Step::KillVm { vm, id }];
     }
     let active = domain.is_some_and(|domain| domain.state.is_active());
     let shutting_down = domain.is_some_and(|domain| domain.state == DomainState::ShuttingDown);

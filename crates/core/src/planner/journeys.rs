@@ -226,6 +226,13 @@ impl Planner<'_> {
         self.plan.vms.get(name).is_some_and(|planned| planned.open_journey().is_some())
     }
 
+    /// Whether a VM is lost with a host that it was on when this pass began. Where one is that travels will show; then its turn comes.
+    /// And one may have arrived elsewhere just now.
+    pub(super) fn is_stranded(&self, name: &VmName, host: &HostName) -> bool {
+        let is_there = self.plan.vms.get(name).is_some_and(|planned| planned.host == *host);
+        is_there && !self.is_travelling(name)
+    }
+
     /// Says what there is to say of a VM that travels.
     pub(super) fn report_journey(&mut self, name: &VmName) {
         let Some(planned) = self.plan.vms.get(name) else { return };

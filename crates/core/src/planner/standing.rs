@@ -211,8 +211,7 @@ impl Planner<'_> {
         let scope = self.scope;
         for host in scope.hosts.iter().filter(|host| !self.spec.hosts.contains_key(*host)) {
             for name in scope.residents(host) {
-                // Where one is that travels will show; then its turn comes.
-                if self.is_travelling(name) {
+                if !self.is_stranded(name, host) {
                     continue;
                 }
                 let lost = self.plan.vms.remove(name);
@@ -244,7 +243,9 @@ impl Planner<'_> {
             dead.into_iter().flat_map(|host| scope.residents(host).iter().map(move |vm| (vm, host)));
         let mut abandoned: BTreeMap<&HostName, BTreeSet<VmName>> = BTreeMap::new();
         for (name, host) in stranded {
-            let Some(wish) = self.spec.vms.get(name).filter(|_| !self.is_travelling(name)) else { continue };
+            let Some(wish) = self.spec.vms.get(name).filter(|_| self.is_stranded(name, host)) else {
+                continue;
+            };
             if wish.run == Run::Deleted {
                 self.bury(name, wish);
             } else if self.is_waited_for(host) {

@@ -12,6 +12,7 @@ use crate::placement::{self, Board, Ground, Uses, waiting_order};
 use crate::plan::{Booking, Plan, Settled, VmGoal, VmPlan};
 use crate::rest::rests;
 use crate::spec::{Duty, Request, Run, VmSource, VmSpec};
+use crate::steps::is_copy;
 
 impl Planner<'_> {
     /// By priority, and of equals the oldest first: who asked first is served first.
@@ -168,8 +169,9 @@ impl Planner<'_> {
         before: Option<Settled>,
     ) -> Option<Settled> {
         let active = domain.is_some_and(|domain| domain.state.is_active());
-        // What arrives does not run yet, and may never do so.
-        if domain.is_some_and(|domain| domain.state == DomainState::Arriving) {
+        // What arrives, or has arrived and was not let go on, does not run yet, and may never do so.
+        let arrives = domain.is_some_and(|domain| domain.state == DomainState::Arriving);
+        if arrives || is_copy(name, domain, before.as_ref(), self.spec) {
             return before;
         }
         let seen = |serial, running| {

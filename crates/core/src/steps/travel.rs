@@ -6,7 +6,7 @@ use super::clear_devices;
 use crate::inventory::{Domain, DomainState, HostInventory};
 use crate::journey::{Journey, Stage};
 use crate::name::VmName;
-use crate::plan::{Plan, VmGoal, VmPlan};
+use crate::plan::{Plan, Settled, VmGoal, VmPlan};
 use crate::spec::{Spec, VmHardware, VmSource};
 use crate::step::Step;
 
@@ -30,6 +30,19 @@ pub(super) fn journey_steps(
         Stage::CalledOff { .. } => call_off((name, planned), observed).into_iter().collect(),
         Stage::Prepares | Stage::Goes { .. } | Stage::Lands | Stage::Clears => Vec::new(),
     }
+}
+
+/// Whether a domain is a copy of a VM that was sent here and never let go on: it stands still, and the VM was not seen to run here. If
+/// its old host dies before that was ended, this one may become the VM's home.
+pub(crate) fn is_copy(
+    name: &VmName,
+    domain: Option<&Domain>,
+    settled: Option<&Settled>,
+    spec: &Spec,
+) -> bool {
+    let is_made = spec.vms.get(name).is_some_and(|wish| matches!(wish.source, VmSource::Made(_)));
+    let stands_still = domain.is_some_and(|domain| domain.state == DomainState::Paused);
+    !spec.hosts.is_empty() && is_made && stands_still && settled.is_none_or(|settled| !settled.running)
 }
 
 /// Ends what this host sends and is not to send any more. What was begun by hand is left alone.

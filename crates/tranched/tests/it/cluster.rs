@@ -4,7 +4,6 @@ mod going;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -34,9 +33,12 @@ use tranched::cluster::walk::{self, Ground};
 use tranched::config::{Config, EtcdRun};
 use tranched::patience::Patience;
 
+use crate::ports::Ports;
+
 /// A machine: a directory, ports, and whatever runs there.
 pub(crate) struct Machine {
     _dir: tempfile::TempDir,
+    _ports: Ports,
     pub(crate) config: Config,
     pub(crate) book: Book,
     pub(crate) running: Option<Running>,
@@ -44,21 +46,18 @@ pub(crate) struct Machine {
     killed: Mutex<BTreeSet<String>>,
 }
 
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
 impl Machine {
     pub(crate) fn new(host: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
         let mut config = Config { host: Some(host.parse().unwrap()), state_dir, ..Config::default() };
-        [config.cluster.port, config.etcd.client_port, config.etcd.peer_port] = free_ports();
+        let ports = Ports::claim(3);
+        [config.cluster.port, config.etcd.client_port, config.etcd.peer_port] =
+            ports.numbers[..].try_into().unwrap();
         config.cluster.address = "127.0.0.1".to_owned();
         config.etcd.run = EtcdRun::Child;
         let book = Book::new(&config.state_dir);
-        Self { _dir: dir, config, book, running: None, killed: Mutex::default() }
+        Self { _dir: dir, _ports: ports, config, book, running: None, killed: Mutex::default() }
     }
 
     /// Its own store, which holds so many VMs, and a GPU.

@@ -1,16 +1,15 @@
 //! Real etcd members on this machine, in directories that go with them.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tranche_store::{EtcdSettings, EtcdStore, KeyRange, Store as _};
 
+use crate::ports::Ports;
+
 const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
-/// Somebody else may take a port between its choice and its use.
-const STARTS_MAX: u32 = 5;
 
 /// Members that end with their test.
 #[derive(Debug)]
@@ -18,26 +17,18 @@ pub(crate) struct Members {
     processes: Vec<Child>,
     endpoints: Vec<String>,
     _dir: TempDir,
+    _ports: Ports,
 }
 
 impl Members {
-    pub(crate) fn start(count: usize) -> Self {
-        (0..STARTS_MAX).find_map(|_| Self::try_start(count)).expect("etcd ends at once; its words are above")
-    }
-
     pub(crate) fn endpoints(&self) -> &[String] {
         &self.endpoints
     }
 
-    fn try_start(count: usize) -> Option<Self> {
+    pub(crate) fn start(count: usize) -> Self {
         let dir = TempDir::new().unwrap();
-        let listeners: Vec<TcpListener> =
-            (0..count * 2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let urls: Vec<String> = listeners
-            .iter()
-            .map(|listener| format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port()))
-            .collect();
-        drop(listeners);
+        let ports = Ports::claim(count * 2);
+        let urls: Vec<String> = ports.numbers.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
         let (clients, peers) = urls.split_at(count);
         let all: Vec<String> =
             peers.iter().enumerate().map(|(number, peer)| format!("m{number}={peer}")).collect();
@@ -54,11 +45,12 @@ impl Members {
                 .expect("etcd can be started: apt install etcd-server")
         };
         let processes = clients.iter().zip(peers).enumerate().map(member).collect();
-        let mut members = Self { processes, endpoints: clients.to_vec(), _dir: dir };
-        members.answer().then_some(members)
+        let mut members = Self { processes, endpoints: clients.to_vec(), _dir: dir, _ports: ports };
+        members.answer();
+        members
     }
 
-    fn answer(&mut self) -> bool {
+    fn answer(&mut self) {
         let began = Instant::now();
         let settings = EtcdSettings {
             endpoints: self.endpoints.clone(),
@@ -68,13 +60,11 @@ impl Members {
         };
         let store = EtcdStore::connect(&settings).unwrap();
         while store.range(&KeyRange::ALL).is_err() {
-            if self.processes.iter_mut().any(|process| process.try_wait().unwrap().is_some()) {
-                return false;
-            }
+            let has_ended = self.processes.iter_mut().any(|process| process.try_wait().unwrap().is_some());
+            assert!(!has_ended, "etcd ends at once; its words are above");
             assert!(began.elapsed() < DEADLINE, "etcd does not answer");
             std::thread::sleep(LOOK);
         }
-        true
     }
 }
 

@@ -2,7 +2,6 @@
 //! its daemon's process, and whatever is cut by a fence agent is cut by a real program.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
@@ -10,10 +9,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use serde_json::{Value, json};
 
+use crate::ports::Ports;
 use crate::process::{command, request};
 
 /// Nothing that is waited for takes longer.
@@ -54,13 +54,14 @@ pub(crate) struct Machine {
     /// What the service manager is told.
     manager: UnixDatagram,
     daemon: Option<Child>,
+    _ports: Ports,
 }
 
 impl Machine {
     fn new(name: &str, site: Arc<tempfile::TempDir>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [port, client, peer] = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let ports = Ports::claim(3);
+        let [port, client, peer] = ports.numbers[..] else { unreachable!("as many as were claimed") };
         let at = |name: &str| dir.path().join(name);
         let settings = format!(
             "host = {name:?}\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\ntick_s = 1\n\
@@ -73,7 +74,7 @@ impl Machine {
         fs::write(at("tranched.toml"), settings).unwrap();
         let manager = UnixDatagram::bind(at("notify")).unwrap();
         manager.set_nonblocking(true).unwrap();
-        let mut machine = Self { name: name.to_owned(), dir, site, manager, daemon: None };
+        let mut machine = Self { name: name.to_owned(), dir, site, manager, daemon: None, _ports: ports };
         machine.turn_on();
         machine
     }
@@ -142,10 +143,16 @@ impl Machine {
 
     /// Cuts its power: its GPUs, VMs and member of the store are gone with it.
     pub(crate) fn cut_power(&mut self) {
+        let etcd = self.etcd();
         let mut daemon = self.daemon.take().expect("it is on");
         // An agent may have been faster.
         let _ = daemon.kill();
         daemon.wait().unwrap();
+        // It is told to end with the daemon, and would take its time.
+        if let Some(etcd) = etcd {
+            let _ = kill_process(etcd, Signal::KILL);
+            until("its etcd is gone", || test_kill_process(etcd).is_err().then_some(()));
+        }
     }
 
     pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {

@@ -17,6 +17,7 @@ mod matrix;
 mod members;
 mod openapi;
 mod patience;
+mod ports;
 mod process;
 mod race;
 mod seats;

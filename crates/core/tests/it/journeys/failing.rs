@@ -206,17 +206,32 @@ fn a_journey_to_a_host_that_takes_no_vms_any_more_is_called_off() {
 
 #[test]
 fn a_vm_that_was_whole_on_its_new_host_when_its_old_one_died_goes_on_there() {
-    for request in [ANY, NONE] {
-        let mut road = under_way(3, request);
+    for (request, to) in [(ANY, 2), (NONE, 2), (ANY, 3), (NONE, 3)] {
+        let mut road = Road::new(3, &[("desk", request)]);
+        road.migrate("desk", Some(to));
+        road.turns(3);
         road.is_handed_over("desk");
         road.dies(1);
         road.turns(7);
-        assert_eq!((road.runs_on("desk"), road.stage("desk")), (vec![node(2)], ""));
+        assert_eq!((road.runs_on("desk"), road.stage("desk")), (vec![node(to)], ""));
         assert_eq!(kinds(&road.done), ["send", "resume"]);
         road.is_back(1);
         road.turns(5);
-        assert_settled_on(&road, "desk", 2);
+        assert_settled_on(&road, "desk", to);
     }
+}
+
+#[test]
+fn a_vm_that_has_left_a_host_goes_on_although_that_is_no_member_any_more() {
+    let mut road = Road::new(3, &[("desk", NONE)]);
+    road.migrate("desk", Some(3));
+    road.turns(3);
+    road.is_handed_over("desk");
+    road.fleet.spec.hosts.remove(&node(1));
+    road.real(1).is_heard = false;
+    road.turns(7);
+    assert_eq!((road.runs_on("desk"), road.stage("desk")), (vec![node(3)], ""));
+    assert_eq!(kinds(&road.done), ["send", "resume"]);
 }
 
 #[test]
@@ -230,6 +245,7 @@ fn a_vm_that_was_not_whole_on_its_new_host_when_its_old_one_died_is_started_as_a
         assert!(kinds(&road.due(2)).iter().all(|kind| *kind == "kill"), "{:?}", road.due(2));
         road.turns(8);
         let home = if road.runs_on("desk") == [node(2)] { 2 } else { 3 };
+        assert_eq!(road.runs_on("desk"), [node(home)]);
         road.is_back(1);
         road.turns(5);
         assert_settled_on(&road, "desk", home);
@@ -264,10 +280,30 @@ fn a_vm_whose_new_host_dies_after_it_left_is_started_as_any_vm_of_a_dead_host() 
         road.dies(2);
         road.turns(10);
         let home = if road.runs_on("desk") == [node(1)] { 1 } else { 3 };
+        assert_eq!(road.runs_on("desk"), [node(home)], "it does not wait until that host is back");
         road.is_back(2);
         road.turns(6);
         assert_settled_on(&road, "desk", home);
         assert!(was_restarted(&road));
+    }
+}
+
+#[test]
+fn a_guest_that_shuts_down_as_soon_as_it_has_landed_has_done_so_on_its_new_host() {
+    for is_called_off in [false, true] {
+        let mut road = under_way(2, ANY);
+        road.is_handed_over("desk");
+        assert!(road.is_let_go_on("desk"));
+        road.ends(&node(2), &vm("desk"), OffReason::Shutdown);
+        if is_called_off {
+            road.wants(&Change::StopVm { name: vm("desk"), force: false });
+            road.decide();
+            assert_eq!(road.stage("desk"), "called off");
+        }
+        road.turns(8);
+        assert_eq!((road.stage("desk"), &road.plan_of("desk").host), ("", &node(2)));
+        assert_eq!((road.runs_on("desk"), road.known_on("desk")), (vec![], vec![node(2)]));
+        assert!(!was_restarted(&road), "{:?}", road.done);
     }
 }
 

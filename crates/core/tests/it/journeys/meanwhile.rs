@@ -178,6 +178,36 @@ fn a_vm_that_goes_to_a_third_host_before_it_was_cleared_elsewhere_does_not_keep_
 }
 
 #[test]
+fn a_copy_that_was_not_ended_yet_is_not_taken_for_the_vm_when_that_is_started_where_the_copy_is() {
+    for is_up in [true, false] {
+        let mut road = under_way(2, NONE);
+        road.loses_the_last_answer("desk");
+        for _ in 0..4 {
+            road.looks();
+        }
+        assert_eq!((road.stage("desk"), road.domain(2, "desk")), ("clears", Some(DomainState::Paused)));
+        road.dies(1);
+        if !is_up {
+            road.wants(&Change::StopVm { name: vm("desk"), force: false });
+        }
+        road.turns(8);
+        assert_eq!(road.plan_of("desk").host, node(2));
+        let runs_on = if is_up { vec![node(2)] } else { vec![] };
+        assert_eq!((road.runs_on("desk"), kinds(&road.done)[1]), (runs_on, "kill"));
+        road.is_back(1);
+        road.turns(4);
+        assert_eq!(road.known_on("desk"), [node(2)]);
+        // One that somebody stopped in its tracks after it ran is no copy.
+        if is_up {
+            road.set_domain(2, "desk", DomainState::Paused);
+            road.done.clear();
+            road.turns(3);
+            assert_eq!((road.domain(2, "desk"), road.done.len()), (Some(DomainState::Paused), 0));
+        }
+    }
+}
+
+#[test]
 fn a_vm_that_has_lost_its_new_host_does_not_wait_for_its_old_one_where_it_is_not_cleared_yet() {
     for old_is_dead in [false, true] {
         let mut road = under_way(3, ANY);
