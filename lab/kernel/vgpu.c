@@ -323,3 +323,5 @@ module_pci_driver(vgpu_driver);
 
 MODULE_DESCRIPTION("Virtual functions with vGPU types, for Tranche's virtual lab");
 MODULE_LICENSE("GPL");
+/* The first of which NVIDIA says that it moves VMs; whether this one does is a parameter. */
+MODULE_VERSION("550.90.0");

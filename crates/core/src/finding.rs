@@ -184,6 +184,7 @@ codes! {
     LiveDirtyLog "live_dirty_log" Note "A VM cannot move while it runs, because nothing logs which memory its device writes.",
     LiveUnlike "live_unlike" Note "A VM cannot move while it runs, because the device that it would get differs from its own.",
     LiveProcessor "live_processor" Note "A VM cannot move while it runs, because the processors of the hosts differ.",
+    LivePause "live_pause" Note "A VM is not moved while it runs, because its guest would stand still for longer than it may.",
     LivePrograms "live_programs" Note "A VM cannot move while it runs, because the other host's QEMU or libvirt is older.",
     LiveGuest "live_guest" Note "A VM cannot move while it runs, because something in its machine is bound to its host.",
     MigrateFailed "migrate_failed" Note "A VM was to move to another host while it runs, and that came to nothing; it goes on where it was.",

@@ -34,6 +34,9 @@ pub struct Journey {
     pub known_here: u64,
     /// The same of the other host.
     pub known_there: u64,
+    /// For how long the guest was foreseen to stand still, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreseen_ms: Option<u64>,
     /// How far it is.
     pub stage: Stage,
 }

@@ -6,18 +6,20 @@
 //!
 //! Deliberately absent: moving anything, and any guess. What is not known of a device is told as not known.
 
+mod forecast;
 pub mod obstacles;
 mod versions;
 
 use serde::{Deserialize, Serialize};
 
-use self::obstacles::{Seat, obstacles};
+pub use self::forecast::{Forecast, Load};
+use self::obstacles::{Obstacle, Seat, obstacles};
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::HostInventory;
 use crate::journey::Migration;
-use crate::name::{HostName, VmName};
+use crate::name::{HostName, SlotKey, VmName};
 use crate::placement::Board;
 use crate::plan::VmPlan;
 use crate::spec::VmSpec;
@@ -35,6 +37,42 @@ pub struct Outlook {
     pub why_not: Vec<Finding>,
     /// What stands against moving it there while it runs, as far as that is known of hosts on which it could run.
     pub live_obstacles: Vec<Finding>,
+    /// What it would cost to move it there while it runs, if nothing but that stands against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
+}
+
+/// What stands against moving a VM while it runs, and what it would cost.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// What stands against it.
+    pub(crate) obstacles: Vec<Obstacle>,
+    /// What it would cost; none if something else stands against it, or nothing is known of a host.
+    pub(crate) forecast: Option<Forecast>,
+}
+
+impl Live {
+    /// That of a VM which goes from its host to a place.
+    pub(crate) fn of(
+        vm: (&VmName, &VmSpec),
+        from: &HostName,
+        (to, slots): (&HostName, &[SlotKey]),
+        state: State<'_>,
+    ) -> Option<Self> {
+        let held = state.plan.held_by(vm.0).filter(|(slot, _)| slot.gpu.host == *from);
+        let held: Vec<_> = held.map(|(slot, _)| slot.clone()).collect();
+        let here = Seat::of(vm.0, from, &held, state)?;
+        let there = Seat::of(vm.0, to, slots, state)?;
+        let mut obstacles = obstacles(vm, &here, &there);
+        let observed = state.inventory.get(from).filter(|_| obstacles.is_empty());
+        let limits = state.spec.limits_of(vm.0);
+        let forecast =
+            observed.map(|observed| Load::of(vm.0, observed, to, here.devices_mib()).forecast(&limits));
+        if let Some(forecast) = forecast.filter(|forecast| forecast.pause_ms > u64::from(limits.pause_ms)) {
+            obstacles.push(Obstacle::Pause { forecast, limit_ms: limits.pause_ms });
+        }
+        Some(Self { obstacles, forecast })
+    }
 }
 
 /// What would happen.
@@ -90,21 +128,18 @@ fn outlook(
     {
         why_not.push((**finding).clone());
     }
-    let live_obstacles = match place {
+    let (live_obstacles, forecast) = match place {
         Ok(place) if why_not.is_empty() => {
-            let held = state.plan.held_by(name).filter(|(slot, _)| slot.gpu.host == planned.host);
-            let held: Vec<_> = held.map(|(slot, _)| slot.clone()).collect();
-            let here = Seat::of(name, &planned.host, &held, state);
-            let there = Seat::of(name, host, &place.slots, state);
-            let found = here.zip(there).map(|(here, there)| obstacles((name, spec), &here, &there));
-            let found = found.unwrap_or_default();
+            let live = Live::of((name, spec), &planned.host, (host, &place.slots), state);
+            let (found, forecast) = live.map_or((Vec::new(), None), |live| (live.obstacles, live.forecast));
             let unable = [&planned.host, host]
                 .into_iter()
                 .filter(|host| state.inventory.get(*host).is_none_or(|observed| !observed.progress.travels));
             let unable = unable.map(|host| say::live_unable(name, host));
-            found.iter().map(|found| say::live_obstacle(name, host, found)).chain(unable).collect()
+            let told = found.iter().map(|found| say::live_obstacle(name, host, found)).chain(unable);
+            (told.collect::<Vec<_>>(), forecast)
         }
-        _ => Vec::new(),
+        _ => (Vec::new(), None),
     };
     let way = match spec.availability.migration {
         _ if !why_not.is_empty() => Way::Neither,
@@ -113,5 +148,6 @@ fn outlook(
         Migration::LiveOrRestart => Way::Restart,
         Migration::LiveOnly => Way::Neither,
     };
-    Outlook { host: host.clone(), way, why_not, live_obstacles }
+    let forecast = forecast.filter(|_| spec.availability.migration != Migration::Restart);
+    Outlook { host: host.clone(), way, why_not, live_obstacles, forecast }
 }

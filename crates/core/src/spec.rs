@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 mod availability;
 mod homogeneity;
 mod host;
+mod pace;
 mod part;
 mod rule;
 mod strict;
@@ -22,7 +23,10 @@ pub use self::homogeneity::Homogeneity;
 pub use self::host::{
     Departure, DepartureWay, Duty, FencePart, FenceSpec, HostPart, HostSpec, LABELS_PER_HOST_MAX, SaidDown,
 };
-pub use self::part::{AvailabilityPart, FailoverPart, PolicyPart, RestartsPart, TimersPart, VmPart};
+pub use self::pace::{BANDWIDTH_MIB_S_MAX, Limits, PAUSE_MS_DEFAULT, PAUSE_MS_MAX, PAUSE_MS_MIN, Pace};
+pub use self::part::{
+    AvailabilityPart, FailoverPart, PacePart, PolicyPart, RestartsPart, TimersPart, VmPart,
+};
 
 pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
 
@@ -70,6 +74,12 @@ impl Spec {
     /// The GPUs of a host that somebody has spoken for, in order.
     pub fn gpus_of<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = (&'a GpuKey, &'a GpuSpec)> {
         self.gpus.range(GpuKey::first_of(host)..).take_while(move |(key, _)| key.host == *host)
+    }
+
+    /// The limits that a VM is sent by.
+    pub fn limits_of(&self, name: &VmName) -> Limits {
+        let own = self.vms.get(name).map(|vm| vm.availability.pace);
+        Limits::of(own.unwrap_or_default(), self.policy.pace)
     }
 }
 
@@ -372,6 +382,9 @@ pub struct Policy {
     /// What becomes of a host's VMs when its administrator shuts it down; only in a cluster.
     #[serde(skip_serializing_if = "ShutdownPolicy::is_default")]
     pub shutdown: ShutdownPolicy,
+    /// How VMs are sent that go to another host while they run, and do not say so themselves; only in a cluster.
+    #[serde(skip_serializing_if = "Pace::is_default")]
+    pub pace: Pace,
 }
 
 /// How many virtual processors there may be for each processor.

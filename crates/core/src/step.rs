@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::finding::Subject;
 use crate::inventory::DeviceSource;
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmId, VmName};
-use crate::spec::VmHardware;
+use crate::spec::{Limits, VmHardware};
 
 /// The driver that hands a function to a VM.
 pub const VFIO_DRIVER: &str = "vfio-pci";
@@ -177,6 +177,8 @@ pub enum Step {
         to: HostName,
         /// The devices that it gets there.
         devices: Vec<VmDevice>,
+        /// How it is sent.
+        limits: Limits,
     },
     /// End the sending of a domain. It goes on here, unless it is gone by now.
     CallOffVm {

@@ -360,7 +360,7 @@ fn vm_steps(
     }
     let (vm, id) = (name.clone(), planned.id);
     if let Some(journey) = planned.open_journey() {
-        return journey_steps((name, planned), journey, observed, domain);
+        return journey_steps((name, planned), journey, observed, (domain, spec));
     }
     if let Some(left_over) = call_off((name, planned), observed) {
         return vec![left_over];

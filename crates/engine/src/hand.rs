@@ -37,6 +37,9 @@ pub struct Hand {
     failures: BTreeMap<StepSubject, StepFailure>,
     starts: Starts,
     news: Vec<Done>,
+    /// For how long VMs were foreseen to stand still that set out from here, with the number of the journey.
+    foreseen: BTreeMap<VmName, (u64, Option<u64>)>,
+    moved: Vec<Moved>,
 }
 
 /// What a pass did.
@@ -51,6 +54,22 @@ pub struct PassReport {
     /// Whether every GPU was seen to be as decided, or failed: what a reboot lost is back, and libvirt may start its
     /// guests.
     pub restored: bool,
+    /// What came of VMs that were sent to other hosts.
+    pub moved: Vec<Moved>,
+}
+
+/// What came of a VM that was sent to another host while it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It was not sent.
+    Failed,
+    /// It was sent.
+    Sent {
+        /// For how long its guest stood still, in milliseconds.
+        pause_ms: u64,
+        /// For how long it was foreseen to, in milliseconds.
+        foreseen_ms: Option<u64>,
+    },
 }
 
 impl PassReport {
@@ -73,6 +92,8 @@ impl Hand {
             failures: BTreeMap::new(),
             starts: Starts::default(),
             news: Vec::new(),
+            foreseen: BTreeMap::new(),
+            moved: Vec::new(),
         }
     }
 
@@ -107,12 +128,20 @@ impl Hand {
             if before.and_then(|before| before.get(vm)) == Some(sent) {
                 continue;
             }
+            let foreseen = self.foreseen.get(vm).filter(|(number, _)| *number == sent.number);
+            let foreseen_ms = foreseen.and_then(|(_, foreseen_ms)| *foreseen_ms);
             let text = match &sent.state {
                 Sending::UnderWay { .. } => continue,
                 Sending::Done { pause_ms, total_ms } => {
-                    format!("VM {vm} was sent in {total_ms} ms and stood still for {pause_ms} ms")
+                    self.moved.push(Moved::Sent { pause_ms: *pause_ms, foreseen_ms });
+                    let foreseen =
+                        foreseen_ms.map(|ms| format!(", {ms} ms were foreseen")).unwrap_or_default();
+                    format!("VM {vm} was sent in {total_ms} ms and stood still for {pause_ms} ms{foreseen}")
                 }
-                Sending::Failed { why } => format!("VM {vm} was not sent: {why}"),
+                Sending::Failed { why } => {
+                    self.moved.push(Moved::Failed);
+                    format!("VM {vm} was not sent: {why}")
+                }
             };
             self.news.push(Done { subject: StepSubject::Vm(vm.clone()), line: LogLine { at: now, text } });
         }
@@ -132,6 +161,7 @@ impl Hand {
         spared: &BTreeSet<StepSubject>,
         now: Timestamp,
     ) -> PassReport {
+        self.note_foreseen(plan, seen);
         let mut due = steps::steps(spec, plan, seen);
         self.failures.retain(|_, failure| due.contains(&failure.step));
         self.attempts.keep_only(&due);
@@ -151,8 +181,17 @@ impl Hand {
         self.remember_starts(spec, &outcomes, now);
         let steps_failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
         let next_due = if steps_failed > 0 { Some(Timestamp(now.0 + RETRY_FIRST_MS)) } else { waits_until };
-        let restored = self.is_restored((spec, plan), seen);
-        PassReport { steps_tried: outcomes.len(), steps_failed, next_due, restored }
+        let (restored, moved) = (self.is_restored((spec, plan), seen), mem::take(&mut self.moved));
+        PassReport { steps_tried: outcomes.len(), steps_failed, next_due, restored, moved }
+    }
+
+    /// Keeps for how long VMs were foreseen to stand still: when what came of it is seen, the journey may be forgotten.
+    fn note_foreseen(&mut self, plan: &Plan, seen: &HostInventory) {
+        self.foreseen.retain(|vm, _| seen.progress.sent.contains_key(vm) || plan.vms.contains_key(vm));
+        let here = plan.vms.iter().filter(|(_, planned)| planned.host == seen.host);
+        let journeys = here.filter_map(|(vm, planned)| Some((vm, planned.open_journey()?)));
+        self.foreseen
+            .extend(journeys.map(|(vm, journey)| (vm.clone(), (journey.number, journey.foreseen_ms))));
     }
 
     /// What is to be started now although it was started before fell. Nothing is said of what a hypervisor that is down ran.
@@ -197,13 +236,13 @@ impl Hand {
         self.remember(&outcomes, now);
         let steps_failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
         let next_due = (steps_failed > 0).then_some(Timestamp(now.0 + RETRY_FIRST_MS));
-        PassReport { steps_tried: outcomes.len(), steps_failed, next_due, restored: true }
+        PassReport { steps_tried: outcomes.len(), steps_failed, next_due, restored: true, moved: Vec::new() }
     }
 
     /// What a pass comes to in which nothing may be done, because what was decided could not be stored.
     pub fn stand_still(&self, decided: (&Spec, &Plan), seen: &HostInventory) -> PassReport {
         let restored = self.is_restored(decided, seen);
-        PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored }
+        PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored, moved: Vec::new() }
     }
 
     fn remember(&mut self, outcomes: &[Outcome], now: Timestamp) {

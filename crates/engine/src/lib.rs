@@ -23,5 +23,5 @@ mod view;
 
 pub use self::desk::{Applied, Decided, Desk, Ids, News, Rejected, Reported, Reports, Submitted};
 pub use self::engine::Engine;
-pub use self::hand::{Hand, PassReport};
+pub use self::hand::{Hand, Moved, PassReport};
 pub use self::view::View;

@@ -244,8 +244,12 @@ fn run(order: Order) -> Result<ExitCode> {
 fn torment(wanted: &Faults, progress: &Progress) -> Result<()> {
     for seed in wanted.first_seed..wanted.first_seed.saturating_add(wanted.sequences) {
         let faults = faults::sequence(seed, usize::from(wanted.faults), wanted.only);
-        let cluster =
-            ClusterOptions { deb: wanted.deb.clone(), agent: agent(wanted.agent)?, hosts: cluster::HOSTS };
+        let cluster = ClusterOptions {
+            deb: wanted.deb.clone(),
+            agent: agent(wanted.agent)?,
+            hosts: cluster::HOSTS,
+            moves: false,
+        };
         let options = FaultOptions { cluster, faults };
         let summary = faults::run(&options, progress).with_context(|| format!("sequence {seed}"))?;
         println!("{}", serde_json::json!({ "seed": seed, "summary": summary }));
@@ -317,7 +321,8 @@ fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
 
 fn demonstrate_cluster(options: &Demo, progress: &Progress) -> Result<()> {
     let hosts = if options.migrate { MIGRATE_HOSTS } else { options.hosts };
-    let cluster = ClusterOptions { deb: options.deb.clone(), agent: agent(options.agent)?, hosts };
+    let (agent, moves) = (agent(options.agent)?, options.migrate);
+    let cluster = ClusterOptions { deb: options.deb.clone(), agent, hosts, moves };
     let shown = if options.migrate {
         travel::run(&cluster, progress).and_then(|summary| Ok(serde_json::to_string(&summary)?))
     } else {

@@ -64,6 +64,9 @@ pub struct NodeOptions {
     /// virtual functions, each of which takes a type.
     #[serde(default)]
     pub vgpu: bool,
+    /// Whether that stand-in hands out the state of its functions, so that VMs can move with them.
+    #[serde(default)]
+    pub vgpu_moves: bool,
     /// Whether it has a hardware watchdog (i6300esb) that resets it.
     pub watchdog: bool,
     /// Its place in a network with other nodes.
@@ -98,6 +101,7 @@ impl NodeOptions {
             memory_mib: 3072,
             adapters: 2,
             vgpu: false,
+            vgpu_moves: false,
             watchdog: false,
             port: None,
             share: None,

@@ -11,10 +11,12 @@ use crate::cluster::{Cluster, ClusterOptions, homes};
 use crate::demo::wait_for;
 use crate::{Lifetime, Node, Progress, quote};
 
-/// The VM that goes while it runs: it has no GPU.
+/// The VM that goes while it runs, with its partition: the lab's own driver hands out its state.
 const LIVE: &str = "vm1";
 /// The VM that is restarted: its partition is handed to it by vfio-pci, which hands out no state.
 const RESTARTED: &str = "vm2";
+/// The GPU whose partitions can move.
+const MOVING_GPU: &str = "0000:02:00.0";
 /// How many ticks a guest must have counted before it is moved, so that one that was restarted is told from one that went on.
 const TICKS_MIN: u64 = 20;
 /// How many ticks may be missing between the two consoles: what was counted in the pause, and one that was cut in two.
@@ -31,6 +33,8 @@ pub struct TravelSummary {
     pub restarted: Trip,
     /// What was told about the pause of the first, as the operation's log has it.
     pub told: String,
+    /// What its device said on the host that it came to.
+    pub device: String,
     /// Seconds from the start of the program.
     pub seconds: f64,
 }
@@ -72,8 +76,12 @@ pub fn run(options: &ClusterOptions, progress: &Progress) -> Result<TravelSummar
 
 fn show(cluster: &Cluster, progress: &Progress) -> Result<TravelSummary> {
     cluster.split_gpus(progress)?;
-    cluster.run_vm(0, LIVE, "none", progress)?;
-    cluster.run_vm(1, RESTARTED, "any", progress)?;
+    for node in &cluster.nodes {
+        let _step = progress.step(&format!("tranche gpu partition {}/{MOVING_GPU} 2", node.name()));
+        node.run(&format!("tranche -q gpu partition {}/{MOVING_GPU} 2", node.name()))?;
+    }
+    cluster.run_vm(0, LIVE, "profile:4Q", progress)?;
+    cluster.run_vm(1, RESTARTED, "profile:1/2", progress)?;
     let step = progress.step("Waiting until both guests have counted for a while");
     for vm in [LIVE, RESTARTED] {
         wait_for("a guest's ticks", || {
@@ -98,6 +106,10 @@ fn show(cluster: &Cluster, progress: &Progress) -> Result<TravelSummary> {
         .find(|text| text.contains("stood still for"))
         .context("nothing was told of a pause")?;
     progress.say(told);
+    let state =
+        node(cluster, &live.to)?.run("dmesg | grep -o 'took over a state of [0-9]* bytes' | tail -n 1")?;
+    ensure!(!state.is_empty(), "{LIVE} runs on {}, and its device took nothing over there", live.to);
+    progress.say(&format!("the device of {LIVE} on {} {}", live.to, state.trim()));
     let restarted = travel(cluster, RESTARTED, "restart", progress)?;
     ensure!(
         restarted.first_tick_after < TICKS_MIN,
@@ -106,7 +118,8 @@ fn show(cluster: &Cluster, progress: &Progress) -> Result<TravelSummary> {
     );
     cluster.no_disk_has_two_writers()?;
     let seconds = (progress.elapsed_s() * 10.0).round() / 10.0;
-    Ok(TravelSummary { ok: true, told: told.to_owned(), live, restarted, seconds })
+    let (told, device) = (told.to_owned(), state.trim().to_owned());
+    Ok(TravelSummary { ok: true, told, device, live, restarted, seconds })
 }
 
 /// Has a VM move to the other host, which it must do as was foretold.

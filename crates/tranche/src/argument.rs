@@ -162,6 +162,21 @@ pub(crate) fn fence_option(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// A number, or none where the default is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OrDefault(pub(crate) Option<u32>);
+
+/// A number, or `default`.
+pub(crate) fn or_default(text: &str) -> Result<OrDefault, String> {
+    match text {
+        "default" => Ok(OrDefault(None)),
+        number => number
+            .parse()
+            .map(|number| OrDefault(Some(number)))
+            .map_err(|_| "write a number, or 'default'".to_owned()),
+    }
+}
+
 /// A time: `90`, `90s`, `5m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -225,6 +240,13 @@ mod tests {
         ] {
             assert!(request(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_number_may_be_left_to_the_default() {
+        assert_eq!(or_default("40"), Ok(OrDefault(Some(40))));
+        assert_eq!(or_default("default"), Ok(OrDefault(None)));
+        assert!(or_default("-1").is_err() && or_default("none").is_err());
     }
 
     #[test]

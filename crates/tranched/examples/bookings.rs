@@ -6,6 +6,8 @@
 
 #[path = "../tests/it/etcd.rs"]
 mod etcd;
+#[path = "../tests/it/ports.rs"]
+mod ports;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

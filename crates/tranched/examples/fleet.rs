@@ -8,6 +8,8 @@
 
 #[path = "../tests/it/etcd.rs"]
 mod etcd;
+#[path = "../tests/it/ports.rs"]
+mod ports;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};

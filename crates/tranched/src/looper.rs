@@ -112,7 +112,13 @@ mod tests {
     const TICK: Duration = Duration::from_secs(10);
 
     fn report(steps_tried: usize, next_due: Option<u64>) -> PassReport {
-        PassReport { steps_tried, steps_failed: 0, next_due: next_due.map(Timestamp), restored: true }
+        PassReport {
+            steps_tried,
+            steps_failed: 0,
+            next_due: next_due.map(Timestamp),
+            restored: true,
+            moved: Vec::new(),
+        }
     }
 
     #[test]

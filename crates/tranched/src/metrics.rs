@@ -18,10 +18,13 @@ use tranche_core::inventory::{PartitionTelemetry, Telemetry};
 use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::GpuMode;
 
-use crate::engine::PassReport;
+use crate::engine::{Moved, PassReport};
 
 /// The upper bounds of the histogram of passes, in seconds: from a quiet look to a step that hangs until its limit.
 const PASS_BOUNDS_S: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+/// The upper bounds of the histograms of pauses, in seconds: from what nobody notices to what is allowed by default.
+const PAUSE_BOUNDS_S: [f64; 10] = [0.05, 0.1, 0.3, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0, 600.0];
 
 /// The numbers that are kept.
 #[derive(Debug)]
@@ -30,6 +33,9 @@ pub struct Metrics {
     passes: Histogram,
     steps: Counter<u64, AtomicU64>,
     step_failures: Counter<u64, AtomicU64>,
+    moves: Family<Labels, Counter<u64, AtomicU64>>,
+    pauses: Histogram,
+    pauses_foreseen: Histogram,
 }
 
 /// Labels of one number: names with values, in order.
@@ -43,6 +49,8 @@ impl Default for Metrics {
         let mut kept = Registry::with_prefix("tranche");
         let passes = Histogram::new(PASS_BOUNDS_S);
         let (steps, step_failures) = (Counter::default(), Counter::default());
+        let (pauses, pauses_foreseen) = (Histogram::new(PAUSE_BOUNDS_S), Histogram::new(PAUSE_BOUNDS_S));
+        let moves = Family::default();
         let version: Labels = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         kept.register("build", "The daemon's version", Info::new(version));
         kept.register_with_unit(
@@ -53,7 +61,20 @@ impl Default for Metrics {
         );
         kept.register("steps", "Steps that were carried out", steps.clone());
         kept.register("step_failures", "Steps that failed", step_failures.clone());
-        Self { kept, passes, steps, step_failures }
+        kept.register("moves", "VMs that this host sent to another one while they ran", moves.clone());
+        kept.register_with_unit(
+            "move_pause",
+            "For how long guests stood still that this host sent to another one",
+            Unit::Seconds,
+            pauses.clone(),
+        );
+        kept.register_with_unit(
+            "move_pause_foreseen",
+            "For how long the same guests were foreseen to stand still",
+            Unit::Seconds,
+            pauses_foreseen.clone(),
+        );
+        Self { kept, passes, steps, step_failures, moves, pauses, pauses_foreseen }
     }
 }
 
@@ -63,6 +84,19 @@ impl Metrics {
         self.passes.observe(took.as_secs_f64());
         self.steps.inc_by(u64::try_from(report.steps_tried).unwrap_or(u64::MAX));
         self.step_failures.inc_by(u64::try_from(report.steps_failed).unwrap_or(u64::MAX));
+        for moved in &report.moved {
+            let result = match moved {
+                Moved::Failed => "failed",
+                Moved::Sent { pause_ms, foreseen_ms } => {
+                    self.pauses.observe(seconds(*pause_ms));
+                    if let Some(foreseen_ms) = foreseen_ms {
+                        self.pauses_foreseen.observe(seconds(*foreseen_ms));
+                    }
+                    "sent"
+                }
+            };
+            self.moves.get_or_create(&vec![("result", result.to_owned())]).inc();
+        }
     }
 
     /// Everything as text (OpenMetrics 1.0).
@@ -131,6 +165,10 @@ fn present<'a>(
         BTreeMap::from([(Vec::new(), revision)]),
     );
     registry
+}
+
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
 }
 
 fn count(
@@ -233,6 +271,27 @@ mod tests {
     use tranche_host::fake::{FakeHost, FakeKernel, Machine};
 
     use super::*;
+
+    #[test]
+    fn how_long_guests_stood_still_stands_beside_what_was_foreseen() {
+        let metrics = Metrics::default();
+        let sent = |pause_ms, foreseen_ms| Moved::Sent { pause_ms, foreseen_ms };
+        let moved = vec![sent(250, Some(500)), Moved::Failed, sent(1_250, None)];
+        let report = PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: true, moved };
+        metrics.pass(Duration::ZERO, &report);
+        let mut text = String::new();
+        encode_registry(&mut text, &metrics.kept).unwrap();
+        for line in [
+            "tranche_moves_total{result=\"failed\"} 1",
+            "tranche_moves_total{result=\"sent\"} 2",
+            "tranche_move_pause_seconds_sum 1.5",
+            "tranche_move_pause_seconds_count 2",
+            "tranche_move_pause_foreseen_seconds_sum 0.5",
+            "tranche_move_pause_foreseen_seconds_count 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        }
+    }
 
     #[test]
     fn what_drivers_measure_is_told_of_gpus_and_of_partitions_and_of_no_others() {

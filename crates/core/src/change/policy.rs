@@ -18,6 +18,13 @@ pub(super) fn set_policy(policy: Policy, state: State<'_>) -> Result<Admitted, R
         let what = "The times of failover";
         return Err(vec![say::invalid_value(what, "so", &format!("them so that {rule}"))]);
     }
+    if let Some(rule) = policy.pace.obstacle() {
+        return Err(vec![say::invalid_value(
+            "A limit for VMs that move",
+            "so",
+            &format!("it so that {rule}"),
+        )]);
+    }
     let mut spec = state.spec.clone();
     spec.policy = policy;
     Ok(Admitted {

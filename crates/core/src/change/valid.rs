@@ -75,9 +75,12 @@ pub(super) fn hardware(name: &VmName, asked: &VmHardware) -> Vec<Finding> {
 }
 
 pub(super) fn availability(asked: Availability) -> Option<Finding> {
-    (asked.priority > PRIORITY_MAX).then(|| {
-        say::invalid_value("The priority", &asked.priority.to_string(), &format!("0 to {PRIORITY_MAX}"))
-    })
+    if asked.priority > PRIORITY_MAX {
+        let range = format!("0 to {PRIORITY_MAX}");
+        return Some(say::invalid_value("The priority", &asked.priority.to_string(), &range));
+    }
+    let rule = asked.pace.obstacle()?;
+    Some(say::invalid_value("A limit for a VM that moves", "so", &format!("it so that {rule}")))
 }
 
 /// Names of things in libvirt are used as they are, so they may hold nothing that could leave its place.

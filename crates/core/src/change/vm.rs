@@ -10,10 +10,11 @@ use crate::capacity;
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::Hypervisor;
+use crate::journey::Migration;
 use crate::name::{HostName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
-use crate::spec::{Availability, Failover, Request, Run, Spec, VmPart, VmSource, VmSpec};
+use crate::spec::{Availability, Failover, Pace, Request, Run, Spec, VmPart, VmSource, VmSpec};
 
 /// A domain to be taken over: `POST /v1/vms/{name}/adopt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -118,6 +119,19 @@ fn title(name: &VmName, before: &VmSpec, after: &VmSpec) -> String {
     note(is.restarts.local != was.restarts.local, format!("restarts {}", is.restarts.local));
     let elsewhere = is.restarts.elsewhere;
     note(elsewhere != was.restarts.elsewhere, format!("restarts elsewhere {elsewhere}"));
+    let migration = match is.migration {
+        Migration::LiveOrRestart => "live-or-restart",
+        Migration::LiveOnly => "live-only",
+        Migration::Restart => "restart",
+    };
+    note(is.migration != was.migration, format!("migration {migration}"));
+    let limit = |limit: Option<u32>, unit: &str| {
+        limit.map_or_else(|| "as for all".to_owned(), |limit| format!("{limit} {unit}"))
+    };
+    let Pace { pause_ms, bandwidth_mib_s } = is.pace;
+    note(pause_ms != was.pace.pause_ms, format!("migration pause {}", limit(pause_ms, "ms")));
+    let bandwidth = limit(bandwidth_mib_s, "MiB/s");
+    note(bandwidth_mib_s != was.pace.bandwidth_mib_s, format!("migration bandwidth {bandwidth}"));
     let reserved = if after.reserved { "reserved" } else { "not reserved" };
     note(after.reserved != before.reserved, reserved.to_owned());
     let node = after.prefer_numa_node.map_or_else(|| "none".to_owned(), |node| node.to_string());

@@ -3,6 +3,7 @@
 use super::{error, info, vm_subject, warning};
 use crate::finding::{Code, Finding};
 use crate::inventory::{Certainty, MigrationBlocker};
+use crate::migration::Forecast;
 use crate::migration::obstacles::Obstacle;
 use crate::name::{GpuKey, HostName, VmName};
 
@@ -99,6 +100,7 @@ pub fn live_obstacle(vm: &VmName, to: &HostName, obstacle: &Obstacle) -> Finding
             format!("The machine of VM {vm} has {}, which cannot move while it runs.", what(*blocker)),
             format!("'virsh edit {vm}' takes it out, with the next start of the VM."),
         ),
+        Obstacle::Pause { forecast, limit_ms } => too_long(vm, to, forecast, *limit_ms),
         Obstacle::Adopted => (
             Code::LiveGuest,
             format!("VM {vm} was adopted, and only its own host has its definition."),
@@ -134,6 +136,26 @@ fn no_log(vm: &VmName, gpu: &GpuKey, device: &str, iommu: &str) -> Words {
     let hint = "It takes a driver that logs it, or an IOMMU that does (Intel VT-d in scalable mode with SSADS, AMD-Vi with HDSup) with a \
                 kernel that has iommufd, QEMU 9.1 and libvirt 12.1.";
     (Code::LiveDirtyLog, message, hint.to_owned())
+}
+
+fn too_long(vm: &VmName, to: &HostName, forecast: &Forecast, limit_ms: u32) -> Words {
+    let Forecast { pause_ms, link_mib_s, is_link_measured, dirty_mib_s, .. } = *forecast;
+    let carries = if is_link_measured { "carries" } else { "is taken to carry" };
+    let changes =
+        dirty_mib_s.map(|mib_s| format!(", and its guest changes {mib_s} MiB/s")).unwrap_or_default();
+    let message = format!(
+        "VM {vm} would stand still for about {} on its way to host {to}, and may do so for {}: the link {carries} {link_mib_s} MiB/s{changes}.",
+        seconds(pause_ms),
+        seconds(u64::from(limit_ms))
+    );
+    let hint = format!(
+        "'tranche vm set {vm} --migration-pause-ms MS' allows more, and 'tranche policy set --migration-pause-ms MS' for all that say nothing themselves."
+    );
+    (Code::LivePause, message, hint)
+}
+
+fn seconds(ms: u64) -> String {
+    if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) }
 }
 
 fn because(source: &str) -> String {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::falls::Falls;
 use crate::journey::Sent;
-use crate::name::VmName;
+use crate::name::{HostName, VmName};
 use crate::operation::{LogLine, StepFailure};
 use crate::plan::DownBy;
 use crate::spec::Timers;
@@ -49,6 +49,12 @@ pub struct Progress {
     /// VMs that it sends or has sent to other hosts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sent: BTreeMap<VmName, Sent>,
+    /// How much memory the guests of its VMs change, in MiB/s, as last measured. A new value comes only if it is quite another.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dirty_mib_s: BTreeMap<VmName, u32>,
+    /// What its links to other hosts carried for the last VM that it sent there, in MiB/s.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub links_mib_s: BTreeMap<HostName, u32>,
     /// The steps that it carried out last, the newest last, for the logs of operations. While nothing is done, they stay the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lately: Vec<Done>,

@@ -4,6 +4,7 @@
 //! include/uapi/linux/vfio.h and iommufd.h. Both hosts must have what the move needs, and what was part of the guest on one must be
 //! the same on the other.
 
+use super::Forecast;
 use super::versions;
 use crate::change::State;
 use crate::homogeneity::{self, Attribute};
@@ -107,6 +108,13 @@ pub enum Obstacle {
     Blocker(MigrationBlocker),
     /// The VM is defined by its owner, on its own host only.
     Adopted,
+    /// Its guest would stand still for longer than it may.
+    Pause {
+        /// What the move would cost.
+        forecast: Forecast,
+        /// For how long the guest may stand still, in milliseconds.
+        limit_ms: u32,
+    },
 }
 
 impl<'a> Seat<'a> {
@@ -124,6 +132,11 @@ impl<'a> Seat<'a> {
         };
         let devices = slots.iter().filter_map(device).collect();
         Some(Self { observed, domain: observed.domain(name), devices })
+    }
+
+    /// What the state of its devices may hold, in MiB: their video memory, where that is known.
+    pub fn devices_mib(&self) -> u64 {
+        self.devices.iter().filter_map(Device::vram_mib).fold(0, u64::saturating_add)
     }
 
     /// libvirt's and QEMU's versions, if libvirt answers.
@@ -157,6 +170,12 @@ impl Device<'_> {
             Slot::Whole => None,
         };
         own.or(self.gpu.migration.as_ref())
+    }
+
+    fn vram_mib(&self) -> Option<u64> {
+        let Slot::Partition(index) = self.slot else { return self.gpu.vram_mib };
+        let of_partition = placement::partition(self.gpu, index).and_then(|partition| partition.vram_mib);
+        of_partition.or_else(|| self.planned?.size_of(index)?.vram_mib)
     }
 
     /// What the guest has of it: the profile and the memory.

@@ -8,7 +8,7 @@ use crate::change::State;
 use crate::diagnostics as say;
 use crate::inventory::{Domain, DomainState, Guard, HostInventory, OffReason};
 use crate::journey::{Journey, Migration, Missed, Sending, Sent, Stage};
-use crate::migration::obstacles::{Seat, obstacles};
+use crate::migration::Live;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Place};
 use crate::plan::{Booking, Settled, Standing, VmGoal, VmPlan};
@@ -321,6 +321,11 @@ impl Planner<'_> {
             let booking = Booking { vm: name.clone(), vm_id: spec.id, since: self.now };
             self.plan.bookings.insert(slot.clone(), booking);
         }
+        let live = self.inventory.get(from).and_then(|seen| {
+            let state = State { spec: self.spec, plan: &self.plan, inventory: self.inventory };
+            Live::of((name, spec), &seen.host, (&place.host, &place.slots), state)
+        });
+        let foreseen_ms = live.and_then(|live| live.forecast).map(|forecast| forecast.pause_ms);
         // Each journey is another generation of the host that it begins at.
         let (known_here, known_there) = (self.generation_after(from), self.generation_after(&place.host));
         let journey = Journey {
@@ -330,6 +335,7 @@ impl Planner<'_> {
             since: self.now,
             known_here,
             known_there,
+            foreseen_ms,
             stage: Stage::Prepares,
         };
         if let Some(planned) = self.plan.vms.get_mut(name) {
@@ -355,7 +361,16 @@ impl Planner<'_> {
         let serial = self.spec.vms.get(name).map_or(0, |spec| spec.serial);
         let (known_here, known_there) = (self.generation_after(host), self.generation_after(&other));
         let stage = Stage::Clears;
-        Some(Journey { number: 0, other, serial, since: self.now, known_here, known_there, stage })
+        Some(Journey {
+            number: 0,
+            other,
+            serial,
+            since: self.now,
+            known_here,
+            known_there,
+            foreseen_ms: None,
+            stage,
+        })
     }
 
     /// The generation that a host comes to by a decision about it in this pass.
@@ -385,20 +400,21 @@ impl Planner<'_> {
 
     /// Whether a VM can go to a place while it runs.
     pub(super) fn may_travel(&self, vm: (&VmName, &VmSpec), from: &HostInventory, to: &Place) -> bool {
+        self.live(vm, from, to).is_some_and(|live| live.obstacles.is_empty())
+    }
+
+    /// What stands against moving a VM to a place while it runs, and what it would cost; none if that is out of the question.
+    fn live(&self, vm: (&VmName, &VmSpec), from: &HostInventory, to: &Place) -> Option<Live> {
         let travels = |host| self.inventory.get(host).is_some_and(|seen| seen.progress.travels);
         let (name, spec) = vm;
         let is_at_rest = self.plan.vms.get(name).is_some_and(|planned| planned.journey.is_none());
         let is_asked = spec.availability.migration == Migration::Restart;
         let known = is_at_rest && !is_asked && travels(&from.host) && travels(&to.host);
         if !known || !matches!(spec.source, VmSource::Made(_)) || !self.takes_vms(&to.host) {
-            return false;
+            return None;
         }
         let state = State { spec: self.spec, plan: &self.plan, inventory: self.inventory };
-        let held = self.plan.bookings_of(&from.host).filter(|(_, booking)| booking.vm == *name);
-        let held: Vec<_> = held.map(|(slot, _)| slot.clone()).collect();
-        let here = Seat::of(name, &from.host, &held, state);
-        let there = Seat::of(name, &to.host, &to.slots, state);
-        here.zip(there).is_some_and(|(here, there)| obstacles(vm, &here, &there).is_empty())
+        Live::of(vm, &from.host, (&to.host, &to.slots), state)
     }
 
     /// The place that a VM can go to while it runs: the best one of all, or else the first host that has one.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::host::DepartureWay;
+use super::pace::Pace;
 use crate::journey::Migration;
 
 /// The highest priority of a VM.
@@ -29,6 +30,9 @@ pub struct Availability {
     /// How it goes to another host.
     #[serde(skip_serializing_if = "Migration::is_default")]
     pub migration: Migration,
+    /// How it is sent if it goes there while it runs. What is not said here is said for all ([`super::Policy::pace`]).
+    #[serde(skip_serializing_if = "Pace::is_default")]
+    pub pace: Pace,
 }
 
 impl Default for Availability {
@@ -38,6 +42,7 @@ impl Default for Availability {
             failover: Failover::default(),
             restarts: RestartPolicy::default(),
             migration: Migration::default(),
+            pace: Pace::default(),
         }
     }
 }

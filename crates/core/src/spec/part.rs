@@ -4,8 +4,8 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    Admission, Availability, Failover, FailoverPolicy, Homogeneity, PlacementPolicy, Policy, RestartPolicy,
-    ShutdownPolicy, Timers, VcpusPerCpu, VmSpec,
+    Admission, Availability, Failover, FailoverPolicy, Homogeneity, Pace, PlacementPolicy, Policy,
+    RestartPolicy, ShutdownPolicy, Timers, VcpusPerCpu, VmSpec,
 };
 use crate::journey::Migration;
 
@@ -62,6 +62,9 @@ pub struct AvailabilityPart {
     /// How it goes to another host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migration: Option<Migration>,
+    /// How it is sent if it goes there while it runs.
+    #[serde(skip_serializing_if = "PacePart::is_empty")]
+    pub pace: PacePart,
 }
 
 impl AvailabilityPart {
@@ -77,6 +80,7 @@ impl AvailabilityPart {
             failover: self.failover.unwrap_or(now.failover),
             restarts: self.restarts.over(now.restarts),
             migration: self.migration.unwrap_or(now.migration),
+            pace: self.pace.over(now.pace),
         }
     }
 }
@@ -130,6 +134,9 @@ pub struct PolicyPart {
     /// What becomes of a host's VMs when its administrator shuts it down; only in a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<ShutdownPolicy>,
+    /// How VMs are sent that go to another host while they run, and do not say so themselves; only in a cluster.
+    #[serde(skip_serializing_if = "PacePart::is_empty")]
+    pub pace: PacePart,
 }
 
 impl PolicyPart {
@@ -142,6 +149,36 @@ impl PolicyPart {
             homogeneity: self.homogeneity.unwrap_or(now.homogeneity),
             failover: self.failover.over(now.failover),
             shutdown: self.shutdown.unwrap_or(now.shutdown),
+            pace: self.pace.over(now.pace),
+        }
+    }
+}
+
+/// How a VM is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct PacePart {
+    /// For how long its guest may stand still, in milliseconds; null for what is said elsewhere.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u32>))]
+    pub pause_ms: Option<Option<u32>>,
+    /// How much it may send, in MiB/s; null for what is said elsewhere.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u32>))]
+    pub bandwidth_mib_s: Option<Option<u32>>,
+}
+
+impl PacePart {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same with this changed.
+    pub fn over(self, now: Pace) -> Pace {
+        Pace {
+            pause_ms: self.pause_ms.unwrap_or(now.pause_ms),
+            bandwidth_mib_s: self.bandwidth_mib_s.unwrap_or(now.bandwidth_mib_s),
         }
     }
 }
@@ -221,6 +258,7 @@ mod tests {
             homogeneity: Homogeneity::Strict,
             failover: FailoverPolicy { paused: true, timers },
             shutdown: ShutdownPolicy::Freeze,
+            pace: Pace { pause_ms: Some(100), bandwidth_mib_s: Some(40) },
         };
         let read = |text: &str| serde_json::from_str::<PolicyPart>(text).unwrap();
         assert_eq!(read("{}").over(now), now);
@@ -232,6 +270,8 @@ mod tests {
         let timers = Timers { restart_ms: 30_000, ..timers };
         let failover = FailoverPolicy { paused: true, timers };
         assert_eq!(longer.over(now), Policy { failover, ..now });
+        let faster = Pace { pause_ms: Some(100), bandwidth_mib_s: None };
+        assert_eq!(read(r#"{"pace":{"bandwidth_mib_s":null}}"#).over(now), Policy { pace: faster, ..now });
         let written = serde_json::to_string(&longer).unwrap();
         assert_eq!(written, r#"{"failover":{"timers":{"restart_ms":30000}}}"#);
         for unknown in [r#"{"failovr":{}}"#, r#"{"failover":{"timers":{"lost":1}}}"#] {

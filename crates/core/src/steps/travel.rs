@@ -15,7 +15,7 @@ pub(super) fn journey_steps(
     (name, planned): (&VmName, &VmPlan),
     journey: &Journey,
     observed: &HostInventory,
-    domain: Option<&Domain>,
+    (domain, spec): (Option<&Domain>, &Spec),
 ) -> Vec<Step> {
     let runs = domain.is_some_and(|domain| domain.state == DomainState::Running);
     let is_known = observed.progress.sent.get(name).is_some_and(|sent| sent.number == journey.number);
@@ -26,6 +26,7 @@ pub(super) fn journey_steps(
             number: journey.number,
             to: journey.other.clone(),
             devices: devices.clone(),
+            limits: spec.limits_of(name),
         }],
         Stage::CalledOff { .. } => call_off((name, planned), observed).into_iter().collect(),
         Stage::Prepares | Stage::Goes { .. } | Stage::Lands | Stage::Clears => Vec::new(),

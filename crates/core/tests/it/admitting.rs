@@ -7,8 +7,8 @@ use tranche_core::finding::Code;
 use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
 use tranche_core::name::{GpuKey, VmName};
 use tranche_core::spec::{
-    FailoverPart, FailoverPolicy, GpuMode, Policy, PolicyPart, Request, Timers, TimersPart, VmHardware,
-    VolumeRef,
+    AvailabilityPart, FailoverPart, FailoverPolicy, GpuMode, Pace, PacePart, Policy, PolicyPart, Request,
+    Timers, TimersPart, VmHardware, VmPart, VolumeRef,
 };
 use tranche_core::step::Step;
 use tranche_core::why::why_not;
@@ -316,6 +316,32 @@ fn a_declaration_that_contradicts_itself_is_refused_whole() {
     let declared = Declaration { gpus: vec![nowhere], ..Declaration::default() };
     let other = "node2".parse().unwrap();
     assert!(declare::changes(&declared, &world.spec, &[&host(), &other]).is_err(), "which host is meant?");
+}
+
+#[test]
+fn limits_for_moves_that_cannot_be_kept_are_refused_for_a_vm_and_for_all() {
+    let mut world = World::with_gpus(1);
+    let of = |pause_ms, bandwidth_mib_s| {
+        let pace = Pace { pause_ms, bandwidth_mib_s };
+        Change::SetPolicy { policy: Policy { pace, ..Policy::default() } }
+    };
+    for wrong in [of(Some(19), None), of(Some(600_001), None), of(None, Some(0))] {
+        world.refuses(&wrong, Code::InvalidValue);
+    }
+    let refusal = world.submit(&of(Some(19), None)).unwrap_err();
+    assert_eq!(refusal[0].hint, "Choose it so that pause_ms is 20 to 600000.");
+    world.accepts(&of(Some(20), Some(1)));
+    world.accepts(&create("a", hardware()));
+    let set = |pause_ms| {
+        let pace = PacePart { pause_ms: Some(pause_ms), ..PacePart::default() };
+        let availability = AvailabilityPart { pace, ..AvailabilityPart::default() };
+        Change::SetVm { name: vm("a"), wish: VmPart { availability, ..VmPart::default() } }
+    };
+    world.refuses(&set(Some(19)), Code::InvalidValue);
+    world.accepts(&set(Some(500)));
+    assert_eq!(world.spec.vms[&vm("a")].availability.pace.pause_ms, Some(500));
+    world.accepts(&set(None));
+    assert_eq!(world.spec.vms[&vm("a")].availability.pace.pause_ms, None);
 }
 
 #[test]

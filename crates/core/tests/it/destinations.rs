@@ -107,6 +107,47 @@ fn what_the_guest_would_see_change_stands_against_moving_it_live() {
 }
 
 #[test]
+fn what_a_move_would_cost_is_foreseen_from_what_was_measured() {
+    let mut cluster = cluster();
+    make_able(&mut cluster);
+    let foreseen =
+        |cluster: &Cluster, number| to(cluster, number).forecast.expect("nothing stands against it");
+    let told = foreseen(&cluster, 2);
+    assert_eq!((told.dirty_mib_s, told.is_link_measured), (None, false));
+    change_host(&mut cluster, 1, |seen| {
+        seen.progress.dirty_mib_s.insert(vm("a"), 50);
+        seen.progress.links_mib_s.insert(node(2), 1_000);
+    });
+    let (fast, slow) = (foreseen(&cluster, 2), foreseen(&cluster, 3));
+    assert_eq!((fast.dirty_mib_s, fast.link_mib_s, fast.is_link_measured), (Some(50), 1_000, true));
+    assert!(!slow.is_link_measured && slow.pause_ms > fast.pause_ms && slow.total_ms > fast.total_ms);
+    cluster.fleet.spec.vms.get_mut(&vm("a")).unwrap().availability.migration = Migration::Restart;
+    assert_eq!(to(&cluster, 2).forecast, None, "it is not asked for");
+}
+
+#[test]
+fn a_guest_that_would_stand_still_for_longer_than_it_may_is_not_moved_live_to_that_host() {
+    let mut cluster = cluster();
+    make_able(&mut cluster);
+    change_host(&mut cluster, 1, |seen| {
+        seen.progress.links_mib_s.insert(node(2), 10_000);
+    });
+    let pause_ms = to(&cluster, 2).forecast.unwrap().pause_ms;
+    let may = |cluster: &mut Cluster, ms: u64| {
+        let availability = &mut cluster.fleet.spec.vms.get_mut(&vm("a")).unwrap().availability;
+        availability.pace.pause_ms = Some(u32::try_from(ms).unwrap());
+    };
+    may(&mut cluster, pause_ms);
+    assert_eq!(obstacles(&to(&cluster, 2)), []);
+    assert_eq!(obstacles(&to(&cluster, 3)), [Code::LivePause]);
+    may(&mut cluster, pause_ms - 1);
+    let told = to(&cluster, 2);
+    assert_eq!(obstacles(&told), [Code::LivePause]);
+    assert!(told.live_obstacles[0].message.contains("the link carries 10000 MiB/s"), "{told:?}");
+    assert!(told.forecast.is_some(), "what it rests on is told all the same");
+}
+
+#[test]
 fn what_ties_the_guests_machine_to_its_host_stands_against_moving_it_live() {
     let mut cluster = cluster();
     make_able(&mut cluster);

@@ -11,7 +11,7 @@ use tranche_core::inventory::{DomainState, Guard, OffReason};
 use tranche_core::journey::{Migration, Stage};
 use tranche_core::name::{GpuKey, SlotKey};
 use tranche_core::plan::VmGoal;
-use tranche_core::spec::{Duty, Failover, Request};
+use tranche_core::spec::{Duty, Failover, Limits, Pace, Request};
 use tranche_core::step::Step;
 
 use self::road::Road;
@@ -70,9 +70,12 @@ fn what_a_vm_gets_on_the_other_host_is_booked_first_and_it_is_sent_once_that_rea
     let gpu = &road.real[&there].seen.gpus[&slot.gpu.address];
     let source = tranche_core::placement::source_of(slot.slot, gpu);
     match &road.due(1)[..] {
-        [Step::SendVm { vm: name, to, devices, number, .. }] => {
+        [Step::SendVm { vm: name, to, devices, number, limits, .. }] => {
             let journey = road.plan_of("desk").journey.as_ref().unwrap();
             assert_eq!((name, to, *number), (&vm("desk"), &node(2), journey.number));
+            assert_eq!(*limits, Limits::default());
+            // 4 GiB of video memory over 110 MiB/s, and the change itself.
+            assert_eq!(journey.foreseen_ms, Some(37_297));
             assert_eq!(
                 devices.iter().map(|device| Some(device.source.clone())).collect::<Vec<_>>(),
                 [source]
@@ -94,6 +97,18 @@ fn a_vm_without_a_gpu_is_sent_without_devices_and_has_nothing_booked() {
         road.due(1)
     );
     assert_eq!(road.booked_on("plain"), []);
+}
+
+#[test]
+fn a_vm_is_sent_by_its_own_limits_and_by_those_of_all() {
+    let mut road = Road::new(2, &[("plain", NONE)]);
+    road.wish("plain").availability.pace.pause_ms = Some(500);
+    road.fleet.spec.policy.pace = Pace { pause_ms: Some(9_000), bandwidth_mib_s: Some(40) };
+    road.migrate("plain", None);
+    road.looks();
+    road.looks();
+    let [Step::SendVm { limits, .. }] = &road.due(1)[..] else { panic!("{:?}", road.due(1)) };
+    assert_eq!(*limits, Limits { pause_ms: 500, bandwidth_mib_s: Some(40) });
 }
 
 #[test]

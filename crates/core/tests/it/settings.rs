@@ -5,6 +5,7 @@ use tranche_core::declare::{self, Declaration, DeclaredVm};
 use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::{Code, Finding, Severity};
 use tranche_core::inventory::Hypervisor;
+use tranche_core::journey::Migration;
 use tranche_core::name::*;
 use tranche_core::spec::*;
 
@@ -52,8 +53,12 @@ fn how_much_is_done_for_a_vm_changes_while_it_runs_and_nothing_else_of_it_does()
     let mut world = with_a_running_vm();
     let before = world.spec.vms[&vm("a")].clone();
     let restarts = RestartsPart { local: Some(9), elsewhere: None };
-    let availability =
-        AvailabilityPart { priority: Some(500), failover: Some(Failover::Stay), restarts, migration: None };
+    let availability = AvailabilityPart {
+        priority: Some(500),
+        failover: Some(Failover::Stay),
+        restarts,
+        ..AvailabilityPart::default()
+    };
     let all = VmPart { reserved: Some(true), prefer_numa_node: Some(Some(1)), availability };
     world.accepts(&set("a", all));
     let after = VmSpec {
@@ -82,9 +87,20 @@ fn what_changes_of_a_vm_is_said_in_words() {
         admit(&set("a", wish), world.state(), id, world.now).unwrap().title
     };
     assert_eq!(title(priority(500)), "change VM a: priority 500");
+    let pace = PacePart { pause_ms: Some(Some(500)), bandwidth_mib_s: Some(Some(40)) };
+    let availability =
+        AvailabilityPart { migration: Some(Migration::LiveOnly), pace, ..AvailabilityPart::default() };
+    assert_eq!(
+        title(VmPart { availability, ..VmPart::default() }),
+        "change VM a: migration live-only, migration pause 500 ms, migration bandwidth 40 MiB/s"
+    );
     let restarts = RestartsPart { local: Some(0), elsewhere: Some(9) };
-    let much =
-        AvailabilityPart { priority: Some(100), failover: Some(Failover::Stay), restarts, migration: None };
+    let much = AvailabilityPart {
+        priority: Some(100),
+        failover: Some(Failover::Stay),
+        restarts,
+        ..AvailabilityPart::default()
+    };
     let wish = VmPart { reserved: Some(true), prefer_numa_node: Some(Some(0)), availability: much };
     assert_eq!(
         title(wish),

@@ -354,7 +354,10 @@ fn is_done(host: &HostName, part: &Part, seen: &HostInventory) -> bool {
 }
 
 fn nothing(now: Timestamp) -> PassReport {
-    soon(PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: false }, now)
+    soon(
+        PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: false, moved: Vec::new() },
+        now,
+    )
 }
 
 /// The same, with another turn soon, which nothing else would bring about.

@@ -11,7 +11,14 @@ use super::iommu::{self, ScalableMode};
 use super::{is_started_by_opening, name};
 use crate::discover::function;
 use crate::tree::Tree;
+use crate::vgpu;
 
+/// The driver of NVIDIA's vGPU software 17.2, the first that moves VMs under KVM (NVIDIA, vGPU software documentation, "Migrating a VM
+/// configured with vGPU"; Red Hat documents the same for RHEL 9.4 and later).
+const NVIDIA_MOVES: &str = "550.90";
+const NVIDIA_MOVES_FROM: (u32, u32) = (550, 90);
+const NOT_ASKED: &str =
+    "driver nvidia is not asked, because a vGPU that is opened starts; debugfs would tell (Linux 6.18)";
 /// Where VFIO tells of its devices.
 const DEBUGFS: &str = "sys/kernel/debug/vfio";
 /// Intel's variant of vfio-pci.
@@ -39,10 +46,14 @@ pub(super) fn facts(
 /// What is known of drivers. Of most nothing is, before they are asked.
 fn by_driver(gpu: &Gpu, partition: &ObservedPartition) -> MigrationFacts {
     match partition.driver.as_deref() {
-        _ if is_started_by_opening(gpu) => alike(
-            Certainty::Unknown,
-            "driver nvidia is not asked, because a vGPU that is opened starts; debugfs would tell (Linux 6.18)",
-        ),
+        _ if moves_by_nvidia(gpu) => {
+            let claimed = alike(
+                Certainty::Claimed,
+                &format!("NVIDIA says that its vGPU software moves VMs from 17.2 on (driver {NVIDIA_MOVES})"),
+            );
+            MigrationFacts { pre_copy: Evidence::new(Certainty::Unknown, NOT_ASKED), ..claimed }
+        }
+        _ if is_started_by_opening(gpu) => alike(Certainty::Unknown, NOT_ASKED),
         Some(VFIO_DRIVER) => alike(Certainty::Refused, "driver vfio-pci hands out no device's state"),
         Some(XE_VARIANT) => {
             let claimed = Evidence::new(Certainty::Claimed, "driver xe-vfio-pci has STOP_COPY and P2P");
@@ -56,6 +67,20 @@ fn by_driver(gpu: &Gpu, partition: &ObservedPartition) -> MigrationFacts {
         None if partition.vf().is_some() => alike(Certainty::Unknown, "it has no driver that could be asked"),
         None => alike(Certainty::Unknown, "it was not asked"),
     }
+}
+
+/// Whether a GPU has the driver of NVIDIA's vGPU software, of a version that moves VMs under KVM. It logs by itself what a vGPU writes:
+/// it moves VMs on hosts whose IOMMU logs nothing.
+fn moves_by_nvidia(gpu: &Gpu) -> bool {
+    let is_nvidia = gpu.driver.as_deref() == Some(vgpu::DRIVER);
+    let version = gpu.driver_version.as_deref().filter(|_| is_nvidia);
+    version.and_then(branch).is_some_and(|branch| branch >= NVIDIA_MOVES_FROM)
+}
+
+/// The first two numbers of a version.
+fn branch(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
 }
 
 /// What VFIO itself tells of a device.

@@ -37,6 +37,10 @@ pub struct Travels {
     pub expects: BTreeSet<VmName>,
     /// Those that it sends or has sent.
     pub sent: BTreeMap<VmName, Sent>,
+    /// How much memory the guests change that run here, in MiB/s, where that was measured.
+    pub dirty_mib_s: BTreeMap<VmName, u32>,
+    /// What the way to another host carried for the last VM that was sent there, in MiB/s.
+    pub links_mib_s: BTreeMap<HostName, u32>,
 }
 
 /// The VMs of a host.

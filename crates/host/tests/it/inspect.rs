@@ -3,7 +3,7 @@
 use expect_test::expect;
 use proptest::prelude::*;
 use tranche_core::finding::Code;
-use tranche_core::inventory::{HealthState, Hypervisor, Iommu, PartitionDevice};
+use tranche_core::inventory::{Certainty, HealthState, Hypervisor, Iommu, PartitionDevice};
 use tranche_host::inspect;
 
 use crate::captured::{Captured, a2_host, function};
@@ -64,6 +64,28 @@ fn a_driver_that_does_not_come_with_the_kernel_has_a_version() {
     assert_eq!(version(), None);
     captured.add("sys/module/nvidia/version = 570.133.10");
     assert_eq!(version().as_deref(), Some("570.133.10"));
+}
+
+#[test]
+fn nvidias_vgpus_are_taken_to_move_from_the_version_on_of_which_nvidia_says_so() {
+    let captured = a2_host();
+    let facts = |version: &str| {
+        captured.add(&format!("sys/module/nvidia/version = {version}"));
+        inspect(captured.root(), None).gpus[&at("0000:08:00.0")].migration.clone().unwrap()
+    };
+    for older in ["535.274.03", "550.54.14", "550", "none"] {
+        assert_eq!(facts(older).stop_copy.certainty, Certainty::Unknown, "{older}");
+    }
+    for newer in ["550.90.05", "570.133.10", "1000.1"] {
+        let facts = facts(newer);
+        let told = [&facts.stop_copy, &facts.p2p, &facts.device_dirty_log].map(|told| told.certainty);
+        assert_eq!(
+            (told, facts.pre_copy.certainty),
+            ([Certainty::Claimed; 3], Certainty::Unknown),
+            "{newer}"
+        );
+        assert!(facts.stop_copy.source.contains("17.2"), "{facts:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tranche_core::inventory::{DomainState, OffReason};
 use tranche_core::journey::{Sending, Sent};
 use tranche_core::name::HostName;
+use tranche_core::spec::Limits;
 use tranche_core::step::Step;
 use tranche_host::vm::libvirt::Libvirt;
 use tranche_host::vm::{Hypervisor, Way, Ways};
@@ -27,7 +28,14 @@ impl Ways for Direct {
 }
 
 fn send(vm: &Vm, number: u64, to: &str) -> Step {
-    Step::SendVm { vm: vm.name.clone(), id: vm.id, number, to: to.parse().unwrap(), devices: Vec::new() }
+    Step::SendVm {
+        vm: vm.name.clone(),
+        id: vm.id,
+        number,
+        to: to.parse().unwrap(),
+        devices: Vec::new(),
+        limits: Limits::default(),
+    }
 }
 
 fn sent(hypervisor: &Libvirt, vm: &Vm) -> Option<Sent> {

@@ -11,8 +11,10 @@ const DEB: &str = "TRANCHE_LAB_DEB";
 
 fn endure(deb: PathBuf, agent: bool, faults: Vec<Fault>) -> Vec<Survived> {
     let agent = agent.then(|| env!("CARGO_BIN_EXE_tranche-lab").into());
-    let options =
-        FaultOptions { cluster: ClusterOptions { deb, agent, hosts: tranche_lab::cluster::HOSTS }, faults };
+    let options = FaultOptions {
+        cluster: ClusterOptions { deb, agent, hosts: tranche_lab::cluster::HOSTS, moves: false },
+        faults,
+    };
     let summary = faults::run(&options, &Progress::new()).expect("a cluster that comes out of it");
     println!("{}", serde_json::to_string(&summary).expect("JSON"));
     summary.faults

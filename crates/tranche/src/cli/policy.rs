@@ -7,6 +7,8 @@ use tranche_core::spec::{
 };
 
 use super::Doing;
+use super::vm::pace;
+use crate::argument::{self, OrDefault};
 
 /// Policies.
 #[derive(Debug, Subcommand)]
@@ -53,6 +55,12 @@ pub struct PolicyArgs {
     /// What becomes of a host's VMs when its administrator shuts it down or reboots it; only in a cluster
     #[arg(long, value_enum)]
     shutdown: Option<ShutdownArg>,
+    /// For how long guests may stand still on their way to another host, where their VMs do not say; 'default': 100 s
+    #[arg(long, value_name = "MS", value_parser = argument::or_default)]
+    migration_pause_ms: Option<OrDefault>,
+    /// How much each may send to another host while it runs, in MiB/s; 'default': all there is
+    #[arg(long, value_name = "N", value_parser = argument::or_default)]
+    migration_bandwidth_mib_s: Option<OrDefault>,
     /// How often a host shows that it lives, in milliseconds; only in a cluster, as all that follows
     #[arg(long, value_name = "MS")]
     heartbeat_ms: Option<u64>,
@@ -82,6 +90,7 @@ impl PolicyArgs {
             homogeneity: self.homogeneity.map(Into::into),
             failover: FailoverPart { paused: None, timers },
             shutdown: self.shutdown.map(Into::into),
+            pace: pace(self.migration_pause_ms, self.migration_bandwidth_mib_s),
         };
         part.over(now)
     }

@@ -6,12 +6,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use tranche_core::journey::Migration;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::{
-    Availability, AvailabilityPart, Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Request,
-    RestartPolicy, RestartsPart, VmPart, VolumeRef,
+    Availability, AvailabilityPart, Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Pace, PacePart,
+    Request, RestartPolicy, RestartsPart, VmPart, VolumeRef,
 };
 
 use super::Doing;
-use crate::argument;
+use crate::argument::{self, OrDefault};
 
 /// Virtual machines.
 #[derive(Debug, Subcommand)]
@@ -243,13 +243,20 @@ pub struct CareArgs {
     /// How it goes to another host
     #[arg(long, value_enum, default_value_t)]
     migration: MigrationArg,
+    /// For how long its guest may stand still on its way to another host; 'default': what is said for all, or else 100 s
+    #[arg(long, value_name = "MS", value_parser = argument::or_default)]
+    migration_pause_ms: Option<OrDefault>,
+    /// How much it may send to another host while it runs, in MiB/s; 'default': what is said for all, or else all there is
+    #[arg(long, value_name = "N", value_parser = argument::or_default)]
+    migration_bandwidth_mib_s: Option<OrDefault>,
 }
 
 impl From<CareArgs> for Availability {
     fn from(args: CareArgs) -> Self {
-        let CareArgs { priority, failover, restarts, restarts_elsewhere, migration } = args;
-        let restarts = RestartPolicy { local: restarts, elsewhere: restarts_elsewhere };
-        Self { priority, failover: failover.into(), restarts, migration: migration.into() }
+        let restarts = RestartPolicy { local: args.restarts, elsewhere: args.restarts_elsewhere };
+        let pace = pace(args.migration_pause_ms, args.migration_bandwidth_mib_s).over(Pace::default());
+        let (failover, migration) = (args.failover.into(), args.migration.into());
+        Self { priority: args.priority, failover, restarts, migration, pace }
     }
 }
 
@@ -272,6 +279,12 @@ pub struct SetArgs {
     /// How it goes to another host
     #[arg(long, value_enum)]
     migration: Option<MigrationArg>,
+    /// For how long its guest may stand still on its way to another host; 'default': what is said for all, or else 100 s
+    #[arg(long, value_name = "MS", value_parser = argument::or_default)]
+    migration_pause_ms: Option<OrDefault>,
+    /// How much it may send to another host while it runs, in MiB/s; 'default': what is said for all, or else all there is
+    #[arg(long, value_name = "N", value_parser = argument::or_default)]
+    migration_bandwidth_mib_s: Option<OrDefault>,
     /// It keeps its partition while it is off
     #[arg(long, conflicts_with = "no_reserved")]
     reserved: bool,
@@ -298,8 +311,17 @@ impl From<SetArgs> for VmPart {
                 failover,
                 restarts,
                 migration: args.migration.map(Into::into),
+                pace: pace(args.migration_pause_ms, args.migration_bandwidth_mib_s),
             },
         }
+    }
+}
+
+/// How a VM is sent that goes to another host while it runs.
+pub(super) fn pace(pause_ms: Option<OrDefault>, bandwidth_mib_s: Option<OrDefault>) -> PacePart {
+    PacePart {
+        pause_ms: pause_ms.map(|OrDefault(ms)| ms),
+        bandwidth_mib_s: bandwidth_mib_s.map(|OrDefault(mib_s)| mib_s),
     }
 }
 

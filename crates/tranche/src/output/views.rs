@@ -16,7 +16,7 @@ use tranche_api::view::{VmOrigin, VmView};
 use tranche_core::finding::Finding;
 use tranche_core::journey::Migration;
 use tranche_core::operation::{Operation, OperationState};
-use tranche_core::spec::Failover;
+use tranche_core::spec::{Failover, Pace};
 
 use super::table::{rows, sheet};
 use super::text;
@@ -82,6 +82,7 @@ impl Show for VmView {
             ("Failover", failover(self)),
             ("Restarts", restarts(self)),
             ("Migration", migration(self)),
+            ("Moves", moves(self)),
             ("Moves to", moves_to(self)),
             ("Since", text::time(self.created_at)),
         ]);
@@ -107,6 +108,14 @@ fn migration(vm: &VmView) -> String {
         Migration::Restart => "restart: it is shut down and started on the other host",
     }
     .to_owned()
+}
+
+/// Its own limits, if it has any.
+fn moves(vm: &VmView) -> String {
+    let Pace { pause_ms, bandwidth_mib_s } = vm.availability.pace;
+    let pause = pause_ms.map(|ms| format!("a pause of {ms} ms at most"));
+    let bandwidth = bandwidth_mib_s.map(|mib_s| format!("{mib_s} MiB/s at most"));
+    bandwidth.into_iter().chain(pause).collect::<Vec<_>>().join(", ")
 }
 
 fn moves_to(vm: &VmView) -> String {

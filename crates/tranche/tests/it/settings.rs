@@ -29,6 +29,11 @@ fn of_a_vm_only_what_is_named_is_asked_for() {
         set,
         r#"{"reserved":false,"prefer_numa_node":null}"#,
     );
+    asks(
+        &["vm", "set", "a", "--migration-pause-ms", "500", "--migration-bandwidth-mib-s", "default"],
+        set,
+        r#"{"availability":{"pace":{"pause_ms":500,"bandwidth_mib_s":null}}}"#,
+    );
 }
 
 #[test]
@@ -40,6 +45,7 @@ fn a_vm_is_not_set_to_nothing_or_to_both() {
         &["vm", "set", "a", "--reserved", "--no-reserved"],
         &["vm", "set", "a", "--priority", "1001"],
         &["vm", "set", "a", "--restarts", "256"],
+        &["vm", "set", "a", "--migration-pause-ms", "none"],
     ] {
         assert!(crate::run(&daemon, args).ends_with("exit 2\n"), "{args:?}");
     }
@@ -117,6 +123,7 @@ fn the_policies_are_shown_with_the_times_of_failover_and_whether_it_is_paused() 
             Admission           warn
             Homogeneity         warn
             Shutdown            conditional
+            Moves               no limit, a pause of 100000 ms at most
             Failover            paused, until 'tranche cluster resume'
             Heartbeat           every 1000 ms
             Lost                after 6000 ms

@@ -310,10 +310,14 @@ fn a_guest_that_shuts_down_as_soon_as_it_has_landed_has_done_so_on_its_new_host(
 #[test]
 fn what_cannot_move_live_is_restarted_on_the_other_host() {
     type So = fn(&mut Road);
-    let ways: [(&str, So); 4] = [
+    let ways: [(&str, So); 6] = [
         ("its host cannot send it", |road| road.real(1).seen.progress.travels = false),
         ("no other host takes it", |road| road.real(2).seen.progress.travels = false),
         ("the processors differ", |road| road.real(2).seen.system.cpu_model = "another".to_owned()),
+        ("it would stand still for too long", |road| {
+            road.wish("desk").availability.pace.pause_ms = Some(1_000);
+        }),
+        ("nothing may stand still for so long", |road| road.fleet.spec.policy.pace.pause_ms = Some(1_000)),
         ("it is not meant to", |road| road.wish("desk").availability.migration = Migration::Restart),
     ];
     for (why, so) in ways {

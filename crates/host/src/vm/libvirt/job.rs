@@ -9,6 +9,9 @@ use std::ptr;
 use virt::domain::Domain;
 use virt_sys as sys;
 
+/// Of less than this the setting up takes too great a part to tell what a way carries, in MiB.
+const TELLING_MIB: u64 = 32;
+
 /// What libvirt tells of a job (libvirt: virDomainGetJobStats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Job {
@@ -18,6 +21,10 @@ pub(super) struct Job {
     pub(super) total_bytes: u64,
     /// What of that is still to be sent, in bytes.
     pub(super) left_bytes: u64,
+    /// What was really sent, in bytes: pages of zeroes are not.
+    pub(super) sent_bytes: u64,
+    /// The round in which memory is sent, from 1 on.
+    pub(super) round: u64,
     /// For how long the guest stood still, in milliseconds; known at the end.
     pub(super) pause_ms: u64,
     /// How long it has taken so far, in milliseconds.
@@ -61,9 +68,24 @@ impl Job {
             leaves: operation == Some(sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT),
             total_bytes: answer.long(sys::VIR_DOMAIN_JOB_DATA_TOTAL),
             left_bytes: answer.long(sys::VIR_DOMAIN_JOB_DATA_REMAINING),
+            sent_bytes: answer.long(sys::VIR_DOMAIN_JOB_DATA_PROCESSED),
+            round: answer.long(sys::VIR_DOMAIN_JOB_MEMORY_ITERATION),
             pause_ms: answer.long(sys::VIR_DOMAIN_JOB_DOWNTIME),
             elapsed_ms: answer.long(sys::VIR_DOMAIN_JOB_TIME_ELAPSED),
         })
+    }
+}
+
+impl Job {
+    /// What the way carried, in MiB/s; none of one that sent too little to tell.
+    pub(super) fn speed_mib_s(&self) -> Option<u32> {
+        let sent_mib = self.sent_bytes >> 20;
+        if sent_mib < TELLING_MIB {
+            return None;
+        }
+        u32::try_from(sent_mib.saturating_mul(1_000).checked_div(self.elapsed_ms)?)
+            .ok()
+            .filter(|mib_s| *mib_s > 0)
     }
 }
 

@@ -7,6 +7,7 @@
 //! Deliberately absent: pools, volumes and networks are used by name (`resources`) and never made; and nothing here remembers what
 //! it has done, because libvirt does.
 
+mod dirty;
 mod job;
 mod lanes;
 mod link;
@@ -24,6 +25,7 @@ use tranche_core::inventory;
 use tranche_core::name::HostName;
 use tranche_core::step::{Step, StepSubject};
 
+use self::dirty::DirtyRates;
 use self::lanes::{Lanes, Late};
 use self::link::Link;
 use self::observe::Cache;
@@ -92,6 +94,7 @@ struct Shared {
     acceleration: Mutex<Option<Acceleration>>,
     ways: Option<Arc<dyn Ways>>,
     sendings: Sendings,
+    rates: DirtyRates,
     wake: Wake,
 }
 
@@ -111,13 +114,15 @@ impl Libvirt {
             acceleration: Mutex::new(config.acceleration),
             ways: None,
             sendings: Sendings::default(),
+            rates: DirtyRates::default(),
             wake,
             config,
         };
         Self { shared: Arc::new(shared), lanes: Arc::default() }
     }
 
-    /// The same, which can send VMs to other hosts while they run, and take them in.
+    /// The same, which can send VMs to other hosts while they run, and take them in. From now on it is measured how much memory each
+    /// guest changes.
     ///
     /// # Panics
     /// When it is in use already.
@@ -125,6 +130,7 @@ impl Libvirt {
     pub fn with_ways(mut self, ways: Arc<dyn Ways>) -> Self {
         let shared = Arc::get_mut(&mut self.shared).expect("it is not in use yet");
         shared.ways = Some(ways);
+        dirty::watch(Arc::downgrade(&self.shared));
         self
     }
 
@@ -153,7 +159,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn travels(&self) -> Travels {
-        self.shared.sendings.travels(self.shared.ways.is_some())
+        let travels = self.shared.sendings.travels(self.shared.ways.is_some());
+        Travels { dirty_mib_s: self.shared.rates.known(), ..travels }
     }
 
     fn notes(&self, host: &HostName) -> Vec<Finding> {

@@ -13,6 +13,7 @@
 //! is told. Nothing here decides: when a VM goes, where to, and when that is called off stands in steps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +22,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::journey::{Sending, Sent};
 use tranche_core::name::{HostName, Timestamp, VmId, VmName};
+use tranche_core::spec::Limits;
 use tranche_core::step::VmDevice;
 use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
@@ -49,6 +51,8 @@ struct Known {
     expects: BTreeSet<VmName>,
     /// VMs that libvirt sends, and this daemon did not tell it to.
     others: BTreeMap<VmName, Timestamp>,
+    /// What the ways carried for the last VM that went there, in MiB/s.
+    links_mib_s: BTreeMap<HostName, u32>,
 }
 
 impl Sendings {
@@ -67,7 +71,8 @@ impl Sendings {
         });
         let mut sent = known.sent.clone();
         sent.extend(others);
-        Travels { able, expects: known.expects.clone(), sent }
+        let (expects, links_mib_s) = (known.expects.clone(), known.links_mib_s.clone());
+        Travels { able, expects, sent, links_mib_s, ..Travels::default() }
     }
 
     /// Notes which VMs libvirt was seen to send.
@@ -100,6 +105,14 @@ impl Sendings {
         self.lock().called_off.contains(&(vm.clone(), number))
     }
 
+    /// Keeps what the way carried, unless it was held back.
+    fn note_speed(&self, trip: &Trip, job: &Job) {
+        let speed_mib_s = job.speed_mib_s().filter(|_| trip.limits.bandwidth_mib_s.is_none());
+        if let Some(speed_mib_s) = speed_mib_s {
+            self.lock().links_mib_s.insert(trip.to.clone(), speed_mib_s);
+        }
+    }
+
     /// Takes in how far it is. Returns whether that is news.
     fn note_progress(&self, vm: &VmName, number: u64, percent: u8) -> bool {
         let mut known = self.lock();
@@ -123,7 +136,24 @@ struct Trip {
     number: u64,
     domain: Domain,
     id: VmId,
+    to: HostName,
     parameters: MigrateParameters,
+    limits: Limits,
+    /// For how long its guest may stand still now, in milliseconds, as QEMU was told.
+    pause_ms: AtomicU32,
+}
+
+impl Trip {
+    /// Tells QEMU for how long the guest may stand still, if that is news.
+    fn allow_pause(&self, pause_ms: u32) {
+        if self.pause_ms.swap(pause_ms, Ordering::Relaxed) == pause_ms {
+            return;
+        }
+        // Where it is over already, or libvirt does not take it now, QEMU goes on as it was told before.
+        // SAFETY: the domain is valid as long as the trip lives.
+        let told = unsafe { sys::virDomainMigrateSetMaxDowntime(self.domain.as_ptr(), pause_ms.into(), 0) };
+        tracing::debug!(vm = %self.vm, pause_ms, told, "the guest may stand still for so long");
+    }
 }
 
 impl Shared {
@@ -133,7 +163,7 @@ impl Shared {
         link: &Arc<Link>,
         (vm, id): (&VmName, VmId),
         (number, to): (u64, &HostName),
-        devices: &[VmDevice],
+        (devices, limits): (&[VmDevice], Limits),
     ) -> Applied {
         let doing = "send the domain";
         let refuse = |words: &str| refusal::refused(vm, doing, words, refusal::logs_hint(vm));
@@ -155,17 +185,19 @@ impl Shared {
         let parameters = MigrateParameters {
             dest_xml: Some(of(sys::VIR_DOMAIN_XML_MIGRATABLE)?),
             persist_xml: Some(of(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_MIGRATABLE)?),
+            bandwidth: limits.bandwidth_mib_s.map(u64::from),
             ..MigrateParameters::default()
         };
-        let trip = Trip { vm: vm.clone(), number, domain, id, parameters };
-        self.sendings.note(vm, number, Sending::UnderWay { percent: 0, got_on_at: now() });
-        let (shared, link, to) = (Arc::clone(self), Arc::clone(link), to.clone());
+        let (vm, to, pause_ms) = (vm.clone(), to.clone(), AtomicU32::new(0));
+        let trip = Trip { vm, number, domain, id, to, parameters, limits, pause_ms };
+        self.sendings.note(&trip.vm, number, Sending::UnderWay { percent: 0, got_on_at: now() });
+        let (shared, link, name) = (Arc::clone(self), Arc::clone(link), trip.vm.clone());
         let body = move || {
-            let state = match ways.open(&to) {
+            let state = match ways.open(&trip.to) {
                 Ok(way) => shared.travel(&trip, &way),
-                Err(why) => Sending::Failed { why: format!("there is no way to host {to}: {why}") },
+                Err(why) => Sending::Failed { why: format!("there is no way to host {}: {why}", trip.to) },
             };
-            tracing::info!(vm = %trip.vm, host = %to, ?state, "sent");
+            tracing::info!(vm = %trip.vm, host = %trip.to, ?state, "sent");
             shared.sendings.note(&trip.vm, trip.number, state);
             shared.cache.mark(trip.id.0);
             // The connection is used until here.
@@ -174,7 +206,7 @@ impl Shared {
         };
         let thread = std::thread::Builder::new().name("libvirt-send".to_owned()).spawn(body);
         if let Err(error) = thread {
-            self.sendings.lock().sent.remove(vm);
+            self.sendings.lock().sent.remove(&name);
             return Err(refuse(&format!("no thread for it: {error}")));
         }
         Ok(())
@@ -210,8 +242,9 @@ impl Shared {
         match sent {
             Ok(()) => {
                 resume_there(trip, way);
-                let Job { pause_ms, elapsed_ms, .. } = Job::completed(&trip.domain).unwrap_or_default();
-                Sending::Done { pause_ms, total_ms: elapsed_ms }
+                let job = Job::completed(&trip.domain).unwrap_or_default();
+                self.sendings.note_speed(trip, &job);
+                Sending::Done { pause_ms: job.pause_ms, total_ms: job.elapsed_ms }
             }
             Err(error) => Sending::Failed { why: error.message().trim_end_matches('.').to_owned() },
         }
@@ -226,7 +259,8 @@ impl Shared {
             tracing::debug!(vm = %trip.vm, ended, "called off");
             return;
         }
-        let Some(Job { total_bytes, left_bytes, .. }) = Job::under_way(&trip.domain) else { return };
+        let Some(Job { total_bytes, left_bytes, round, .. }) = Job::under_way(&trip.domain) else { return };
+        trip.allow_pause(trip.limits.pause_at_ms(round));
         let sent_bytes = total_bytes.saturating_sub(left_bytes);
         let Some(percent) = (sent_bytes * 100).checked_div(total_bytes) else { return };
         let percent = u8::try_from(percent).unwrap_or(100).min(99);

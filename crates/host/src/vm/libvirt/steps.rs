@@ -69,8 +69,8 @@ impl Shared {
             Step::ShutDownVm { vm, id } => shut_down(connect, vm, *id),
             Step::KillVm { vm, id } => kill(connect, vm, *id),
             Step::ExpectVm { vm, id, hardware } => self.expect(vm, *id, hardware),
-            Step::SendVm { vm, id, number, to, devices } => {
-                self.send(link, (vm, *id), (*number, to), devices)
+            Step::SendVm { vm, id, number, to, devices, limits } => {
+                self.send(link, (vm, *id), (*number, to), (devices, *limits))
             }
             Step::CallOffVm { vm, number, .. } => {
                 self.call_off(vm, *number);

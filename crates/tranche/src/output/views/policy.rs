@@ -1,11 +1,20 @@
 //! The policies, for people: each in the words with which it is set.
 
 use tranche_core::spec::{
-    Admission, FailoverPolicy, Homogeneity, PlacementPolicy, Policy, ShutdownPolicy, Timers, VcpusPerCpu,
+    Admission, FailoverPolicy, Homogeneity, Limits, Pace, PlacementPolicy, Policy, ShutdownPolicy, Timers,
+    VcpusPerCpu,
 };
 
 use super::Show;
 use crate::output::table::sheet;
+
+/// How VMs are sent that go to another host while they run.
+fn pace(pace: Pace) -> String {
+    let limits = Limits::of(pace, Pace::default());
+    let bandwidth =
+        limits.bandwidth_mib_s.map_or("no limit".to_owned(), |mib_s| format!("{mib_s} MiB/s at most"));
+    format!("{bandwidth}, a pause of {} ms at most", limits.pause_ms)
+}
 
 impl Show for Policy {
     fn as_text(&self) -> String {
@@ -38,6 +47,7 @@ impl Show for Policy {
             ("Admission", admission.to_owned()),
             ("Homogeneity", homogeneity.to_owned()),
             ("Shutdown", shutdown.to_owned()),
+            ("Moves", pace(self.pace)),
             ("Failover", failover.to_owned()),
             ("Heartbeat", format!("every {heartbeat_ms} ms")),
             ("Lost", format!("after {lost_ms} ms")),

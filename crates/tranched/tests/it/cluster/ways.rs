@@ -131,6 +131,7 @@ impl Pair {
                 since: Timestamp(1),
                 known_here: 0,
                 known_there: 0,
+                foreseen_ms: None,
                 stage: Stage::Prepares,
             });
             state.plan.vms.insert(name.clone(), planned);
