@@ -10,4 +10,5 @@ mod model;
 mod real;
 mod sending;
 mod server;
+mod speed;
 mod test_driver;

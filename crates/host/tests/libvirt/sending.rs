@@ -15,7 +15,7 @@ use crate::server::Server;
 
 /// The one other host, reached by its socket.
 #[derive(Debug)]
-struct Direct(String);
+pub(crate) struct Direct(pub(crate) String);
 
 impl Ways for Direct {
     fn open(&self, host: &HostName) -> Result<Way, String> {
@@ -27,7 +27,7 @@ impl Ways for Direct {
     }
 }
 
-fn send(vm: &Vm, number: u64, to: &str) -> Step {
+pub(crate) fn send(vm: &Vm, number: u64, to: &str) -> Step {
     Step::SendVm {
         vm: vm.name.clone(),
         id: vm.id,
@@ -42,7 +42,7 @@ fn sent(hypervisor: &Libvirt, vm: &Vm) -> Option<Sent> {
     hypervisor.travels().sent.get(&vm.name).cloned()
 }
 
-fn ends(hypervisor: &Libvirt, vm: &Vm) -> Sending {
+pub(crate) fn ends(hypervisor: &Libvirt, vm: &Vm) -> Sending {
     wait_until("the sending ends", || sent(hypervisor, vm).is_some_and(|sent| !sent.is_under_way()));
     sent(hypervisor, vm).unwrap().state
 }

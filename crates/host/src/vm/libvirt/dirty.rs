@@ -25,8 +25,6 @@ use super::link::Link;
 /// How often it is seen which guests run.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a guest runs before it is measured: while it boots it is not itself.
-const FIRST_AFTER: Duration = Duration::from_mins(1);
 /// How often it is measured.
 const EVERY: Duration = Duration::from_mins(15);
 /// How long one measurement lasts, in seconds: the shortest that QEMU offers.
@@ -68,10 +66,10 @@ enum Due {
 }
 
 impl Guest {
-    fn due(&self, now: Instant) -> Due {
+    fn due(&self, now: Instant, first_after: Duration) -> Due {
         let since = |at: Instant| now.saturating_duration_since(at);
         match self.asked {
-            None if since(self.seen_at) >= FIRST_AFTER => Due::Measure,
+            None if since(self.seen_at) >= first_after => Due::Measure,
             Some(asked) if !asked.is_answered && since(asked.at) >= ASK_AFTER => Due::Ask,
             Some(asked) if asked.is_answered && since(asked.at) >= EVERY => Due::Measure,
             _ => Due::Nothing,
@@ -93,7 +91,7 @@ impl DirtyRates {
     }
 
     /// Sees all guests that run, and does what is due for each.
-    fn look(&self, link: &Link) -> Result<(), Error> {
+    fn look(&self, link: &Link, first_after: Duration) -> Result<(), Error> {
         let mut present = HashSet::new();
         for domain in link.connect().list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_RUNNING)? {
             // One that ends meanwhile is seen no more.
@@ -103,20 +101,21 @@ impl DirtyRates {
             };
             let Ok(name) = name.parse() else { continue };
             present.insert(key);
-            self.see(&domain, key, (name, run), Instant::now());
+            self.see(&domain, key, (name, run), first_after);
         }
         self.lock().retain(|domain, _| present.contains(domain));
         Ok(())
     }
 
-    fn see(&self, domain: &Domain, key: Uuid, (name, run): (VmName, u32), now: Instant) {
+    fn see(&self, domain: &Domain, key: Uuid, (name, run): (VmName, u32), first_after: Duration) {
+        let now = Instant::now();
         let new = || Guest { name, run, seen_at: now, asked: None, mib_s: None };
         let due = {
             let mut guests = self.lock();
             if guests.get(&key).is_some_and(|guest| guest.run != run) {
                 guests.remove(&key);
             }
-            guests.entry(key).or_insert_with(new).due(now)
+            guests.entry(key).or_insert_with(new).due(now, first_after)
         };
         let asked = match due {
             Due::Nothing => return,
@@ -147,13 +146,14 @@ impl DirtyRates {
 pub(super) fn watch(shared: Weak<Shared>) {
     let watching = move || {
         while let Some(shared) = shared.upgrade() {
+            let first_after = Duration::from_millis(shared.config.measure_after_ms);
             if let Ok(link) = shared.link()
-                && let Err(error) = shared.rates.look(&link)
+                && let Err(error) = shared.rates.look(&link, first_after)
             {
                 tracing::debug!(%error, "it is not known how much memory guests change");
             }
             drop(shared);
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(LOOK_EVERY.min(first_after));
         }
     };
     // Without it nothing is known of them, which is told wherever it matters.
@@ -206,11 +206,12 @@ mod tests {
         let begin = Instant::now();
         let mut guest = guest(begin);
         let after = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!((guest.due(after(59)), guest.due(after(60))), (Due::Nothing, Due::Measure));
+        let due = |guest: &Guest, seconds| guest.due(after(seconds), Duration::from_mins(1));
+        assert_eq!((due(&guest, 59), due(&guest, 60)), (Due::Nothing, Due::Measure));
         guest.asked = Some(Asked { at: after(60), is_answered: false });
-        assert_eq!((guest.due(after(62)), guest.due(after(63))), (Due::Nothing, Due::Ask));
+        assert_eq!((due(&guest, 62), due(&guest, 63)), (Due::Nothing, Due::Ask));
         guest.asked = Some(Asked { at: after(60), is_answered: true });
-        assert_eq!((guest.due(after(900)), guest.due(after(960))), (Due::Nothing, Due::Measure));
+        assert_eq!((due(&guest, 900), due(&guest, 960)), (Due::Nothing, Due::Measure));
     }
 
     #[test]

@@ -12,8 +12,19 @@ use virt::connect::Connect;
 use virt::error::Error;
 use virt_sys as sys;
 
-/// Told of every event, with the domain that it is about; without one when the connection ended.
-pub(super) type Listener = Arc<dyn Fn(Option<Uuid>) + Send + Sync>;
+/// What libvirt tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// A domain has changed.
+    Changed(Uuid),
+    /// A domain was stopped in its tracks.
+    Suspended(Uuid),
+    /// Something else happened, or the connection ended.
+    Any,
+}
+
+/// Told of every event.
+pub(super) type Listener = Arc<dyn Fn(News) + Send + Sync>;
 
 /// After so many seconds without an answer libvirtd is asked whether it lives …
 const KEEPALIVE_S: i32 = 5;
@@ -173,24 +184,26 @@ unsafe extern "C" fn forget(opaque: *mut c_void) {
 
 /// # Safety
 /// `opaque` came from [`into_opaque`] and has not been freed; `domain` is valid or null.
-unsafe fn tell(domain: sys::virDomainPtr, opaque: *mut c_void) {
+unsafe fn tell(domain: sys::virDomainPtr, about: fn(Uuid) -> News, opaque: *mut c_void) {
     // SAFETY: the caller's promise.
     let listener = unsafe { &*opaque.cast::<Listener>() };
     let mut bytes = [0_u8; 16];
     // SAFETY: the pointer is valid during the callback, and a UUID has 16 bytes (VIR_UUID_BUFLEN).
     let known = !domain.is_null() && unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) } == 0;
-    listener(known.then(|| Uuid::from_bytes(bytes)));
+    listener(if known { about(Uuid::from_bytes(bytes)) } else { News::Any });
 }
 
 unsafe extern "C" fn on_lifecycle(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
-    _event: c_int,
+    event: c_int,
     _detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
+    let is_suspended = u32::try_from(event) == Ok(sys::VIR_DOMAIN_EVENT_SUSPENDED);
+    let about = if is_suspended { News::Suspended } else { News::Changed };
     // SAFETY: libvirt passes a valid domain, and the `opaque` of the registration, which still stands.
-    unsafe { tell(domain, opaque) };
+    unsafe { tell(domain, about, opaque) };
     0
 }
 
@@ -201,10 +214,10 @@ unsafe extern "C" fn on_device(
     opaque: *mut c_void,
 ) {
     // SAFETY: as in `on_lifecycle`.
-    unsafe { tell(domain, opaque) };
+    unsafe { tell(domain, News::Changed, opaque) };
 }
 
 unsafe extern "C" fn on_close(_: sys::virConnectPtr, _reason: c_int, opaque: *mut c_void) {
     // SAFETY: as in `on_lifecycle`, without a domain.
-    unsafe { tell(std::ptr::null_mut(), opaque) };
+    unsafe { tell(std::ptr::null_mut(), News::Changed, opaque) };
 }

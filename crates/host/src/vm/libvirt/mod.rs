@@ -27,7 +27,7 @@ use tranche_core::step::{Step, StepSubject};
 
 use self::dirty::DirtyRates;
 use self::lanes::{Lanes, Late};
-use self::link::Link;
+use self::link::{Link, News};
 use self::observe::Cache;
 use self::send::Sendings;
 use super::seed::Seeds;
@@ -61,6 +61,8 @@ pub struct Config {
     /// The longest time for which libvirt is not asked at all while it tells of no change, in milliseconds: it sends no
     /// event when a domain's autostart is switched. Shorter than the daemon's slow tick, which always asks.
     pub answer_age_max_ms: u64,
+    /// How long a guest runs before it is measured how much memory it changes, in milliseconds: while it boots it is not itself.
+    pub measure_after_ms: u64,
 }
 
 impl Default for Config {
@@ -74,6 +76,7 @@ impl Default for Config {
             step_limit_ms: 60_000,
             reading_age_max_ms: 60_000,
             answer_age_max_ms: 2_000,
+            measure_after_ms: 60_000,
         }
     }
 }
@@ -93,7 +96,7 @@ struct Shared {
     cache: Arc<Cache>,
     acceleration: Mutex<Option<Acceleration>>,
     ways: Option<Arc<dyn Ways>>,
-    sendings: Sendings,
+    sendings: Arc<Sendings>,
     rates: DirtyRates,
     wake: Wake,
 }
@@ -113,7 +116,7 @@ impl Libvirt {
             cache: Arc::default(),
             acceleration: Mutex::new(config.acceleration),
             ways: None,
-            sendings: Sendings::default(),
+            sendings: Arc::default(),
             rates: DirtyRates::default(),
             wake,
             config,
@@ -216,11 +219,16 @@ impl Shared {
             return Ok(Arc::clone(link));
         }
         *slot = None;
-        let (cache, wake) = (Arc::clone(&self.cache), Arc::clone(&self.wake));
-        let listener: link::Listener = Arc::new(move |domain| {
-            match domain {
-                Some(domain) => cache.mark(domain),
-                None => cache.clear(),
+        let (cache, wake, sendings) =
+            (Arc::clone(&self.cache), Arc::clone(&self.wake), Arc::clone(&self.sendings));
+        let listener: link::Listener = Arc::new(move |news| {
+            match news {
+                News::Changed(domain) => cache.mark(domain),
+                News::Suspended(domain) => {
+                    sendings.note_still(domain);
+                    cache.mark(domain);
+                }
+                News::Any => cache.clear(),
             }
             wake();
         });

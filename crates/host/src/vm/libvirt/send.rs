@@ -12,11 +12,11 @@
 //! What is known of a sending is lost with the daemon; libvirt then goes on with it, and the other host lets the VM go on once it
 //! is told. Nothing here decides: when a VM goes, where to, and when that is called off stands in steps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
@@ -24,8 +24,10 @@ use tranche_core::journey::{Sending, Sent};
 use tranche_core::name::{HostName, Timestamp, VmId, VmName};
 use tranche_core::spec::Limits;
 use tranche_core::step::VmDevice;
+use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
+use virt::error::Error;
 use virt_sys as sys;
 
 use super::Shared;
@@ -53,6 +55,8 @@ struct Known {
     others: BTreeMap<VmName, Timestamp>,
     /// What the ways carried for the last VM that went there, in MiB/s.
     links_mib_s: BTreeMap<HostName, u32>,
+    /// Since when domains that are being sent stand still.
+    still_since: HashMap<Uuid, Instant>,
 }
 
 impl Sendings {
@@ -103,6 +107,20 @@ impl Sendings {
 
     fn is_called_off(&self, vm: &VmName, number: u64) -> bool {
         self.lock().called_off.contains(&(vm.clone(), number))
+    }
+
+    /// A domain stands still. Of one that is not being sent, nobody will ask.
+    pub(super) fn note_still(&self, domain: Uuid) {
+        let mut known = self.lock();
+        if known.sent.values().any(Sent::is_under_way) {
+            known.still_since.insert(domain, Instant::now());
+        }
+    }
+
+    /// For how long a domain stands still that is being sent, in milliseconds.
+    fn still_ms(&self, domain: Uuid) -> Option<u64> {
+        let since = self.lock().still_since.remove(&domain)?;
+        Some(elapsed_ms(since))
     }
 
     /// Keeps what the way carried, unless it was held back.
@@ -217,6 +235,9 @@ impl Shared {
         if self.sendings.is_called_off(&trip.vm, trip.number) {
             return Sending::Failed { why: "it was called off".to_owned() };
         }
+        let began = Instant::now();
+        // A guest that has arrived does not wait for a connection.
+        let there = Connect::open(Some(&way.uri));
         let (done, outcome) = mpsc::sync_channel(1);
         let sent = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -241,12 +262,18 @@ impl Shared {
         });
         match sent {
             Ok(()) => {
-                resume_there(trip, way);
+                resume_there(trip, way, there);
+                let still_ms = self.sendings.still_ms(trip.id.0).unwrap_or_default();
                 let job = Job::completed(&trip.domain).unwrap_or_default();
                 self.sendings.note_speed(trip, &job);
-                Sending::Done { pause_ms: job.pause_ms, total_ms: job.elapsed_ms }
+                // libvirt's own figures end before the guest is let go on.
+                let pause_ms = job.pause_ms.max(still_ms);
+                Sending::Done { pause_ms, total_ms: job.elapsed_ms.max(elapsed_ms(began)) }
             }
-            Err(error) => Sending::Failed { why: error.message().trim_end_matches('.').to_owned() },
+            Err(error) => {
+                close(there);
+                Sending::Failed { why: error.message().trim_end_matches('.').to_owned() }
+            }
         }
     }
 
@@ -279,15 +306,30 @@ impl Shared {
 }
 
 /// Lets the VM go on where it is now. It is off here, so nothing else runs it. If this fails, the other host does it once it is told.
-fn resume_there(trip: &Trip, way: &Way) {
-    let resumed = Connect::open(Some(&way.uri)).and_then(|mut there| {
-        let resumed = Domain::lookup_by_uuid(&there, trip.id.0).and_then(|domain| domain.resume());
-        let _ = there.close();
+fn resume_there(trip: &Trip, way: &Way, there: Result<Connect, Error>) {
+    let resume = |there: Result<Connect, Error>| {
+        let resumed = there
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|there| Domain::lookup_by_uuid(there, trip.id.0).and_then(|domain| domain.resume()));
+        close(there);
         resumed
-    });
+    };
+    // The connection may have been lost meanwhile.
+    let resumed = resume(there).or_else(|_| resume(Connect::open(Some(&way.uri))));
     if let Err(error) = resumed {
         tracing::warn!(vm = %trip.vm, %error, "it arrived, and waits there until its host lets it go on");
     }
+}
+
+fn close(there: Result<Connect, Error>) {
+    if let Ok(mut there) = there {
+        let _ = there.close();
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The time of the wall clock, by which reports are dated too.
