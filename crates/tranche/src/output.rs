@@ -85,6 +85,11 @@ impl Console {
         }
     }
 
+    /// Whether results are for people. Programs read one document for each command.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.format == Format::Table
+    }
+
     /// Asks a question that is answered by yes or no; none where there is nobody to ask. What is not a yes is a no.
     pub(crate) fn agrees(&self, question: &str) -> Result<Option<bool>, Failure> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {

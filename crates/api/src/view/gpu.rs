@@ -75,7 +75,7 @@ pub struct GpuView {
     pub health: Option<Health>,
     /// What its driver measures, where a library of its vendor tells: serial number, firmware, ECC, load, memory.
     pub telemetry: Option<Telemetry>,
-    /// What live migration of VMs with its partitions rests on; none while it has none. No VM is moved while it runs yet.
+    /// What live migration of VMs with its partitions rests on; none while it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<MigrationView>,
     /// What was found about it and its partitions.

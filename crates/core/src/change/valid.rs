@@ -21,7 +21,7 @@ pub(super) fn request(asked: &Request) -> Vec<Finding> {
                 &format!("1 to {GPUS_PER_VM_MAX}"),
             )]
         }
-        Request::Partition { profile: Some(profile), .. } if !is_resource_name(profile) => {
+        Request::Partition { profile: Some(profile), .. } if !is_profile(profile) => {
             vec![say::invalid_value(
                 "The profile",
                 &format!("{profile:?}"),
@@ -81,6 +81,11 @@ pub(super) fn availability(asked: Availability) -> Option<Finding> {
     }
     let rule = asked.pace.obstacle()?;
     Some(say::invalid_value("A limit for a VM that moves", "so", &format!("it so that {rule}")))
+}
+
+/// Profiles are only ever compared with those that there are; that of a plain function is a fraction (`1/4`).
+fn is_profile(text: &str) -> bool {
+    (1..=RESOURCE_NAME_LEN_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// Names of things in libvirt are used as they are, so they may hold nothing that could leave its place.

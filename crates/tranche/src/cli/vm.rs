@@ -72,8 +72,12 @@ pub enum VmCommand {
     },
     /// Run a VM on another host
     ///
-    /// It is shut down where it is and started there. What stands against it is said before anything is done, and --dry-run says on
-    /// which host it would start. To take it back while it waits for room: --to the host that it runs on.
+    /// It goes there while it runs, if hosts, cards and drivers can do that and it may (--migration of 'tranche vm set'); else it is shut
+    /// down where it is and started there. --dry-run says which, and of each other host what would become of it there. To take it
+    /// back while it waits for room: --to the host that it runs on.
+    #[command(
+        after_long_help = "Examples:\n  tranche vm migrate desk-02 --dry-run\n  tranche vm migrate desk-02 --to node3"
+    )]
     Migrate {
         /// The VM
         name: VmName,
@@ -86,8 +90,8 @@ pub enum VmCommand {
     },
     /// Where a VM that runs could go: what would become of it on each other host
     ///
-    /// Live migration is not possible yet: a VM that goes elsewhere is restarted. What would stand against moving it while it runs
-    /// is told all the same, so that hosts can be made ready for it.
+    /// Whether it would go there while it runs, for how long its guest would then stand still and how long all would take; and
+    /// everything that stands against it, so that hosts can be made ready.
     #[command(
         after_long_help = "Examples:\n  tranche vm destinations desk-02\n  tranche vm destinations desk-02 -o json"
     )]

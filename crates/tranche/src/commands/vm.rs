@@ -47,11 +47,15 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
             change::post(&path(&name, "/restart"), &RestartVm { force }, doing, daemon)
         }
         VmCommand::Migrate { name, to, doing } => {
-            change::post(&path(&name, "/migrate"), &MigrateVm { to }, doing, daemon)
+            let exit = change::post(&path(&name, "/migrate"), &MigrateVm { to }, doing, daemon)?;
+            // Whoever looks before he leaps wants to see all the other sides.
+            if doing.dry_run && daemon.console.is_for_people() {
+                daemon.console.print(b"\n")?;
+                destinations(&name, daemon)?;
+            }
+            Ok(exit)
         }
-        VmCommand::Destinations { name } => {
-            daemon.show(daemon.client.get::<Vec<Outlook>>(&path(&name, "/destinations"))?.as_slice())
-        }
+        VmCommand::Destinations { name } => destinations(&name, daemon),
         VmCommand::Delete { name, force, doing } => {
             let path = path(&name, if force { "?force=true" } else { "" });
             change::delete(&path, doing, daemon)
@@ -67,6 +71,10 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         }
         VmCommand::Console { name } => console(&name, daemon),
     }
+}
+
+fn destinations(name: &VmName, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
+    daemon.show(daemon.client.get::<Vec<Outlook>>(&path(name, "/destinations"))?.as_slice())
 }
 
 fn path(name: &VmName, rest: &str) -> String {

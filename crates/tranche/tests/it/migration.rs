@@ -1,8 +1,10 @@
 //! What live migration rests on, as a GPU's sheet shows it.
 
 use expect_test::expect;
+use tranche_api::answer::Preview;
 use tranche_api::view::{GpuView, MigrationView};
 use tranche_core::diagnostics as say;
+use tranche_core::effect::Effect;
 use tranche_core::inventory::{Certainty, Evidence, MigrationBlocker, MigrationFacts};
 use tranche_core::migration::obstacles::Obstacle;
 use tranche_core::migration::{Load, Outlook, Way};
@@ -129,4 +131,29 @@ fn each_other_host_is_shown_with_what_would_become_of_the_vm_and_all_that_speaks
             'tranche vm set desk --migration-pause-ms MS' allows more, and 'tranche policy set --migration-pause-ms MS' for all that say nothing themselves.
         exit 0
     "#]].assert_eq(&shown);
+}
+
+#[test]
+fn a_dry_run_of_a_move_shows_what_would_become_of_the_vm_on_every_other_host() {
+    let host = |name: &str| name.parse().unwrap();
+    let outlook = |name: &str, way| Outlook {
+        host: host(name),
+        way,
+        why_not: vec![],
+        live_obstacles: vec![],
+        forecast: None,
+    };
+    let effect =
+        Effect { gpus: [].into(), vms: [].into(), homes: [].into(), steps: Vec::new(), findings: Vec::new() };
+    let changes = vec!["migrate VM desk".to_owned()];
+    let daemon = Daemon::new()
+        .answers("POST /v1/vms/desk/migrate?dry_run=true", &Preview { changes, effect, version: None })
+        .answers(
+            "GET /v1/vms/desk/destinations",
+            &[outlook("node2", Way::Live), outlook("node3", Way::Restart)],
+        );
+    let shown = run(&daemon, &["vm", "migrate", "desk", "--dry-run"]);
+    expect![[""]].assert_eq(&shown);
+    let json = run(&daemon, &["vm", "migrate", "desk", "--dry-run", "-o", "json"]);
+    assert!(!json.contains("node3"), "one document, which is the preview: {json}");
 }
