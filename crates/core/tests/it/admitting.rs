@@ -319,6 +319,22 @@ fn a_declaration_that_contradicts_itself_is_refused_whole() {
 }
 
 #[test]
+fn a_profile_is_asked_for_by_the_name_that_is_shown_of_it_and_by_nothing_unspeakable() {
+    let mut world = World::with_gpus(1);
+    let ask = |profile: &str| {
+        let Change::CreateVm { name, vm } = create("a", hardware()) else {
+            unreachable!("that is what it makes")
+        };
+        let request = Request::Partition { vram_mib: None, profile: Some(profile.to_owned()) };
+        Change::CreateVm { name, vm: NewVm { request, ..vm } }
+    };
+    for wrong in ["", "1\n2", &"q".repeat(256)] {
+        world.refuses(&ask(wrong), Code::InvalidValue);
+    }
+    world.accepts(&ask("1/4"));
+}
+
+#[test]
 fn limits_for_moves_that_cannot_be_kept_are_refused_for_a_vm_and_for_all() {
     let mut world = World::with_gpus(1);
     let of = |pause_ms, bandwidth_mib_s| {

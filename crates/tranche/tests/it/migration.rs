@@ -153,7 +153,20 @@ fn a_dry_run_of_a_move_shows_what_would_become_of_the_vm_on_every_other_host() {
             &[outlook("node2", Way::Live), outlook("node3", Way::Restart)],
         );
     let shown = run(&daemon, &["vm", "migrate", "desk", "--dry-run"]);
-    expect![[""]].assert_eq(&shown);
+    expect![[r#"
+        Nothing was changed. It would:
+          migrate VM desk
+
+        No VM would be touched.
+
+        No host has anything to do at once.
+
+        HOST   WOULD                     LIVE           PAUSE  TAKES
+        node2  move there while it runs  yes            -      -
+        node3  restart there             not asked for  -      -
+        exit 0
+    "#]]
+    .assert_eq(&shown);
     let json = run(&daemon, &["vm", "migrate", "desk", "--dry-run", "-o", "json"]);
     assert!(!json.contains("node3"), "one document, which is the preview: {json}");
 }
