@@ -100,12 +100,11 @@ fn show(cluster: &Cluster, progress: &Progress) -> Result<TravelSummary> {
         live.last_tick_before,
         live.first_tick_after
     );
-    let log = node(cluster, &live.from)?.run("tranche operation list -o json")?;
-    let told = log
-        .split('"')
-        .find(|text| text.contains("stood still for"))
-        .context("nothing was told of a pause")?;
-    progress.say(told);
+    let told = wait_for("what is told of the pause", || {
+        let log = node(cluster, &live.from)?.run("tranche operation list -o json")?;
+        Ok(log.split('"').find(|text| text.contains("stood still for")).map(ToOwned::to_owned))
+    })?;
+    progress.say(&told);
     let state =
         node(cluster, &live.to)?.run("dmesg | grep -o 'took over a state of [0-9]* bytes' | tail -n 1")?;
     ensure!(!state.is_empty(), "{LIVE} runs on {}, and its device took nothing over there", live.to);
@@ -118,7 +117,7 @@ fn show(cluster: &Cluster, progress: &Progress) -> Result<TravelSummary> {
     );
     cluster.no_disk_has_two_writers()?;
     let seconds = (progress.elapsed_s() * 10.0).round() / 10.0;
-    let (told, device) = (told.to_owned(), state.trim().to_owned());
+    let device = state.trim().to_owned();
     Ok(TravelSummary { ok: true, told, device, live, restarted, seconds })
 }
 
@@ -134,7 +133,13 @@ fn travel(cluster: &Cluster, vm: &str, way: &str, progress: &Progress) -> Result
     ensure!(destination.way == way, "{vm} was to go by '{way}', and it is said: {text}");
     let to = destination.host.clone();
     let step = progress.step(&format!("tranche vm migrate {vm} --to {to}, while it runs on {from}"));
-    here.run(&format!("tranche -q vm migrate {vm} --to {to}"))?;
+    // Where hosts are emulated libvirt may be silent for a while meanwhile, and whoever waits for the operation is told so.
+    here.run(&format!("tranche -q vm migrate {vm} --to {to} --no-wait"))?;
+    wait_for("the VM on the other host, and on no other", || {
+        let running = cluster.running(None)?;
+        let at = running.get(vm).map(Vec::as_slice).unwrap_or_default();
+        Ok(matches!(at, [(host, _)] if *host == to).then_some(()))
+    })?;
     drop(step);
     let there = node(cluster, &to)?;
     let after = wait_for("the guest's ticks on the other host", || Ok(ticks(there, vm)?.first().copied()))?;
