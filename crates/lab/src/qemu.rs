@@ -140,10 +140,12 @@ fn fence_door(options: &NodeOptions) -> String {
 }
 
 fn kernel_command_line(options: &NodeOptions) -> String {
-    let (name, vgpu, moves) = (&options.name, u8::from(options.vgpu), u8::from(options.vgpu_moves));
+    let (name, vgpu) = (&options.name, u8::from(options.vgpu));
+    // Else it is left to the node: what stands here outweighs its own files.
+    let moves = if options.vgpu_moves { " nvidia.migration=1" } else { "" };
     format!(
         "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on iommu=pt mitigations=off systemd.ssh_auto=no \
-         systemd.hostname={name} tranche_lab.vgpu={vgpu} nvidia.migration={moves}"
+         systemd.hostname={name} tranche_lab.vgpu={vgpu}{moves}"
     )
 }
 
