@@ -4,7 +4,8 @@
 //! (QEMU, docs/devel/migration; migration/migration.c, `migration_iteration_run`). The guest then stands still for the rest, for the
 //! state of its devices, and for the change itself.
 //!
-//! Deliberately absent: how a guest is slowed down that changes more than can be sent. It helps, and nobody knows how much.
+//! Deliberately absent: how long the old machine takes to end, for which a guest waits too, and how much a guest is slowed down that
+//! changes more than can be sent. Nobody knows beforehand how much either is.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,8 @@ use crate::spec::Limits;
 
 /// What a link carries if it was never measured, in MiB/s: Ethernet of 1 Gbit/s.
 const LINK_MIB_S_ASSUMED: u32 = 110;
-/// What the change itself takes, in milliseconds: QEMU's last words, libvirt's on both sides, and letting go on.
+/// What the change itself takes, in milliseconds: about what was left of virsh's pauses of 93 ms (docs/benchmarks.md) without memory. That a
+/// guest also waits until its old machine has ended, which takes QEMU up to seconds, is not in it.
 const CHANGE_MS: u64 = 60;
 /// After so many rounds the pause that is allowed has long been the longest.
 const ROUNDS_MAX: u64 = 30;
