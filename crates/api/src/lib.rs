@@ -6,6 +6,7 @@
 //! Deliberately absent: routes (the daemon has them, and checks in `openapi/v1.json`) and decisions. A view says what
 //! [`tranche_core`] decided and what hosts report; it never decides anew.
 
+pub mod access;
 pub mod answer;
 pub mod catalogue;
 pub mod cluster;

@@ -7,6 +7,7 @@
 //! Deliberately absent: IO, clocks, randomness, threads, async, logging. Time and ids are parameters. The same input
 //! gives the same plan, byte for byte, so every collection here is ordered.
 
+pub mod access;
 pub mod capacity;
 pub mod change;
 pub mod check;

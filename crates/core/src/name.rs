@@ -19,6 +19,8 @@ pub const POOL_NAME_LEN_MAX: usize = 63;
 pub const RULE_NAME_LEN_MAX: usize = 63;
 /// The longest key, and the longest value, of a host's label, in bytes.
 pub const LABEL_LEN_MAX: usize = 63;
+/// The longest name of a user or a token, in bytes.
+pub const USER_NAME_LEN_MAX: usize = 63;
 /// The longest name of a device that is not on the PCI bus, in bytes.
 pub const DEVICE_NAME_LEN_MAX: usize = 63;
 
@@ -137,6 +139,17 @@ text_name!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
     "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
     "desk-01"
+);
+
+text_name!(
+    /// Somebody who logs in, or what a token is called by.
+    UserName,
+    "user name",
+    USER_NAME_LEN_MAX,
+    |text| starts_with_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
+    "1 to 63 letters, digits, '.', '_' and '-', starting with a letter or a digit",
+    "alice"
 );
 
 text_name!(

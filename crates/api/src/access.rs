@@ -1,0 +1,163 @@
+//! Who may come in: users, tokens, sessions. Secrets go over the wire once, when they are made or shown.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tranche_core::access::Role;
+use tranche_core::name::{Timestamp, UserName};
+
+/// Text that stays out of logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Logs in: `POST /v1/sessions`, with a name and a password, or with the secret of a one-time link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum LogIn {
+    /// As a user.
+    Password {
+        /// Who.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// By a link, which works once.
+    Link {
+        /// What the link ends with.
+        link: Secret,
+    },
+}
+
+/// A session that has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoggedIn {
+    /// What the browser shows from now on. It is told only here.
+    pub secret: Secret,
+    /// Whose session it is.
+    #[serde(flatten)]
+    pub caller: CallerView,
+    /// When it ends by itself, in milliseconds since the Unix epoch.
+    pub expires_at: Timestamp,
+}
+
+/// Who asks: `GET /v1/session`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CallerView {
+    /// The user or the token, or the local user by number.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+}
+
+/// A user: `GET /v1/users`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct UserView {
+    /// The name.
+    pub name: UserName,
+    /// What they may do.
+    pub role: Role,
+    /// When they were made known, in milliseconds since the Unix epoch.
+    pub created_at: Timestamp,
+    /// When the password was last set; none while there is none, and only a one-time link lets them in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_at: Option<Timestamp>,
+}
+
+/// Makes a user known, or changes one: `PUT /v1/users/{name}`. What is left out stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetUser {
+    /// What they may do; a viewer if that was never said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// A new password. It ends all sessions of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+}
+
+/// A token: `GET /v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenView {
+    /// What it is called.
+    pub name: UserName,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_at: Timestamp,
+    /// When it ends, in milliseconds since the Unix epoch.
+    pub expires_at: Timestamp,
+}
+
+/// Makes a token: `POST /v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// What it is called; each name stands for one token.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// For how many days it lasts.
+    #[serde(default = "days_default")]
+    #[schema(minimum = 1, maximum = 3650, default = 90)]
+    pub days: u32,
+}
+
+/// For how many days a token lasts unless something else is asked for.
+pub const TOKEN_DAYS_DEFAULT: u32 = 90;
+/// For how many days a token lasts at most.
+pub const TOKEN_DAYS_MAX: u32 = 3_650;
+
+fn days_default() -> u32 {
+    TOKEN_DAYS_DEFAULT
+}
+
+/// A token that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenMade {
+    /// What is sent as `Authorization: Bearer`. It is told only here.
+    pub secret: Secret,
+    /// The token.
+    #[serde(flatten)]
+    pub token: TokenView,
+}
+
+/// A one-time link to the console: `POST /v1/users/{name}/link`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LinkMade {
+    /// What the link ends with. It works once.
+    pub secret: Secret,
+    /// The path that it belongs to, on any host of the cluster.
+    pub path: String,
+    /// When it ends, in milliseconds since the Unix epoch.
+    pub expires_at: Timestamp,
+}
+
+/// Something that was done or refused: `GET /v1/audit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AuditEntry {
+    /// When, in milliseconds since the Unix epoch.
+    pub at: Timestamp,
+    /// Who: a user, `token NAME`, or `uid N` for the host's own socket.
+    pub who: String,
+    /// From where: an address, or `socket`.
+    pub from: String,
+    /// At which host it was asked.
+    pub host: String,
+    /// What was asked: the method and the path.
+    pub what: String,
+    /// The body that was sent, without secrets, cut at 4 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// What became of it: the title of the operation, or why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
