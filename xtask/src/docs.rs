@@ -94,5 +94,10 @@ const CLASSES: [(Class, &str, &str); 5] = [
         "It cannot be done at this moment",
         "The same request may succeed later; what was accepted goes on by itself. The API answers 503.",
     ),
+    (
+        Class::Denied,
+        "Who asks may not",
+        "Log in, or ask somebody with another role. The API answers 401, 403 or 429.",
+    ),
     (Class::Note, "Good to know", "These never refuse anything."),
 ];

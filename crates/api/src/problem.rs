@@ -73,6 +73,11 @@ pub fn status_of(code: Code) -> u16 {
         Class::Invalid => 422,
         Class::NotFound => 404,
         Class::Conflict | Class::Note => 409,
+        Class::Denied => match code {
+            Code::LoginRequired | Code::LoginFailed => 401,
+            Code::LoginThrottled => 429,
+            _ => 403,
+        },
         Class::Unavailable => 503,
     }
 }
@@ -108,6 +113,7 @@ mod tests {
         for code in Code::ALL {
             let expected: &[u16] = match code.class() {
                 Class::Invalid | Class::NotFound | Class::Conflict | Class::Note => &[422, 404, 409],
+                Class::Denied => &[401, 403, 429],
                 Class::Unavailable => &[503],
             };
             assert!(expected.contains(&status_of(*code)), "{code}");

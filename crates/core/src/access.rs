@@ -60,12 +60,12 @@ pub fn needed(method: &str, path: &str) -> Role {
     let asks = matches!(method, "GET" | "HEAD");
     match (segments.as_slice(), asks) {
         // Who there is, and what was done by whom, is not everybody's business.
-        (["v1", "users" | "tokens" | "audit", ..], _) => Role::Admin,
+        (["v1", "users" | "tokens" | "audit", ..] | ["v1", "cluster", "backup"], _) => Role::Admin,
         (_, true) => Role::Viewer,
         // One's own session: to leave is always allowed.
         (["v1", "session"], _) => Role::Viewer,
-        // What only checks and changes nothing.
-        (["v1", "diff" | "catalogue", ..], _) => Role::Viewer,
+        // It only compares, and changes nothing.
+        (["v1", "diff"], _) => Role::Viewer,
         (["v1", "vms", ..], _) => Role::Operator,
         (["v1", "hosts", _, "drain" | "undrain"], _) => Role::Operator,
         _ => Role::Admin,

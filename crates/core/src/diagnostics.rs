@@ -3,6 +3,7 @@
 //! A message is a sentence about what is wrong, with the names and numbers that it concerns. A hint is a sentence about
 //! what its reader can do. Neither repeats the other.
 
+mod access;
 mod cluster;
 mod fencing;
 mod gpu;
@@ -12,6 +13,7 @@ mod migration;
 mod placement;
 mod whereabouts;
 
+pub use self::access::*;
 pub use self::cluster::*;
 pub use self::fencing::*;
 pub use self::gpu::*;

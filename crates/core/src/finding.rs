@@ -112,6 +112,8 @@ pub enum Class {
     Conflict,
     /// It cannot be done at this moment; the same request may succeed later (HTTP 503).
     Unavailable,
+    /// Who asks is not known, or may not do this (HTTP 403; 401 and 429 at the door).
+    Denied,
     /// Information, never a refusal.
     Note,
 }
@@ -161,6 +163,14 @@ codes! {
     OperationNotFound "operation_not_found" NotFound "No operation has that id, or it has been forgotten.",
     VmExists "vm_exists" Conflict "A VM of that name exists already.",
     DomainExists "domain_exists" Conflict "libvirt has a domain of that name that Tranche does not manage.",
+    UserNotFound "user_not_found" NotFound "No user of that name is known.",
+    TokenNotFound "token_not_found" NotFound "No token of that name is known.",
+    TokenExists "token_exists" Conflict "A token of that name exists already.",
+    PasswordWeak "password_weak" Invalid "A password is too short, too long, or easily guessed.",
+    LoginRequired "login_required" Denied "Who asks has not said who they are, or their session or token has ended.",
+    LoginFailed "login_failed" Denied "The name and the password do not belong together, or a link was used or is over.",
+    LoginThrottled "login_throttled" Denied "Too many attempts to log in have failed; the next one has to wait.",
+    Forbidden "forbidden" Denied "Who asks may not do this.",
     VersionConflict "version_conflict" Conflict "The state changed between looking and acting.",
     // Hosts.
     IommuOff "iommu_off" Conflict "The IOMMU is off, so no device can be given to a VM.",

@@ -246,7 +246,7 @@ pub fn judge(
     let waits = |one: &&Finding| match one.code.class() {
         Class::Conflict => true,
         Class::Unavailable => one.severity == Severity::Error,
-        Class::Invalid | Class::NotFound | Class::Note => false,
+        Class::Invalid | Class::NotFound | Class::Denied | Class::Note => false,
     };
     if hopeless {
         verdict.state = OperationState::Failed;

@@ -257,6 +257,11 @@ impl Cluster {
         self.0.cluster.port
     }
 
+    /// By which address, or name, other machines reach this one.
+    pub fn address(&self) -> &str {
+        &self.0.cluster.address
+    }
+
     /// Returns when the process shall replace itself.
     pub async fn anew(&self) {
         // The sender lives as long as this does.

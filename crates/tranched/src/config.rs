@@ -4,6 +4,7 @@
 //! test holds it to the defaults here.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
@@ -55,8 +56,56 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// The cluster's store.
     pub etcd: EtcdConfig,
+    /// The console, and REST over HTTPS.
+    pub console: ConsoleConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// Settings of the console, and of REST over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsoleConfig {
+    /// Where it is served, as `ADDRESS:PORT`; nowhere if empty.
+    pub listen: String,
+    /// What it shows, in PEM: its certificate and those behind it. One of the host's own if empty.
+    pub certificate: Utf8PathBuf,
+    /// The key of that.
+    pub key: Utf8PathBuf,
+}
+
+impl ConsoleConfig {
+    /// Where it is served; nowhere if that is not wanted.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listen.parse().ok()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.listen.is_empty() && self.address().is_none() {
+            let choose = "an address and a port such as [::]:7440, or nothing".to_owned();
+            return Err(wrong("console.listen", &self.listen, choose));
+        }
+        let is_named = |path: &Utf8Path| !path.as_str().is_empty();
+        for (setting, path, other) in [
+            ("console.certificate", &self.certificate, &self.key),
+            ("console.key", &self.key, &self.certificate),
+        ] {
+            if is_named(path) && !path.is_absolute() {
+                return Err(wrong(setting, path, "an absolute path".to_owned()));
+            }
+            if is_named(other) && !is_named(path) {
+                return Err(wrong(setting, "empty", "the file that belongs to the other one".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for ConsoleConfig {
+    fn default() -> Self {
+        let (certificate, key) = (Utf8PathBuf::new(), Utf8PathBuf::new());
+        Self { listen: "[::]:7440".to_owned(), certificate, key }
+    }
 }
 
 /// Settings of the cluster. Whether this host is a member of one is no setting: `tranche cluster` makes it one.
@@ -160,6 +209,7 @@ impl Default for Config {
             libvirt: LibvirtConfig::default(),
             cluster: ClusterConfig::default(),
             etcd: EtcdConfig::default(),
+            console: ConsoleConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -329,6 +379,7 @@ impl Config {
                 return Err(wrong("etcd.endpoints", endpoint, "URLs such as https://etcd1:2379".to_owned()));
             }
         }
+        self.console.check()?;
         if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::Targets>() {
             return Err(wrong("log.level", &self.log.level, format!("a level such as info ({error})")));
         }
@@ -374,7 +425,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 27, "every setting is in the file");
+        assert_eq!(keys, 30, "every setting is in the file");
     }
 
     #[test]
@@ -393,6 +444,10 @@ mod tests {
         assert_eq!(short, "the setting etcd.election_ms cannot be 1; choose 100 to 50000 milliseconds");
         let large = message("[etcd]\nquota_mib = 9000");
         assert_eq!(large, "the setting etcd.quota_mib cannot be 9000; choose 16 to 8192 MiB");
+        let nowhere = message("[console]\nlisten = \"7440\"");
+        assert!(nowhere.contains("console.listen cannot be 7440; choose an address and a port"), "{nowhere}");
+        let half = message("[console]\ncertificate = \"/a\"");
+        assert!(half.contains("console.key cannot be empty"), "{half}");
         assert!(message("socket = \"x.sock\"").contains("the setting socket cannot be x.sock"));
         assert!(message("tick = 3").contains("unknown field `tick`"), "{}", message("tick = 3"));
         assert!(

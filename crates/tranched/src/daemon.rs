@@ -33,7 +33,8 @@ use crate::member::guard::Guard;
 use crate::metrics::Metrics;
 use crate::patience::Patience;
 use crate::pulse::Pulse;
-use crate::rest::{self, App, Peer};
+use crate::rest::{self, Access, App, Peer};
+use crate::web::Web;
 
 /// How long READY waits for the first look at libvirt, which may itself wait for READY.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
@@ -56,6 +57,10 @@ pub struct Daemon {
     pub cluster: Cluster,
     /// This host as a member of that; none where it stands alone.
     pub member: Option<(Member, Guard)>,
+    /// Who may come in.
+    pub access: Access,
+    /// Where the console is served; nowhere if left out.
+    pub web: Option<Web>,
     /// How long it waits for itself.
     pub patience: Patience,
 }
@@ -100,10 +105,12 @@ impl Daemon {
             pulse: pulse.clone(),
             cluster: self.cluster.clone(),
             member: member.clone(),
+            access: self.access,
             patience: self.patience,
         };
         let (stop, stopped) = watch::channel(false);
         let door = open_door(&self.cluster, rest::for_members(&app), self.patience, stopped.clone()).await?;
+        let web = self.web.and_then(|web| web.serve(rest::for_the_web(app.clone()), stopped.clone()));
         self.cluster.follow(self.engine.watch());
         self.cluster.resume();
         self.cluster.care();
@@ -141,7 +148,7 @@ impl Daemon {
             // Waits a moment for the store.
             let _ = tokio::task::spawn_blocking(move || member.end()).await;
         }
-        for task in [following, announcing, watchdog].into_iter().chain(door) {
+        for task in [following, announcing, watchdog].into_iter().chain(door).chain(web) {
             task.abort();
         }
         ended

@@ -22,5 +22,6 @@ pub mod pulse;
 pub mod rest;
 pub mod uevents;
 pub mod waiting;
+pub mod web;
 pub mod wiring;
 pub mod witness;

@@ -15,6 +15,12 @@ pub(crate) enum Refusals {
     /// The request is malformed.
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(Problem),
+    /// Who asks has not said who they are, or is not known.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unknown(Problem),
+    /// Who asks may not do this.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(Problem),
     /// It names something that does not exist.
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(Problem),
@@ -43,7 +49,8 @@ pub(crate) enum Refusals {
     info(
         title = "Tranche",
         description = "GPU partitioning for Linux/KVM hosts. Served on a Unix socket (/run/tranche/tranche.sock): \
-                       curl --unix-socket /run/tranche/tranche.sock http://localhost/v1/gpus",
+                       curl --unix-socket /run/tranche/tranche.sock http://localhost/v1/gpus; and on HTTPS (port 7440), \
+                       where each request carries a token: Authorization: Bearer tranche_NAME.SECRET",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
         contact(name = "Tranche", url = "https://github.com/tranche-project/tranche")
     ),
@@ -54,6 +61,7 @@ pub(crate) enum Refusals {
         (name = "vms", description = "Virtual machines and what they ask for."),
         (name = "operations", description = "Changes that take their time: each is answered with an operation."),
         (name = "installation", description = "What concerns everything: findings, policies, declarations."),
+        (name = "access", description = "Who may come in: users, tokens, sessions, and what was done by whom."),
         (name = "cluster", description = "The cluster that the host is in."),
         (name = "daemon", description = "The daemon itself: events, health, metrics, this document.")
     )

@@ -4,6 +4,8 @@
 //! a wish can come true is decided by [`tranche_core::change`] alone, so that every door refuses the same. Whatever
 //! goes wrong is answered as problem+json, also what HTTP itself refuses.
 
+mod access;
+mod admit;
 mod catalogue;
 mod cluster;
 mod events;
@@ -28,7 +30,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tranche_api::answer::{Accepted, Preview};
 use tranche_api::view::Sources;
@@ -47,6 +49,7 @@ use crate::metrics::Metrics;
 use crate::patience::Patience;
 use crate::pulse::Pulse;
 
+pub use access::Access;
 pub use cluster::{door, waiting, witness};
 pub use guard::Peer;
 pub(crate) use refusal::Refusal;
@@ -68,19 +71,42 @@ pub struct App {
     pub cluster: Cluster,
     /// This host as a member of that, at work; none where it stands alone.
     pub member: Option<Member>,
+    /// Who may come in.
+    pub access: Access,
     /// How long requests wait.
     pub patience: Patience,
 }
 
 /// The whole REST interface, on the host's own socket.
 pub fn router(app: App) -> Router {
+    authorised(&app)
+        .layer(from_fn(admit::by_socket))
+        .layer(from_fn_with_state(app.patience, guard::guard))
+}
+
+/// The console and the whole REST interface, over HTTPS. The console asks the same interface, as whoever looks at it.
+pub fn for_the_web(app: App) -> Router {
+    let rest = authorised(&app);
+    let pages = tranche_console::router(rest.clone());
+    Router::new()
+        .route_service("/v1/{*rest}", rest.clone())
+        .route_service("/healthz", rest.clone())
+        .route_service("/metrics", rest)
+        .fallback_service(pages)
+        .layer(from_fn_with_state(app.clone(), admit::by_web))
+        .layer(from_fn_with_state(app.patience, guard::guard))
+}
+
+/// The whole REST interface, for those who may ask what they ask.
+fn authorised(app: &App) -> Router {
     let (of_the_cluster, _) = cluster::of_the_cluster::<App>().split_for_parts();
-    let of_the_cluster = of_the_cluster.with_state(app.clone());
-    routes_of(&app)
-        .merge(of_the_cluster)
+    let (of_access, _) = access::routes().split_for_parts();
+    routes_of(app)
+        .merge(of_the_cluster.with_state(app.clone()))
+        .merge(of_access.with_state(app.clone()))
         .fallback(guard::not_found)
         .method_not_allowed_fallback(guard::method_not_allowed)
-        .layer(from_fn_with_state(app.patience, guard::guard))
+        .layer(from_fn_with_state(app.clone(), admit::authorise))
 }
 
 /// What members of the cluster may ask at the host's door: all that does not concern this host's own place in the cluster, and
@@ -106,7 +132,7 @@ fn routes_of(app: &App) -> Router {
 
 /// Every route with its documentation.
 pub(crate) fn documented() -> OpenApiRouter<App> {
-    of_the_hosts().merge(news()).merge(of_the_daemon()).merge(cluster::of_the_cluster())
+    of_the_hosts().merge(news()).merge(of_the_daemon()).merge(cluster::of_the_cluster()).merge(access::routes())
 }
 
 /// What the daemon answers about itself and of what it knows beforehand, at any moment.

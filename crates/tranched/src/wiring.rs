@@ -18,7 +18,7 @@ use tranche_host::tree::{DirTree, Tree};
 use tranche_host::vm::Ways;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_host::watchdog::{Open, Watchdog};
-use tranche_store::{EtcdStore, Key, MonotonicClock, Repository, Settings, SqliteStore};
+use tranche_store::{EtcdStore, Key, MonotonicClock, Repository, Settings, SqliteStore, Store};
 
 use crate::bell::Bell;
 use crate::cluster::book::{Book, Standing};
@@ -33,6 +33,8 @@ use crate::listen;
 use crate::member::guard::{self, Finder, Guard};
 use crate::member::{Agents, Member, Parts, StoreMembers};
 use crate::patience::Patience;
+use crate::rest::Access;
+use crate::web::Web;
 
 /// How many steps of different GPUs and VMs are carried out side by side.
 const WORKERS: usize = 4;
@@ -49,10 +51,11 @@ pub fn build(
     runtime: &Handle,
 ) -> anyhow::Result<Daemon> {
     let name = config.host_name()?;
-    let repository = match cluster.store() {
-        Some(store) => Repository::new(store),
+    let store = match cluster.store() {
+        Some(store) => store as Arc<dyn Store>,
         None => open_store(config)?,
     };
+    let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store));
     let (bell, gate) = (Bell::default(), Gate::default());
     let libvirt = if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) };
     let host = match fake {
@@ -92,7 +95,9 @@ pub fn build(
     });
     let tick = Duration::from_secs(config.tick_s);
     let patience = Patience::default();
-    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, patience })
+    let (state_dir, host) = (config.state_dir.clone(), name);
+    let web = Some(Web { config: config.console.clone(), state_dir, host, cluster: cluster.clone() });
+    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, access, web, patience })
 }
 
 /// The host's watchdog, as systemd kept it open when the daemon before died, or closed.
@@ -153,14 +158,16 @@ pub fn set_aside(config: &Config, key: &str) -> anyhow::Result<String> {
                 walk::settings(&Book::new(&config.state_dir), &config.etcd, &membership.endpoints)?;
             Repository::new(Arc::new(EtcdStore::connect(&settings)?))
         }
-        Standing::Alone | Standing::Entering(_) | Standing::Leaving(_) => open_store(config)?,
+        Standing::Alone | Standing::Entering(_) | Standing::Leaving(_) => {
+            Repository::new(open_store(config)?)
+        }
     };
     let aside = repository.set_aside(&key)?;
     let aside = aside.with_context(|| format!("there is no record {key}"))?;
     Ok(format!("{key} is now {aside}; start the daemon again"))
 }
 
-fn open_store(config: &Config) -> anyhow::Result<Repository> {
+fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let dir = &config.state_dir;
     std::fs::create_dir_all(dir).with_context(|| format!("the state directory {dir} cannot be made"))?;
     let store = SqliteStore::open(&Settings::new(dir.clone()), Arc::new(MonotonicClock::default())).map_err(
@@ -169,7 +176,7 @@ fn open_store(config: &Config) -> anyhow::Result<Repository> {
             anyhow::Error::from(error).context(hint).context("the store cannot be opened")
         },
     )?;
-    Ok(Repository::new(Arc::new(store)))
+    Ok(Arc::new(store))
 }
 
 #[cfg(feature = "libvirt")]

@@ -10,6 +10,10 @@ use crate::tree::{File, Tree};
 /// What the code of each crate may use. Dev-dependencies are free: they do not ship.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/core", &["imbl", "serde", "thiserror", "utoipa", "uuid"]),
+    (
+        "crates/access",
+        &["argon2", "base64", "ring", "serde", "serde_json", "tranche-api", "tranche-core", "tranche-store"],
+    ),
     ("crates/api", &["serde", "tranche-core", "utoipa", "uuid"]),
     (
         "crates/host",
@@ -63,7 +67,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "toml",
             "tracing",
             "tracing-subscriber",
+            "tranche-access",
             "tranche-api",
+            "tranche-console",
             "tranche-core",
             "tranche-engine",
             "tranche-host",

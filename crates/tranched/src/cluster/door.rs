@@ -138,7 +138,8 @@ pub struct Address {
     pub key: String,
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// What TLS computes with.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -370,6 +371,14 @@ impl Door {
     /// The system refuses the port, or the certificates are of no use.
     pub async fn open(address: SocketAddr, identity: &Identity) -> io::Result<Self> {
         let config = server_config(identity).map_err(|error| io::Error::other(error.to_string()))?;
+        Self::listen(address, config).await
+    }
+
+    /// Opens a port with these settings of TLS. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The system refuses the port.
+    pub async fn listen(address: SocketAddr, config: ServerConfig) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (enter, entered) = mpsc::channel(HANDSHAKES_MAX);

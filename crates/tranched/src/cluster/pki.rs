@@ -185,6 +185,37 @@ impl Authority {
     }
 }
 
+/// A certificate that a host has signed itself, in PEM, for people who reach it by one of its names.
+pub struct SelfSigned {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// The key stays out of logs.
+impl std::fmt::Debug for SelfSigned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SelfSigned").finish_non_exhaustive()
+    }
+}
+
+/// Makes one that is good for a year.
+///
+/// # Errors
+/// The system has no randomness, or the address is none.
+pub fn self_signed(host: &HostName, address: &str, now: Timestamp) -> Result<SelfSigned, PkiError> {
+    let key = KeyPair::generate().map_err(PkiError::Make)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(host.as_str());
+    params.subject_alt_names = alternatives(&Subject { host, address, keeps_store: false })?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    hold(&mut params, now, HOST_LIFE_MS);
+    let signed = params.self_signed(&key).map_err(PkiError::Make)?;
+    Ok(SelfSigned { certificate: signed.pem(), key: key.serialize_pem() })
+}
+
 /// A new key of a host, in PEM.
 ///
 /// # Errors

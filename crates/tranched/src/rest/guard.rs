@@ -24,6 +24,13 @@ pub struct Peer {
     pid: Option<i32>,
 }
 
+impl Peer {
+    /// The number of the user, where the kernel tells.
+    pub(super) fn uid(self) -> Option<u32> {
+        self.uid
+    }
+}
+
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         let credentials = stream.io().peer_cred().ok();

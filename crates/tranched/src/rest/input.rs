@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tranche_api::limits::BODY_LEN_MAX;
-use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, VmName};
+use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, UserName, VmName};
 
 use super::Refusal;
 
@@ -146,7 +146,7 @@ macro_rules! from_one_text {
     };
 }
 
-from_one_text!(HostName, VmName, OperationId, RuleName);
+from_one_text!(HostName, VmName, OperationId, RuleName, UserName);
 
 /// Any text: what it names is looked up, and either is there or is not.
 impl FromTexts for String {

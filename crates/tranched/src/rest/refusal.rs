@@ -67,7 +67,11 @@ impl IntoResponse for Refusal {
         let status = self.status();
         let media_type = (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let nobody_leads = self.0.code == Code::NoLeader;
+        let code = self.0.code;
         let mut response = (status, [media_type], Json(self.0)).into_response();
+        if code == Code::LoginRequired {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if nobody_leads {
             response.headers_mut().insert(NOT_LEADING, HeaderValue::from_static("true"));
         }

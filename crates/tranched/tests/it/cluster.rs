@@ -55,6 +55,7 @@ impl Machine {
         [config.cluster.port, config.etcd.client_port, config.etcd.peer_port] =
             ports.numbers[..].try_into().unwrap();
         config.cluster.address = "127.0.0.1".to_owned();
+        config.console.listen = String::new();
         config.etcd.run = EtcdRun::Child;
         let book = Book::new(&config.state_dir);
         Self { _dir: dir, _ports: ports, config, book, running: None, killed: Mutex::default() }

@@ -66,7 +66,7 @@ impl Machine {
         let settings = format!(
             "host = {name:?}\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\ntick_s = 1\n\
              [cluster]\naddress = \"127.0.0.1\"\nport = {port}\nfence_agent_dirs = [{:?}]\n\
-             [etcd]\nrun = \"child\"\nclient_port = {client}\npeer_port = {peer}\n",
+             [console]\nlisten = \"\"\n[etcd]\nrun = \"child\"\nclient_port = {client}\npeer_port = {peer}\n",
             at("state"),
             at("s"),
             site.path()

@@ -1,5 +1,6 @@
 //! The daemon from outside: HTTP over its socket, an engine in memory, and a host that behaves.
 
+mod admitted;
 mod bad_input;
 mod catalogue;
 mod cluster;
@@ -27,3 +28,4 @@ mod stories;
 mod stream;
 mod told;
 mod versions;
+mod web;

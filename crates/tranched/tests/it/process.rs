@@ -28,7 +28,8 @@ impl Home {
         manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let home = Self { dir, manager };
         let settings = format!(
-            "host = \"node1\"\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\n",
+            "host = \"node1\"\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\n\
+             [console]\nlisten = \"\"\n",
             home.path("state"),
             home.path("s")
         );

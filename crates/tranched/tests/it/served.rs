@@ -16,13 +16,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tranche_host::Host;
 use tranche_host::fake::Machine;
-use tranche_store::{MemoryStore, Repository};
+use tranche_store::{MemoryStore, Repository, Store};
 use tranched::bell::Bell;
 use tranched::cluster::Cluster;
 use tranched::daemon::{Daemon, DaemonError};
 use tranched::engine::{Engine, View};
 use tranched::gate::Gate;
 use tranched::patience::Patience;
+use tranched::rest::Access;
 
 use crate::fake_machine::FakeMachine;
 
@@ -84,14 +85,15 @@ impl Served {
     pub(crate) fn over(machine: FakeMachine, host: Arc<dyn Host>, patience: Patience) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixListener::bind(dir.path().join("s")).unwrap();
-        let repository = Repository::new(Arc::new(MemoryStore::default()));
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store));
         let engine = Arc::new(Engine::open("node1".parse().unwrap(), host, repository, 2).unwrap());
         // The tick is so long that a test hangs if nothing but the tick would wake the loop.
         let tick = Duration::from_secs(3600);
         let (bell, gate) = (Bell::default(), Gate::default());
         let cluster = Cluster::nowhere("node1".parse().unwrap());
         let engine_of = Arc::clone(&engine);
-        let daemon = Daemon { engine: engine_of, bell, gate, tick, cluster, member: None, patience };
+        let daemon = Daemon { engine: engine_of, bell, gate, tick, cluster, member: None, access, web: None, patience };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(daemon.serve(socket, async {
             let _ = stopped.await;

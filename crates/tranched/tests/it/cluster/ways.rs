@@ -19,7 +19,7 @@ use tranched::events::Events;
 use tranched::member::{Agents, Member, Parts, StoreMembers};
 use tranched::metrics::Metrics;
 use tranched::pulse::Pulse;
-use tranched::rest::{self, App};
+use tranched::rest::{self, Access, App};
 
 use super::*;
 use crate::fake_machine::FakeMachine;
@@ -54,6 +54,7 @@ fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8Pat
     });
     let patience = Patience::default();
     App {
+        access: Access::new(Arc::new(tranche_store::MemoryStore::default())),
         events: Events::new(engine.watch()),
         engine: Arc::new(engine),
         bell: Bell::default(),
@@ -286,7 +287,7 @@ fn nobody_gets_to_libvirt_but_a_member_that_is_expected_and_not_too_often_at_onc
 fn the_way_to_libvirt_is_not_on_a_members_own_socket_and_not_in_the_document_of_the_api() {
     let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
     let cluster = Cluster::nowhere(named("node1"));
-    let app = app("node1", cluster, Arc::new(MemoryStore::default()), Vec::new());
+    let app = app("node1", cluster, Arc::new(tranche_store::MemoryStore::default()), Vec::new());
     let socket = dir.path().join("s");
     let router = rest::router(app);
     let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&socket).unwrap() });

@@ -1,0 +1,77 @@
+//! Who may come in and do what, in words. None of them says whether a user exists to somebody who has not logged in.
+
+use super::error;
+use crate::access::Role;
+use crate::finding::{Code, Finding, Subject};
+use crate::name::UserName;
+
+/// No such user.
+pub fn user_not_found(user: &UserName) -> Finding {
+    let hint = "'tranche user list' shows the users.";
+    error(Code::UserNotFound, subject("user", user), format!("There is no user {user}."), hint)
+}
+
+/// No such token.
+pub fn token_not_found(token: &UserName) -> Finding {
+    let hint = "'tranche token list' shows the tokens.";
+    error(Code::TokenNotFound, subject("token", token), format!("There is no token {token}."), hint)
+}
+
+/// A name that another token has.
+pub fn token_exists(token: &UserName) -> Finding {
+    let message = format!("There is a token {token} already.");
+    let hint = format!("Choose another name, or revoke that one first: 'tranche token revoke {token}'.");
+    error(Code::TokenExists, subject("token", token), message, hint)
+}
+
+/// A password that is no good. `why` ends a sentence that begins with "The password".
+pub fn password_weak(why: &str, len_min: usize) -> Finding {
+    let message = format!("The password {why}.");
+    let hint = format!("Choose one of {len_min} characters or more, such as four or five words.");
+    error(Code::PasswordWeak, Subject::Input("password".to_owned()), message, hint)
+}
+
+/// Whoever asks has not said who they are.
+pub fn login_required() -> Finding {
+    let message = "This needs a session or a token, and there is none, or it has ended.".to_owned();
+    let hint = "Log in, or send 'Authorization: Bearer' with a token that 'tranche token create' makes.";
+    error(Code::LoginRequired, Subject::Installation, message, hint)
+}
+
+/// A name and a password that do not belong together.
+pub fn login_failed() -> Finding {
+    let message = "No user has this name and this password.".to_owned();
+    let hint = "Check both. On a host of the cluster, 'tranche user link NAME' makes a link that logs in once.";
+    error(Code::LoginFailed, Subject::Installation, message, hint)
+}
+
+/// A one-time link that opens nothing.
+pub fn link_failed() -> Finding {
+    let message = "This link was used already, or its time is over.".to_owned();
+    let hint = "Make another one on a host of the cluster: 'tranche user link NAME'.";
+    error(Code::LoginFailed, Subject::Installation, message, hint)
+}
+
+/// Too many attempts have failed.
+pub fn login_throttled(wait_s: u64) -> Finding {
+    let message = format!("Too many attempts to log in have failed; the next one is taken in {wait_s} s.");
+    let hint = "Wait. On a host of the cluster, 'tranche user link NAME' makes a link that logs in once.";
+    error(Code::LoginThrottled, Subject::Installation, message, hint)
+}
+
+/// Somebody who may not do this.
+pub fn forbidden(who: &str, has: Role, needs: Role) -> Finding {
+    let message = format!("This is for the role {needs}, and {who} has the role {has}.");
+    let hint = "An administrator can change that: 'tranche user set NAME --role ROLE'.";
+    error(Code::Forbidden, Subject::Input(who.to_owned()), message, hint)
+}
+
+/// Somebody else changed the same user at the same moment.
+pub fn changed_meanwhile() -> Finding {
+    let message = "Somebody else changed the same at this moment; nothing was done.".to_owned();
+    error(Code::VersionConflict, Subject::Installation, message, "Look again, then ask again.")
+}
+
+fn subject(kind: &str, name: &UserName) -> Subject {
+    Subject::Input(format!("{kind} {name}"))
+}

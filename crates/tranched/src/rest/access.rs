@@ -1,0 +1,273 @@
+//! Who may come in: users, tokens, sessions and the audit log. Any host answers these, whoever leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tranche_access::{Accounts, Asker, Audit, BY_ADDRESS, BY_USER, Throttle};
+use tranche_api::access::{
+    AuditEntry, CallerView, LinkMade, LogIn, LoggedIn, NewToken, SetUser, TokenMade, TokenView, UserView,
+};
+use tranche_core::diagnostics as say;
+use tranche_core::finding::{Code, Finding};
+use tranche_core::name::UserName;
+use tranche_store::Store;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::admit::{From, SessionSecret};
+use super::input::{InBody, InPath, InQuery, NoQuery};
+use super::{App, Refusal};
+use crate::clock;
+use crate::openapi::Refusals;
+
+/// Passwords that are looked at beside each other: each takes 19 MiB and tens of milliseconds of a processor.
+const PASSWORDS_AT_ONCE: usize = 2;
+/// How long one waits for its turn.
+const PASSWORD_WAIT: Duration = Duration::from_secs(5);
+/// So many entries of the audit log are shown unless something else is asked for, and at most.
+const AUDIT_SHOWN: usize = 200;
+const AUDIT_SHOWN_MAX: usize = tranche_access::AUDIT_KEPT_MAX;
+
+/// Knows who may come in, and remembers what was done.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Users, tokens and sessions.
+    pub accounts: Accounts,
+    /// What was done by whom.
+    pub audit: Audit,
+    by_address: Arc<Throttle>,
+    by_user: Arc<Throttle>,
+    passwords: Arc<Semaphore>,
+}
+
+impl Access {
+    /// With what `store` remembers.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            accounts: Accounts::new(Arc::clone(&store)),
+            audit: Audit::new(store),
+            by_address: Arc::new(Throttle::new(BY_ADDRESS)),
+            by_user: Arc::new(Throttle::new(BY_USER)),
+            passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
+        }
+    }
+
+    /// Does what waits for the store, or takes a while.
+    pub(super) async fn wait_for<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Finding> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let access = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&access)).await;
+        done.map_err(|_| Refusal::defect())?.map_err(Refusal::from)
+    }
+}
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(log_in))
+        .routes(routes!(session, log_out))
+        .routes(routes!(users))
+        .routes(routes!(set_user, delete_user))
+        .routes(routes!(make_link))
+        .routes(routes!(tokens, make_token))
+        .routes(routes!(delete_token))
+        .routes(routes!(audit))
+}
+
+/// Logs in. The secret of the answer is the session of the console; programs use tokens.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions", operation_id = "log_in",
+    tag = "access",
+    request_body = LogIn,
+    responses(
+        (status = 201, description = "The session has begun; its secret is told once.", body = LoggedIn),
+        (status = 429, description = "Too many attempts have failed.", body = tranche_api::Problem, content_type = "application/problem+json"),
+        Refusals
+    )
+)]
+async fn log_in(
+    State(app): State<App>,
+    Extension(From(from)): Extension<From>,
+    InBody(asked): InBody<LogIn>,
+) -> Result<(StatusCode, Json<LoggedIn>), Refusal> {
+    let access = &app.access;
+    let user = match &asked {
+        LogIn::Password { user, .. } => Some(user.chars().take(80).collect::<String>()),
+        LogIn::Link { .. } => None,
+    };
+    let now = clock::now();
+    let waits = [access.by_address.wait_ms(&from, now), user.as_ref().and_then(|user| access.by_user.wait_ms(user, now))];
+    if let Some(wait_ms) = waits.into_iter().flatten().max() {
+        return Err(Refusal::from(say::login_throttled(wait_ms.div_ceil(1_000))));
+    }
+    let turn = tokio::time::timeout(PASSWORD_WAIT, Arc::clone(&access.passwords).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(Refusal::busy("Too many log in at once.")) };
+    let answer = access.wait_for(move |access| Ok(access.accounts.log_in(&asked, clock::now()))).await?;
+    drop(turn);
+    match answer {
+        Ok(session) => {
+            access.by_address.succeeded(&from);
+            user.iter().for_each(|user| access.by_user.succeeded(user));
+            Ok((StatusCode::CREATED, Json(session)))
+        }
+        Err(finding) => {
+            if finding.code == Code::LoginFailed {
+                let now = clock::now();
+                access.by_address.failed(&from, now);
+                user.iter().for_each(|user| access.by_user.failed(user, now));
+            }
+            Err(Refusal::from(finding))
+        }
+    }
+}
+
+/// Who asks, and what they may do.
+#[utoipa::path(get, path = "/v1/session", operation_id = "show_session", tag = "access", responses((status = 200, description = "Who asks.", body = CallerView), Refusals))]
+async fn session(
+    Extension(asker): Extension<Asker>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Json<CallerView> {
+    Json(asker.view())
+}
+
+/// Ends the session that asks. Who asks otherwise has none, and nothing happens.
+#[utoipa::path(delete, path = "/v1/session", operation_id = "log_out", tag = "access", responses((status = 204, description = "There is no session any more."), Refusals))]
+async fn log_out(
+    State(app): State<App>,
+    secret: Option<Extension<SessionSecret>>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<StatusCode, Refusal> {
+    if let Some(Extension(SessionSecret(secret))) = secret {
+        app.access.wait_for(move |access| access.accounts.log_out(&secret)).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Every user.
+#[utoipa::path(get, path = "/v1/users", operation_id = "list_users", tag = "access", responses((status = 200, description = "Every user, by name.", body = Vec<UserView>), Refusals))]
+async fn users(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<Json<Vec<UserView>>, Refusal> {
+    app.access.wait_for(|access| access.accounts.users()).await.map(Json)
+}
+
+/// Makes a user known, or changes one.
+#[utoipa::path(
+    put,
+    path = "/v1/users/{name}", operation_id = "set_user",
+    tag = "access",
+    params(("name" = UserName, Path)),
+    request_body = SetUser,
+    responses((status = 200, description = "The user as it is now.", body = UserView), Refusals)
+)]
+async fn set_user(
+    State(app): State<App>,
+    InPath(name): InPath<UserName>,
+    InBody(wish): InBody<SetUser>,
+) -> Result<Json<UserView>, Refusal> {
+    app.access.wait_for(move |access| access.accounts.set_user(&name, &wish, clock::now())).await.map(Json)
+}
+
+/// Forgets a user. Their sessions are over.
+#[utoipa::path(
+    delete,
+    path = "/v1/users/{name}", operation_id = "delete_user",
+    tag = "access",
+    params(("name" = UserName, Path)),
+    responses((status = 204, description = "There is no such user any more."), Refusals)
+)]
+async fn delete_user(
+    State(app): State<App>,
+    InPath(name): InPath<UserName>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<StatusCode, Refusal> {
+    app.access.wait_for(move |access| access.accounts.delete_user(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes a link to the console that logs a user in, once.
+#[utoipa::path(
+    post,
+    path = "/v1/users/{name}/link", operation_id = "make_login_link",
+    tag = "access",
+    params(("name" = UserName, Path)),
+    responses((status = 201, description = "The link; it is told once.", body = LinkMade), Refusals)
+)]
+async fn make_link(
+    State(app): State<App>,
+    InPath(name): InPath<UserName>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<(StatusCode, Json<LinkMade>), Refusal> {
+    let link = app.access.wait_for(move |access| access.accounts.make_link(&name, clock::now())).await?;
+    Ok((StatusCode::CREATED, Json(link)))
+}
+
+/// Every token; those that have ended too.
+#[utoipa::path(get, path = "/v1/tokens", operation_id = "list_tokens", tag = "access", responses((status = 200, description = "Every token, by name.", body = Vec<TokenView>), Refusals))]
+async fn tokens(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<Json<Vec<TokenView>>, Refusal> {
+    app.access.wait_for(|access| access.accounts.tokens()).await.map(Json)
+}
+
+/// Makes a token.
+#[utoipa::path(
+    post,
+    path = "/v1/tokens", operation_id = "make_token",
+    tag = "access",
+    request_body = NewToken,
+    responses((status = 201, description = "The token; its secret is told once.", body = TokenMade), Refusals)
+)]
+async fn make_token(
+    State(app): State<App>,
+    InBody(wish): InBody<NewToken>,
+) -> Result<(StatusCode, Json<TokenMade>), Refusal> {
+    let made = app.access.wait_for(move |access| access.accounts.make_token(&wish, clock::now())).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// Ends a token for good.
+#[utoipa::path(
+    delete,
+    path = "/v1/tokens/{name}", operation_id = "delete_token",
+    tag = "access",
+    params(("name" = UserName, Path)),
+    responses((status = 204, description = "There is no such token any more."), Refusals)
+)]
+async fn delete_token(
+    State(app): State<App>,
+    InPath(name): InPath<UserName>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<StatusCode, Refusal> {
+    app.access.wait_for(move |access| access.accounts.delete_token(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// How much of the audit log is asked for.
+#[derive(Debug, Clone, Copy, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct AuditQuery {
+    /// So many entries at most, up to 5,000; 200 if left out.
+    #[param(required = false)]
+    limit: Option<usize>,
+}
+
+/// What was done, or refused, and by whom: the latest first.
+#[utoipa::path(get, path = "/v1/audit", operation_id = "show_audit", tag = "access", params(AuditQuery), responses((status = 200, description = "The last entries, the latest first.", body = Vec<AuditEntry>), Refusals))]
+async fn audit(
+    State(app): State<App>,
+    InQuery(asked): InQuery<AuditQuery>,
+) -> Result<Json<Vec<AuditEntry>>, Refusal> {
+    let limit = asked.limit.unwrap_or(AUDIT_SHOWN).min(AUDIT_SHOWN_MAX);
+    app.access.wait_for(move |access| access.audit.last(limit)).await.map(Json)
+}

@@ -1,0 +1,294 @@
+//! Who asks, whether they may, and what became of it. Every way in passes here: the host's own socket and HTTPS; what members of the
+//! cluster hand on was admitted where it was asked.
+//!
+//! ```text
+//! HTTPS ── by_web ──┐                      ┌─► refused: 401, 403
+//!                   ├─► authorise (role) ──┤
+//! socket ─ by_socket┘                      └─► the route ─► audit, if it could change something
+//! ```
+//!
+//! A session counts for the pages of the console only: programs show a token. So no other site can make a browser ask the REST
+//! interface, and the pages' forms carry a proof of their own.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::Value;
+use tranche_access::{Asker, without_secrets};
+use tranche_api::access::AuditEntry;
+use tranche_api::limits::BODY_LEN_MAX;
+use tranche_core::access::{Role, needed};
+use tranche_core::diagnostics as say;
+
+use super::guard::Peer;
+use super::input::too_large;
+use super::{App, Refusal};
+use crate::clock;
+use crate::cluster::door::Caller;
+
+/// How much of an answer is looked at for what became of a request, in bytes.
+const ANSWER_LEN_MAX: u64 = 1 << 20;
+/// How long an answer waits for the audit log.
+const AUDIT_WAIT: Duration = Duration::from_secs(2);
+
+/// Where a request comes from: an address, or `socket`.
+#[derive(Debug, Clone)]
+pub(super) struct From(pub(super) String);
+
+/// The secret of the session that asks.
+#[derive(Clone)]
+pub(super) struct SessionSecret(pub(super) String);
+
+/// It stays out of logs.
+impl std::fmt::Debug for SessionSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionSecret(..)")
+    }
+}
+
+/// Whoever can open the host's own socket may everything: its file's mode decides who that is.
+pub(super) async fn by_socket(
+    peer: Option<Extension<ConnectInfo<Peer>>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let uid = peer.and_then(|Extension(ConnectInfo(peer))| peer.uid());
+    let who = uid.map_or_else(|| "uid unknown".to_owned(), |uid| format!("uid {uid}"));
+    request.extensions_mut().insert(Asker { who, role: Role::Admin });
+    request.extensions_mut().insert(From("socket".to_owned()));
+    next.run(request).await
+}
+
+/// Whoever asks over HTTPS shows a token, or for the console's pages a session.
+pub(super) async fn by_web(
+    State(app): State<App>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let from = From(network_of(caller.address.ip()));
+    let is_page = !is_rest(request.uri().path());
+    let now = clock::now();
+    let known = match (is_page, session_in(request.headers()), token_in(request.headers())) {
+        (true, Some(session), _) => {
+            let secret = session.clone();
+            let known = app.access.wait_for(move |access| access.accounts.session(&secret, now)).await;
+            known.map(|asker| asker.map(|asker| (asker, Some(session))))
+        }
+        (false, _, Some(token)) => {
+            let known = app.access.wait_for(move |access| access.accounts.token(&token, now)).await;
+            known.map(|asker| asker.map(|asker| (asker, None)))
+        }
+        _ => Ok(None),
+    };
+    let known = match known {
+        Ok(known) => known,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let extensions = request.extensions_mut();
+    extensions.insert(from);
+    if let Some((asker, session)) = known {
+        if let Some(session) = session {
+            extensions.insert(tranche_console::Visitor {
+                name: asker.who.clone(),
+                role: asker.role,
+                csrf: tranche_access::csrf_of(&session),
+            });
+            extensions.insert(SessionSecret(session));
+        }
+        extensions.insert(asker);
+    }
+    next.run(request).await
+}
+
+/// Whether a path is the REST interface's, and no page of the console.
+pub(super) fn is_rest(path: &str) -> bool {
+    path == "/healthz" || path == "/metrics" || path.starts_with("/v1/")
+}
+
+/// What is answered to whoever asks.
+fn is_open(method: &Method, path: &str) -> bool {
+    matches!((method.as_str(), path), ("GET" | "HEAD", "/healthz") | ("POST", "/v1/sessions"))
+}
+
+/// Lets a request through if whoever asks may make it, and remembers it if it could change something or was refused.
+pub(super) async fn authorise(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let asker = request.extensions().get::<Asker>().cloned();
+    let from = request.extensions().get::<From>().map_or_else(String::new, |From(from)| from.clone());
+    let query = request.uri().query().unwrap_or_default();
+    let only_looks = matches!(method, Method::GET | Method::HEAD)
+        || query.split('&').any(|part| part == "dry_run=true")
+        || path == "/v1/diff";
+    let refusal = match &asker {
+        _ if is_open(&method, &path) => None,
+        None => Some(say::login_required()),
+        Some(asker) => {
+            let needs = needed(method.as_str(), &path);
+            (asker.role < needs).then(|| say::forbidden(&asker.who, asker.role, needs))
+        }
+    };
+    let what = format!("{method} {path}");
+    if let Some(finding) = refusal {
+        let entry = Entry { who: asker.map(|asker| asker.who), from, what, asked: None };
+        let (code, response) = (finding.code, Refusal::from(finding).into_response());
+        // Whoever has no credentials could fill the log with nothing.
+        if entry.who.is_some() {
+            entry.write(&app, response.status(), Some(code.to_string())).await;
+        }
+        return response;
+    }
+    if only_looks {
+        return next.run(request).await;
+    }
+    let (request, asked) = match kept(request, &path).await {
+        Ok(kept) => kept,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let who = asker.map(|asker| asker.who).or_else(|| user_in(asked.as_deref()));
+    let asked = if path == "/v1/sessions" { None } else { asked.as_deref().and_then(without_secrets) };
+    let entry = Entry { who, from, what, asked };
+    let (response, outcome) = outcome_of(next.run(request).await).await;
+    entry.write(&app, response.status(), outcome).await;
+    response
+}
+
+/// A line of the audit log in the making.
+struct Entry {
+    who: Option<String>,
+    from: String,
+    what: String,
+    asked: Option<String>,
+}
+
+impl Entry {
+    /// Writes it to the daemon's log, and to the audit log if the store takes it within a moment.
+    async fn write(self, app: &App, status: StatusCode, outcome: Option<String>) {
+        let Self { who, from, what, asked } = self;
+        let (who, status) = (who.unwrap_or_else(|| "nobody".to_owned()), status.as_u16());
+        let host = app.engine.host_name().to_string();
+        tracing::info!(who, from, what, status, outcome, "audit");
+        let entry = AuditEntry { at: clock::now(), who, from, host, what, asked, status, outcome };
+        let written = app.access.wait_for(move |access| access.audit.add(&entry));
+        match tokio::time::timeout(AUDIT_WAIT, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::warn!("the store did not take an entry of the audit log; the line before has it"),
+            Err(_) => tracing::warn!("the store is slow; an entry of the audit log comes late or not at all"),
+        }
+    }
+}
+
+/// A request with its body at hand. The one body that may be large is left as it is.
+async fn kept(request: Request, path: &str) -> Result<(Request, Option<Bytes>), Refusal> {
+    if path == "/v1/cluster/restore" {
+        return Ok((request, None));
+    }
+    let (head, body) = request.into_parts();
+    if body.size_hint().lower() > BODY_LEN_MAX as u64 {
+        // Who reads bodies answers, and says how large they may be.
+        return Ok((Request::from_parts(head, body), None));
+    }
+    let bytes = to_bytes(body, BODY_LEN_MAX).await.map_err(|_| too_large())?;
+    Ok((Request::from_parts(head, Body::from(bytes.clone())), Some(bytes)))
+}
+
+/// What became of a request, by its answer: the title of its operation, or why it was refused.
+async fn outcome_of(response: Response) -> (Response, Option<String>) {
+    let (head, body) = response.into_parts();
+    if body.size_hint().upper().is_none_or(|len| len > ANSWER_LEN_MAX) {
+        return (Response::from_parts(head, body), None);
+    }
+    let Ok(bytes) = to_bytes(body, usize::MAX).await else {
+        return (Refusal::defect().into_response(), None);
+    };
+    let answer = serde_json::from_slice::<Value>(&bytes).unwrap_or_default();
+    let title = answer.pointer("/operation/title").and_then(Value::as_str).map(str::to_owned);
+    let problem = || Some(format!("{}: {}", answer.get("code")?.as_str()?, answer.get("detail")?.as_str()?));
+    let outcome = title.or_else(problem);
+    (Response::from_parts(head, Body::from(bytes)), outcome)
+}
+
+/// Who tries to log in.
+fn user_in(body: Option<&[u8]>) -> Option<String> {
+    let body: Value = serde_json::from_slice(body?).ok()?;
+    Some(body.get("user")?.as_str()?.chars().take(80).collect())
+}
+
+fn token_in(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
+fn session_in(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == tranche_console::SESSION_COOKIE).map(|(_, value)| value.to_owned())
+}
+
+/// What attempts to log in are counted by: an address, or the network of an IPv6 address, of which one machine has 2^64.
+fn network_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            if address.is_loopback() { address.to_string() } else { format!("{a:x}:{b:x}:{c:x}:{d:x}::/64") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        values.iter().for_each(|value| {
+            headers.append(&name, HeaderValue::from_str(value).unwrap());
+        });
+        headers
+    }
+
+    #[test]
+    fn a_token_is_taken_from_its_header_alone() {
+        let shown = |value: &str| token_in(&headers(header::AUTHORIZATION, &[value]));
+        assert_eq!(shown("Bearer abc"), Some("abc".to_owned()));
+        assert_eq!(shown("bearer  abc"), Some("abc".to_owned()));
+        assert_eq!(shown("Basic abc"), None);
+        assert_eq!(shown("abc"), None);
+    }
+
+    #[test]
+    fn a_session_is_taken_from_its_cookie_alone() {
+        let shown = |values: &[&str]| session_in(&headers(header::COOKIE, values));
+        let own = format!("{}=abc", tranche_console::SESSION_COOKIE);
+        assert_eq!(shown(&[&format!("a=1; {own}; b=2")]), Some("abc".to_owned()));
+        assert_eq!(shown(&["a=1", &own]), Some("abc".to_owned()));
+        assert_eq!(shown(&["session=abc", "x__Host-tranche-session=abc"]), None);
+    }
+
+    #[test]
+    fn one_machine_has_one_address_to_fail_from() {
+        let of = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(of("192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    }
+
+    #[test]
+    fn without_credentials_only_health_is_told_and_a_login_taken() {
+        assert!(is_open(&Method::GET, "/healthz"));
+        assert!(is_open(&Method::POST, "/v1/sessions"));
+        for (method, path) in [(Method::GET, "/v1/vms"), (Method::GET, "/metrics"), (Method::DELETE, "/v1/sessions")] {
+            assert!(!is_open(&method, path), "{method} {path}");
+        }
+    }
+}

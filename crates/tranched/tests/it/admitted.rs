@@ -1,0 +1,247 @@
+//! Who is let in over HTTPS, and what each role may: every route with every role, sessions, tokens, and what is remembered of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::ConnectInfo;
+use axum::http::{Method, Request, StatusCode, header};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use tranche_api::access::{NewToken, Secret, SetUser};
+use tranche_core::access::{Role, needed};
+use tranche_core::name::Timestamp;
+use tranche_host::fake::Machine;
+use tranche_store::{MemoryStore, Repository, Store};
+use tranched::bell::Bell;
+use tranched::clock;
+use tranched::cluster::Cluster;
+use tranched::cluster::door::Caller;
+use tranched::engine::Engine;
+use tranched::events::Events;
+use tranched::patience::Patience;
+use tranched::pulse::Pulse;
+use tranched::rest::{self, Access, App};
+
+use crate::fake_machine::FakeMachine;
+
+const PASSWORD: &str = "correct horse battery";
+
+/// A host with a GPU that answers over HTTPS, without the network.
+struct Site {
+    access: Access,
+    router: Router,
+}
+
+/// What came back.
+struct Told {
+    status: StatusCode,
+    headers: header::HeaderMap,
+    body: Value,
+}
+
+impl Site {
+    fn new() -> Self {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let machine = FakeMachine::new("node1".parse().unwrap(), Machine::preset("a16").unwrap());
+        let repository = Repository::new(Arc::clone(&store));
+        let engine = Engine::open("node1".parse().unwrap(), machine.host(), repository, 1).unwrap();
+        engine.pass(Timestamp(1));
+        let (engine, access) = (Arc::new(engine), Access::new(store));
+        let app = App {
+            bell: Bell::default(),
+            events: Events::new(engine.watch()),
+            engine,
+            metrics: Arc::default(),
+            pulse: Pulse::new(Duration::from_secs(60)),
+            cluster: Cluster::nowhere("node1".parse().unwrap()),
+            member: None,
+            access: access.clone(),
+            patience: Patience::default(),
+        };
+        Self { access, router: rest::for_the_web(app) }
+    }
+
+    fn with_users(self) -> Self {
+        for role in Role::ALL {
+            let wish = SetUser { role: Some(role), password: Some(Secret(PASSWORD.to_owned())) };
+            self.access.accounts.set_user(&role.as_str().parse().unwrap(), &wish, clock::now()).unwrap();
+        }
+        self
+    }
+
+    fn token(&self, role: Role) -> String {
+        let wish = NewToken { name: format!("of-{role}"), role, days: 1 };
+        self.access.accounts.make_token(&wish, clock::now()).unwrap().secret.0
+    }
+
+    async fn ask(&self, request: Request<Body>) -> Told {
+        let address: SocketAddr = "192.0.2.7:40000".parse().unwrap();
+        let mut request = request;
+        request.extensions_mut().insert(ConnectInfo(Caller { host: None, key: None, address }));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        // A stream of events does not end.
+        let is_stream = head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        let bytes = if is_stream { Default::default() } else { to_bytes(body, usize::MAX).await.unwrap() };
+        let body = serde_json::from_slice(&bytes).unwrap_or_default();
+        Told { status: head.status, headers: head.headers, body }
+    }
+
+    async fn with_token(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Told {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.ask(request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap()).await
+    }
+
+    async fn log_in(&self, user: &str, password: &str) -> Told {
+        self.with_token("POST", "/v1/sessions", None, json!({ "user": user, "password": password })).await
+    }
+
+    fn audit(&self) -> Vec<(String, String, u16)> {
+        let entries = self.access.audit.last(100).unwrap().into_iter();
+        entries.map(|entry| (entry.who, entry.what, entry.status)).collect()
+    }
+}
+
+/// Every route of the interface, with names filled in that exist or could.
+fn routes() -> Vec<(String, String)> {
+    let document: Value = serde_json::from_str(tranched::openapi::TEXT).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let filled = |path: &str| {
+        [("{host}", "node1"), ("{address}", "0000:3b:00.0"), ("{name}", "x"), ("{vm}", "x"), ("{model}", "x")]
+            .iter()
+            .fold(path.replace("{id}", "00000000-0000-4000-8000-000000000000"), |path, (from, to)| path.replace(from, to))
+    };
+    let methods = |path: &String, ways: &Value| {
+        let ways: Vec<String> = ways.as_object().unwrap().keys().map(|way| way.to_uppercase()).collect();
+        let path = filled(path);
+        ways.into_iter().map(move |way| (way, path.clone())).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(|(path, ways)| methods(path, ways)).collect()
+}
+
+#[tokio::test]
+async fn every_route_is_refused_without_credentials_and_to_every_role_that_may_not_and_to_no_other() {
+    let site = Site::new();
+    let tokens = Role::ALL.map(|role| (role, site.token(role)));
+    let routes = routes();
+    assert!(routes.len() > 60, "{}", routes.len());
+    for (method, path) in &routes {
+        // What is let through is refused for its form, so that nothing is changed.
+        let nonsense = format!("{path}?no_such_parameter=1");
+        let body = if method == "GET" { Value::Null } else { json!({ "no_such_field": 1 }) };
+        let open = matches!((method.as_str(), path.as_str()), ("GET", "/healthz") | ("POST", "/v1/sessions"));
+        for token in [None, Some("tranche_of-admin.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")] {
+            let told = site.with_token(method, &nonsense, token, body.clone()).await;
+            assert_eq!(told.status == StatusCode::UNAUTHORIZED, !open, "{method} {path}: {}", told.status);
+        }
+        for (role, token) in &tokens {
+            let told = site.with_token(method, &nonsense, Some(token), body.clone()).await;
+            let may = *role >= needed(method, path);
+            assert_ne!(told.status, StatusCode::UNAUTHORIZED, "{role} {method} {path}");
+            assert_eq!(told.status == StatusCode::FORBIDDEN, !may && !open, "{role} {method} {path}: {}", told.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_begins_a_session_that_opens_pages_and_never_the_rest_interface() {
+    let site = Site::new().with_users();
+    let told = site.log_in("operator", PASSWORD).await;
+    assert_eq!(told.status, StatusCode::CREATED, "{}", told.body);
+    assert_eq!((told.body["name"].as_str(), told.body["role"].as_str()), (Some("operator"), Some("operator")));
+    let cookie = format!("{}={}", tranche_console::SESSION_COOKIE, told.body["secret"].as_str().unwrap());
+    let with_cookie = |path: &str| {
+        Request::builder().uri(path).header(header::COOKIE, &cookie).body(Body::empty()).unwrap()
+    };
+    assert_eq!(site.ask(with_cookie("/")).await.status, StatusCode::OK);
+    assert_eq!(site.ask(with_cookie("/v1/vms")).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn whoever_guesses_passwords_has_to_wait_and_nobody_learns_who_there_is() {
+    let site = Site::new().with_users();
+    let known = site.log_in("admin", "wrong").await;
+    let unknown = site.log_in("nobody", "wrong").await;
+    assert_eq!((known.status, &known.body), (StatusCode::UNAUTHORIZED, &unknown.body));
+    for _ in 0..4 {
+        site.log_in("admin", "wrong").await;
+    }
+    let right = site.log_in("admin", PASSWORD).await;
+    assert_eq!(right.status, StatusCode::TOO_MANY_REQUESTS, "{}", right.body);
+    assert_eq!(right.body["code"], "login_throttled");
+}
+
+#[tokio::test]
+async fn what_was_changed_or_refused_is_remembered_without_secrets_and_what_was_only_looked_at_is_not() {
+    let site = Site::new().with_users();
+    let [viewer, admin] = [site.token(Role::Viewer), site.token(Role::Admin)];
+    site.with_token("GET", "/v1/vms", Some(&viewer), Value::Null).await;
+    site.with_token("DELETE", "/v1/rules/x", Some(&viewer), Value::Null).await;
+    site.with_token("PUT", "/v1/policy?dry_run=true", Some(&admin), json!({})).await;
+    let wish = json!({ "role": "admin", "password": "another long one" });
+    site.with_token("PUT", "/v1/users/bob", Some(&admin), wish).await;
+    site.log_in("bob", "wrong").await;
+    let told = |who: &str, what: &str, status| (who.to_owned(), what.to_owned(), status);
+    let expected = [
+        told("bob", "POST /v1/sessions", 401),
+        told("token of-admin", "PUT /v1/users/bob", 200),
+        told("token of-viewer", "DELETE /v1/rules/x", 403),
+    ];
+    assert_eq!(site.audit(), expected);
+    let entries = serde_json::to_string(&site.access.audit.last(10).unwrap()).unwrap();
+    assert!(!entries.contains("another long one") && !entries.contains("wrong"), "{entries}");
+    assert!(entries.contains("192.0.2.7") && entries.contains("node1"), "{entries}");
+}
+
+#[tokio::test]
+async fn who_asks_is_told_who_they_are_and_how_to_say_it() {
+    let site = Site::new();
+    let token = site.token(Role::Viewer);
+    let told = site.with_token("GET", "/v1/session", Some(&token), Value::Null).await;
+    assert_eq!(told.body, json!({ "name": "token of-viewer", "role": "viewer" }));
+    let told = site.with_token("GET", "/v1/session", None, Value::Null).await;
+    assert_eq!(told.headers.get(header::WWW_AUTHENTICATE).unwrap(), "Bearer");
+    assert_eq!(told.body["code"], "login_required");
+    let told = site.with_token("GET", "/healthz", None, Value::Null).await;
+    assert_eq!((told.status, &told.body["status"]), (StatusCode::OK, &json!("ok")));
+}
+
+#[tokio::test]
+async fn users_and_tokens_are_made_changed_and_ended_over_rest() {
+    let site = Site::new();
+    let admin = site.token(Role::Admin);
+    let ask = async |method: &str, path: &str, body: Value| site.with_token(method, path, Some(&admin), body).await;
+    assert_eq!(ask("PUT", "/v1/users/bob", json!({ "role": "viewer" })).await.body["role"], "viewer");
+    assert_eq!(ask("PUT", "/v1/users/bob", json!({ "password": "short" })).await.body["code"], "password_weak");
+    let link = ask("POST", "/v1/users/bob/link", Value::Null).await;
+    assert_eq!(link.status, StatusCode::CREATED);
+    let secret = link.body["secret"].as_str().unwrap().to_owned();
+    assert_eq!(link.body["path"].as_str().unwrap(), format!("/login?link={secret}"));
+    let by_link = site.with_token("POST", "/v1/sessions", None, json!({ "link": secret })).await;
+    assert_eq!((by_link.status, &by_link.body["name"]), (StatusCode::CREATED, &json!("bob")));
+    let made = ask("POST", "/v1/tokens", json!({ "name": "ci", "role": "viewer" })).await;
+    let ci = made.body["secret"].as_str().unwrap();
+    assert_eq!(site.with_token("GET", "/v1/gpus", Some(ci), Value::Null).await.status, StatusCode::OK);
+    assert_eq!(ask("DELETE", "/v1/tokens/ci", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(site.with_token("GET", "/v1/gpus", Some(ci), Value::Null).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("DELETE", "/v1/users/bob", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(ask("DELETE", "/v1/users/bob", Value::Null).await.body["code"], "user_not_found");
+    assert_eq!(ask("GET", "/v1/users", Value::Null).await.body, json!([]));
+}
+
+#[tokio::test]
+async fn nobody_outside_can_say_that_they_are_inside() {
+    let site = Site::new();
+    for name in ["tranche-handed-on-by", "x-forwarded-for", "x-remote-user"] {
+        let request = Request::builder().uri("/v1/vms").header(name, "node1").method(Method::GET);
+        let told = site.ask(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(told.status, StatusCode::UNAUTHORIZED, "{name}");
+    }
+}
