@@ -103,7 +103,8 @@ pub(crate) fn read<T: DeserializeOwned>(
 pub(crate) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, Finding> {
     serde_json::from_slice(&entry.value).map_err(|error| {
         let message = format!("The record {} cannot be read: {error}.", entry.key);
-        let hint = "A later version of Tranche may have written it: use that one, or make the user or token anew.";
+        let hint =
+            "A later version of Tranche may have written it: use that one, or make the user or token anew.";
         finding(Code::HostUnread, Severity::Error, Subject::Installation, message, hint)
     })
 }

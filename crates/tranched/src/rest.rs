@@ -79,9 +79,7 @@ pub struct App {
 
 /// The whole REST interface, on the host's own socket.
 pub fn router(app: App) -> Router {
-    authorised(&app)
-        .layer(from_fn(admit::by_socket))
-        .layer(from_fn_with_state(app.patience, guard::guard))
+    authorised(&app).layer(from_fn(admit::by_socket)).layer(from_fn_with_state(app.patience, guard::guard))
 }
 
 /// The console and the whole REST interface, over HTTPS. The console asks the same interface, as whoever looks at it.
@@ -132,7 +130,11 @@ fn routes_of(app: &App) -> Router {
 
 /// Every route with its documentation.
 pub(crate) fn documented() -> OpenApiRouter<App> {
-    of_the_hosts().merge(news()).merge(of_the_daemon()).merge(cluster::of_the_cluster()).merge(access::routes())
+    of_the_hosts()
+        .merge(news())
+        .merge(of_the_daemon())
+        .merge(cluster::of_the_cluster())
+        .merge(access::routes())
 }
 
 /// What the daemon answers about itself and of what it knows beforehand, at any moment.

@@ -16,6 +16,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("crates/api", &["serde", "tranche-core", "utoipa", "uuid"]),
     (
+        "crates/console",
+        &[
+            "axum",
+            "futures-util",
+            "jiff",
+            "maud",
+            "ring",
+            "serde",
+            "serde_json",
+            "subtle",
+            "tokio",
+            "tower",
+            "tranche-api",
+            "tranche-core",
+        ],
+    ),
+    (
         "crates/host",
         &[
             "camino",

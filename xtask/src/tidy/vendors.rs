@@ -7,6 +7,7 @@ use crate::tree::{File, Tree};
 const NEUTRAL: &[&str] = &[
     "crates/core/src/",
     "crates/api/src/",
+    "crates/console/src/",
     "crates/store/src/",
     "crates/tranched/src/",
     "crates/tranche/src/",

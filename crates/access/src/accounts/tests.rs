@@ -49,7 +49,8 @@ fn a_session_is_its_users_until_it_ends() {
 fn a_wrong_password_an_unknown_user_and_a_text_that_is_no_name_are_answered_alike() {
     let accounts = with_user(Role::Admin);
     accounts.set_user(&name("bob"), &SetUser::default(), NOW).unwrap();
-    let tries = [("alice", "wrong"), ("alice", ""), ("carol", GOOD), ("../alice", GOOD), ("bob", ""), ("bob", GOOD)];
+    let tries =
+        [("alice", "wrong"), ("alice", ""), ("carol", GOOD), ("../alice", GOOD), ("bob", ""), ("bob", GOOD)];
     let answers = tries.map(|(user, password)| by_password(&accounts, user, password).unwrap_err());
     assert!(answers.iter().all(|answer| *answer == say::login_failed()), "{answers:?}");
 }
@@ -156,8 +157,10 @@ fn nothing_that_the_store_holds_lets_anybody_in() {
     let wish = NewToken { name: "ci".to_owned(), role: Role::Admin, days: 1 };
     let token = accounts.make_token(&wish, NOW).unwrap();
     let entries = accounts.store.range(&KeyRange::ALL).unwrap().entries;
-    let held: String =
-        entries.iter().map(|entry| format!("{} {}\n", entry.key, String::from_utf8_lossy(&entry.value))).collect();
+    let held: String = entries
+        .iter()
+        .map(|entry| format!("{} {}\n", entry.key, String::from_utf8_lossy(&entry.value)))
+        .collect();
     let (_, token_secret) = token.secret.0.rsplit_once('.').unwrap();
     for secret in [GOOD, &session.secret.0, &link.secret.0, token_secret] {
         assert!(!held.contains(secret), "{secret} is in the store");

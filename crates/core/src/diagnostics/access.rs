@@ -41,7 +41,8 @@ pub fn login_required() -> Finding {
 /// A name and a password that do not belong together.
 pub fn login_failed() -> Finding {
     let message = "No user has this name and this password.".to_owned();
-    let hint = "Check both. On a host of the cluster, 'tranche user link NAME' makes a link that logs in once.";
+    let hint =
+        "Check both. On a host of the cluster, 'tranche user link NAME' makes a link that logs in once.";
     error(Code::LoginFailed, Subject::Installation, message, hint)
 }
 

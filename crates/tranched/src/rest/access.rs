@@ -103,7 +103,10 @@ async fn log_in(
         LogIn::Link { .. } => None,
     };
     let now = clock::now();
-    let waits = [access.by_address.wait_ms(&from, now), user.as_ref().and_then(|user| access.by_user.wait_ms(user, now))];
+    let waits = [
+        access.by_address.wait_ms(&from, now),
+        user.as_ref().and_then(|user| access.by_user.wait_ms(user, now)),
+    ];
     if let Some(wait_ms) = waits.into_iter().flatten().max() {
         return Err(Refusal::from(say::login_throttled(wait_ms.div_ceil(1_000))));
     }

@@ -178,7 +178,9 @@ impl Entry {
         let written = app.access.wait_for(move |access| access.audit.add(&entry));
         match tokio::time::timeout(AUDIT_WAIT, written).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => tracing::warn!("the store did not take an entry of the audit log; the line before has it"),
+            Ok(Err(_)) => {
+                tracing::warn!("the store did not take an entry of the audit log; the line before has it")
+            }
             Err(_) => tracing::warn!("the store is slow; an entry of the audit log comes late or not at all"),
         }
     }
@@ -228,7 +230,8 @@ fn token_in(headers: &HeaderMap) -> Option<String> {
 
 fn session_in(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut pairs =
+        cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == tranche_console::SESSION_COOKIE).map(|(_, value)| value.to_owned())
 }
 
@@ -287,7 +290,9 @@ mod tests {
     fn without_credentials_only_health_is_told_and_a_login_taken() {
         assert!(is_open(&Method::GET, "/healthz"));
         assert!(is_open(&Method::POST, "/v1/sessions"));
-        for (method, path) in [(Method::GET, "/v1/vms"), (Method::GET, "/metrics"), (Method::DELETE, "/v1/sessions")] {
+        for (method, path) in
+            [(Method::GET, "/v1/vms"), (Method::GET, "/metrics"), (Method::DELETE, "/v1/sessions")]
+        {
             assert!(!is_open(&method, path), "{method} {path}");
         }
     }

@@ -53,7 +53,8 @@ impl Certificate {
     }
 
     fn read(certificate: &Utf8Path, key: &Utf8Path) -> anyhow::Result<Self> {
-        let text = |path: &Utf8Path| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+        let text =
+            |path: &Utf8Path| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
         Self::parse(&text(certificate)?, &text(key)?)
             .with_context(|| format!("{certificate} and {key} are of no use"))
     }

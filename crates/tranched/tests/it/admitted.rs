@@ -84,7 +84,8 @@ impl Site {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         // A stream of events does not end.
-        let is_stream = head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        let is_stream =
+            head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
         let bytes = if is_stream { Default::default() } else { to_bytes(body, usize::MAX).await.unwrap() };
         let body = serde_json::from_slice(&bytes).unwrap_or_default();
         Told { status: head.status, headers: head.headers, body }
@@ -116,7 +117,9 @@ fn routes() -> Vec<(String, String)> {
     let filled = |path: &str| {
         [("{host}", "node1"), ("{address}", "0000:3b:00.0"), ("{name}", "x"), ("{vm}", "x"), ("{model}", "x")]
             .iter()
-            .fold(path.replace("{id}", "00000000-0000-4000-8000-000000000000"), |path, (from, to)| path.replace(from, to))
+            .fold(path.replace("{id}", "00000000-0000-4000-8000-000000000000"), |path, (from, to)| {
+                path.replace(from, to)
+            })
     };
     let methods = |path: &String, ways: &Value| {
         let ways: Vec<String> = ways.as_object().unwrap().keys().map(|way| way.to_uppercase()).collect();
@@ -145,7 +148,12 @@ async fn every_route_is_refused_without_credentials_and_to_every_role_that_may_n
             let told = site.with_token(method, &nonsense, Some(token), body.clone()).await;
             let may = *role >= needed(method, path);
             assert_ne!(told.status, StatusCode::UNAUTHORIZED, "{role} {method} {path}");
-            assert_eq!(told.status == StatusCode::FORBIDDEN, !may && !open, "{role} {method} {path}: {}", told.status);
+            assert_eq!(
+                told.status == StatusCode::FORBIDDEN,
+                !may && !open,
+                "{role} {method} {path}: {}",
+                told.status
+            );
         }
     }
 }
@@ -155,7 +163,10 @@ async fn a_login_begins_a_session_that_opens_pages_and_never_the_rest_interface(
     let site = Site::new().with_users();
     let told = site.log_in("operator", PASSWORD).await;
     assert_eq!(told.status, StatusCode::CREATED, "{}", told.body);
-    assert_eq!((told.body["name"].as_str(), told.body["role"].as_str()), (Some("operator"), Some("operator")));
+    assert_eq!(
+        (told.body["name"].as_str(), told.body["role"].as_str()),
+        (Some("operator"), Some("operator"))
+    );
     let cookie = format!("{}={}", tranche_console::SESSION_COOKIE, told.body["secret"].as_str().unwrap());
     let with_cookie = |path: &str| {
         Request::builder().uri(path).header(header::COOKIE, &cookie).body(Body::empty()).unwrap()
@@ -217,9 +228,13 @@ async fn who_asks_is_told_who_they_are_and_how_to_say_it() {
 async fn users_and_tokens_are_made_changed_and_ended_over_rest() {
     let site = Site::new();
     let admin = site.token(Role::Admin);
-    let ask = async |method: &str, path: &str, body: Value| site.with_token(method, path, Some(&admin), body).await;
+    let ask =
+        async |method: &str, path: &str, body: Value| site.with_token(method, path, Some(&admin), body).await;
     assert_eq!(ask("PUT", "/v1/users/bob", json!({ "role": "viewer" })).await.body["role"], "viewer");
-    assert_eq!(ask("PUT", "/v1/users/bob", json!({ "password": "short" })).await.body["code"], "password_weak");
+    assert_eq!(
+        ask("PUT", "/v1/users/bob", json!({ "password": "short" })).await.body["code"],
+        "password_weak"
+    );
     let link = ask("POST", "/v1/users/bob/link", Value::Null).await;
     assert_eq!(link.status, StatusCode::CREATED);
     let secret = link.body["secret"].as_str().unwrap().to_owned();
@@ -230,7 +245,10 @@ async fn users_and_tokens_are_made_changed_and_ended_over_rest() {
     let ci = made.body["secret"].as_str().unwrap();
     assert_eq!(site.with_token("GET", "/v1/gpus", Some(ci), Value::Null).await.status, StatusCode::OK);
     assert_eq!(ask("DELETE", "/v1/tokens/ci", Value::Null).await.status, StatusCode::NO_CONTENT);
-    assert_eq!(site.with_token("GET", "/v1/gpus", Some(ci), Value::Null).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        site.with_token("GET", "/v1/gpus", Some(ci), Value::Null).await.status,
+        StatusCode::UNAUTHORIZED
+    );
     assert_eq!(ask("DELETE", "/v1/users/bob", Value::Null).await.status, StatusCode::NO_CONTENT);
     assert_eq!(ask("DELETE", "/v1/users/bob", Value::Null).await.body["code"], "user_not_found");
     assert_eq!(ask("GET", "/v1/users", Value::Null).await.body, json!([]));

@@ -93,7 +93,17 @@ impl Served {
         let (bell, gate) = (Bell::default(), Gate::default());
         let cluster = Cluster::nowhere("node1".parse().unwrap());
         let engine_of = Arc::clone(&engine);
-        let daemon = Daemon { engine: engine_of, bell, gate, tick, cluster, member: None, access, web: None, patience };
+        let daemon = Daemon {
+            engine: engine_of,
+            bell,
+            gate,
+            tick,
+            cluster,
+            member: None,
+            access,
+            web: None,
+            patience,
+        };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(daemon.serve(socket, async {
             let _ = stopped.await;

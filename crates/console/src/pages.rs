@@ -1,0 +1,70 @@
+//! The pages, one room for each.
+//!
+//! A page reads what it shows from the REST interface and changes nothing; what a form asks for is shown first and made then
+//! ([`crate::proposal`]), but for what harms nobody.
+
+mod access;
+mod audit;
+mod capacity;
+mod findings;
+mod gpu;
+mod gpus;
+mod homogeneity;
+mod host;
+mod hosts;
+mod login;
+mod operations;
+mod overview;
+mod partition;
+mod rules;
+mod vm;
+mod vm_acts;
+mod vm_new;
+mod vm_places;
+mod vms;
+
+use axum::Router;
+use axum::http::Uri;
+use axum::routing::{get, post};
+
+use crate::ask::{Console, Trouble};
+use crate::{assets, events};
+
+/// Every page, and what takes their forms.
+pub(crate) fn routes() -> Router<Console> {
+    Router::new()
+        .route("/", get(overview::show))
+        .route("/login", get(login::show).post(login::enter))
+        .route("/logout", post(login::leave))
+        .route("/gpus", get(gpus::show))
+        .route("/gpus/{host}/{address}", get(gpu::show))
+        .route("/gpus/{host}/{address}/mode", post(gpu::set_mode))
+        .route("/partition", get(partition::show).post(partition::set))
+        .route("/vms", get(vms::show))
+        .route("/vms/new", get(vm_new::show).post(vm_new::create))
+        .route("/vms/{name}", get(vm::show))
+        .route("/vms/{name}/{act}", post(vm_acts::act))
+        .route("/hosts", get(hosts::show))
+        .route("/hosts/{name}", get(host::show))
+        .route("/hosts/{name}/{act}", post(host::act))
+        .route("/homogeneity", get(homogeneity::show))
+        .route("/capacity", get(capacity::show))
+        .route("/operations", get(operations::list))
+        .route("/operations/{id}", get(operations::show))
+        .route("/findings", get(findings::show))
+        .route("/rules", get(rules::show))
+        .route("/access", get(access::show))
+        .route("/access/users", post(access::set_user))
+        .route("/access/users/{name}/link", post(access::make_link))
+        .route("/access/users/{name}/delete", post(access::delete_user))
+        .route("/access/tokens", post(access::make_token))
+        .route("/access/tokens/{name}/delete", post(access::delete_token))
+        .route("/audit", get(audit::show))
+        .route("/events", get(events::events))
+        .route("/assets/{file}", get(assets::show))
+}
+
+/// The answer where there is no page.
+pub(crate) async fn not_found(uri: Uri) -> Trouble {
+    Trouble::nothing_at(uri.path())
+}

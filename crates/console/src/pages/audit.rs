@@ -1,0 +1,51 @@
+//! Who did what, and who was refused what. Only administrators see it.
+
+use axum::http::StatusCode;
+use maud::{Markup, html};
+use tranche_api::access::AuditEntry;
+
+use crate::ask::{Answer, Visit};
+use crate::fields::Asked;
+use crate::layout::{Page, live};
+use crate::parts::paging::{Paged, ROWS_PER_PAGE};
+use crate::parts::table::{table, text};
+use crate::words::{Tone, badge, or_unknown, time};
+
+/// The most entries that are asked for.
+const ENTRIES_MAX: usize = 1_000;
+
+/// The page.
+pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
+    let entries: Vec<AuditEntry> = visit.get(&format!("/v1/audit?limit={ENTRIES_MAX}")).await?;
+    let paged = Paged::of(entries, &asked, ROWS_PER_PAGE);
+    let rows = paged.rows.iter().map(|entry| {
+        vec![
+            time(entry.at),
+            html! { (entry.who) },
+            html! { (entry.from) },
+            html! { (entry.host) },
+            html! { code { (entry.what) } @if let Some(asked) = &entry.asked { details { summary { "Body" } pre { (asked) } } } },
+            status(entry.status),
+            html! { (or_unknown(entry.outcome.as_ref())) },
+        ]
+    });
+    let columns =
+        [text("When"), text("Who"), text("From"), text("At"), text("What"), text("Status"), text("Outcome")];
+    let body = live(
+        "live",
+        html! {
+            (table("What was asked for, the newest first", &columns, rows.collect(), "Nothing has been asked for yet."))
+            (paged.links("/audit", &asked))
+        },
+    );
+    Ok(visit.page(&Page { title: "Audit log", at: "/audit", above: &[], body }))
+}
+
+fn status(status: u16) -> Markup {
+    let tone = match StatusCode::from_u16(status) {
+        Ok(code) if code.is_success() => Tone::Good,
+        Ok(code) if code.is_client_error() => Tone::Warn,
+        _ => Tone::Bad,
+    };
+    badge(tone, &status.to_string())
+}

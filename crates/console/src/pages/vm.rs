@@ -1,0 +1,178 @@
+//! One VM: what it does and holds, what keeps it from running, and what can be done with it.
+
+use maud::{Markup, html};
+use tranche_api::view::{VmOrigin, VmState, VmView};
+use tranche_core::capacity::Capacity;
+use tranche_core::journey::Migration;
+use tranche_core::spec::{Failover, Request};
+
+use super::vm_new::{request_fields, sizes};
+use super::vm_places;
+use crate::ask::{Answer, Visit};
+use crate::fields::{Asked, Named};
+use crate::layout::{Page, live};
+use crate::links;
+use crate::parts::facts::Facts;
+use crate::parts::form::{Deed, button, change, tick};
+use crate::parts::{finding, operation};
+use crate::words::{duration, or_unknown, request, size_if_known, time, vm_state};
+use tranche_core::name::VmName;
+
+/// The page.
+pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked): Asked) -> Answer {
+    let vm: VmView = visit.get(&format!("/v1{}", links::vm(&name))).await?;
+    let capacity: Option<Capacity> =
+        if visit.may("POST", &rest(&vm, "attach")) { visit.find("/v1/capacity").await } else { None };
+    let body = html! {
+        (live("live", html! {
+            (operation::notice(&visit, &asked).await)
+            div class="state" {
+                (vm_state(vm.state))
+                @if let Some(to) = &vm.moves_to {
+                    span { " to " a href=(links::host(to)) { (to) } @if let Some(percent) = vm.moved_percent { ", " (percent) "\u{a0}% there" } }
+                }
+                (power(&visit, &vm))
+            }
+            (finding::list(&vm.findings))
+            div class="columns" {
+                div { h2 { "Where it is" } (of_place(&vm)) h2 { "Availability" } (of_availability(&vm)) }
+                div { h2 { "Machine" } (of_machine(&vm)) }
+            }
+        }))
+        (live("live-2", vm_places::places(&visit, &vm, &asked).await))
+        (gpu_forms(&visit, &vm, capacity.as_ref()))
+        (ends(&visit, &vm))
+    };
+    Ok(visit.page(&Page { title: vm.name.as_str(), at: "/vms", above: &[("/vms", "VMs")], body }))
+}
+
+/// The path of an act on a VM in the REST interface.
+fn rest(vm: &VmView, act: &str) -> String {
+    format!("/v1/vms/{}/{act}", vm.name)
+}
+
+/// What stops and starts it. What fits its state comes first; all else would be refused.
+fn power(visit: &Visit, vm: &VmView) -> Markup {
+    let act = |act: &str, rest_act: &str, label, class| {
+        let (action, rest) = (format!("{}/{act}", links::vm(&vm.name)), rest(vm, rest_act));
+        button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, class)
+    };
+    let is_off = matches!(vm.state, VmState::Stopped);
+    html! {
+        div class="acts" {
+            @if is_off || vm.state == VmState::Unknown { (act("start", "start", "Start", "main")) }
+            @if !is_off && vm.state != VmState::Deleting {
+                (act("stop", "stop", "Shut down", ""))
+                (act("restart", "restart", "Restart", ""))
+                (act("kill", "stop", "Turn off", "grave"))
+            }
+        }
+    }
+}
+
+fn of_place(vm: &VmView) -> Facts {
+    let holds = html! {
+        @if vm.holds.is_empty() { "nothing" }
+        @for slot in &vm.holds { div { a href=(links::gpu(&slot.gpu)) { code { (slot) } } } }
+    };
+    Facts::new()
+        .and(
+            "Host",
+            match &vm.host {
+                Some(host) => html! { a href=(links::host(host)) { (host) } },
+                None => html! { "not decided" },
+            },
+        )
+        .and("Asks for", request(&vm.request))
+        .and("Holds", holds)
+        .and_if("Device", vm.device.as_ref().map(|device| html! { code { (device) } }))
+        .and_if("Profile", vm.profile.clone())
+        .and_if("Video memory", vm.vram_mib.map(|mib| size_if_known(Some(mib))))
+        .and_if("Stand-in", vm.emulated.then_some("what it holds is emulated by the virtual lab"))
+        .and("Keeps it while it is off", if vm.reserved { "yes" } else { "no" })
+        .and_if("Prefers NUMA node", vm.prefer_numa_node)
+}
+
+fn of_machine(vm: &VmView) -> Facts {
+    let origin = match vm.origin {
+        VmOrigin::Made => "defined by Tranche",
+        VmOrigin::Adopted => "adopted; its definition is its user\u{2019}s",
+    };
+    Facts::new()
+        .and("Guest system", or_unknown(vm.guest_os.as_ref()))
+        .and("vCPUs", or_unknown(vm.vcpus))
+        .and("Memory", size_if_known(vm.memory_mib))
+        .and("Definition", origin)
+        .and("UUID", html! { code { (vm.id) } })
+        .and("Known since", time(vm.created_at))
+}
+
+fn of_availability(vm: &VmView) -> Facts {
+    let wish = &vm.availability;
+    let failover = match wish.failover {
+        Failover::Restart => "starts on another host",
+        Failover::Stay => "waits for its host",
+    };
+    let migration = match wish.migration {
+        Migration::LiveOrRestart => "while it runs if possible, else by a restart",
+        Migration::LiveOnly => "while it runs, or not at all",
+        Migration::Restart => "always by a restart",
+    };
+    let (local, elsewhere) = (wish.restarts.local, wish.restarts.elsewhere);
+    Facts::new()
+        .and("If its host dies", failover)
+        .and("Priority", wish.priority)
+        .and(
+            "If it falls over",
+            format!("started again {local} times there, then on {elsewhere} other hosts"),
+        )
+        .and("Goes to another host", migration)
+        .and_if("Longest pause on the way", wish.pace.pause_ms.map(|ms| duration(u64::from(ms))))
+        .and_if("Bandwidth on the way", wish.pace.bandwidth_mib_s.map(|mib| format!("{mib} MiB/s")))
+}
+
+fn gpu_forms(visit: &Visit, vm: &VmView, capacity: Option<&Capacity>) -> Markup {
+    let page = links::vm(&vm.name);
+    if vm.request != Request::None {
+        let deed = Deed { action: &format!("{page}/detach"), method: "POST", rest: &rest(vm, "detach") };
+        return html! {
+            @if visit.may(deed.method, deed.rest) {
+                section class="panel change" {
+                    h2 { "Take its GPU" }
+                    p class="help" { "A VM that runs is shut down first and started again without it. The next page shows what happens." }
+                    (button(visit, deed, "Preview taking its GPU", ""))
+                }
+            }
+        };
+    }
+    let deed = Deed { action: &format!("{page}/attach"), method: "POST", rest: &rest(vm, "attach") };
+    let content = html! {
+        h2 { "Give it a GPU" }
+        p class="help" { "A VM that runs is shut down first and started again with it. The next page shows what happens." }
+        (request_fields(&sizes(capacity), false))
+        div class="buttons" { button class="main" { "Preview" } }
+    };
+    html! { div class="panel change" { (change(visit, deed, content)) } }
+}
+
+/// What ends it.
+fn ends(visit: &Visit, vm: &VmView) -> Markup {
+    let page = format!("{}/delete", links::vm(&vm.name));
+    let path = format!("/v1/vms/{}", vm.name);
+    let content = html! {
+        h2 { "Delete it" }
+        p class="help" {
+            @match vm.origin {
+                VmOrigin::Made => { "Its domain is removed from libvirt. Its disks stay." }
+                VmOrigin::Adopted => { "Tranche forgets it. Its domain stays as it is." }
+            }
+        }
+        (tick("force", "Turn it off first if it runs", ""))
+        div class="buttons" { button class="grave" { "Preview deleting" } }
+    };
+    html! {
+        @if vm.state != VmState::Deleting {
+            div class="panel change" { (change(visit, Deed { action: &page, method: "DELETE", rest: &path }, content)) }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Findings: what is wrong, with what, what to do about it, and the page where it can be done.
+
+use maud::{Markup, html};
+use tranche_api::Problem;
+use tranche_core::finding::Finding;
+
+use crate::links;
+use crate::words::{severity, severity_tone};
+
+/// Findings, as they come: the gravest first.
+pub(crate) fn list(findings: &[Finding]) -> Markup {
+    html! {
+        @if !findings.is_empty() {
+            ul class="findings" { @for finding in findings { (item(finding)) } }
+        }
+    }
+}
+
+/// Findings, or a word that there are none.
+pub(crate) fn list_or(findings: &[Finding], empty: &str) -> Markup {
+    if findings.is_empty() { super::nothing(empty) } else { list(findings) }
+}
+
+fn item(finding: &Finding) -> Markup {
+    html! {
+        li class={ "finding " (severity_tone(finding.severity).class()) } {
+            p class="what" {
+                (severity(finding.severity)) " " span { (finding.message) }
+            }
+            p class="hint" {
+                (finding.hint) " "
+                @if let Some((to, label)) = links::mend(finding) { a href=(to) { (label) } }
+            }
+            p class="code" { code { (finding.code) } " " (finding.subject) }
+        }
+    }
+}
+
+/// Findings in a line, for a cell of a table.
+pub(crate) fn brief(findings: &[Finding]) -> Markup {
+    html! {
+        @if !findings.is_empty() {
+            ul class="brief" {
+                @for finding in findings { li { (finding.message) " " code { (finding.code) } } }
+            }
+        }
+    }
+}
+
+/// Why something was refused.
+pub(crate) fn problem(problem: &Problem) -> Markup {
+    html! {
+        section class="panel bad" role="alert" {
+            h2 { (problem.detail) }
+            p { (problem.hint) }
+            p class="code" { code { (problem.code) } " " (problem.title) }
+            @if problem.findings.len() > 1 {
+                h3 { "Everything that was found" }
+                (list(&problem.findings))
+            }
+        }
+    }
+}
