@@ -29,9 +29,11 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tower::ServiceExt as _;
 use tranche_api::answer::{Accepted, Preview};
 use tranche_api::view::Sources;
 use tranche_core::change::Change;
@@ -86,11 +88,12 @@ pub fn router(app: App) -> Router {
 pub fn for_the_web(app: App) -> Router {
     let rest = authorised(&app);
     let pages = tranche_console::router(rest.clone());
+    let either = async move |request: Request| {
+        let router = if admit::is_rest(request.uri().path()) { rest } else { pages };
+        router.oneshot(request).await
+    };
     Router::new()
-        .route_service("/v1/{*rest}", rest.clone())
-        .route_service("/healthz", rest.clone())
-        .route_service("/metrics", rest)
-        .fallback_service(pages)
+        .fallback(either)
         .layer(from_fn_with_state(app.clone(), admit::by_web))
         .layer(from_fn_with_state(app.patience, guard::guard))
 }

@@ -82,6 +82,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tokio",
             "tokio-rustls",
             "toml",
+            "tower",
             "tracing",
             "tracing-subscriber",
             "tranche-access",

@@ -45,7 +45,7 @@ struct Told {
 impl Site {
     fn new() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let machine = FakeMachine::new("node1".parse().unwrap(), Machine::preset("a16").unwrap());
+        let machine = FakeMachine::new("node1".parse().unwrap(), Machine::preset("gpus").unwrap());
         let repository = Repository::new(Arc::clone(&store));
         let engine = Engine::open("node1".parse().unwrap(), machine.host(), repository, 1).unwrap();
         engine.pass(Timestamp(1));
