@@ -49,6 +49,7 @@ impl Inner {
         }
         self.befell(node, why);
         self.kill_daemon(node);
+        self.cut_transfers_from(node);
         let node = &mut self.nodes[node];
         node.on = false;
         node.fed = None;

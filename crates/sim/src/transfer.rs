@@ -91,6 +91,16 @@ impl Inner {
         }
     }
 
+    /// A host's power is gone, and with it what sent its VMs. The other hosts notice when nothing comes any more.
+    pub(crate) fn cut_transfers_from(&mut self, from: Place) {
+        let (cut, left) = self.transfers.drain(..).partition(|transfer| transfer.from == from);
+        self.transfers = left;
+        let cut: Vec<Transfer> = cut;
+        for transfer in cut {
+            self.after(KEEPALIVE_MS, Due::ArrivalEnds(transfer));
+        }
+    }
+
     /// All of a VM is there, if nothing has happened meanwhile.
     pub(crate) fn finish_transfer(&mut self, transfer: &Transfer) {
         if !self.transfers.contains(transfer) {
