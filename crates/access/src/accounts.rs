@@ -109,7 +109,7 @@ impl Accounts {
         let key = records::link_key(&secret::hash(&secret));
         self.commit(&Txn::new().expect(key.clone(), Expected::Absent).put(key, records::encode(&link)))?;
         let path = format!("/login?link={secret}");
-        Ok(LinkMade { secret: Secret(secret), path, expires_at })
+        Ok(LinkMade { secret: Secret(secret), path, url: None, expires_at })
     }
 
     /// Begins a session. How often somebody may try is the caller's to bound ([`crate::Throttle`]).

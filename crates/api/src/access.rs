@@ -135,6 +135,9 @@ pub struct LinkMade {
     pub secret: Secret,
     /// The path that it belongs to, on any host of the cluster.
     pub path: String,
+    /// The whole link to the host that was asked; none where that serves no console.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// When it ends, in milliseconds since the Unix epoch.
     pub expires_at: Timestamp,
 }

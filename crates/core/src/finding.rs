@@ -165,6 +165,7 @@ codes! {
     DomainExists "domain_exists" Conflict "libvirt has a domain of that name that Tranche does not manage.",
     UserNotFound "user_not_found" NotFound "No user of that name is known.",
     TokenNotFound "token_not_found" NotFound "No token of that name is known.",
+    UserExists "user_exists" Conflict "A user of that name exists already.",
     TokenExists "token_exists" Conflict "A token of that name exists already.",
     PasswordWeak "password_weak" Invalid "A password is too short, too long, or easily guessed.",
     LoginRequired "login_required" Denied "Who asks has not said who they are, or their session or token has ended.",

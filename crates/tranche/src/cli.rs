@@ -2,6 +2,7 @@
 //!
 //! Completions, man pages and the handbook's page are made from this one definition.
 
+mod access;
 mod cluster;
 mod doing;
 mod gpu;
@@ -16,6 +17,7 @@ use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tranche_core::name::{HostName, OperationId, VmName};
 
+pub use access::{ApiTokenCommand, PasswordArgs, UserCommand};
 pub use cluster::{At, ClusterCommand, TokenCommand};
 pub use doing::Doing;
 pub use gpu::{GpuCommand, PartitionArgs, SeveralArgs};
@@ -109,6 +111,18 @@ pub enum Command {
     /// The cluster: begin one, join, leave, back it up, and what it has to spare
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// People who use the web console
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Tokens with which programs use the REST interface over HTTPS
+    #[command(subcommand)]
+    Token(ApiTokenCommand),
+    /// What was changed or refused, by whom and from where
+    Audit {
+        /// So many entries at most, the latest first
+        #[arg(long, default_value_t = 50, value_name = "NUMBER")]
+        limit: usize,
+    },
     /// Changes that were accepted: how far they are, and what became of them
     #[command(subcommand)]
     Operation(OperationCommand),

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod access;
 mod catalogue;
 mod change;
 mod cluster;
@@ -43,6 +44,9 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         Command::Catalogue(command) => catalogue::run(command, &daemon),
         Command::Vm(command) => vm::run(command, &daemon),
         Command::Cluster(command) => cluster::run(command, &daemon),
+        Command::User(command) => access::user(command, &daemon),
+        Command::Token(command) => access::token(command, &daemon),
+        Command::Audit { limit } => access::audit(limit, &daemon),
         Command::Operation(command) => daemon.operation(command),
         Command::Findings => daemon.show(client.get::<Vec<Finding>>("/findings")?.as_slice()),
         Command::WhyNot { vm, host } => daemon.why_not(&vm, host),

@@ -65,6 +65,10 @@ pub(crate) enum Failure {
     Underway { title: String },
     #[error("The scenario cannot be played. {0}")]
     Scenario(tranche_sim::ScenarioError),
+    #[error("There is no terminal to ask for a password.")]
+    NoTerminal,
+    #[error("The two passwords differ; nothing was changed.")]
+    Mistyped,
     #[error("Nothing was changed.")]
     Declined,
     #[error("This interrupts VM {}, and nobody is there to agree to it.", vms.join(", "))]
@@ -88,7 +92,7 @@ impl Failure {
             | Self::Unasked { .. } => Exit::Refused,
             Self::Operation(operation) if !operation.state.is_over() => Exit::Waiting,
             Self::Underway { .. } => Exit::Waiting,
-            Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } => Exit::Usage,
+            Self::AmbiguousGpu { .. } | Self::HostNeeded { .. } | Self::NoTerminal => Exit::Usage,
             _ => Exit::Failed,
         }
     }
@@ -135,7 +139,9 @@ impl Failure {
             Self::Unasked { .. } => {
                 "Look at it with --dry-run, and apply exactly that with --version; or say --yes.".to_owned()
             }
+            Self::NoTerminal => "Send it on standard input, with --stdin.".to_owned(),
             Self::Declined
+            | Self::Mistyped
             | Self::Scenario(_)
             | Self::Read { .. }
             | Self::Write { .. }

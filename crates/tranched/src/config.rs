@@ -80,6 +80,13 @@ impl ConsoleConfig {
         self.listen.parse().ok()
     }
 
+    /// What people enter in their browsers, for a host that is reached at `address`; nothing if it is served nowhere.
+    pub fn url(&self, address: &str) -> Option<String> {
+        let port = self.address()?.port();
+        let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        Some(format!("https://{address}:{port}"))
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         if !self.listen.is_empty() && self.address().is_none() {
             let choose = "an address and a port such as [::]:7440, or nothing".to_owned();

@@ -55,7 +55,8 @@ pub fn build(
         Some(store) => store as Arc<dyn Store>,
         None => open_store(config)?,
     };
-    let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store));
+    let (repository, access) =
+        (Repository::new(Arc::clone(&store)), Access::new(store, config.console.url(cluster.address())));
     let (bell, gate) = (Bell::default(), Gate::default());
     let libvirt = if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) };
     let host = match fake {

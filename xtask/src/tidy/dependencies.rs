@@ -111,6 +111,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hyper-util",
             "indicatif",
             "jiff",
+            "rpassword",
             "rustix",
             "serde",
             "serde-saphyr",

@@ -11,6 +11,14 @@ pub fn user_not_found(user: &UserName) -> Finding {
     error(Code::UserNotFound, subject("user", user), format!("There is no user {user}."), hint)
 }
 
+/// A name that another user has.
+pub fn user_exists(user: &UserName) -> Finding {
+    let hint = format!(
+        "'tranche user set {user}' changes what that one may do, and 'tranche user link {user}' lets them in."
+    );
+    error(Code::UserExists, subject("user", user), format!("There is a user {user} already."), hint)
+}
+
 /// No such token.
 pub fn token_not_found(token: &UserName) -> Finding {
     let hint = "'tranche token list' shows the tokens.";

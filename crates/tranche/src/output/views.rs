@@ -1,5 +1,6 @@
 //! How each answer looks to people.
 
+mod access;
 mod capacity;
 mod catalogue;
 mod cluster;

@@ -40,17 +40,20 @@ pub struct Access {
     pub accounts: Accounts,
     /// What was done by whom.
     pub audit: Audit,
+    /// Where people find the console of this host; nowhere if it serves none.
+    console_url: Option<Arc<str>>,
     by_address: Arc<Throttle>,
     by_user: Arc<Throttle>,
     passwords: Arc<Semaphore>,
 }
 
 impl Access {
-    /// With what `store` remembers.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    /// With what `store` remembers, and the console at this URL.
+    pub fn new(store: Arc<dyn Store>, console_url: Option<String>) -> Self {
         Self {
             accounts: Accounts::new(Arc::clone(&store)),
             audit: Audit::new(store),
+            console_url: console_url.map(Arc::from),
             by_address: Arc::new(Throttle::new(BY_ADDRESS)),
             by_user: Arc::new(Throttle::new(BY_USER)),
             passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
@@ -209,7 +212,8 @@ async fn make_link(
     InPath(name): InPath<UserName>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
 ) -> Result<(StatusCode, Json<LinkMade>), Refusal> {
-    let link = app.access.wait_for(move |access| access.accounts.make_link(&name, clock::now())).await?;
+    let mut link = app.access.wait_for(move |access| access.accounts.make_link(&name, clock::now())).await?;
+    link.url = app.access.console_url.as_ref().map(|url| format!("{url}{}", link.path));
     Ok((StatusCode::CREATED, Json(link)))
 }
 

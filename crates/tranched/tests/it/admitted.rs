@@ -49,7 +49,7 @@ impl Site {
         let repository = Repository::new(Arc::clone(&store));
         let engine = Engine::open("node1".parse().unwrap(), machine.host(), repository, 1).unwrap();
         engine.pass(Timestamp(1));
-        let (engine, access) = (Arc::new(engine), Access::new(store));
+        let (engine, access) = (Arc::new(engine), Access::new(store, Some("https://node1:7440".to_owned())));
         let app = App {
             bell: Bell::default(),
             events: Events::new(engine.watch()),
@@ -239,6 +239,7 @@ async fn users_and_tokens_are_made_changed_and_ended_over_rest() {
     assert_eq!(link.status, StatusCode::CREATED);
     let secret = link.body["secret"].as_str().unwrap().to_owned();
     assert_eq!(link.body["path"].as_str().unwrap(), format!("/login?link={secret}"));
+    assert_eq!(link.body["url"].as_str().unwrap(), format!("https://node1:7440/login?link={secret}"));
     let by_link = site.with_token("POST", "/v1/sessions", None, json!({ "link": secret })).await;
     assert_eq!((by_link.status, &by_link.body["name"]), (StatusCode::CREATED, &json!("bob")));
     let made = ask("POST", "/v1/tokens", json!({ "name": "ci", "role": "viewer" })).await;

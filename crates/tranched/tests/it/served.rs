@@ -86,7 +86,7 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixListener::bind(dir.path().join("s")).unwrap();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store));
+        let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store, None));
         let engine = Arc::new(Engine::open("node1".parse().unwrap(), host, repository, 2).unwrap());
         // The tick is so long that a test hangs if nothing but the tick would wake the loop.
         let tick = Duration::from_secs(3600);

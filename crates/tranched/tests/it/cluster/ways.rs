@@ -54,7 +54,7 @@ fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8Pat
     });
     let patience = Patience::default();
     App {
-        access: Access::new(Arc::new(tranche_store::MemoryStore::default())),
+        access: Access::new(Arc::new(tranche_store::MemoryStore::default()), None),
         events: Events::new(engine.watch()),
         engine: Arc::new(engine),
         bell: Bell::default(),
