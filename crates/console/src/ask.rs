@@ -60,7 +60,8 @@ impl FromRequestParts<Console> for Visit {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, console: &Console) -> Result<Self, Infallible> {
-        let extensions = parts.extensions.get::<Arrived>().map(|arrived| arrived.0.clone()).unwrap_or_default();
+        let extensions =
+            parts.extensions.get::<Arrived>().map(|arrived| arrived.0.clone()).unwrap_or_default();
         let visitor = extensions.get::<Visitor>().cloned();
         let address = parts.uri.path_and_query().map_or("/", |address| address.as_str()).to_owned();
         Ok(Self { rest: Rest { router: console.rest.clone(), extensions }, visitor, address })

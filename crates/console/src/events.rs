@@ -27,7 +27,8 @@ pub(crate) async fn events(visit: Visit) -> Answer {
         return Err(trouble_of(upstream).await);
     }
     let told = paced(upstream.into_body().into_data_stream());
-    Ok(([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(told)).into_response()).map(unbuffered)
+    Ok(([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(told)).into_response())
+        .map(unbuffered)
 }
 
 /// Proxies hold events back unless they are told not to.

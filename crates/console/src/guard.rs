@@ -86,7 +86,11 @@ async fn check(request: Request, visitor: Option<&Visitor>) -> Result<Request, T
     let (head, extensions) = (parts.clone(), parts.extensions.clone());
     let form = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts, body), &()).await;
     let Form(pairs) = form.map_err(|refused| {
-        Trouble::new(refused.status(), "The form cannot be read.", "Go back, load the page again, and send it anew.")
+        Trouble::new(
+            refused.status(),
+            "The form cannot be read.",
+            "Go back, load the page again, and send it anew.",
+        )
     })?;
     let fields = Fields(pairs);
     let is_theirs = |visitor: &Visitor| {

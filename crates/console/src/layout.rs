@@ -16,11 +16,21 @@ use crate::parts::finding;
 use crate::parts::form::hidden;
 
 /// Scripts may neither be made from text nor bring styles.
-const HTMX_CONFIG: &str = r#"{"allowEval":false,"includeIndicatorStyles":false,"historyEnabled":false,"selfRequestsOnly":true}"#;
+const HTMX_CONFIG: &str =
+    r#"{"allowEval":false,"includeIndicatorStyles":false,"historyEnabled":false,"selfRequestsOnly":true}"#;
 
 /// The menu: what each group is called, and its pages.
 const MENU: [(&str, &[(&str, &str)]); 3] = [
-    ("Resources", &[("/", "Overview"), ("/gpus", "GPUs"), ("/partition", "Partitions"), ("/vms", "VMs"), ("/hosts", "Hosts")]),
+    (
+        "Resources",
+        &[
+            ("/", "Overview"),
+            ("/gpus", "GPUs"),
+            ("/partition", "Partitions"),
+            ("/vms", "VMs"),
+            ("/hosts", "Hosts"),
+        ],
+    ),
     (
         "State",
         &[

@@ -86,7 +86,17 @@ mod tests {
 
     #[test]
     fn nothing_leads_to_another_site() {
-        for next in ["", "//evil.example", "/\\evil.example", "https://evil.example", "/a//b", "evil", "\\/x", "/\t/evil", "/a\nb"] {
+        for next in [
+            "",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "/a//b",
+            "evil",
+            "\\/x",
+            "/\t/evil",
+            "/a\nb",
+        ] {
             assert_eq!(local(next), "/", "{next:?}");
         }
         for next in ["/", "/vms?state=running&page=2", "/gpus/node1/0000:01:00.0"] {

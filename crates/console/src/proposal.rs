@@ -156,7 +156,8 @@ impl Proposal<'_> {
     }
 }
 
-const CHANGED: &str = "Something has changed since you looked, so nothing was done. This is what would happen now.";
+const CHANGED: &str =
+    "Something has changed since you looked, so nothing was done. This is what would happen now.";
 
 /// The fields of the form before, but for what belongs to that form alone.
 fn repeated(fields: &Fields, without: &[&str]) -> Markup {
@@ -173,7 +174,12 @@ fn fingerprint(preview: &Preview) -> String {
     let found: Vec<_> = effect.findings.iter().map(|finding| (finding.code, &finding.subject)).collect();
     let shown = (&preview.changes, &effect.gpus, &effect.vms, &effect.homes, found, preview.version);
     let text = serde_json::to_vec(&shown).unwrap_or_default();
-    digest::digest(&digest::SHA256, &text).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    digest::digest(&digest::SHA256, &text)
+        .as_ref()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// What a change would do.

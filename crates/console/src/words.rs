@@ -229,7 +229,9 @@ pub(crate) fn mode(mode: &GpuMode) -> String {
     match mode {
         GpuMode::Host => "host".to_owned(),
         GpuMode::Partitioned { count, series: None } => format!("{count} partitions"),
-        GpuMode::Partitioned { count, series: Some(series) } => format!("{count} partitions, series {series}"),
+        GpuMode::Partitioned { count, series: Some(series) } => {
+            format!("{count} partitions, series {series}")
+        }
         GpuMode::Mixed { sizes } => format!("mixed: {}", sizes.join(", ")),
         GpuMode::Passthrough { pool: None, .. } => "passthrough".to_owned(),
         GpuMode::Passthrough { pool: Some(pool), .. } => format!("passthrough, pool {pool}"),
@@ -322,7 +324,9 @@ mod tests {
 
     #[test]
     fn sizes_are_exact_where_partitions_differ_by_little() {
-        for (mib, text) in [(512, "512 MiB"), (1024, "1 GiB"), (3648, "3648 MiB"), (15_356, "14.9 GiB"), (49_152, "48 GiB")] {
+        for (mib, text) in
+            [(512, "512 MiB"), (1024, "1 GiB"), (3648, "3648 MiB"), (15_356, "14.9 GiB"), (49_152, "48 GiB")]
+        {
             assert_eq!(size(mib), text);
         }
     }

@@ -2,7 +2,9 @@
 
 use axum::http::{HeaderMap, Method, header};
 use maud::{Markup, html};
-use tranche_api::access::{LinkMade, NewToken, Secret, SetUser, TOKEN_DAYS_DEFAULT, TokenMade, TokenView, UserView};
+use tranche_api::access::{
+    LinkMade, NewToken, Secret, SetUser, TOKEN_DAYS_DEFAULT, TokenMade, TokenView, UserView,
+};
 use tranche_core::access::Role;
 use tranche_core::name::UserName;
 
@@ -56,13 +58,25 @@ fn users_table(visit: &Visit, users: &[UserView]) -> Markup {
             html! {
                 div class="acts" {
                     (button(visit, Deed { action: &link, method: "POST", rest: &link_rest }, "One-time link", ""))
-                    (confirmed(visit, Deed { action: &delete, method: "DELETE", rest: &rest }, user.name.as_str()))
+                    (confirmed(visit, Deed { action: &delete, method: "DELETE", rest: &rest }, "Delete", user.name.as_str()))
                 }
             },
         ]
     });
-    let columns = [text("Name"), text("Role"), text("Password set"), text("Known since"), text("New password"), text("More")];
-    table("Users", &columns, rows.collect(), "There are no users: only those on a host get in, through its socket.")
+    let columns = [
+        text("Name"),
+        text("Role"),
+        text("Password set"),
+        text("Known since"),
+        text("New password"),
+        text("More"),
+    ];
+    table(
+        "Users",
+        &columns,
+        rows.collect(),
+        "There are no users: only those on a host get in, through its socket.",
+    )
 }
 
 fn role_form(visit: &Visit, user: &UserView, rest: &str) -> Markup {
@@ -87,11 +101,11 @@ fn password_form(visit: &Visit, user: &UserView, rest: &str) -> Markup {
 }
 
 /// Deleting takes two steps on one page, without scripts: it is opened, then done.
-fn confirmed(visit: &Visit, deed: Deed<'_>, name: &str) -> Markup {
+fn confirmed(visit: &Visit, deed: Deed<'_>, label: &str, name: &str) -> Markup {
     html! {
         details class="confirm" {
-            summary { "Delete" }
-            (button(visit, deed, &format!("Delete {name} for good"), "grave"))
+            summary { (label) }
+            (button(visit, deed, &format!("{label} {name} for good"), "grave"))
         }
     }
 }
@@ -111,17 +125,18 @@ fn new_user(visit: &Visit) -> Markup {
 
 fn tokens_table(visit: &Visit, tokens: &[TokenView]) -> Markup {
     let rows = tokens.iter().map(|token| {
-        let (action, rest) = (format!("{PAGE}/tokens/{}/delete", token.name), format!("/v1/tokens/{}", token.name));
+        let (action, rest) =
+            (format!("{PAGE}/tokens/{}/delete", token.name), format!("/v1/tokens/{}", token.name));
         let deed = Deed { action: &action, method: "DELETE", rest: &rest };
         vec![
             html! { (token.name) },
             html! { (token.role) },
             time(token.created_at),
             time(token.expires_at),
-            confirmed(visit, deed, token.name.as_str()),
+            confirmed(visit, deed, "Revoke", token.name.as_str()),
         ]
     });
-    let columns = [text("Name"), text("Role"), text("Made"), text("Ends"), text("Revoke")];
+    let columns = [text("Name"), text("Role"), text("Made"), text("Ends"), text("More")];
     table("Tokens", &columns, rows.collect(), "There are no tokens.")
 }
 
@@ -166,7 +181,12 @@ pub(crate) async fn make_link(visit: Visit, Named(name): Named<UserName>, header
     let at = host.map(|host| format!("https://{host}")).unwrap_or_default();
     let secret = format!("{at}/login?link={}", crate::links::encode(&link.secret.0));
     let note = html! { "It lets " strong { (name) } " in once, on any host of the cluster, until " (time(link.expires_at)) "." };
-    Ok(visit.answer(&Page { title: "One-time link", at: PAGE, above: &ABOVE, body: shown_once(&secret, note) }))
+    Ok(visit.answer(&Page {
+        title: "One-time link",
+        at: PAGE,
+        above: &ABOVE,
+        body: shown_once(&secret, note),
+    }))
 }
 
 /// Whether it is safe to put into an address: a name or an address, and a port.
@@ -185,7 +205,12 @@ pub(crate) async fn make_token(visit: Visit, Posted(fields): Posted) -> Answer {
     let note = html! {
         "Token " strong { (made.token.name) } ", " (made.token.role) ", ends " (time(made.token.expires_at)) "."
     };
-    Ok(visit.answer(&Page { title: "New token", at: PAGE, above: &ABOVE, body: shown_once(&made.secret.0, note) }))
+    Ok(visit.answer(&Page {
+        title: "New token",
+        at: PAGE,
+        above: &ABOVE,
+        body: shown_once(&made.secret.0, note),
+    }))
 }
 
 /// Revokes a token.

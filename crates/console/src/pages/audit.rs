@@ -31,10 +31,13 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
     });
     let columns =
         [text("When"), text("Who"), text("From"), text("At"), text("What"), text("Status"), text("Outcome")];
-    let body = live("live", html! {
-        (table("What was asked for, the newest first", &columns, rows.collect(), "Nothing has been asked for yet."))
-        (paged.links("/audit", &asked))
-    });
+    let body = live(
+        "live",
+        html! {
+            (table("What was asked for, the newest first", &columns, rows.collect(), "Nothing has been asked for yet."))
+            (paged.links("/audit", &asked))
+        },
+    );
     Ok(visit.page(&Page { title: "Audit log", at: "/audit", above: &[], body }))
 }
 

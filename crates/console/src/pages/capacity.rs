@@ -28,13 +28,15 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
         [] => "/v1/capacity".to_owned(),
         named => format!("/v1/capacity?without={}", named.join(",")),
     };
-    let (capacity, hosts) = tokio::join!(visit.get::<Capacity>(&path), visit.get::<Vec<HostView>>("/v1/hosts"));
+    let (capacity, hosts) =
+        tokio::join!(visit.get::<Capacity>(&path), visit.get::<Vec<HostView>>("/v1/hosts"));
     let (mut capacity, hosts) = (capacity?, hosts?);
     // Those that would lose most come first.
     capacity.hosts.sort_by_key(|host| std::cmp::Reverse(host.stranded.len()));
     let paged = Paged::of(std::mem::take(&mut capacity.hosts), &asked, ROWS_PER_PAGE);
     let rows = paged.rows.iter().map(|host| {
-        let verdict = if host.stranded.is_empty() { badge(Tone::Good, "yes") } else { badge(Tone::Bad, "no") };
+        let verdict =
+            if host.stranded.is_empty() { badge(Tone::Good, "yes") } else { badge(Tone::Bad, "no") };
         vec![
             html! { a href=(links::host(&host.host)) { (host.host) } },
             html! { (host.free_slots) },
@@ -117,7 +119,12 @@ fn sizes(capacity: &Capacity) -> Markup {
         ]
     });
     let columns = [text("Size"), number("Video memory"), number("Free"), number("All"), text("Used")];
-    table("What could start of each size, if there is memory for it", &columns, rows.collect(), "No GPU is partitioned or passed through.")
+    table(
+        "What could start of each size, if there is memory for it",
+        &columns,
+        rows.collect(),
+        "No GPU is partitioned or passed through.",
+    )
 }
 
 fn what_if(hosts: &[HostView], without: &BTreeSet<HostName>) -> Markup {

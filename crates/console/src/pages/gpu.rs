@@ -42,7 +42,7 @@ pub(crate) async fn show(
                 (gpu_status(gpu.status)) " " (mode(&gpu.mode))
                 @if gpu.mode != gpu.asked_mode { ", asked to be: " (mode(&gpu.asked_mode)) }
             }
-            (finding::list(&gpu.findings))
+            (finding::list_on(&links::gpu(&key), &gpu.findings))
             @if !partitions.is_empty() { h2 { "Partitions" } (partitions_table(&partitions)) }
             div class="columns" {
                 div { h2 { "Use" } (of_use(&gpu)) h2 { "Hardware" } (of_hardware(&gpu)) }
@@ -92,7 +92,10 @@ fn of_hardware(gpu: &GpuView) -> Facts {
         .and("IOMMU group", or_unknown(gpu.iommu_group))
         .and_if("Others in that group", (!gpu.group_members.is_empty()).then_some(members))
         .and("Firmware\u{2019}s console", if gpu.console { "on this GPU" } else { "not on this GPU" })
-        .and("Ways to reset it", if gpu.reset_methods.is_empty() { "none".to_owned() } else { gpu.reset_methods.join(", ") })
+        .and(
+            "Ways to reset it",
+            if gpu.reset_methods.is_empty() { "none".to_owned() } else { gpu.reset_methods.join(", ") },
+        )
 }
 
 fn of_health(gpu: &GpuView) -> Facts {
@@ -108,7 +111,9 @@ fn of_health(gpu: &GpuView) -> Facts {
     let facts = Facts::new().and("State", state.unwrap_or_else(|| badge(Tone::Bad, "not there")));
     let facts = facts.and_if(
         "PCIe errors",
-        gpu.aer.map(|aer| format!("{} corrected, {} nonfatal, {} fatal", aer.correctable, aer.nonfatal, aer.fatal)),
+        gpu.aer.map(|aer| {
+            format!("{} corrected, {} nonfatal, {} fatal", aer.correctable, aer.nonfatal, aer.fatal)
+        }),
     );
     let Some(seen) = &gpu.telemetry else { return facts };
     let memory = seen.memory_used_mib.zip(seen.memory_total_mib);
@@ -237,7 +242,11 @@ pub(crate) async fn set_mode(
 
 fn mode_of(fields: &Fields) -> Result<GpuMode, Trouble> {
     let incomplete = || {
-        Trouble::new(StatusCode::UNPROCESSABLE_ENTITY, "It is not said what the GPU shall be used for.", "Go back and choose.")
+        Trouble::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "It is not said what the GPU shall be used for.",
+            "Go back and choose.",
+        )
     };
     match fields.get("mode") {
         Some("host") => Ok(GpuMode::Host),

@@ -26,11 +26,14 @@ pub(crate) async fn show(visit: Visit) -> Answer {
     } else {
         badge(Tone::Warn, "not homogeneous")
     };
-    let body = live("live", html! {
-        p class="state" { (verdict) " " span class="quiet" { "Policy: " (policy) "." } }
-        @if report.sets.is_empty() { (nothing("No GPU serves VMs, and none could be split.")) }
-        @for set in &report.sets { (of_set(set)) }
-    });
+    let body = live(
+        "live",
+        html! {
+            p class="state" { (verdict) " " span class="quiet" { "Policy: " (policy) "." } }
+            @if report.sets.is_empty() { (nothing("No GPU serves VMs, and none could be split.")) }
+            @for set in &report.sets { (of_set(set)) }
+        },
+    );
     Ok(visit.page(&Page { title: "Homogeneity", at: "/homogeneity", above: &[], body }))
 }
 
@@ -45,7 +48,8 @@ fn of_set(set: &SetReport) -> Markup {
             html! { (attribute.unknown) },
         ]
     });
-    let columns = [text("Attribute"), text("Grade"), text("Usual value"), text("What it breaks"), number("Unknown")];
+    let columns =
+        [text("Attribute"), text("Grade"), text("Usual value"), text("What it breaks"), number("Unknown")];
     html! {
         section class="panel" {
             h2 { "Set: " (set.set) }

@@ -25,28 +25,32 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<HostName>, Asked(asked
     let (host, gpus) = tokio::join!(visit.get::<HostView>(&path), visit.get::<Vec<GpuView>>("/v1/gpus"));
     let (host, mut gpus) = (host?, gpus?);
     gpus.retain(|gpu| gpu.host == host.name);
-    let body = live("live", html! {
-        (operation::notice(&visit, &asked).await)
-        div class="state" { (host_state(&host)) (duty(&visit, &host)) }
-        (finding::list(&host.findings))
-        div class="columns" {
-            div { h2 { "Machine" } (of_machine(&host)) }
-            div {
-                h2 { "Use" } (of_use(&host))
-                @if let Some(member) = &host.member { h2 { "In the cluster" } (of_member(member)) }
+    let body = live(
+        "live",
+        html! {
+            (operation::notice(&visit, &asked).await)
+            div class="state" { (host_state(&host)) (duty(&visit, &host)) }
+            (finding::list_on(&links::host(&host.name), &host.findings))
+            div class="columns" {
+                div { h2 { "Machine" } (of_machine(&host)) }
+                div {
+                    h2 { "Use" } (of_use(&host))
+                    @if let Some(member) = &host.member { h2 { "In the cluster" } (of_member(member)) }
+                }
             }
-        }
-        (stuck(&host))
-        h2 { "GPUs" }
-        (gpus_table(&gpus))
-    });
+            (stuck(&host))
+            h2 { "GPUs" }
+            (gpus_table(&gpus))
+        },
+    );
     Ok(visit.page(&Page { title: host.name.as_str(), at: "/hosts", above: &[("/hosts", "Hosts")], body }))
 }
 
 /// Taking it out of service, or back. A host that stands alone has no other to send VMs to.
 fn duty(visit: &Visit, host: &HostView) -> Markup {
     let act = |act: &str, label| {
-        let (action, rest) = (format!("{}/{act}", links::host(&host.name)), format!("/v1/hosts/{}/{act}", host.name));
+        let (action, rest) =
+            (format!("{}/{act}", links::host(&host.name)), format!("/v1/hosts/{}/{act}", host.name));
         button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, "")
     };
     html! {
@@ -137,7 +141,8 @@ fn gpus_table(gpus: &[GpuView]) -> Markup {
             html! { (size_if_known(gpu.vram_mib)) },
         ]
     });
-    let columns = [text("Address"), text("Model"), text("Status"), text("Mode"), number("Free"), number("Memory")];
+    let columns =
+        [text("Address"), text("Model"), text("Status"), text("Mode"), number("Free"), number("Memory")];
     table("GPUs of this host", &columns, rows.collect(), "It reports no GPU.")
 }
 

@@ -8,9 +8,9 @@ use crate::ask::{Answer, Visit};
 use crate::fields::Asked;
 use crate::layout::{Page, live};
 use crate::links;
+use crate::parts::meter;
 use crate::parts::paging::{Paged, ROWS_PER_PAGE};
 use crate::parts::table::{number, table, text};
-use crate::parts::meter;
 use crate::words::{Tone, badge, guard, host_state, number as count_of, size, time, unknown};
 
 /// The list.
@@ -22,8 +22,7 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
         text("Host"),
         text("State"),
         number("GPUs"),
-        number("Partitions free"),
-        text("Used"),
+        text("Partitions free"),
         number("VMs running"),
         number("Memory"),
         text("IOMMU"),
@@ -37,8 +36,10 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
             html! { a href=(links::host(&host.name)) { (host.name) } },
             host_state(host),
             html! { (host.gpus) },
-            html! { (host.partitions_free) " of " (host.partitions) },
-            meter("Partitions used", host.partitions.saturating_sub(host.partitions_free), host.partitions),
+            html! {
+                (host.partitions_free) " of " (host.partitions) " "
+                (meter("Partitions used", host.partitions.saturating_sub(host.partitions_free), host.partitions))
+            },
             html! { (host.vms_running) " of " (host.vms) },
             html! { (size(host.memory_mib)) },
             match host.iommu { Iommu::Off => badge(Tone::Bad, "off"), Iommu::On { .. } => badge(Tone::Good, "on") },
@@ -51,10 +52,13 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
             html! { (host.findings.len()) },
         ]
     });
-    let body = live("live", html! {
-        p class="quiet" { (count_of(all, "host", "hosts")) }
-        (table("Hosts", &columns, rows.collect(), "No host has reported yet."))
-        (paged.links("/hosts", &asked))
-    });
+    let body = live(
+        "live",
+        html! {
+            p class="quiet" { (count_of(all, "host", "hosts")) }
+            (table("Hosts", &columns, rows.collect(), "No host has reported yet."))
+            (paged.links("/hosts", &asked))
+        },
+    );
     Ok(visit.page(&Page { title: "Hosts", at: "/hosts", above: &[], body }))
 }

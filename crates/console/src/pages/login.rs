@@ -24,7 +24,11 @@ pub(crate) async fn show(Asked(asked): Asked) -> Response {
 /// Lets somebody in.
 pub(crate) async fn enter(visit: Visit, Posted(fields): Posted) -> Answer {
     let Some(shown) = log_in(&fields) else {
-        let trouble = Trouble::new(StatusCode::UNPROCESSABLE_ENTITY, "Name and password are both needed.", "Fill in both.");
+        let trouble = Trouble::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Name and password are both needed.",
+            "Fill in both.",
+        );
         return Ok(form(&fields, Some(&trouble)));
     };
     match visit.ask::<LoggedIn>(Method::POST, "/v1/sessions", Some(&shown)).await {

@@ -34,12 +34,21 @@ pub(crate) async fn list(visit: Visit, Asked(asked): Asked) -> Answer {
             time(operation.updated_at),
         ]
     });
-    let columns =
-        [text("Operation"), text("State"), text("Progress"), text("About"), text("Asked for"), text("Last change")];
-    let body = live("live", html! {
-        (table("Operations, the newest first", &columns, rows.collect(), "Nothing has been asked for yet."))
-        (paged.links("/operations", &asked))
-    });
+    let columns = [
+        text("Operation"),
+        text("State"),
+        text("Progress"),
+        text("About"),
+        text("Asked for"),
+        text("Last change"),
+    ];
+    let body = live(
+        "live",
+        html! {
+            (table("Operations, the newest first", &columns, rows.collect(), "Nothing has been asked for yet."))
+            (paged.links("/operations", &asked))
+        },
+    );
     Ok(visit.page(&Page { title: "Operations", at: "/operations", above: &[], body }))
 }
 
@@ -56,13 +65,16 @@ pub(crate) async fn show(visit: Visit, Named(id): Named<OperationId>) -> Answer 
         .and("Last change", time(operation.updated_at))
         .and("Id", html! { code { (operation.id) } });
     let rows = operation.log.iter().map(|line| vec![time(line.at), html! { (line.text) }]);
-    let body = live("live", html! {
-        p class="state" { (operation_state(operation.state)) " " (progress(&operation)) }
-        (finding::list(&operation.findings))
-        (facts)
-        h2 { "Log" }
-        (table("What happened, oldest first", &[text("When"), text("What")], rows.collect(), "Nothing has happened yet."))
-    });
+    let body = live(
+        "live",
+        html! {
+            p class="state" { (operation_state(operation.state)) " " (progress(&operation)) }
+            (finding::list(&operation.findings))
+            (facts)
+            h2 { "Log" }
+            (table("What happened, oldest first", &[text("When"), text("What")], rows.collect(), "Nothing has happened yet."))
+        },
+    );
     let above = [("/operations", "Operations")];
     Ok(visit.page(&Page { title: &operation.title, at: "/operations", above: &above, body }))
 }

@@ -1,6 +1,5 @@
 //! The first page: how everything is, in figures, and what needs somebody. It never lists all of anything.
 
-use axum::http::Uri;
 use maud::{Markup, html};
 use tranche_api::view::{GpuStatus, GpuView, HostView, PartitionState, PartitionView, VmState, VmView};
 use tranche_core::capacity::{Capacity, SizeCapacity};
@@ -15,13 +14,13 @@ use crate::links;
 use crate::parts::operation::progress;
 use crate::parts::table::{number, table, text};
 use crate::parts::{finding, meter, nothing};
-use crate::words::{Tone, badge, gpu_tone, operation_state, size_if_known, unknown};
+use crate::words::{Tone, badge, gpu_tone, number as count_of, operation_state, size_if_known, unknown};
 
 /// How many findings, and operations, are shown here at most.
 const SHOWN_MAX: usize = 8;
 
 /// The overview.
-pub(crate) async fn show(visit: Visit, _: Uri) -> Answer {
+pub(crate) async fn show(visit: Visit) -> Answer {
     let (hosts, gpus, partitions, vms, capacity, findings, operations) = tokio::join!(
         visit.get::<Vec<HostView>>("/v1/hosts"),
         visit.get::<Vec<GpuView>>("/v1/gpus"),
@@ -78,8 +77,9 @@ fn parts(parts: &[(usize, &str)]) -> String {
 fn of_hosts(hosts: &[HostView]) -> Markup {
     let is_up = |host: &&HostView| host.member.as_ref().is_none_or(|member| member.standing == Standing::Up);
     let up = hosts.iter().filter(is_up).count();
-    let kept =
-        hosts.iter().filter(|host| host.member.as_ref().is_some_and(|member| member.duty == Duty::Maintenance));
+    let kept = hosts
+        .iter()
+        .filter(|host| host.member.as_ref().is_some_and(|member| member.duty == Duty::Maintenance));
     let (down, kept) = (hosts.len() - up, kept.count());
     let tone = if down > 0 { Tone::Bad } else { Tone::Good };
     let more = parts(&[(up, "up"), (down, "down or lost"), (kept, "in maintenance")]);
@@ -92,11 +92,17 @@ fn of_gpus(gpus: &[GpuView]) -> Markup {
     let whole = count(|mode| matches!(mode, GpuMode::Passthrough { .. }));
     let idle = count(|mode| matches!(mode, GpuMode::Host));
     let is_broken = |gpu: &&GpuView| {
-        matches!(gpu_tone(gpu.status), Tone::Bad) || matches!(gpu.status, GpuStatus::NeedsReset | GpuStatus::NeedsReboot)
+        matches!(gpu_tone(gpu.status), Tone::Bad)
+            || matches!(gpu.status, GpuStatus::NeedsReset | GpuStatus::NeedsReboot)
     };
     let broken = gpus.iter().filter(is_broken).count();
     let tone = if broken > 0 { Tone::Bad } else { Tone::Good };
-    let more = parts(&[(broken, "broken"), (split, "partitioned"), (whole, "passed through"), (idle, "left to the host")]);
+    let more = parts(&[
+        (broken, "broken"),
+        (split, "partitioned"),
+        (whole, "passed through"),
+        (idle, "left to the host"),
+    ]);
     tile("/gpus", "GPUs", &gpus.len().to_string(), tone, html! { (more) })
 }
 
@@ -140,7 +146,8 @@ fn of_capacity(capacity: &Capacity) -> Markup {
     let (tone, word, more) = if capacity.hosts.len() < 2 {
         (Tone::Off, "one host", "there is no other host to start VMs on".to_owned())
     } else if !capacity.survives_any {
-        (Tone::Bad, "short", format!("the loss of any of {hosts} hosts would strand protected VMs"))
+        let hosts = count_of(hosts, "host", "different hosts");
+        (Tone::Bad, "short", format!("protected VMs would be left without a place by the loss of {hosts}"))
     } else if free == 0 {
         (Tone::Warn, "full", "any one host may die, but nothing more can start".to_owned())
     } else {
@@ -151,10 +158,10 @@ fn of_capacity(capacity: &Capacity) -> Markup {
 
 fn of_findings(findings: &[Finding]) -> Markup {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let group = |severity, label, tone: Tone| {
+    let group = |severity, one, many, tone: Tone| {
         html! {
             @if count(severity) > 0 {
-                a href={ "/findings?severity=" (severity) } { (badge(tone, &format!("{} {label}", count(severity)))) } " "
+                a href={ "/findings?severity=" (severity) } { (badge(tone, &count_of(count(severity), one, many))) } " "
             }
         }
     };
@@ -163,9 +170,9 @@ fn of_findings(findings: &[Finding]) -> Markup {
             (nothing("Nothing is wrong, and nothing waits."))
         } @else {
             p {
-                (group(Severity::Error, "errors", Tone::Bad))
-                (group(Severity::Warning, "warnings", Tone::Warn))
-                (group(Severity::Info, "notes", Tone::Plain))
+                (group(Severity::Error, "error", "errors", Tone::Bad))
+                (group(Severity::Warning, "warning", "warnings", Tone::Warn))
+                (group(Severity::Info, "note", "notes", Tone::Plain))
             }
             (finding::list(&findings[..findings.len().min(SHOWN_MAX)]))
             @if findings.len() > SHOWN_MAX { p { a href="/findings" { "All " (findings.len()) " findings" } } }

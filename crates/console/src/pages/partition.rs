@@ -44,7 +44,8 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
     let (gpus, report) = (gpus?, report?);
     let members: BTreeSet<&GpuKey> =
         report.sets.iter().filter(|set| set.set == SetName::Partitions).flat_map(|set| &set.gpus).collect();
-    let (able, unable): (Vec<&GpuView>, Vec<&GpuView>) = gpus.iter().partition(|gpu| members.contains(&key(gpu)));
+    let (able, unable): (Vec<&GpuView>, Vec<&GpuView>) =
+        gpus.iter().partition(|gpu| members.contains(&key(gpu)));
     let sets = alike(&able);
     let body = html! {
         p class="lead" {
@@ -209,7 +210,11 @@ pub(crate) async fn set(visit: Visit, Posted(fields): Posted) -> Answer {
     }
     if gpus.is_empty() {
         let message = "No GPU is selected.";
-        return Err(crate::ask::Trouble::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, message, "Go back and select some."));
+        return Err(crate::ask::Trouble::new(
+            axum::http::StatusCode::UNPROCESSABLE_ENTITY,
+            message,
+            "Go back and select some.",
+        ));
     }
     let count = fields.get("count").filter(|count| *count != RELEASE).and_then(offer_of);
     let mode = count.map_or(GpuMode::Host, |(count, series)| GpuMode::Partitioned { count, series });

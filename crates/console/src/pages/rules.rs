@@ -35,10 +35,13 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
         ]
     });
     let columns = [text("Rule"), text("Its VMs run"), text("Kept"), text("VMs")];
-    let body = live("live", html! {
-        p class="quiet" { "Rules are made with " code { "tranche rule" } " or a declarative file." }
-        (table("Rules", &columns, rows.collect(), "There are no rules."))
-        (paged.links("/rules", &asked))
-    });
+    let body = live(
+        "live",
+        html! {
+            p class="quiet" { "Rules are made with " code { "tranche rule" } " or a declarative file." }
+            (table("Rules", &columns, rows.collect(), "There are no rules."))
+            (paged.links("/rules", &asked))
+        },
+    );
     Ok(visit.page(&Page { title: "Rules", at: "/rules", above: &[], body }))
 }

@@ -52,8 +52,16 @@ fn known(act: &str, fields: &Fields) -> Result<Option<Act>, Trouble> {
     Ok(match act {
         "start" => plain("Start", "Start it", false, "start", json!({})),
         "stop" => plain("Shut down", "Shut it down", true, "stop", json!({ "force": false })),
-        "kill" => plain("Turn off", "Turn it off, as if its plug were pulled", true, "stop", json!({ "force": true })),
-        "restart" => plain("Restart", "Shut it down and start it again", true, "restart", json!({ "force": false })),
+        "kill" => plain(
+            "Turn off",
+            "Turn it off, as if its plug were pulled",
+            true,
+            "stop",
+            json!({ "force": true }),
+        ),
+        "restart" => {
+            plain("Restart", "Shut it down and start it again", true, "restart", json!({ "force": false }))
+        }
         // A VM that runs is shut down and started again, which the preview says.
         "detach" => plain("Take the GPU of", "Take its GPU", true, "detach", json!({ "restart": true })),
         "attach" => {

@@ -6,7 +6,9 @@ use serde_json::to_value;
 use tranche_api::request::CreateVm;
 use tranche_core::capacity::Capacity;
 use tranche_core::name::PoolName;
-use tranche_core::spec::{Availability, Failover, Firmware, PRIORITY_DEFAULT, Request, VmHardware, VolumeRef};
+use tranche_core::spec::{
+    Availability, Failover, Firmware, PRIORITY_DEFAULT, Request, VmHardware, VolumeRef,
+};
 
 use crate::ask::{Answer, Trouble, Visit};
 use crate::fields::{Fields, Posted};
@@ -49,7 +51,8 @@ pub(crate) async fn show(visit: Visit) -> Answer {
 }
 
 fn fields(sizes: &Sizes) -> Markup {
-    let firmware = [("uefi", "UEFI"), ("bios", "BIOS")].map(|(value, label)| (value.to_owned(), label.to_owned()));
+    let firmware =
+        [("uefi", "UEFI"), ("bios", "BIOS")].map(|(value, label)| (value.to_owned(), label.to_owned()));
     html! {
         div class="columns" {
             section class="panel" {
@@ -100,7 +103,12 @@ fn availability() -> Markup {
 /// The fields with which a GPU is asked for.
 pub(crate) fn request_fields(sizes: &Sizes, with_none: bool) -> Markup {
     let none = with_none.then_some(("none", "No GPU"));
-    let kinds = [("any", "A partition of any size"), ("profile", "A partition of a profile"), ("memory", "A partition of a size"), ("whole", "Whole GPUs")];
+    let kinds = [
+        ("any", "A partition of any size"),
+        ("profile", "A partition of a profile"),
+        ("memory", "A partition of a size"),
+        ("whole", "Whole GPUs"),
+    ];
     let kinds: Vec<(String, String)> =
         none.into_iter().chain(kinds).map(|(value, label)| (value.to_owned(), label.to_owned())).collect();
     html! {
@@ -125,9 +133,10 @@ pub(crate) fn request_of(fields: &Fields) -> Result<Request, Trouble> {
         Some("profile") => {
             Request::Partition { vram_mib: None, profile: Some(fields.needed("profile", "Profile")?) }
         }
-        Some("memory") => {
-            Request::Partition { vram_mib: Some(fields.needed("vram_mib", "Video memory in MiB")?), profile: None }
-        }
+        Some("memory") => Request::Partition {
+            vram_mib: Some(fields.needed("vram_mib", "Video memory in MiB")?),
+            profile: None,
+        },
         Some("whole") => Request::Whole {
             gpus: fields.parsed("gpus", "Number of whole GPUs")?.unwrap_or(1),
             pool: fields.parsed("pool", "Pool")?,
@@ -181,7 +190,8 @@ fn disks(lines: &str) -> Result<Vec<VolumeRef>, Trouble> {
     let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
     let disk = |line: &str| {
         let (pool, volume) = line.split_once('/').ok_or_else(|| {
-            let message = format!("\u{201c}{}\u{201d} is no disk.", line.chars().take(80).collect::<String>());
+            let message =
+                format!("\u{201c}{}\u{201d} is no disk.", line.chars().take(80).collect::<String>());
             Trouble::new(StatusCode::UNPROCESSABLE_ENTITY, &message, "Name each as pool/volume, one a line.")
         })?;
         Ok(VolumeRef { pool: pool.to_owned(), volume: volume.to_owned() })

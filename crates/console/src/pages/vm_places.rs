@@ -32,7 +32,8 @@ pub(crate) async fn places(visit: &Visit, vm: &VmView, asked: &Fields) -> Markup
 async fn destinations(visit: &Visit, vm: &VmView) -> Markup {
     let outlooks: Option<Vec<Outlook>> = visit.find(&format!("/v1/vms/{}/destinations", vm.name)).await;
     let Some(mut outlooks) = outlooks.filter(|outlooks| !outlooks.is_empty()) else { return html! {} };
-    outlooks.sort_by_key(|outlook| (outlook.way == Way::Neither, outlook.way != Way::Live, outlook.host.clone()));
+    outlooks
+        .sort_by_key(|outlook| (outlook.way == Way::Neither, outlook.way != Way::Live, outlook.host.clone()));
     let total = outlooks.len();
     let rows = outlooks.iter().take(DESTINATIONS_MAX).map(|outlook| {
         vec![
@@ -77,11 +78,15 @@ async fn obstacles(visit: &Visit, vm: &VmView, asked: &Fields) -> Markup {
     let hosts: Vec<HostView> = visit.find("/v1/hosts").await.unwrap_or_default();
     let total = hosts.len();
     let named = asked.get("why");
-    let chosen = hosts.into_iter().map(|host| host.name).filter(|host| named.is_none_or(|named| host.as_str() == named));
+    let chosen = hosts
+        .into_iter()
+        .map(|host| host.name)
+        .filter(|host| named.is_none_or(|named| host.as_str() == named));
     let paths = chosen.take(HOSTS_ASKED_MAX).map(|host| format!("/v1/why-not/{}/{host}", vm.name));
     let answers = join_all(paths.map(|path| async move { visit.find::<WhyNot>(&path).await })).await;
     let rows = answers.into_iter().flatten().map(|answer| {
-        let verdict = if answer.possible { badge(Tone::Good, "could run") } else { badge(Tone::Warn, "cannot run") };
+        let verdict =
+            if answer.possible { badge(Tone::Good, "could run") } else { badge(Tone::Warn, "cannot run") };
         vec![html! { a href=(links::host(&answer.host)) { (answer.host) } }, verdict, brief(&answer.findings)]
     });
     let columns = [text("Host"), text("Verdict"), text("Why not")];

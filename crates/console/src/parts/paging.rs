@@ -61,7 +61,9 @@ mod tests {
 
     #[test]
     fn a_list_is_cut_into_pages_and_a_page_beyond_the_last_is_the_last() {
-        for (page, first, last) in [("", 1, 100), ("0", 1, 100), ("2", 101, 200), ("3", 201, 250), ("99", 201, 250)] {
+        for (page, first, last) in
+            [("", 1, 100), ("0", 1, 100), ("2", 101, 200), ("3", 201, 250), ("99", 201, 250)]
+        {
             let paged = Paged::of((1..=250).collect(), &asked(page), 100);
             assert_eq!((paged.rows.first(), paged.rows.last()), (Some(&first), Some(&last)), "page {page:?}");
         }
