@@ -15,10 +15,11 @@ use tranche_core::access::Role;
 async fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().and_then(|role| role.parse().ok()).unwrap_or(Role::Admin);
-    let world = match arguments.next().as_deref() {
+    let mut world = match arguments.next().as_deref() {
         Some("large") => World::of_size(100, 8, 5_000, ""),
         _ => World::small(""),
     };
+    world.is_endless = true;
     let visitor = Visitor { name: "maria".to_owned(), role, csrf: "example".to_owned() };
     let look = move |mut request: Request, next: Next| {
         request.extensions_mut().insert(visitor.clone());

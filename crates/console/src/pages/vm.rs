@@ -20,7 +20,7 @@ use tranche_core::name::VmName;
 
 /// The page.
 pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked): Asked) -> Answer {
-    let vm: VmView = visit.get(&format!("/v1{}", links::vm(&name))).await?;
+    let vm: VmView = visit.get(&format!("/v1/vms/{name}")).await?;
     let capacity: Option<Capacity> =
         if visit.may("POST", &rest(&vm, "attach")) { visit.find("/v1/capacity").await } else { None };
     let body = html! {

@@ -4,41 +4,31 @@
 
 #![allow(dead_code, reason = "the example shows it, and the tests ask it about more")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+// Named with their paths, because the example has this file at another place of its tree.
+#[path = "fixture/answers.rs"]
+mod answers;
+#[path = "fixture/rest.rs"]
+mod rest;
 
-use axum::body::to_bytes;
-use axum::extract::{Path, Request, State};
-use axum::http::{Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
-use axum::{Json, Router};
-use serde_json::{Value, json};
-use tranche_api::Problem;
-use tranche_api::access::{AuditEntry, TokenView, UserView};
-use tranche_api::answer::{Accepted, Preview, WhyNot};
+use std::collections::BTreeMap;
+
 use tranche_api::view::{
     GpuStatus, GpuView, HostView, LibvirtView, MemberView, MigrationView, PartitionState, PartitionView,
     VmOrigin, VmState, VmView,
 };
-use tranche_console::Visitor;
-use tranche_core::access::Role;
-use tranche_core::capacity::{Capacity, HostCapacity, SizeCapacity, Stranded};
-use tranche_core::effect::{Effect, GpuEffect, VmEffect};
+use tranche_core::effect::Effect;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::homogeneity::{
-    Attribute, AttributeReport, Grade, Mend, Report, SetName, SetReport, ValueReport,
-};
 use tranche_core::inventory::{
     AerCounters, Backend, Certainty, Ecc, Evidence, Guard, Health, HealthState, Iommu, MigrationFacts, Offer,
     PartitionTelemetry, StuckCall, Telemetry,
 };
-use tranche_core::migration::{Forecast, Outlook, Way};
 use tranche_core::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::operation::{Goal, LogLine, Operation, OperationState};
 use tranche_core::plan::{DownBy, Standing};
-use tranche_core::spec::{Availability, Duty, GpuMode, Homogeneity, Request as Wish, Rule, Run};
+use tranche_core::spec::{Availability, Duty, GpuMode, Request as Wish, Run};
 use uuid::Uuid;
+
+pub(crate) use self::rest::Fake;
 
 /// What the preview of a set of GPUs tells.
 pub(crate) const VERSION: Uuid = Uuid::from_u128(0x7e57);
@@ -58,23 +48,10 @@ pub(crate) struct World {
     pub(crate) operations: Vec<Operation>,
     /// What a preview tells, besides its version.
     pub(crate) effect: Option<Effect>,
-}
-
-/// A request that came in.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Heard {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) query: String,
-    pub(crate) body: Value,
-    pub(crate) who: Option<String>,
-}
-
-/// The REST interface, and what it heard.
-#[derive(Debug, Clone)]
-pub(crate) struct Fake {
-    pub(crate) world: Arc<Mutex<World>>,
-    pub(crate) heard: Arc<Mutex<Vec<Heard>>>,
+    /// Whether the stream of events goes on for ever, as that of a daemon does.
+    pub(crate) is_endless: bool,
+    /// Whether every change is refused.
+    pub(crate) is_stuck: bool,
 }
 
 pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
@@ -398,291 +375,4 @@ impl World {
         self.operations[1].findings = vec![waiting.clone()];
         self.findings = vec![sick, down, waiting, unlike];
     }
-
-    fn capacity(&self) -> Capacity {
-        let why = self.finding(
-            Code::NoFreePartition,
-            Severity::Warning,
-            Subject::Vm(name("desk-01")),
-            "no partition with profile 12Q would be free",
-            "Split a further GPU.",
-        );
-        let hosts = self.hosts.iter().enumerate().map(|(index, host)| HostCapacity {
-            host: host.name.clone(),
-            free_memory_mib: Some(98_304),
-            free_vcpus: Some(112),
-            free_slots: 2,
-            protected: 6,
-            stranded: if index == 0 {
-                vec![Stranded { vm: name("desk-01"), why: why.clone() }]
-            } else {
-                Vec::new()
-            },
-        });
-        let size = |profile: &str, mib, free, total| SizeCapacity {
-            profile: Some(self.text(profile)),
-            vram_mib: Some(mib),
-            pool: None,
-            total,
-            free,
-        };
-        let whole =
-            SizeCapacity { profile: None, vram_mib: None, pool: Some(name("render")), total: 1, free: 0 };
-        Capacity {
-            without: BTreeSet::new(),
-            stranded: Vec::new(),
-            sizes: vec![size("12Q", 12_285, 7, 28), whole],
-            hosts: hosts.collect(),
-            survives_any: false,
-        }
-    }
-
-    fn homogeneity(&self) -> Report {
-        let keys: Vec<GpuKey> = self
-            .gpus
-            .iter()
-            .filter(|gpu| gpu.count.is_some())
-            .map(|gpu| GpuKey { host: gpu.host.clone(), address: gpu.address.clone() })
-            .collect();
-        let value = |text: &str, usual, number, gpus| ValueReport {
-            value: self.text(text),
-            usual,
-            number,
-            hosts: 2,
-            gpus,
-        };
-        let attribute = |attribute: Attribute, grade, values, mends| AttributeReport {
-            attribute,
-            grade,
-            breaks: attribute.breaks().to_vec(),
-            follows_from: None,
-            tie: false,
-            values,
-            unknown: 0,
-            mends,
-        };
-        let last = keys.last().cloned().unwrap();
-        let mend = Mend {
-            gpu: last.clone(),
-            text: self.text("Bring its driver to 580.82.02."),
-            command: Some(self.text("apt install nvidia-vgpu-host=580.82.02")),
-        };
-        let driver = vec![value("580.82.02", true, 6, Vec::new()), value("570.133.10", false, 1, vec![last])];
-        let set = SetReport {
-            set: SetName::Partitions,
-            in_use: keys.len(),
-            attributes: vec![
-                attribute(
-                    Attribute::Device,
-                    None,
-                    vec![value("NVIDIA L40S (10de:26b9)", true, 7, Vec::new())],
-                    Vec::new(),
-                ),
-                attribute(Attribute::Count, None, vec![value("4", true, 7, Vec::new())], Vec::new()),
-                attribute(Attribute::Driver, Some(Grade::Slight), driver, vec![mend]),
-            ],
-            gpus: keys,
-        };
-        Report { policy: Homogeneity::Warn, homogeneous: false, sets: vec![set] }
-    }
-
-    fn outlooks(&self) -> Vec<Outlook> {
-        let obstacle = self.finding(
-            Code::LiveDirtyLog,
-            Severity::Info,
-            Subject::Vm(name("desk-01")),
-            "nothing on node3 logs which memory its device writes",
-            "It can be shut down here and started there.",
-        );
-        let forecast = Forecast {
-            pause_ms: 1_850,
-            total_ms: 96_000,
-            link_mib_s: 1_120,
-            is_link_measured: true,
-            dirty_mib_s: None,
-        };
-        let outlook = |host, way, why_not, live_obstacles, forecast| Outlook {
-            host,
-            way,
-            why_not,
-            live_obstacles,
-            forecast,
-        };
-        vec![
-            outlook(name("node2"), Way::Live, vec![], vec![], Some(forecast)),
-            outlook(name("node3"), Way::Restart, vec![], vec![obstacle.clone()], None),
-            outlook(name("node4"), Way::Neither, vec![obstacle], vec![], None),
-        ]
-    }
-
-    fn preview(&self, path: &str) -> Preview {
-        let key = GpuKey { host: name("node1"), address: self.gpus[0].address.clone() };
-        let (from, to) = (
-            GpuMode::Partitioned { count: 4, series: None },
-            GpuMode::Partitioned { count: 8, series: None },
-        );
-        let vms = vec![name("desk-01"), name("desk-02")];
-        let warning = self.finding(
-            Code::SetIncomplete,
-            Severity::Warning,
-            Subject::Installation,
-            "GPU node2/0000:41:00.0 of the same configuration is left out.",
-            "GPUs that are split into other counts than the rest break failover.",
-        );
-        let effect = Effect {
-            gpus: BTreeMap::from([(key, GpuEffect { from, to, vms })]),
-            vms: BTreeMap::from([
-                (name("desk-01"), VmEffect::Restarts),
-                (name("desk-02"), VmEffect::Migrates),
-            ]),
-            homes: BTreeMap::from([(name("desk-02"), name("node2"))]),
-            steps: Vec::new(),
-            findings: vec![warning],
-        };
-        Preview {
-            changes: vec![self.text(&format!("change {path}"))],
-            effect: self.effect.clone().unwrap_or(effect),
-            version: (path == "/v1/gpus/mode").then_some(VERSION),
-        }
-    }
-
-    fn audit(&self) -> Vec<AuditEntry> {
-        let entry = |status, outcome: &str| AuditEntry {
-            at: NOW,
-            who: self.text("maria"),
-            from: self.text("192.0.2.17"),
-            host: self.text("node1"),
-            what: self.text("POST /v1/vms/desk-01/start"),
-            asked: Some(self.text("{}")),
-            status,
-            outcome: Some(self.text(outcome)),
-        };
-        vec![entry(202, "start VM desk-01"), entry(409, "no partition is free")]
-    }
-
-    /// The answer to a question.
-    fn tell(&self, path: &str) -> Option<Value> {
-        let value = |value| serde_json::to_value(value).ok();
-        let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
-        match parts.as_slice() {
-            ["hosts"] => serde_json::to_value(&self.hosts).ok(),
-            ["hosts", host] => {
-                serde_json::to_value(self.hosts.iter().find(|known| known.name.as_str() == *host)?).ok()
-            }
-            ["gpus"] => serde_json::to_value(&self.gpus).ok(),
-            ["gpus", host, address] => {
-                let is = |gpu: &&GpuView| gpu.host.as_str() == *host && gpu.address.to_string() == *address;
-                serde_json::to_value(self.gpus.iter().find(is)?).ok()
-            }
-            ["partitions"] => serde_json::to_value(&self.partitions).ok(),
-            ["vms"] => serde_json::to_value(&self.vms).ok(),
-            ["vms", _, "destinations"] => serde_json::to_value(self.outlooks()).ok(),
-            ["vms", vm] => {
-                serde_json::to_value(self.vms.iter().find(|known| known.name.as_str() == *vm)?).ok()
-            }
-            ["why-not", vm, host] => {
-                let findings = self.findings.iter().take(1).cloned().collect();
-                serde_json::to_value(WhyNot { vm: name(vm), host: name(host), possible: false, findings })
-                    .ok()
-            }
-            ["capacity"] => serde_json::to_value(self.capacity()).ok(),
-            ["homogeneity"] => serde_json::to_value(self.homogeneity()).ok(),
-            ["findings"] => serde_json::to_value(&self.findings).ok(),
-            ["operations"] => serde_json::to_value(&self.operations).ok(),
-            ["operations", id] => {
-                serde_json::to_value(self.operations.iter().find(|known| known.id.to_string() == *id)?).ok()
-            }
-            ["rules"] => value(json!({ "apart": Rule::Vms {
-                vms: BTreeSet::from([name("desk-01"), name("desk-02")]),
-                kind: tranche_core::spec::Company::Apart,
-                strict: true,
-            } })),
-            ["users"] => value(json!([
-                UserView { name: name("maria"), role: Role::Admin, created_at: NOW, password_at: Some(NOW) },
-                UserView { name: name("kim"), role: Role::Operator, created_at: NOW, password_at: None },
-            ])),
-            ["tokens"] => value(json!([TokenView {
-                name: name("grafana"),
-                role: Role::Viewer,
-                created_at: NOW,
-                expires_at: NOW
-            }])),
-            ["audit"] => value(json!(self.audit())),
-            _ => None,
-        }
-    }
-}
-
-impl Fake {
-    pub(crate) fn new(world: World) -> Self {
-        Self { world: Arc::new(Mutex::new(world)), heard: Arc::default() }
-    }
-
-    /// The REST interface.
-    pub(crate) fn rest(&self) -> Router {
-        Router::new()
-            .route(
-                "/v1/events",
-                get(async || ([(header::CONTENT_TYPE, "text/event-stream")], "event: change\ndata: {}\n\n")),
-            )
-            .route("/v1/{*rest}", any(answer))
-            .with_state(self.clone())
-    }
-
-    /// What was asked for that changes something.
-    pub(crate) fn changes(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().iter().filter(|heard| heard.method != "GET").cloned().collect()
-    }
-}
-
-async fn answer(State(fake): State<Fake>, Path(_): Path<String>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let bytes = to_bytes(body, 1 << 20).await.unwrap();
-    let heard = Heard {
-        method: parts.method.to_string(),
-        path: parts.uri.path().to_owned(),
-        query: parts.uri.query().unwrap_or_default().to_owned(),
-        body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
-        who: parts.extensions.get::<Visitor>().map(|visitor| visitor.name.clone()),
-    };
-    fake.heard.lock().unwrap().push(heard.clone());
-    let world = fake.world.lock().unwrap().clone();
-    if parts.method == Method::GET {
-        return match world.tell(&heard.path) {
-            Some(value) => Json(value).into_response(),
-            None => refuse(&world, Code::VmNotFound),
-        };
-    }
-    let is_refused = heard.path.contains(REFUSED) || heard.body.to_string().contains("wrong password");
-    match heard.path.as_str() {
-        _ if is_refused => refuse(&world, Code::PartitionsInUse),
-        "/v1/sessions" => {
-            let session = json!({ "secret": "s3cret", "name": "maria", "role": "admin", "expires_at": 1 });
-            (StatusCode::CREATED, Json(session)).into_response()
-        }
-        "/v1/tokens" => {
-            let token = json!({ "secret": "tok3n", "name": "ci", "role": "viewer", "created_at": 1, "expires_at": 2 });
-            (StatusCode::CREATED, Json(token)).into_response()
-        }
-        path if path.ends_with("/link") => {
-            let link = json!({ "secret": "l1nk", "path": "/login?link=", "expires_at": 2 });
-            (StatusCode::CREATED, Json(link)).into_response()
-        }
-        path if ["/v1/session", "/v1/users", "/v1/tokens/"].iter().any(|begin| path.starts_with(begin)) => {
-            StatusCode::NO_CONTENT.into_response()
-        }
-        path if heard.query.contains("dry_run=true") => Json(world.preview(path)).into_response(),
-        _ => {
-            let accepted = Accepted { operation: world.operation(0), findings: Vec::new() };
-            (StatusCode::ACCEPTED, Json(accepted)).into_response()
-        }
-    }
-}
-
-fn refuse(world: &World, code: Code) -> Response {
-    let finding =
-        world.finding(code, Severity::Error, Subject::Installation, "It cannot be.", "Do something else.");
-    let problem = Problem::new(finding);
-    let status = StatusCode::from_u16(problem.status).unwrap();
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(problem)).into_response()
 }

@@ -77,6 +77,15 @@ async fn whoever_logs_out_has_no_session_left_there_and_here() {
 }
 
 #[tokio::test]
+async fn a_session_that_cannot_be_ended_is_forgotten_here_and_that_is_said() {
+    let browser = Browser::of(Role::Viewer);
+    browser.fake.world.lock().unwrap().is_stuck = true;
+    let answer = browser.post("/logout", &[]).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(answer.text.contains("It cannot be.") && answer.header("set-cookie").ends_with("Max-Age=0"));
+}
+
+#[tokio::test]
 async fn a_form_without_the_sessions_secret_does_nothing() {
     let browser = Browser::of(Role::Admin);
     let longer = format!("{CSRF}x");

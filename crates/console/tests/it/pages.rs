@@ -193,6 +193,20 @@ async fn a_page_reads_itself_anew_and_leaves_forms_alone() {
 }
 
 #[tokio::test]
+async fn a_vm_may_be_called_like_the_page_that_makes_vms() {
+    let mut world = World::small("");
+    world.vms[0].name = "new".parse().unwrap();
+    let browser = Browser::in_world(Role::Operator, world);
+    let list = browser.get("/vms").await;
+    assert!(list.attributes("href").contains(&"/vms/%6Eew"), "{}", list.text);
+    let page = browser.get("/vms/%6Eew").await;
+    assert!(page.text.contains("<h1>new</h1>") && page.text.contains("Turn off"), "{}", page.text);
+    assert!(browser.get("/vms/new").await.text.contains("cloud-init"));
+    browser.post("/vms/%6Eew/stop", &[]).await;
+    assert_eq!(browser.fake.changes()[0].path, "/v1/vms/new/stop");
+}
+
+#[tokio::test]
 async fn where_no_gpu_can_be_split_the_page_says_what_to_look_at() {
     let mut world = World::small("");
     for gpu in &mut world.gpus {
