@@ -121,6 +121,19 @@
     focus = null;
   });
 
+  // A page that no longer hears of changes says so, but not for a moment without connection.
+  const PATIENCE_MS = 4000;
+  let silence = null;
+  function hears(does) {
+    clearTimeout(silence);
+    const stale = document.getElementById("stale");
+    if (!stale) return;
+    if (does) stale.hidden = true;
+    else silence = setTimeout(() => { stale.hidden = false; }, PATIENCE_MS);
+  }
+  document.addEventListener("htmx:sseOpen", () => hears(true));
+  document.addEventListener("htmx:sseError", () => hears(false));
+
   document.addEventListener("DOMContentLoaded", () => {
     themes();
     partitions();

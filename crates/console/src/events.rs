@@ -6,8 +6,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::http::{Method, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::Method;
+use axum::http::header::{self, HeaderName};
+use axum::response::IntoResponse as _;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,14 +28,10 @@ pub(crate) async fn events(visit: Visit) -> Answer {
         return Err(trouble_of(upstream).await);
     }
     let told = paced(upstream.into_body().into_data_stream());
-    Ok(([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(told)).into_response())
-        .map(unbuffered)
-}
-
-/// Proxies hold events back unless they are told not to.
-fn unbuffered(mut response: Response) -> Response {
-    response.headers_mut().insert("x-accel-buffering", header::HeaderValue::from_static("no"));
-    response
+    // Proxies hold events back unless they are told not to.
+    let about =
+        [(header::CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    Ok((about, Body::from_stream(told)).into_response())
 }
 
 fn paced(upstream: BodyDataStream) -> impl Stream<Item = Result<Bytes, Infallible>> {

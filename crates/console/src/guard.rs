@@ -71,10 +71,13 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
         Ok(request) => next.run(request).await,
         Err(trouble) => trouble.into_response(),
     };
-    match response.extensions_mut().remove::<Trouble>() {
-        Some(trouble) => layout::trouble(visitor.as_ref(), &path, &trouble),
-        None => response,
+    let Some(trouble) = response.extensions_mut().remove::<Trouble>() else { return response };
+    let mut page = layout::trouble(visitor.as_ref(), &path, &trouble);
+    // A cookie that is to be forgotten is forgotten all the same.
+    if let Some(cookie) = response.headers_mut().remove(header::SET_COOKIE) {
+        page.headers_mut().insert(header::SET_COOKIE, cookie);
     }
+    page
 }
 
 /// Reads a form, and refuses one that another site sent.

@@ -168,6 +168,7 @@ fn content(page: &Page<'_>, live: Option<&str>) -> Markup {
 fn who(visitor: &Visitor) -> Markup {
     html! {
         div class="who" {
+            span id="stale" class="badge warn" role="status" hidden { "Not up to date: the daemon does not answer" }
             button id="theme" class="quiet" type="button" hidden { "Theme" }
             span { strong { (visitor.name) } " " span class="quiet" { (visitor.role) } }
             form method="post" action="/logout" data-needs="DELETE /v1/session" {

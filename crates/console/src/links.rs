@@ -8,9 +8,12 @@ pub(crate) fn gpu(key: &GpuKey) -> String {
     format!("/gpus/{}/{}", key.host, key.address)
 }
 
-/// The page of a VM.
+/// The page of a VM. One that is called like the page that makes VMs is told from it by a letter that is written otherwise.
 pub(crate) fn vm(name: &VmName) -> String {
-    format!("/vms/{name}")
+    match name.as_str() {
+        "new" => "/vms/%6Eew".to_owned(),
+        name => format!("/vms/{name}"),
+    }
 }
 
 /// The page of a host.

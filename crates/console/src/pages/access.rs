@@ -58,7 +58,7 @@ fn users_table(visit: &Visit, users: &[UserView]) -> Markup {
             html! {
                 div class="acts" {
                     (button(visit, Deed { action: &link, method: "POST", rest: &link_rest }, "One-time link", ""))
-                    (confirmed(visit, Deed { action: &delete, method: "DELETE", rest: &rest }, user.name.as_str()))
+                    (confirmed(visit, Deed { action: &delete, method: "DELETE", rest: &rest }, "Delete", user.name.as_str()))
                 }
             },
         ]
@@ -101,11 +101,11 @@ fn password_form(visit: &Visit, user: &UserView, rest: &str) -> Markup {
 }
 
 /// Deleting takes two steps on one page, without scripts: it is opened, then done.
-fn confirmed(visit: &Visit, deed: Deed<'_>, name: &str) -> Markup {
+fn confirmed(visit: &Visit, deed: Deed<'_>, label: &str, name: &str) -> Markup {
     html! {
         details class="confirm" {
-            summary { "Delete" }
-            (button(visit, deed, &format!("Delete {name} for good"), "grave"))
+            summary { (label) }
+            (button(visit, deed, &format!("{label} {name} for good"), "grave"))
         }
     }
 }
@@ -133,10 +133,10 @@ fn tokens_table(visit: &Visit, tokens: &[TokenView]) -> Markup {
             html! { (token.role) },
             time(token.created_at),
             time(token.expires_at),
-            confirmed(visit, deed, token.name.as_str()),
+            confirmed(visit, deed, "Revoke", token.name.as_str()),
         ]
     });
-    let columns = [text("Name"), text("Role"), text("Made"), text("Ends"), text("Revoke")];
+    let columns = [text("Name"), text("Role"), text("Made"), text("Ends"), text("More")];
     table("Tokens", &columns, rows.collect(), "There are no tokens.")
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn show(
                 (gpu_status(gpu.status)) " " (mode(&gpu.mode))
                 @if gpu.mode != gpu.asked_mode { ", asked to be: " (mode(&gpu.asked_mode)) }
             }
-            (finding::list(&gpu.findings))
+            (finding::list_on(&links::gpu(&key), &gpu.findings))
             @if !partitions.is_empty() { h2 { "Partitions" } (partitions_table(&partitions)) }
             div class="columns" {
                 div { h2 { "Use" } (of_use(&gpu)) h2 { "Hardware" } (of_hardware(&gpu)) }

@@ -21,6 +21,8 @@ use crate::words::{
 
 /// GPUs on a page: each of them may have many partitions.
 const GPUS_PER_PAGE: usize = 40;
+/// So few GPUs show their partitions at once.
+const OPEN_MAX: usize = 8;
 
 type Partitions = BTreeMap<(HostName, GpuAddress), Vec<PartitionView>>;
 
@@ -47,7 +49,7 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
                 ". " a href="/partition" { "Configure partitions of all alike" } "."
             }
             @if all == 0 { (nothing("No GPU was found on any host. The page of each host says what was looked at.")) }
-            @for host in paged.rows.chunk_by(|a, b| a.host == b.host) { (of_host(host, &of_gpu)) }
+            @for host in paged.rows.chunk_by(|a, b| a.host == b.host) { (of_host(host, &of_gpu, paged.rows.len() <= OPEN_MAX)) }
             (paged.links("/gpus", &asked))
         }))
     };
@@ -80,7 +82,7 @@ fn filter(asked: &Fields) -> Markup {
     }
 }
 
-fn of_host(gpus: &[GpuView], partitions: &Partitions) -> Markup {
+fn of_host(gpus: &[GpuView], partitions: &Partitions, is_open: bool) -> Markup {
     let Some(first) = gpus.first() else { return html! {} };
     let (free, total) = gpus.iter().fold((0, 0), |(free, total), gpu| (free + gpu.free, total + gpu.total));
     html! {
@@ -89,16 +91,16 @@ fn of_host(gpus: &[GpuView], partitions: &Partitions) -> Markup {
                 strong { (first.host) } " "
                 span class="quiet" { (count_of(gpus.len(), "GPU", "GPUs")) ", " (free) " of " (total) " free" }
             }
-            @for gpu in gpus { (of_gpu(gpu, partitions)) }
+            @for gpu in gpus { (of_gpu(gpu, partitions, is_open)) }
         }
     }
 }
 
-fn of_gpu(gpu: &GpuView, partitions: &Partitions) -> Markup {
+fn of_gpu(gpu: &GpuView, partitions: &Partitions, is_open: bool) -> Markup {
     let key = GpuKey { host: gpu.host.clone(), address: gpu.address.clone() };
     let own = partitions.get(&(gpu.host.clone(), gpu.address.clone())).map_or(&[][..], Vec::as_slice);
     html! {
-        details class="gpu" id={ "gpu-" (gpu.host) "-" (gpu.address) } {
+        details class="gpu" id={ "gpu-" (gpu.host) "-" (gpu.address) } open[is_open] {
             summary {
                 a href=(links::gpu(&key)) { code { (gpu.address) } }
                 span class="model" { (gpu.model) @if gpu.emulated { " (emulated)" } }

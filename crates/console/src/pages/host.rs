@@ -30,7 +30,7 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<HostName>, Asked(asked
         html! {
             (operation::notice(&visit, &asked).await)
             div class="state" { (host_state(&host)) (duty(&visit, &host)) }
-            (finding::list(&host.findings))
+            (finding::list_on(&links::host(&host.name), &host.findings))
             div class="columns" {
                 div { h2 { "Machine" } (of_machine(&host)) }
                 div {

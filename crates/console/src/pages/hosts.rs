@@ -22,8 +22,7 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
         text("Host"),
         text("State"),
         number("GPUs"),
-        number("Partitions free"),
-        text("Used"),
+        text("Partitions free"),
         number("VMs running"),
         number("Memory"),
         text("IOMMU"),
@@ -37,14 +36,13 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
             html! { a href=(links::host(&host.name)) { (host.name) } },
             host_state(host),
             html! { (host.gpus) },
-            html! { (host.partitions_free) " of " (host.partitions) },
-            meter("Partitions used", host.partitions.saturating_sub(host.partitions_free), host.partitions),
+            html! {
+                (host.partitions_free) " of " (host.partitions) " "
+                (meter("Partitions used", host.partitions.saturating_sub(host.partitions_free), host.partitions))
+            },
             html! { (host.vms_running) " of " (host.vms) },
             html! { (size(host.memory_mib)) },
-            match host.iommu {
-                Iommu::Off => badge(Tone::Bad, "off"),
-                Iommu::On { .. } => badge(Tone::Good, "on"),
-            },
+            match host.iommu { Iommu::Off => badge(Tone::Bad, "off"), Iommu::On { .. } => badge(Tone::Good, "on") },
             match &host.libvirt {
                 LibvirtView::Up { libvirt, .. } => html! { (libvirt) },
                 LibvirtView::Down { .. } => badge(Tone::Bad, "down"),

@@ -1,6 +1,5 @@
 //! The first page: how everything is, in figures, and what needs somebody. It never lists all of anything.
 
-use axum::http::Uri;
 use maud::{Markup, html};
 use tranche_api::view::{GpuStatus, GpuView, HostView, PartitionState, PartitionView, VmState, VmView};
 use tranche_core::capacity::{Capacity, SizeCapacity};
@@ -15,13 +14,13 @@ use crate::links;
 use crate::parts::operation::progress;
 use crate::parts::table::{number, table, text};
 use crate::parts::{finding, meter, nothing};
-use crate::words::{Tone, badge, gpu_tone, operation_state, size_if_known, unknown};
+use crate::words::{Tone, badge, gpu_tone, number as count_of, operation_state, size_if_known, unknown};
 
 /// How many findings, and operations, are shown here at most.
 const SHOWN_MAX: usize = 8;
 
 /// The overview.
-pub(crate) async fn show(visit: Visit, _: Uri) -> Answer {
+pub(crate) async fn show(visit: Visit) -> Answer {
     let (hosts, gpus, partitions, vms, capacity, findings, operations) = tokio::join!(
         visit.get::<Vec<HostView>>("/v1/hosts"),
         visit.get::<Vec<GpuView>>("/v1/gpus"),
@@ -147,7 +146,8 @@ fn of_capacity(capacity: &Capacity) -> Markup {
     let (tone, word, more) = if capacity.hosts.len() < 2 {
         (Tone::Off, "one host", "there is no other host to start VMs on".to_owned())
     } else if !capacity.survives_any {
-        (Tone::Bad, "short", format!("the loss of any of {hosts} hosts would strand protected VMs"))
+        let hosts = count_of(hosts, "host", "different hosts");
+        (Tone::Bad, "short", format!("protected VMs would be left without a place by the loss of {hosts}"))
     } else if free == 0 {
         (Tone::Warn, "full", "any one host may die, but nothing more can start".to_owned())
     } else {
@@ -158,10 +158,10 @@ fn of_capacity(capacity: &Capacity) -> Markup {
 
 fn of_findings(findings: &[Finding]) -> Markup {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let group = |severity, label, tone: Tone| {
+    let group = |severity, one, many, tone: Tone| {
         html! {
             @if count(severity) > 0 {
-                a href={ "/findings?severity=" (severity) } { (badge(tone, &format!("{} {label}", count(severity)))) } " "
+                a href={ "/findings?severity=" (severity) } { (badge(tone, &count_of(count(severity), one, many))) } " "
             }
         }
     };
@@ -170,9 +170,9 @@ fn of_findings(findings: &[Finding]) -> Markup {
             (nothing("Nothing is wrong, and nothing waits."))
         } @else {
             p {
-                (group(Severity::Error, "errors", Tone::Bad))
-                (group(Severity::Warning, "warnings", Tone::Warn))
-                (group(Severity::Info, "notes", Tone::Plain))
+                (group(Severity::Error, "error", "errors", Tone::Bad))
+                (group(Severity::Warning, "warning", "warnings", Tone::Warn))
+                (group(Severity::Info, "note", "notes", Tone::Plain))
             }
             (finding::list(&findings[..findings.len().min(SHOWN_MAX)]))
             @if findings.len() > SHOWN_MAX { p { a href="/findings" { "All " (findings.len()) " findings" } } }

@@ -20,7 +20,7 @@ use tranche_core::name::VmName;
 
 /// The page.
 pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked): Asked) -> Answer {
-    let vm: VmView = visit.get(&format!("/v1{}", links::vm(&name))).await?;
+    let vm: VmView = visit.get(&format!("/v1/vms/{name}")).await?;
     let capacity: Option<Capacity> =
         if visit.may("POST", &rest(&vm, "attach")) { visit.find("/v1/capacity").await } else { None };
     let body = html! {
@@ -33,10 +33,10 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked):
                 }
                 (power(&visit, &vm))
             }
-            (finding::list(&vm.findings))
+            (finding::list_on(&links::vm(&vm.name), &vm.findings))
             div class="columns" {
-                div { h2 { "Where it is" } (of_place(&vm)) h2 { "Availability" } (of_availability(&vm)) }
-                div { h2 { "Machine" } (of_machine(&vm)) }
+                div { h2 { "Where it is" } (of_place(&vm)) h2 { "Machine" } (of_machine(&vm)) }
+                div { h2 { "Availability" } (of_availability(&vm)) }
             }
         }))
         (live("live-2", vm_places::places(&visit, &vm, &asked).await))
@@ -51,20 +51,23 @@ fn rest(vm: &VmView, act: &str) -> String {
     format!("/v1/vms/{}/{act}", vm.name)
 }
 
-/// What stops and starts it. What fits its state comes first; all else would be refused.
+/// What stops and starts it, as far as it fits its state.
 fn power(visit: &Visit, vm: &VmView) -> Markup {
     let act = |act: &str, rest_act: &str, label, class| {
         let (action, rest) = (format!("{}/{act}", links::vm(&vm.name)), rest(vm, rest_act));
         button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, class)
     };
-    let is_off = matches!(vm.state, VmState::Stopped);
     html! {
         div class="acts" {
-            @if is_off || vm.state == VmState::Unknown { (act("start", "start", "Start", "main")) }
-            @if !is_off && vm.state != VmState::Deleting {
-                (act("stop", "stop", "Shut down", ""))
-                (act("restart", "restart", "Restart", ""))
-                (act("kill", "stop", "Turn off", "grave"))
+            @match vm.state {
+                VmState::Stopped => { (act("start", "start", "Start", "main")) }
+                VmState::Waiting => { (act("stop", "stop", "Let it be off", "")) }
+                VmState::Deleting => {}
+                _ => {
+                    (act("stop", "stop", "Shut down", ""))
+                    (act("restart", "restart", "Restart", ""))
+                    (act("kill", "stop", "Turn off", "grave"))
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ use tranche_core::spec::{
 use crate::ask::{Answer, Trouble, Visit};
 use crate::fields::{Fields, Posted};
 use crate::layout::Page;
+use crate::links;
 use crate::parts::form::{Deed, Field, change, choice, tick};
 use crate::parts::nothing;
 use crate::proposal::Proposal;
@@ -155,7 +156,7 @@ pub(crate) async fn create(visit: Visit, Posted(fields): Posted) -> Answer {
         is_grave: false,
         back: ("/vms/new", "New VM"),
         at: "/vms",
-        then: Some(format!("/vms/{}", crate::links::encode(&name))),
+        then: name.parse().ok().map(|name| links::vm(&name)),
         otherwise: None,
         method: Method::POST,
         path: REST.to_owned(),

@@ -9,9 +9,14 @@ use crate::words::{severity, severity_tone};
 
 /// Findings, as they come: the gravest first.
 pub(crate) fn list(findings: &[Finding]) -> Markup {
+    list_on("", findings)
+}
+
+/// Findings on the page of what they are about, which needs no link to itself.
+pub(crate) fn list_on(page: &str, findings: &[Finding]) -> Markup {
     html! {
         @if !findings.is_empty() {
-            ul class="findings" { @for finding in findings { (item(finding)) } }
+            ul class="findings" { @for finding in findings { (item(page, finding)) } }
         }
     }
 }
@@ -21,7 +26,8 @@ pub(crate) fn list_or(findings: &[Finding], empty: &str) -> Markup {
     if findings.is_empty() { super::nothing(empty) } else { list(findings) }
 }
 
-fn item(finding: &Finding) -> Markup {
+fn item(page: &str, finding: &Finding) -> Markup {
+    let mend = links::mend(finding).filter(|(to, _)| to != page);
     html! {
         li class={ "finding " (severity_tone(finding.severity).class()) } {
             p class="what" {
@@ -29,7 +35,7 @@ fn item(finding: &Finding) -> Markup {
             }
             p class="hint" {
                 (finding.hint) " "
-                @if let Some((to, label)) = links::mend(finding) { a href=(to) { (label) } }
+                @if let Some((to, label)) = &mend { a href=(to) { (label) } }
             }
             p class="code" { code { (finding.code) } " " (finding.subject) }
         }

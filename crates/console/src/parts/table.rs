@@ -29,7 +29,7 @@ pub(crate) fn table(caption: &str, columns: &[Column], rows: Vec<Vec<Markup>>, e
     html! {
         div class="scroll" tabindex="0" role="region" aria-label=(caption) {
             table {
-                caption class="quiet" { (caption) }
+                caption { (caption) }
                 thead { tr {
                     @for column in columns {
                         th scope="col" class=[column.is_number.then_some("n")] { (column.name) }

@@ -1,0 +1,8 @@
+//! What people see, and what becomes of what they send.
+
+mod assets;
+mod fixture;
+mod forms;
+mod guard;
+mod pages;
+mod visit;
