@@ -179,7 +179,7 @@ impl Entry {
         match tokio::time::timeout(AUDIT_WAIT, written).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
-                tracing::warn!("the store did not take an entry of the audit log; the line before has it")
+                tracing::warn!("the store did not take an entry of the audit log; the line before has it");
             }
             Err(_) => tracing::warn!("the store is slow; an entry of the audit log comes late or not at all"),
         }
