@@ -134,7 +134,17 @@
   document.addEventListener("htmx:sseOpen", () => hears(true));
   document.addEventListener("htmx:sseError", () => hears(false));
 
+  // A page that is left ends its stream itself, open or not yet: else each leaves an error on the browser's console. One that comes
+  // back as it was left would hear of nothing any more.
+  let stream = null;
+  function streams() {
+    if (window.htmx) window.htmx.createEventSource = (address) => (stream = new EventSource(address));
+  }
+  window.addEventListener("pagehide", () => { if (stream) stream.close(); });
+  window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
   document.addEventListener("DOMContentLoaded", () => {
+    streams();
     themes();
     partitions();
     requests();
