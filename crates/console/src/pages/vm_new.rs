@@ -178,7 +178,8 @@ fn wish(fields: &Fields) -> Result<CreateVm, Trouble> {
             networks: networks.filter(|network| !network.is_empty()).map(str::to_owned).collect(),
             firmware: if fields.get("firmware") == Some("bios") { Firmware::Bios } else { Firmware::Uefi },
             guest_os: fields.text("guest_os"),
-            cloud_init: fields.text("cloud_init"),
+            // Browsers send lines as mail does; a script whose first line ends so has no interpreter.
+            cloud_init: fields.text("cloud_init").map(|text| text.replace("\r\n", "\n")),
         },
         request: request_of(fields)?,
         reserved: fields.is_on("reserved"),

@@ -194,7 +194,7 @@ async fn a_new_vm_is_what_its_form_says() {
         ("firmware", "uefi"),
         ("disks", "default/new-1.qcow2\r\nfast/scratch.qcow2\r\n"),
         ("networks", "default, storage"),
-        ("cloud_init", ""),
+        ("cloud_init", "#!/bin/sh\r\necho 1\r\n"),
         ("gpu", "whole"),
         ("gpus", "2"),
         ("pool", "render"),
@@ -208,6 +208,7 @@ async fn a_new_vm_is_what_its_form_says() {
         serde_json::from_value(browser.fake.changes().pop().unwrap().body).unwrap();
     assert_eq!((wish.name.as_str(), wish.hardware.vcpus, wish.hardware.disks.len()), ("new-1", 4, 2));
     assert_eq!(wish.hardware.networks, ["default", "storage"]);
+    assert_eq!(wish.hardware.cloud_init.as_deref(), Some("#!/bin/sh\necho 1"));
     assert_eq!(
         serde_json::to_value(&wish.request).unwrap(),
         json!({ "kind": "whole", "gpus": 2, "pool": "render" })
