@@ -40,14 +40,14 @@ class Stage {
   browser;
   #visits = [];
 
-  /** A browser of its own, in which nobody is logged in. */
-  async open(options = {}) {
+  /** A browser of its own, in which nobody is logged in, at this daemon. */
+  async open({ daemon = this.daemon, ...options } = {}) {
     const context = await this.browser.newContext({
-      baseURL: this.daemon.origin, ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 }, reducedMotion: "reduce",
+      baseURL: daemon.origin, ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 }, reducedMotion: "reduce",
       ...options,
     });
     context.setDefaultTimeout(PATIENCE_MS);
-    const troubles = watch(context, this.daemon.origin);
+    const troubles = watch(context, daemon.origin);
     this.#visits.push({ context, troubles, forgiven: [] });
     return context.newPage();
   }

@@ -24,7 +24,7 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
             html! { (entry.who) },
             html! { (entry.from) },
             html! { (entry.host) },
-            html! { code { (entry.what) } @if let Some(asked) = &entry.asked { details { summary { "Body" } pre { (asked) } } } },
+            html! { code { (entry.what) } @if let Some(asked) = &entry.asked { details id={ "body-" (entry.at.0) "-" (entry.host) } { summary { "Body" } pre { (asked) } } } },
             status(entry.status),
             html! { (or_unknown(entry.outcome.as_ref())) },
         ]
