@@ -92,6 +92,18 @@ test("Enter in a field sends its form", async () => {
   await says(page, "1 of 5 GPUs");
 });
 
+test("the line of a GPU folds it in and out with Enter, and the link in it leads to its page", async () => {
+  const page = await stage.as("alice");
+  await page.goto("/gpus");
+  const gpu = page.locator("details.gpu").first();
+  await gpu.locator("summary").focus();
+  await page.keyboard.press("Enter");
+  assert.equal(await gpu.getAttribute("open"), null);
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await heading(page, "NVIDIA A16 0000:41:00.0");
+});
+
 test("the focus stays where it is while a page reads itself anew", async () => {
   const page = await stage.as("alice");
   await page.goto("/vms");

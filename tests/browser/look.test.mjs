@@ -1,0 +1,135 @@
+// How every page looks: to whoever reads it with a program, in the dark, and on a telephone.
+//
+// SCREENSHOTS names a directory into which each page is drawn as well.
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { before, test } from "node:test";
+
+import { furnish } from "./furnished.mjs";
+import { PAGES } from "./pages.mjs";
+import { heading, press, says, setStage } from "./stage.mjs";
+
+const axe = createRequire(import.meta.url)("axe-core").source;
+const SCREENSHOTS = process.env.SCREENSHOTS;
+
+const stage = setStage({ users: { alice: "admin", bert: "operator" }, hosts: 3, furnish });
+
+const DESK = { width: 1280, height: 900 };
+const PHONE = { width: 390, height: 844 };
+
+/** Pages that the menu does not lead to, and how one gets there. */
+const OTHERS = {
+  gpu: (page) => page.goto("/gpus/node1/0000:41:00.0"),
+  vm: (page) => page.goto("/vms/desk-01"),
+  "vm-waiting": (page) => page.goto("/vms/render-02"),
+  "vm-new": (page) => page.goto("/vms/new"),
+  host: (page) => page.goto("/hosts/node1"),
+  "capacity-without": (page) => page.goto("/capacity?without=node1&without=node2"),
+  operation: async (page) => {
+    await page.goto("/operations");
+    await page.getByRole("link", { name: "start VM desk-01" }).click();
+    await heading(page, "start VM desk-01");
+  },
+  preview: async (page) => {
+    await page.goto("/partition");
+    for (const box of await page.getByRole("group", { name: "Set 1" }).getByRole("checkbox").all()) await box.check();
+    await page.getByLabel("Shut down VMs that hold these GPUs first").check();
+    await page.getByLabel("Number of partitions").selectOption("8 Q");
+    await press(page, "Preview");
+    await says(page, "What would be asked for");
+  },
+  refusal: async (page) => {
+    await page.goto("/partition");
+    await page.getByLabel("Number of partitions").selectOption("8 Q");
+    await press(page, "Preview");
+    await page.getByRole("alert").waitFor();
+  },
+  drain: async (page) => {
+    await page.goto("/hosts/node1");
+    await press(page, "Drain");
+    await heading(page, "Drain node1");
+  },
+  nowhere: (page) => page.goto("/nowhere"),
+  secret: async (page) => {
+    await page.goto("/access");
+    await page.getByRole("row", { name: "bert" }).getByRole("button", { name: "One-time link" }).click();
+    await heading(page, "One-time link");
+  },
+};
+
+const ways = {
+  ...Object.fromEntries(Object.entries(PAGES).map(([name, path]) => [name, (page) => page.goto(path)])),
+  ...OTHERS,
+};
+
+before(() => SCREENSHOTS && mkdir(SCREENSHOTS, { recursive: true }));
+
+/** The line that folds out a GPU has a link in it; that both can be pressed without a mouse is a test of keyboard.test.mjs. */
+const BORNE = { gpus: ["nested-interactive"] };
+
+/** What a program that reads pages aloud would stumble over, the grave part of it. */
+async function obstacles(page, borne = []) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  return violations
+    .filter(({ id, impact }) => ["serious", "critical"].includes(impact) && !borne.includes(id))
+    .map(({ id, impact, nodes }) => `${impact}: ${id}: ${nodes.map(({ html }) => html.slice(0, 120)).slice(0, 3).join(" | ")}`);
+}
+
+/** Each page is drawn once, and the first one in every look. */
+const looks = (name) => [
+  { colorScheme: "light", viewport: DESK, drawn: name },
+  { colorScheme: "dark", viewport: DESK, drawn: name === "overview" && "overview-dark" },
+  { colorScheme: "light", viewport: PHONE, drawn: name === "overview" && "overview-phone" },
+  { colorScheme: "dark", viewport: PHONE },
+];
+
+async function draw(page, name) {
+  if (SCREENSHOTS) await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
+}
+
+async function isFine(page, name) {
+  const told = [];
+  for (const { colorScheme, viewport, drawn } of looks(name)) {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize(viewport);
+    const found = await obstacles(page, BORNE[name]);
+    const width = await page.evaluate(() => document.documentElement.scrollWidth);
+    if (width > viewport.width) found.push(`it is ${width} px wide`);
+    told.push(...found.map((obstacle) => `${colorScheme}, ${viewport.width} px: ${obstacle}`));
+    if (drawn) await draw(page, drawn);
+  }
+  assert.deepEqual(told, []);
+}
+
+for (const [name, go] of Object.entries(ways)) {
+  test(`the page ${name} is fine for programs that read it, in light and dark, wide and narrow`, async () => {
+    const page = await stage.as("alice");
+    await go(page);
+    await isFine(page, name);
+  });
+}
+
+test("the way in is fine for programs that read it, in light and dark, wide and narrow", async () => {
+  const page = await stage.open();
+  await page.goto("/login");
+  await isFine(page, "login");
+  await page.goto(await stage.daemon.link("bert"));
+  await isFine(page, "login-link");
+});
+
+test("a theme that is chosen stays chosen, on every page", async () => {
+  const page = await stage.as("alice");
+  const background = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+  const light = await background();
+  await press(page, "Theme: system");
+  await press(page, "Theme: light");
+  await page.getByRole("button", { name: "Theme: dark" }).waitFor();
+  assert.notEqual(await background(), light);
+  await page.goto("/vms");
+  await page.getByRole("button", { name: "Theme: dark" }).waitFor();
+  assert.notEqual(await background(), light);
+});
