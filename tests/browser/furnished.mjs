@@ -7,16 +7,16 @@ export async function furnish(daemon) {
   await tranche("gpu partition node3/42:00.0 2");
   await tranche("gpu passthrough node1/45:00.0 --pool render");
   await tranche("gpu passthrough node2/45:00.0 --pool render");
-  for (const name of ["desk-01", "desk-02", "desk-03", "desk-04", "desk-05"]) {
+  const desks = ["desk-01", "desk-02", "desk-03", "desk-04", "desk-05", "desk-06"];
+  for (const name of desks) {
     await tranche(`vm create ${name} --vcpus 4 --memory 8GiB --gpu profile:4Q --guest-os ubuntu24.04 --network default`);
-    if (name !== "desk-05") await tranche(`vm start ${name}`);
   }
   await tranche("vm create render-01 --vcpus 8 --memory 32GiB --gpu whole:1@render --guest-os win11 --priority 500");
-  await tranche("vm start render-01");
   await tranche("vm create render-02 --vcpus 8 --memory 32GiB --gpu whole:2@render --guest-os win11");
-  // There is no host with two of them: it waits.
-  await tranche("vm start render-02 --no-wait");
   await tranche("rule set desks-apart --vm desk-01,desk-02 --apart --strict");
   await tranche("rule set render-near --vm render-01 --host node1:200");
+  for (const name of [...desks.slice(0, 4), "render-01"]) await tranche(`vm start ${name}`);
+  // No host has two GPUs of the pool: it waits.
+  await tranche("vm start render-02 --no-wait");
   await tranche("token create backup --role viewer");
 }

@@ -16,16 +16,20 @@ const ARGUMENTS = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = 30_000;
 
-/** Sets the stage for a file of tests: `users` are names and roles, `hosts` more than one make a cluster. */
-export function setStage({ users = { alice: "admin" }, hosts = 1, preset = "nvidia", furnish = async () => {} } = {}) {
+/**
+ * Sets the stage for a file of tests. `users` are names and roles; more than one of `hosts` are a cluster; `furnish` is done to the
+ * daemon before anybody looks, and `begin` is what people do before the first test.
+ */
+export function setStage({ users = { alice: "admin" }, hosts = 1, preset = "nvidia", furnish, begin } = {}) {
   const stage = new Stage();
   before(async () => {
     stage.daemon = await (hosts > 1 ? startCluster({ hosts, preset }) : startDaemon({ preset }));
     for (const [user, role] of Object.entries(users)) await stage.daemon.createUser(user, role);
-    await furnish(stage.daemon);
+    await furnish?.(stage.daemon);
     stage.browser = await chromium.launch({ executablePath: CHROMIUM, args: ARGUMENTS });
+    await begin?.(stage);
   });
   afterEach(() => stage.clear());
   after(async () => {
