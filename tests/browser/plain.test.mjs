@@ -1,19 +1,22 @@
 // Without scripts everything works with plain forms and links; only nothing moves by itself.
 
+import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { heading, press, row, says, setStage } from "./stage.mjs";
+import { heading, press, row, setStage } from "./stage.mjs";
 
 const stage = setStage();
 
-/** Loads a page again until a text is there. */
-async function untilItSays(page, text) {
-  const deadline = performance.now() + 15_000;
-  while (performance.now() < deadline) {
-    if (await page.locator("main").getByText(text, { exact: true }).first().isVisible()) return;
+const PATIENCE_MS = 30_000;
+
+/** Loads a page again until its state is this. */
+async function untilItIs(page, state) {
+  const badge = page.locator("main .state").first().getByText(state, { exact: true });
+  const deadline = performance.now() + PATIENCE_MS;
+  while (!(await badge.isVisible())) {
+    assert.ok(performance.now() < deadline, `it is never ${state}`);
     await page.reload();
   }
-  await says(page, text);
 }
 
 test("without scripts a GPU is split, and a VM is made and started with a partition of it", async () => {
@@ -25,7 +28,7 @@ test("without scripts a GPU is split, and a VM is made and started with a partit
   await heading(page, "GPU node1/0000:41:00.0: 4 partitions, series Q");
   await press(page, "Apply exactly this");
   await heading(page, "NVIDIA A16 0000:41:00.0");
-  await untilItSays(page, "partitioned");
+  await untilItIs(page, "partitioned");
 
   await page.goto("/vms/new");
   await page.getByLabel("Name").fill("desk-01");
@@ -34,9 +37,9 @@ test("without scripts a GPU is split, and a VM is made and started with a partit
   await press(page, "Preview");
   await press(page, "Make it");
   await heading(page, "desk-01");
-  await untilItSays(page, "stopped");
+  await untilItIs(page, "stopped");
   await press(page, "Start");
-  await untilItSays(page, "running");
+  await untilItIs(page, "running");
 
   await page.goto("/vms");
   await row(page, "desk-01").getByText("0000:41:00.0/0").waitFor();
@@ -48,7 +51,7 @@ test("without scripts all GPUs of the set are split at once", async () => {
   await page.getByLabel("Number of partitions").selectOption("2 Q");
   await press(page, "Preview");
   await press(page, "Apply exactly this");
-  await untilItSays(page, "succeeded");
+  await untilItIs(page, "succeeded");
 });
 
 test("without scripts a user is deleted in two steps, and the way out works", async () => {

@@ -105,8 +105,8 @@ function watch(context, origin) {
   return troubles;
 }
 
-/** What is told of a stream of changes that broke off, by the browser and by htmx. */
-export const SILENCE = /^error on the console: (Failed to load resource: net::ERR_.*\/events\)|\[object Event\] \(.*\/htmx\..*\))$/;
+/** What the browser and htmx tell where there is no daemon any more. */
+export const SILENCE = /^error on the console: (Failed to load resource: net::ERR_|\[object Event\]|htmx:(sendError|afterRequest))/;
 
 /** Waits until a page has this heading. */
 export async function heading(page, name) {
