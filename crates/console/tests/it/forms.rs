@@ -221,9 +221,9 @@ async fn a_new_vm_is_what_its_form_says() {
 }
 
 #[tokio::test]
-async fn a_host_is_drained_and_serves_again() {
-    for act in ["drain", "undrain"] {
-        let browser = Browser::of(Role::Operator);
+async fn a_host_is_drained_serves_again_and_is_taken_for_down() {
+    for act in ["drain", "undrain", "confirm-down"] {
+        let browser = Browser::of(Role::Admin);
         let at = format!("/hosts/node3/{act}");
         let page = browser.post(&at, &[]).await;
         confirm(&browser, &at, &page).await;

@@ -193,6 +193,19 @@ async fn a_page_reads_itself_anew_and_leaves_forms_alone() {
 }
 
 #[tokio::test]
+async fn only_a_silent_host_can_be_said_to_be_down_and_only_by_administrators() {
+    let mut world = World::small("");
+    let since = world.hosts[0].observed_at;
+    world.hosts[0].member.as_mut().unwrap().standing = tranche_core::plan::Standing::Lost { since };
+    for (role, host, may) in
+        [(Role::Admin, "node1", true), (Role::Operator, "node1", false), (Role::Admin, "node3", false)]
+    {
+        let page = Browser::in_world(role, world.clone()).get(&format!("/hosts/{host}")).await;
+        assert_eq!(page.text.contains("Say that it is down"), may, "{role} {host}");
+    }
+}
+
+#[tokio::test]
 async fn a_vm_may_be_called_like_the_page_that_makes_vms() {
     let mut world = World::small("");
     world.vms[0].name = "new".parse().unwrap();
@@ -229,6 +242,7 @@ async fn where_gpus_are_of_several_kinds_the_largest_set_is_chosen_and_that_is_s
     let boxes: Vec<&str> = page.text.split("type=\"checkbox\" name=\"gpu\"").skip(1).collect();
     let chosen = boxes.iter().filter(|rest| rest.split('>').next().unwrap().contains(" checked")).count();
     assert_eq!((boxes.len(), chosen), (7, 6));
+    assert_eq!(page.text.matches("<optgroup").count(), 2, "each set has its own counts");
 }
 
 #[tokio::test]
