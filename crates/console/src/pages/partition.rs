@@ -154,7 +154,7 @@ fn of_set(set: &Alike<'_>, index: usize, is_chosen: impl Fn(&GpuView) -> bool) -
                                     code { (gpu.address) } " " (gpu.model)
                                 }
                                 " " (gpu_status(gpu.status))
-                                @if !gpu.vms.is_empty() { span class="quiet" { " in use by " (number(gpu.vms.len(), "VM", "VMs")) } }
+                                @if !gpu.vms.is_empty() { span class="quiet" { " " (number(gpu.vms.len(), "VM", "VMs")) } }
                             }
                         }
                     }

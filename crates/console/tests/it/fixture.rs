@@ -296,7 +296,7 @@ impl World {
             created_at: NOW,
             updated_at: Timestamp(NOW.0 + 4_000),
             state,
-            progress_percent: if state == OperationState::Running { 60 } else { 100 },
+            progress_percent: if state.is_over() { 100 } else { 60 },
             findings: Vec::new(),
             log: vec![LogLine { at: NOW, text: self.text("0000:41:00.4 is given type 12Q") }],
         }

@@ -103,6 +103,10 @@ async fn a_gpu_gets_the_mode_that_its_form_says() {
             &[("mode", "partitioned"), ("count", "4 Q")],
             json!({ "mode": "partitioned", "count": 4, "series": "Q" }),
         ),
+        (
+            &[("mode", "partitioned"), ("count", "4"), ("other", "6")],
+            json!({ "mode": "partitioned", "count": 6, "reload_driver": true }),
+        ),
         (&[("mode", "mixed"), ("sizes", "24Q, 12Q")], json!({ "mode": "mixed", "sizes": ["24Q", "12Q"] })),
         (
             &[("mode", "passthrough"), ("pool", "render"), ("drain", "on")],
