@@ -139,6 +139,8 @@
   document.addEventListener("htmx:sseError", () => hears(false));
 
   document.addEventListener("DOMContentLoaded", () => {
+    const here = document.querySelector(".menu [aria-current]");
+    if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
     themes();
     partitions();
     requests();

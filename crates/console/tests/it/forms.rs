@@ -240,6 +240,22 @@ async fn a_host_is_drained_serves_again_and_is_taken_for_down() {
 }
 
 #[tokio::test]
+async fn failover_is_paused_and_resumed_and_that_is_said() {
+    let browser = Browser::of(Role::Admin);
+    let page = browser.post("/failover/pause", &[]).await;
+    let answer = confirm(&browser, "/failover/pause", &page).await;
+    assert!(answer.header("location").starts_with("/hosts?asked="), "{}", answer.text);
+    assert_eq!(browser.fake.changes().pop().unwrap().path, "/v1/failover/pause");
+    browser.fake.world.lock().unwrap().policy.failover.paused = true;
+    let hosts = browser.get("/hosts").await;
+    assert!(
+        hosts.text.contains("failover paused") && hosts.text.contains("Resume failover"),
+        "{}",
+        hosts.text
+    );
+}
+
+#[tokio::test]
 async fn secrets_are_shown_once_and_passwords_never() {
     let browser = Browser::of(Role::Admin);
     let link = browser.post("/access/users/kim/link", &[]).await;

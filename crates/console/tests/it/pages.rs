@@ -33,7 +33,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/vms/desk-01", &["node2", "at least 1.8 s", "live_dirty_log", "win11", "Turn off", "Take its GPU"]),
     ("/vms/desk-05", &["Start", "Give it a GPU"]),
     ("/vms/desk-22", &["Why it waits", "node3", "cannot run", "gpu_sick"]),
-    ("/hosts", &["node2", "maintenance", "down", "armed", "2 of 8"]),
+    ("/hosts", &["failover on", "node2", "maintenance", "down", "armed", "2 of 8"]),
     ("/hosts/node3", &["EPYC", "ivhd0", "fence_ipmilan", "rack=r1", "sriov_numvfs", "Drain"]),
     ("/hosts/node2", &["Let it serve again", "in maintenance"]),
     ("/homogeneity", &["driver version", "slight", "live migration", "570.133.10", "apt install"]),
@@ -57,6 +57,7 @@ const ANSWERS: &[(&str, &[(&str, &str)])] = &[
     ("/vms/desk-01/detach", &[]),
     ("/vms/desk-01/delete", &[("force", "on")]),
     ("/vms/refused/kill", &[]),
+    ("/failover/pause", &[]),
     (
         "/vms/new",
         &[("name", "new-1"), ("vcpus", "2"), ("memory_mib", "2048"), ("gpu", "none"), ("networks", EVIL)],
