@@ -125,16 +125,22 @@
   const PATIENCE_MS = 4000;
   let silence = null;
   function hears(does) {
-    clearTimeout(silence);
     const stale = document.getElementById("stale");
     if (!stale) return;
-    if (does) stale.hidden = true;
-    else silence = setTimeout(() => { stale.hidden = false; }, PATIENCE_MS);
+    if (does) {
+      clearTimeout(silence);
+      silence = null;
+      stale.hidden = true;
+    } else if (silence === null) {
+      silence = setTimeout(() => { stale.hidden = false; }, PATIENCE_MS);
+    }
   }
   document.addEventListener("htmx:sseOpen", () => hears(true));
   document.addEventListener("htmx:sseError", () => hears(false));
 
   document.addEventListener("DOMContentLoaded", () => {
+    const here = document.querySelector(".menu [aria-current]");
+    if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
     themes();
     partitions();
     requests();
