@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
+use tranche_core::access::needed;
 use tranche_core::finding::{Class, Code};
 
 /// A page that nobody edits.
@@ -23,6 +25,7 @@ pub(crate) fn derived() -> Vec<Page> {
         Page { path: "docs/cli.md", text: cli::page(tranche::command()) },
         Page { path: "docs/configuration.md", text: configuration() },
         Page { path: "docs/findings.md", text: findings() },
+        Page { path: "docs/roles.md", text: roles() },
     ]
 }
 
@@ -55,6 +58,30 @@ unknown setting is an error, so that a typing error is never a default. `tranche
 <!-- Derived from dist/tranched.toml by `cargo xtask docs`; do not edit. -->
 ";
 
+/// Every route of the checked-in document, with the role that it needs.
+fn roles() -> String {
+    let mut text = String::from(
+        "# Roles\n\n\
+         The role that each request of the REST interface needs at least; [access.md](access.md) says what roles are. A test of\n\
+         the daemon asks every route with every role.\n\n\
+         <!-- Derived from crates/core/src/access.rs and openapi/v1.json by `cargo xtask docs`; do not edit. -->\n\n\
+         | request | role |\n| --- | --- |\n",
+    );
+    let document: Value =
+        serde_json::from_str(include_str!("../../openapi/v1.json")).expect("the document is JSON");
+    let paths = document["paths"].as_object().into_iter().flatten();
+    for (path, methods) in paths {
+        for method in methods.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase()) {
+            let role = match (method.as_str(), path.as_str()) {
+                ("GET", "/healthz") | ("POST", "/v1/sessions") => "none".to_owned(),
+                _ => needed(&method, path).to_string(),
+            };
+            writeln!(text, "| `{method} {path}` | {role} |").expect("a string grows");
+        }
+    }
+    text
+}
+
 fn findings() -> String {
     let mut text = String::from(
         "# Findings\n\n\
@@ -73,7 +100,7 @@ fn findings() -> String {
     text
 }
 
-const CLASSES: [(Class, &str, &str); 5] = [
+const CLASSES: [(Class, &str, &str); 6] = [
     (
         Class::Invalid,
         "The request cannot be",

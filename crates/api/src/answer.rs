@@ -79,6 +79,7 @@ pub struct ChangeEvent {
 
 /// The daemon is alive: `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DaemonHealth)]
 pub struct Health {
     /// Always `ok`; where it is not, the answer is a problem.
     pub status: String,

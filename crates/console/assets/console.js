@@ -131,9 +131,8 @@
       clearTimeout(silence);
       silence = null;
       stale.hidden = true;
-    } else {
-      // From when it fell silent: the browser tries again every few seconds, and fails each time.
-      silence ??= setTimeout(() => { stale.hidden = false; }, PATIENCE_MS);
+    } else if (silence === null) {
+      silence = setTimeout(() => { stale.hidden = false; }, PATIENCE_MS);
     }
   }
   document.addEventListener("htmx:sseOpen", () => hears(true));
@@ -150,6 +149,8 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     streams();
+    const here = document.querySelector(".menu [aria-current]");
+    if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
     themes();
     partitions();
     requests();

@@ -41,7 +41,8 @@ pub struct Visitor {
 
 /// All pages. `rest` answers the REST interface, and is asked with the extensions of the visitor's own request, so that it knows who asks.
 ///
-/// The router is all fallback: it is merged into a router that has none, or nested at the root of one.
+/// The router is all fallback, so that it can be that of a router which answers the REST interface at the same root
+/// (`Router::fallback_service`).
 pub fn router(rest: Router) -> Router {
     let pages = pages::routes()
         .fallback(pages::not_found)

@@ -57,6 +57,7 @@ pub(crate) fn mend(finding: &Finding) -> Option<(String, String)> {
         | Code::NoHomogeneousSet
         | Code::SelectionUnlike => page("/homogeneity", "Compare GPUs"),
         Code::CapacityShort | Code::NoFreeMemory => page("/capacity", "See capacity"),
+        Code::FailoverPaused => page("/hosts", "Open hosts"),
         _ => subject(&finding.subject).map(|to| (to, format!("Open {}", finding.subject))),
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/hosts", get(hosts::show))
         .route("/hosts/{name}", get(host::show))
         .route("/hosts/{name}/{act}", post(host::act))
+        .route("/failover/{act}", post(hosts::failover))
         .route("/homogeneity", get(homogeneity::show))
         .route("/capacity", get(capacity::show))
         .route("/operations", get(operations::list))

@@ -101,7 +101,7 @@ pub fn judge_seat(host: &HostName, given_ms_ago: u64) -> Option<Finding> {
 
 /// What a machine is in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = MachineRole))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It runs VMs.

@@ -95,8 +95,8 @@ impl LinuxHost {
 
     /// How far the hypervisor is with VMs that go to other hosts.
     fn progress(&self) -> Progress {
-        let Travels { able, expects, sent, dirty_mib_s, links_mib_s } = self.hypervisor.travels();
-        Progress { travels: able, expects, sent, dirty_mib_s, links_mib_s, ..Progress::default() }
+        let Travels { able, expects, sent, dirty_mib_s, links_mib_s, end_ms } = self.hypervisor.travels();
+        Progress { travels: able, expects, sent, dirty_mib_s, links_mib_s, end_ms, ..Progress::default() }
     }
 
     fn on(

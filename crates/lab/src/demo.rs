@@ -23,6 +23,10 @@ const PARTITIONS: u16 = 4;
 pub(crate) const VM_MEMORY: &str = "128MiB";
 const CATALOGUE: &str = include_str!("../../../lab/catalogue.d/lab.toml");
 const SOCKET: &str = "/run/tranche/tranche.sock";
+/// Where the console is in a node.
+const CONSOLE: &str = "127.0.0.1:7440";
+/// Who looks at it.
+const CONSOLE_USER: &str = "demo";
 /// How long anything may take to show; emulation and a busy machine stretch seconds to minutes.
 const WAIT_LIMIT: Duration = Duration::from_secs(900);
 const POLL: Duration = Duration::from_secs(1);
@@ -45,6 +49,8 @@ pub struct Summary {
     pub partitions: usize,
     /// The VMs, by name.
     pub vms: Vec<VmSummary>,
+    /// The length of the console's first page, in bytes, as somebody sees it who has logged in by a link.
+    pub console_page_bytes: usize,
     /// Seconds from the start of the program.
     pub seconds: f64,
 }
@@ -140,8 +146,9 @@ fn show(node: &Node, progress: &Progress) -> Result<Summary> {
         ));
         vms.push(vm);
     }
+    let console_page_bytes = see_console(node, progress)?;
     let seconds = (progress.elapsed_s() * 10.0).round() / 10.0;
-    Ok(Summary { ok: true, partitions: made, vms, seconds })
+    Ok(Summary { ok: true, partitions: made, vms, console_page_bytes, seconds })
 }
 
 fn partition_a_gpu(node: &Node, progress: &Progress) -> Result<String> {
@@ -273,6 +280,42 @@ pub(crate) fn print_last_words(node: &Node) {
 /// When the connection to the node is gone.
 pub fn api_url(node: &Node) -> Result<String> {
     Ok(format!("http://127.0.0.1:{}/v1", node.forward(SOCKET)?))
+}
+
+/// A link that logs in to the console of a demo node, once, from this machine.
+///
+/// # Errors
+/// When the connection to the node is gone, or no link is made.
+pub fn console_link(node: &Node) -> Result<String> {
+    let port = node.forward(CONSOLE)?;
+    Ok(format!("https://127.0.0.1:{port}{}", login_path(node)?))
+}
+
+/// The path of a new link to the console.
+fn login_path(node: &Node) -> Result<String> {
+    let link = node.run(&format!("tranche user link {CONSOLE_USER}"))?;
+    let path = link.trim().strip_prefix("https://").and_then(|rest| rest.split_once('/'));
+    let (_, path) = path.with_context(|| format!("{link:?} is no link to the console"))?;
+    Ok(format!("/{path}"))
+}
+
+/// Makes a user for the console, logs in by a link as a browser does, and looks at the first page: returns its length.
+fn see_console(node: &Node, progress: &Progress) -> Result<usize> {
+    let _step = progress.step("Logging in to the console");
+    node.run(&format!("tranche user create {CONSOLE_USER} --role admin"))?;
+    let path = login_path(node)?;
+    let secret = path.split_once("link=").map_or("", |(_, secret)| secret);
+    // The certificate is the node's own, and nobody knows it yet.
+    let curl = format!("curl -skf --max-time 60 -c /tmp/cookies -b /tmp/cookies https://{CONSOLE}");
+    node.run(&format!("{curl}/login --data-urlencode {}", quote(&format!("link={secret}"))))?;
+    let page = node.run(&format!("{curl}/"))?;
+    ensure!(
+        page.contains(CONSOLE_USER) && page.contains("Overview"),
+        "the console's first page is another: {page}"
+    );
+    let again = node.ssh(&format!("{curl}/login --data-urlencode {}", quote(&format!("link={secret}"))))?;
+    ensure!(!again.ok(), "a link to the console logs in more than once");
+    Ok(page.len())
 }
 
 #[cfg(test)]

@@ -305,6 +305,10 @@ fn demonstrate(options: &Demo, progress: &Progress) -> Result<()> {
     } else {
         progress.say(&format!("The API: {}/gpus", demo::api_url(&node)?));
         progress.say(&format!("A shell in the node: tranche-lab ssh {}", demo::NODE_NAME));
+        progress.say(&format!(
+            "The console, for the first who opens this link within 15 minutes (its certificate is the node's own): {}",
+            demo::console_link(&node)?
+        ));
         progress.say("The node stays up until Ctrl-C.");
     }
     if options.json {

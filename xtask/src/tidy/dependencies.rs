@@ -129,7 +129,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "crates/lab",
         &["anyhow", "clap", "roxmltree", "rustix", "serde", "serde_json", "tempfile", "thiserror", "uuid"],
     ),
-    ("xtask", &["anyhow", "clap", "toml", "tranche", "tranche-core"]),
+    ("xtask", &["anyhow", "clap", "serde_json", "toml", "tranche", "tranche-core"]),
 ];
 const ROOT: &str = "Cargo.toml";
 

@@ -4,7 +4,7 @@ use axum::http::{Method, StatusCode};
 use maud::{Markup, html};
 use serde_json::to_value;
 use tranche_api::view::{GpuView, MigrationView, PartitionView};
-use tranche_core::inventory::{HealthState, Offer};
+use tranche_core::inventory::{Backend, HealthState, Offer};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PoolName};
 use tranche_core::spec::{AskedMode, GpuMode};
 
@@ -183,6 +183,10 @@ fn mode_form(visit: &Visit, key: &GpuKey, gpu: &GpuView) -> Markup {
                 }
             }
         }
+        // Its driver takes counts only when it is loaded, and which it would take is not told beforehand.
+        @if gpu.backend == Some(Backend::FixedVf) {
+            (Field { name: "other", label: "Another count", kind: "number", is_optional: true, help: "Its driver is loaded anew for it: every VM on every GPU of that driver is shut down first.", ..Field::default() })
+        }
     };
     let sizes = gpu.mixed.iter().map(|size| size.profile.as_str()).collect::<Vec<_>>().join(", ");
     let whole = html! {
@@ -206,7 +210,6 @@ fn mode_form(visit: &Visit, key: &GpuKey, gpu: &GpuView) -> Markup {
             (way("passthrough", "Give it whole to one VM", matches!(asked, GpuMode::Passthrough { .. }), whole))
         }
         (tick("drain", "Shut down VMs that hold it first", "They start again where there is room. Else the change is refused while there are any."))
-        (tick("reload", "Load its driver anew where only that changes the count", "Every VM on every GPU of that driver is shut down first."))
         div class="buttons" { button class="main" { "Preview" } }
     };
     html! { div class="panel change" { (change(visit, Deed { action: &action, method: "PUT", rest: &rest }, content)) } }
@@ -219,14 +222,12 @@ pub(crate) async fn set_mode(
     Posted(fields): Posted,
 ) -> Answer {
     let key = GpuKey { host, address };
-    let asked = AskedMode {
-        mode: mode_of(&fields)?,
-        drain: fields.is_on("drain"),
-        reload_driver: fields.is_on("reload"),
-    };
+    let mode = mode_of(&fields)?;
+    let reload_driver = matches!(mode, GpuMode::Partitioned { .. }) && fields.get("other").is_some();
+    let asked = AskedMode { mode, drain: fields.is_on("drain"), reload_driver };
     let page = links::gpu(&key);
     let proposal = Proposal {
-        title: format!("GPU {key}: {}", mode(&asked.mode)),
+        title: format!("GPU {key}: {}", crate::words::mode(&asked.mode)),
         button: "Apply exactly this",
         is_grave: asked.drain || asked.reload_driver,
         back: (&page, "Back to the GPU"),
@@ -250,6 +251,9 @@ fn mode_of(fields: &Fields) -> Result<GpuMode, Trouble> {
     };
     match fields.get("mode") {
         Some("host") => Ok(GpuMode::Host),
+        Some("partitioned") if fields.get("other").is_some() => {
+            Ok(GpuMode::Partitioned { count: fields.needed("other", "Another count")?, series: None })
+        }
         Some("partitioned") => {
             let (count, series) = fields.get("count").and_then(offer_of).ok_or_else(incomplete)?;
             Ok(GpuMode::Partitioned { count, series })

@@ -6,6 +6,7 @@ use serde_json::json;
 use tranche_api::view::{GpuView, HostView, LibvirtView, MemberView};
 use tranche_core::inventory::Iommu;
 use tranche_core::name::{GpuKey, HostName};
+use tranche_core::plan::Standing;
 use tranche_core::spec::Duty;
 
 use crate::ask::{Answer, Trouble, Visit};
@@ -48,17 +49,20 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<HostName>, Asked(asked
 
 /// Taking it out of service, or back. A host that stands alone has no other to send VMs to.
 fn duty(visit: &Visit, host: &HostView) -> Markup {
-    let act = |act: &str, label| {
+    let act = |act: &str, label, class| {
         let (action, rest) =
             (format!("{}/{act}", links::host(&host.name)), format!("/v1/hosts/{}/{act}", host.name));
-        button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, "")
+        button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, class)
     };
     html! {
         @if let Some(member) = &host.member {
             div class="acts" {
                 @match member.duty {
-                    Duty::Serving => { (act("drain", "Drain")) }
-                    Duty::Maintenance => { (act("undrain", "Let it serve again")) }
+                    Duty::Serving => { (act("drain", "Drain", "")) }
+                    Duty::Maintenance => { (act("undrain", "Let it serve again", "")) }
+                }
+                @if matches!(member.standing, Standing::Lost { .. } | Standing::Fencing { .. }) {
+                    (act("confirm-down", "Say that it is down", "grave"))
                 }
             }
         }
@@ -146,7 +150,7 @@ fn gpus_table(gpus: &[GpuView]) -> Markup {
     table("GPUs of this host", &columns, rows.collect(), "It reports no GPU.")
 }
 
-/// Shows what draining a host, or letting it serve again, would do; or does it.
+/// Shows what draining a host, letting it serve again, or taking it for down would do; or does it.
 pub(crate) async fn act(
     visit: Visit,
     Named((name, act)): Named<(HostName, String)>,
@@ -156,6 +160,11 @@ pub(crate) async fn act(
     let (title, button, is_grave) = match act.as_str() {
         "drain" => (format!("Drain {name}"), "Drain it", true),
         "undrain" => (format!("Let {name} serve again"), "Let it serve again", false),
+        "confirm-down" => (
+            format!("Take {name} for down: if it is not, its VMs run twice"),
+            "I have made sure that it is off",
+            true,
+        ),
         _ => return Err(Trouble::nothing_at(&format!("{page}/{act}"))),
     };
     let proposal = Proposal {

@@ -1,22 +1,31 @@
-//! All hosts.
+//! All hosts, and whether anything follows when one dies.
 
-use maud::html;
+use axum::http::Method;
+use maud::{Markup, html};
+use serde_json::json;
 use tranche_api::view::{HostView, LibvirtView};
 use tranche_core::inventory::Iommu;
+use tranche_core::spec::Policy;
 
-use crate::ask::{Answer, Visit};
-use crate::fields::Asked;
+use crate::ask::{Answer, Trouble, Visit};
+use crate::fields::{Asked, Named, Posted};
 use crate::layout::{Page, live};
 use crate::links;
-use crate::parts::meter;
+use crate::parts::form::{Deed, button};
 use crate::parts::paging::{Paged, ROWS_PER_PAGE};
 use crate::parts::table::{number, table, text};
+use crate::parts::{meter, operation};
+use crate::proposal::Proposal;
 use crate::words::{Tone, badge, guard, host_state, number as count_of, size, time, unknown};
 
 /// The list.
 pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
-    let hosts: Vec<HostView> = visit.get("/v1/hosts").await?;
+    let (hosts, policy) =
+        tokio::join!(visit.get::<Vec<HostView>>("/v1/hosts"), visit.get::<Policy>("/v1/policy"));
+    let (hosts, policy) = (hosts?, policy?);
     let all = hosts.len();
+    // A host that stands alone has nobody who could start its VMs.
+    let is_cluster = hosts.iter().any(|host| host.member.is_some());
     let paged = Paged::of(hosts, &asked, ROWS_PER_PAGE);
     let columns = [
         text("Host"),
@@ -55,10 +64,52 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
     let body = live(
         "live",
         html! {
+            (operation::notice(&visit, &asked).await)
+            @if is_cluster { (of_failover(&visit, policy.failover.paused)) }
             p class="quiet" { (count_of(all, "host", "hosts")) }
             (table("Hosts", &columns, rows.collect(), "No host has reported yet."))
             (paged.links("/hosts", &asked))
         },
     );
     Ok(visit.page(&Page { title: "Hosts", at: "/hosts", above: &[], body }))
+}
+
+fn of_failover(visit: &Visit, is_paused: bool) -> Markup {
+    let act = |act: &str, label| {
+        let (action, rest) = (format!("/failover/{act}"), format!("/v1/failover/{act}"));
+        button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, "")
+    };
+    html! {
+        div class="state" {
+            @if is_paused {
+                (badge(Tone::Warn, "failover paused")) span { "Nothing follows when a host dies, and no watchdog resets one." }
+                (act("resume", "Resume failover"))
+            } @else {
+                (badge(Tone::Good, "failover on"))
+                (act("pause", "Pause failover"))
+            }
+        }
+    }
+}
+
+/// Shows what pausing or resuming failover would do, or does it.
+pub(crate) async fn failover(visit: Visit, Named(act): Named<String>, Posted(fields): Posted) -> Answer {
+    let (title, button) = match act.as_str() {
+        "pause" => ("Pause failover: nothing follows when a host dies", "Pause it"),
+        "resume" => ("Resume failover", "Resume it"),
+        _ => return Err(Trouble::nothing_at(&format!("/failover/{act}"))),
+    };
+    let proposal = Proposal {
+        title: title.to_owned(),
+        button,
+        is_grave: act == "pause",
+        back: ("/hosts", "Hosts"),
+        at: "/hosts",
+        then: Some("/hosts".to_owned()),
+        otherwise: None,
+        method: Method::POST,
+        path: format!("/v1/failover/{act}"),
+        body: Some(json!({})),
+    };
+    proposal.answer(&visit, &fields).await
 }

@@ -102,18 +102,20 @@ fn chooser(visit: &Visit, sets: &[Alike<'_>], asked: &Fields) -> Markup {
     let asked_gpus: BTreeSet<&str> = asked.all("gpu").collect();
     let content = html! {
         @if sets.len() > 1 { (unlike(sets)) }
-        section id="incomplete" class="panel warn" role="status" hidden {
-            p {
-                strong { "Some GPUs of the homogeneous set are not selected. " }
-                "They may then have another count than the rest, which breaks failover to them; that is not recommended."
-            }
-        }
         @for (index, set) in sets.iter().enumerate() {
             (of_set(set, index, |gpu| if asked_gpus.is_empty() { index == 0 } else { asked_gpus.contains(key(gpu).to_string().as_str()) }))
         }
-        (counts(&sets[0]))
-        (tick("drain", "Shut down VMs that hold these GPUs first", "They start again where there is room. Else the change is refused while a selected GPU is in use."))
-        div class="buttons" { button class="main" { "Preview" } }
+        div class="choose" {
+            section id="incomplete" class="panel warn" role="status" hidden {
+                p {
+                    strong { "Some GPUs of the homogeneous set are not selected. " }
+                    "They may then have another count than the rest, which breaks failover to them; that is not recommended."
+                }
+            }
+            (counts(sets))
+            (tick("drain", "Shut down VMs that hold these GPUs first", "They start again where there is room. Else the change is refused while a selected GPU is in use."))
+            div class="buttons" { button class="main" { "Preview" } }
+        }
     };
     html! {
         div class="panel change" { (change(visit, Deed { action: "/partition", method: "PUT", rest: REST }, content)) }
@@ -141,7 +143,7 @@ fn of_set(set: &Alike<'_>, index: usize, is_chosen: impl Fn(&GpuView) -> bool) -
     html! {
         fieldset class="set" data-set=(index) {
             legend { "Set " (index + 1) ": " (set.label) }
-            @for (host, gpus) in hosts {
+            div class="hosts" { @for (host, gpus) in hosts {
                 div class="of-host" {
                     p class="host" { a href=(links::host(host)) { (host) } }
                     ul {
@@ -152,31 +154,48 @@ fn of_set(set: &Alike<'_>, index: usize, is_chosen: impl Fn(&GpuView) -> bool) -
                                     code { (gpu.address) } " " (gpu.model)
                                 }
                                 " " (gpu_status(gpu.status))
-                                @if !gpu.vms.is_empty() { span class="quiet" { " in use by " (number(gpu.vms.len(), "VM", "VMs")) } }
+                                @if !gpu.vms.is_empty() { span class="quiet" { " " (number(gpu.vms.len(), "VM", "VMs")) } }
                             }
                         }
                     }
                 }
-            }
+            } }
         }
     }
 }
 
-fn counts(set: &Alike<'_>) -> Markup {
-    let now = set.gpus.first().and_then(|gpu| gpu.count);
-    let memory = |offer: &Offer| offer.vram_mib.map(size);
-    let chosen = set.offers.iter().find(|offer| Some(offer.count) == now).or(set.offers.first());
+/// What can be chosen; where there are several sets, of each what its GPUs offer.
+fn counts(sets: &[Alike<'_>]) -> Markup {
+    let now = sets[0].gpus.first().and_then(|gpu| gpu.count);
+    let offers = sets[0].offers;
+    let chosen = offers.iter().find(|offer| Some(offer.count) == now).or(offers.first());
     let told = chosen.and_then(memory).unwrap_or_else(|| "not known before the GPUs are split".to_owned());
     html! {
         p class="field" {
             label for="f-count" { "Number of partitions" }
             select id="f-count" name="count" {
-                @for offer in set.offers {
-                    option value=(offer_value(offer)) data-memory=[memory(offer)] selected[chosen == Some(offer)] { (offer_label(offer)) }
+                @if let [set] = sets {
+                    (options(set, chosen))
+                } @else {
+                    @for (index, set) in sets.iter().enumerate() {
+                        optgroup label={ "Set " (index + 1) } { (options(set, chosen.filter(|_| index == 0))) }
+                    }
                 }
                 option value=(RELEASE) data-memory="all of it, for the host" { "none: leave them to the host" }
             }
             span class="help" { "Memory per partition: " output id="memory" for="f-count" { (told) } }
+        }
+    }
+}
+
+fn memory(offer: &Offer) -> Option<String> {
+    offer.vram_mib.map(size)
+}
+
+fn options(set: &Alike<'_>, chosen: Option<&Offer>) -> Markup {
+    html! {
+        @for offer in set.offers {
+            option value=(offer_value(offer)) data-memory=[memory(offer)] selected[chosen == Some(offer)] { (offer_label(offer)) }
         }
     }
 }

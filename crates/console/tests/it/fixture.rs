@@ -25,7 +25,7 @@ use tranche_core::inventory::{
 use tranche_core::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::operation::{Goal, LogLine, Operation, OperationState};
 use tranche_core::plan::{DownBy, Standing};
-use tranche_core::spec::{Availability, Duty, GpuMode, Request as Wish, Run};
+use tranche_core::spec::{Availability, Duty, GpuMode, Policy, Request as Wish, Run};
 use uuid::Uuid;
 
 pub(crate) use self::rest::Fake;
@@ -50,6 +50,7 @@ pub(crate) struct World {
     pub(crate) effect: Option<Effect>,
     /// Whether the stream of events goes on for ever, as that of a daemon does.
     pub(crate) is_endless: bool,
+    pub(crate) policy: Policy,
     /// Whether every change is refused.
     pub(crate) is_stuck: bool,
 }
@@ -296,7 +297,7 @@ impl World {
             created_at: NOW,
             updated_at: Timestamp(NOW.0 + 4_000),
             state,
-            progress_percent: if state == OperationState::Running { 60 } else { 100 },
+            progress_percent: if state.is_over() { 100 } else { 60 },
             findings: Vec::new(),
             log: vec![LogLine { at: NOW, text: self.text("0000:41:00.4 is given type 12Q") }],
         }

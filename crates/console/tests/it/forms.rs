@@ -103,6 +103,10 @@ async fn a_gpu_gets_the_mode_that_its_form_says() {
             &[("mode", "partitioned"), ("count", "4 Q")],
             json!({ "mode": "partitioned", "count": 4, "series": "Q" }),
         ),
+        (
+            &[("mode", "partitioned"), ("count", "4"), ("other", "6")],
+            json!({ "mode": "partitioned", "count": 6, "reload_driver": true }),
+        ),
         (&[("mode", "mixed"), ("sizes", "24Q, 12Q")], json!({ "mode": "mixed", "sizes": ["24Q", "12Q"] })),
         (
             &[("mode", "passthrough"), ("pool", "render"), ("drain", "on")],
@@ -222,9 +226,9 @@ async fn a_new_vm_is_what_its_form_says() {
 }
 
 #[tokio::test]
-async fn a_host_is_drained_and_serves_again() {
-    for act in ["drain", "undrain"] {
-        let browser = Browser::of(Role::Operator);
+async fn a_host_is_drained_serves_again_and_is_taken_for_down() {
+    for act in ["drain", "undrain", "confirm-down"] {
+        let browser = Browser::of(Role::Admin);
         let at = format!("/hosts/node3/{act}");
         let page = browser.post(&at, &[]).await;
         confirm(&browser, &at, &page).await;
@@ -233,6 +237,22 @@ async fn a_host_is_drained_and_serves_again() {
     assert_eq!(
         Browser::of(Role::Admin).post("/hosts/node3/explode", &[]).await.status,
         StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn failover_is_paused_and_resumed_and_that_is_said() {
+    let browser = Browser::of(Role::Admin);
+    let page = browser.post("/failover/pause", &[]).await;
+    let answer = confirm(&browser, "/failover/pause", &page).await;
+    assert!(answer.header("location").starts_with("/hosts?asked="), "{}", answer.text);
+    assert_eq!(browser.fake.changes().pop().unwrap().path, "/v1/failover/pause");
+    browser.fake.world.lock().unwrap().policy.failover.paused = true;
+    let hosts = browser.get("/hosts").await;
+    assert!(
+        hosts.text.contains("failover paused") && hosts.text.contains("Resume failover"),
+        "{}",
+        hosts.text
     );
 }
 

@@ -1,6 +1,8 @@
 //! Who may come in, and from where forms may come.
 
-use axum::http::{Method, StatusCode};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use tower::ServiceExt as _;
 use tranche_core::access::Role;
 
 use crate::visit::{Browser, CSRF, encoded};
@@ -148,4 +150,13 @@ async fn pages_hear_that_something_changed_and_no_more() {
     let events = Browser::of(Role::Viewer).get("/events").await;
     assert_eq!(events.header("content-type"), "text/event-stream");
     assert_eq!(events.text, "event: changed\ndata: 1\n\n");
+}
+
+#[tokio::test]
+async fn pages_and_the_rest_interface_share_a_root() {
+    let fake = crate::fixture::Fake::new(crate::fixture::World::small(""));
+    let root = fake.rest().fallback_service(tranche_console::router(fake.rest()));
+    let ask = |path: &str| root.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+    assert_eq!(ask("/v1/hosts").await.unwrap().headers()["content-type"], "application/json");
+    assert_eq!(ask("/hosts").await.unwrap().headers()["location"], "/login?next=/hosts");
 }

@@ -33,7 +33,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/vms/desk-01", &["node2", "at least 1.8 s", "live_dirty_log", "win11", "Turn off", "Take its GPU"]),
     ("/vms/desk-05", &["Start", "Give it a GPU"]),
     ("/vms/desk-22", &["Why it waits", "node3", "cannot run", "gpu_sick"]),
-    ("/hosts", &["node2", "maintenance", "down", "armed", "2 of 8"]),
+    ("/hosts", &["failover on", "node2", "maintenance", "down", "armed", "2 of 8"]),
     ("/hosts/node3", &["EPYC", "ivhd0", "fence_ipmilan", "rack=r1", "sriov_numvfs", "Drain"]),
     ("/hosts/node2", &["Let it serve again", "in maintenance"]),
     ("/homogeneity", &["driver version", "slight", "live migration", "570.133.10", "apt install"]),
@@ -57,6 +57,7 @@ const ANSWERS: &[(&str, &[(&str, &str)])] = &[
     ("/vms/desk-01/detach", &[]),
     ("/vms/desk-01/delete", &[("force", "on")]),
     ("/vms/refused/kill", &[]),
+    ("/failover/pause", &[]),
     (
         "/vms/new",
         &[("name", "new-1"), ("vcpus", "2"), ("memory_mib", "2048"), ("gpu", "none"), ("networks", EVIL)],
@@ -193,6 +194,19 @@ async fn a_page_reads_itself_anew_and_leaves_forms_alone() {
 }
 
 #[tokio::test]
+async fn only_a_silent_host_can_be_said_to_be_down_and_only_by_administrators() {
+    let mut world = World::small("");
+    let since = world.hosts[0].observed_at;
+    world.hosts[0].member.as_mut().unwrap().standing = tranche_core::plan::Standing::Lost { since };
+    for (role, host, may) in
+        [(Role::Admin, "node1", true), (Role::Operator, "node1", false), (Role::Admin, "node3", false)]
+    {
+        let page = Browser::in_world(role, world.clone()).get(&format!("/hosts/{host}")).await;
+        assert_eq!(page.text.contains("Say that it is down"), may, "{role} {host}");
+    }
+}
+
+#[tokio::test]
 async fn a_vm_may_be_called_like_the_page_that_makes_vms() {
     let mut world = World::small("");
     world.vms[0].name = "new".parse().unwrap();
@@ -229,6 +243,7 @@ async fn where_gpus_are_of_several_kinds_the_largest_set_is_chosen_and_that_is_s
     let boxes: Vec<&str> = page.text.split("type=\"checkbox\" name=\"gpu\"").skip(1).collect();
     let chosen = boxes.iter().filter(|rest| rest.split('>').next().unwrap().contains(" checked")).count();
     assert_eq!((boxes.len(), chosen), (7, 6));
+    assert_eq!(page.text.matches("<optgroup").count(), 2, "each set has its own counts");
 }
 
 #[tokio::test]

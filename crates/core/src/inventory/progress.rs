@@ -55,6 +55,9 @@ pub struct Progress {
     /// What its links to other hosts carried for the last VM that it sent there, in MiB/s.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub links_mib_s: BTreeMap<HostName, u32>,
+    /// How long the machine of the last VM that it sent took to end here, in milliseconds, after QEMU had handed the guest over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_ms: Option<u32>,
     /// The steps that it carried out last, the newest last, for the logs of operations. While nothing is done, they stay the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lately: Vec<Done>,

@@ -2,10 +2,9 @@
 //!
 //! QEMU sends all memory, then what the guest has changed meanwhile, round by round, until the rest goes in the pause that is allowed
 //! (QEMU, docs/devel/migration; migration/migration.c, `migration_iteration_run`). The guest then stands still for the rest, for the
-//! state of its devices, and for the change itself.
+//! state of its devices, for the change itself, and until its old machine has ended.
 //!
-//! Deliberately absent: how long the old machine takes to end, for which a guest waits too, and how much a guest is slowed down that
-//! changes more than can be sent. Nobody knows beforehand how much either is.
+//! Deliberately absent: how much a guest is slowed down that changes more than can be sent. Nobody knows beforehand how much that is.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +14,7 @@ use crate::spec::Limits;
 
 /// What a link carries if it was never measured, in MiB/s: Ethernet of 1 Gbit/s.
 const LINK_MIB_S_ASSUMED: u32 = 110;
-/// What the change itself takes, in milliseconds: about what was left of virsh's pauses of 93 ms (docs/benchmarks.md) without memory. That a
-/// guest also waits until its old machine has ended, which takes QEMU up to seconds, is not in it.
+/// What the change itself takes, in milliseconds: about what was left of virsh's pauses of 93 ms (docs/benchmarks.md) without memory.
 const CHANGE_MS: u64 = 60;
 /// After so many rounds the pause that is allowed has long been the longest.
 const ROUNDS_MAX: u64 = 30;
@@ -48,6 +46,8 @@ pub struct Load {
     pub dirty_mib_s: Option<u32>,
     /// What the link carries, in MiB/s.
     pub link_mib_s: Option<u32>,
+    /// How long an old machine takes to end on the host that it leaves, in milliseconds; nothing until that was measured.
+    pub end_ms: Option<u32>,
 }
 
 impl Load {
@@ -58,6 +58,7 @@ impl Load {
             devices_mib,
             dirty_mib_s: here.progress.dirty_mib_s.get(name).copied(),
             link_mib_s: here.progress.links_mib_s.get(there).copied(),
+            end_ms: here.progress.end_ms,
         }
     }
 
@@ -79,7 +80,8 @@ impl Load {
             }
         }
         let rest_ms = ms_of(left_kib).div_ceil(1_024);
-        let pause_ms = rest_ms.saturating_add(ms_of(self.devices_mib)).saturating_add(CHANGE_MS);
+        let change_ms = CHANGE_MS + u64::from(self.end_ms.unwrap_or(0));
+        let pause_ms = rest_ms.saturating_add(ms_of(self.devices_mib)).saturating_add(change_ms);
         let is_link_measured = self.link_mib_s.is_some();
         let total_ms = total_ms.saturating_add(pause_ms);
         Forecast { pause_ms, total_ms, link_mib_s, is_link_measured, dirty_mib_s: self.dirty_mib_s }
@@ -90,8 +92,13 @@ impl Load {
 mod tests {
     use super::*;
 
-    const LOAD: Load =
-        Load { memory_mib: 4_096, devices_mib: 0, dirty_mib_s: Some(0), link_mib_s: Some(1_000) };
+    const LOAD: Load = Load {
+        memory_mib: 4_096,
+        devices_mib: 0,
+        dirty_mib_s: Some(0),
+        link_mib_s: Some(1_000),
+        end_ms: None,
+    };
 
     fn forecast(load: Load, pause_ms: u32) -> (u64, u64) {
         let told = load.forecast(&Limits { pause_ms, bandwidth_mib_s: None });
@@ -124,6 +131,11 @@ mod tests {
     }
 
     #[test]
+    fn it_stands_still_until_its_old_machine_has_ended() {
+        assert_eq!(forecast(Load { end_ms: Some(1_800), ..LOAD }, 1_000), (1_860, 5_956));
+    }
+
+    #[test]
     fn what_is_not_known_is_said_to_be_assumed() {
         let load = Load { dirty_mib_s: None, link_mib_s: None, ..LOAD };
         let told = load.forecast(&Limits::default());
@@ -147,7 +159,13 @@ mod tests {
             let total = |pause_ms| load.forecast(&Limits { pause_ms, bandwidth_mib_s: None }).total_ms;
             assert!(total(600_000) <= total(20), "{dirty}");
         }
-        let most = Load { memory_mib: u64::MAX, devices_mib: u64::MAX, dirty_mib_s: Some(u32::MAX), ..LOAD };
+        let most = Load {
+            memory_mib: u64::MAX,
+            devices_mib: u64::MAX,
+            dirty_mib_s: Some(u32::MAX),
+            end_ms: Some(u32::MAX),
+            ..LOAD
+        };
         assert!(most.forecast(&Limits::default()).total_ms > 1 << 40);
     }
 }

@@ -41,6 +41,8 @@ pub struct Travels {
     pub dirty_mib_s: BTreeMap<VmName, u32>,
     /// What the way to another host carried for the last VM that was sent there, in MiB/s.
     pub links_mib_s: BTreeMap<HostName, u32>,
+    /// How long the machine of the last VM that was sent took to end here, in milliseconds, after QEMU had handed the guest over.
+    pub end_ms: Option<u32>,
 }
 
 /// The VMs of a host.

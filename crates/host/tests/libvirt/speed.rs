@@ -17,8 +17,8 @@ use camino::Utf8PathBuf;
 use tranche_core::journey::Sending;
 use tranche_core::migration::Load;
 use tranche_core::spec::Limits;
-use tranche_host::vm::Hypervisor as _;
 use tranche_host::vm::libvirt::{Config, Libvirt};
+use tranche_host::vm::{Hypervisor as _, Travels};
 use virt::domain::Domain;
 
 use crate::contract::{Vm, apply, wait_until};
@@ -182,12 +182,14 @@ fn a_guest_that_changes_memory_is_measured_and_goes_as_it_does_by_virsh() {
         let (by_virsh, ()) = bench.watched(|| bench.goes_by_virsh());
         bench.ends();
         let dirty_mib_s = bench.starts();
-        let link_mib_s = bench.from.travels().links_mib_s.get(&"there".parse().unwrap()).copied();
+        let Travels { links_mib_s, end_ms, .. } = bench.from.travels();
+        let link_mib_s = links_mib_s.get(&"there".parse().unwrap()).copied();
         let load = Load {
             memory_mib: MEMORY_MIB.into(),
             devices_mib: 0,
             dirty_mib_s: Some(dirty_mib_s),
             link_mib_s,
+            end_ms,
         };
         let foreseen = load.forecast(&Limits::default());
         let (by_tranche, said_ms) = bench.watched(|| bench.goes_by_tranche(round));

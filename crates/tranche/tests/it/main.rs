@@ -1,5 +1,6 @@
 //! The real command against a daemon that answers from a script: what it asks, what it prints, how it ends.
 
+mod access;
 mod catalogue;
 mod changes;
 mod daemon;

@@ -171,7 +171,7 @@ async fn users(
     path = "/v1/users/{name}", operation_id = "set_user",
     tag = "access",
     params(("name" = UserName, Path)),
-    request_body = SetUser,
+    request_body = Option<SetUser>,
     responses((status = 200, description = "The user as it is now.", body = UserView), Refusals)
 )]
 async fn set_user(

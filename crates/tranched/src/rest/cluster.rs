@@ -142,7 +142,7 @@ async fn show(
     post,
     path = "/v1/cluster/init", operation_id = "init_cluster",
     tag = "cluster",
-    request_body = InitCluster,
+    request_body = Option<InitCluster>,
     responses((status = 202, description = "It is on its way.", body = ClusterView), Refusals)
 )]
 async fn init(State(cluster): State<Cluster>, InBody(asked): InBody<InitCluster>) -> View {
@@ -172,7 +172,7 @@ async fn leave(State(cluster): State<Cluster>, InQuery(NoQuery {}): InQuery<NoQu
     post,
     path = "/v1/cluster/tokens", operation_id = "create_join_token",
     tag = "cluster",
-    request_body = CreateToken,
+    request_body = Option<CreateToken>,
     responses((status = 201, description = "The token; it is told once.", body = TokenCreated), Refusals)
 )]
 async fn create_token(

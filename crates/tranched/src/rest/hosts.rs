@@ -85,7 +85,7 @@ pub(super) async fn amend(
     path = "/v1/hosts/{host}/drain", operation_id = "drain_host",
     tag = "hosts",
     params(("host" = HostName, Path), ChangeQuery),
-    request_body = Along,
+    request_body = Option<Along>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn drain(
@@ -103,7 +103,7 @@ pub(super) async fn drain(
     path = "/v1/hosts/{host}/undrain", operation_id = "undrain_host",
     tag = "hosts",
     params(("host" = HostName, Path), ChangeQuery),
-    request_body = Along,
+    request_body = Option<Along>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn undrain(
@@ -140,7 +140,7 @@ pub(super) async fn depart(
     path = "/v1/hosts/{host}/stay", operation_id = "keep_host",
     tag = "hosts",
     params(("host" = HostName, Path), ChangeQuery),
-    request_body = Nothing,
+    request_body = Option<Nothing>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn stay(
@@ -158,7 +158,7 @@ pub(super) async fn stay(
     path = "/v1/hosts/{host}/confirm-down", operation_id = "confirm_host_down",
     tag = "hosts",
     params(("host" = HostName, Path), ChangeQuery),
-    request_body = Nothing,
+    request_body = Option<Nothing>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn confirm_down(
@@ -176,7 +176,7 @@ pub(super) async fn confirm_down(
     path = "/v1/failover/pause", operation_id = "pause_failover",
     tag = "hosts",
     params(ChangeQuery),
-    request_body = Nothing,
+    request_body = Option<Nothing>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn pause(
@@ -193,7 +193,7 @@ pub(super) async fn pause(
     path = "/v1/failover/resume", operation_id = "resume_failover",
     tag = "hosts",
     params(ChangeQuery),
-    request_body = Nothing,
+    request_body = Option<Nothing>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn resume(

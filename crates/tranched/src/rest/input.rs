@@ -1,6 +1,6 @@
 //! What comes in: bodies, names in paths, queries. Each is refused here if its form is wrong, with the place of the error.
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::request::Parts;
@@ -38,6 +38,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for InBody<T> {
             return Err(Refusal::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type", message, hint));
         }
         parse(&bytes).map(Self)
+    }
+}
+
+/// A JSON body that has to be there: without it a request would mean that everything goes back to its default.
+#[derive(Debug)]
+pub(super) struct InWholeBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for InWholeBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        if request.body().is_end_stream() {
+            let message = "The request has no body.".to_owned();
+            return Err(Refusal::request(StatusCode::BAD_REQUEST, "body", message, BODY_HINT));
+        }
+        InBody::from_request(request, state).await.map(|InBody(body)| Self(body))
     }
 }
 
@@ -81,6 +97,11 @@ pub(super) fn too_large() -> Refusal {
 
 /// Reads JSON; what is wrong is told with its place.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // serde takes a list of values for an object of fields.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        let message = "The request's body is a list and not an object.".to_owned();
+        return Err(Refusal::request(StatusCode::UNPROCESSABLE_ENTITY, "body", message, BODY_HINT));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

@@ -11,7 +11,7 @@ use tranche_core::finding::Finding;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::Policy;
 
-use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
+use super::input::{ChangeQuery, InPath, InQuery, InWholeBody, NoQuery};
 use super::{App, Refusal};
 use crate::clock;
 use crate::engine;
@@ -73,7 +73,7 @@ pub(super) async fn doctor(
 pub(super) async fn apply(
     State(app): State<App>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(declaration): InBody<Declaration>,
+    InWholeBody(declaration): InWholeBody<Declaration>,
 ) -> Result<Response, Refusal> {
     declare(&app, declaration, query.dry_run).await
 }
@@ -89,7 +89,7 @@ pub(super) async fn apply(
 pub(super) async fn diff(
     State(app): State<App>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
-    InBody(declaration): InBody<Declaration>,
+    InWholeBody(declaration): InWholeBody<Declaration>,
 ) -> Result<Response, Refusal> {
     declare(&app, declaration, true).await
 }
@@ -112,7 +112,7 @@ pub(super) async fn policy(State(app): State<App>, InQuery(NoQuery {}): InQuery<
 pub(super) async fn set_policy(
     State(app): State<App>,
     InQuery(query): InQuery<ChangeQuery>,
-    InBody(policy): InBody<Policy>,
+    InWholeBody(policy): InWholeBody<Policy>,
 ) -> Result<Response, Refusal> {
     app.change(Change::SetPolicy { policy }, query.dry_run).await
 }

@@ -39,7 +39,7 @@ pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Refus
     get,
     path = "/metrics", operation_id = "show_metrics",
     tag = "daemon",
-    responses((status = 200, description = "OpenMetrics text.", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "OpenMetrics text.", body = String, content_type = "application/openmetrics-text"))
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     // Whoever follows does not know how the cluster is; the numbers of it are told by the host that leads.

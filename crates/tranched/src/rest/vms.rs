@@ -114,7 +114,7 @@ pub(super) async fn set(
     path = "/v1/vms/{name}/start", operation_id = "start_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = Nothing,
+    request_body = Option<Nothing>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn start(
@@ -132,7 +132,7 @@ pub(super) async fn start(
     path = "/v1/vms/{name}/stop", operation_id = "stop_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = StopVm,
+    request_body = Option<StopVm>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn stop(
@@ -150,7 +150,7 @@ pub(super) async fn stop(
     path = "/v1/vms/{name}/restart", operation_id = "restart_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = RestartVm,
+    request_body = Option<RestartVm>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn restart(
@@ -168,7 +168,7 @@ pub(super) async fn restart(
     path = "/v1/vms/{name}/migrate", operation_id = "migrate_vm",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = MigrateVm,
+    request_body = Option<MigrateVm>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn migrate(
@@ -220,7 +220,7 @@ pub(super) async fn attach(
     path = "/v1/vms/{name}/detach", operation_id = "detach_gpu",
     tag = "vms",
     params(("name" = VmName, Path), ChangeQuery),
-    request_body = DetachGpu,
+    request_body = Option<DetachGpu>,
     responses((status = 202, description = "It is accepted.", body = Accepted), (status = 200, description = "A dry run.", body = Preview), Refusals)
 )]
 pub(super) async fn detach(

@@ -55,6 +55,8 @@ struct Known {
     others: BTreeMap<VmName, Timestamp>,
     /// What the ways carried for the last VM that went there, in MiB/s.
     links_mib_s: BTreeMap<HostName, u32>,
+    /// How long the machine of the last one took to end, in milliseconds.
+    end_ms: Option<u32>,
     /// Since when domains that are being sent stand still.
     still_since: HashMap<Uuid, Instant>,
 }
@@ -76,7 +78,7 @@ impl Sendings {
         let mut sent = known.sent.clone();
         sent.extend(others);
         let (expects, links_mib_s) = (known.expects.clone(), known.links_mib_s.clone());
-        Travels { able, expects, sent, links_mib_s, ..Travels::default() }
+        Travels { able, expects, sent, links_mib_s, end_ms: known.end_ms, ..Travels::default() }
     }
 
     /// Notes which VMs libvirt was seen to send.
@@ -129,6 +131,11 @@ impl Sendings {
         if let Some(speed_mib_s) = speed_mib_s {
             self.lock().links_mib_s.insert(trip.to.clone(), speed_mib_s);
         }
+    }
+
+    /// Keeps how long the guest waited for its old machine to end, after QEMU had handed it over.
+    fn note_end(&self, waited_ms: u64) {
+        self.lock().end_ms = Some(u32::try_from(waited_ms).unwrap_or(u32::MAX));
     }
 
     /// Takes in how far it is. Returns whether that is news.
@@ -263,14 +270,18 @@ impl Shared {
         match sent {
             Ok(()) => {
                 resume_there(trip, way, there);
-                let still_ms = self.sendings.still_ms(trip.id.0).unwrap_or_default();
+                let still_ms = self.sendings.still_ms(trip.id.0);
                 let job = Job::completed(&trip.domain).unwrap_or_default();
                 self.sendings.note_speed(trip, &job);
-                // libvirt's own figures end before the guest is let go on.
-                let pause_ms = job.pause_ms.max(still_ms);
+                // libvirt's own figures end before the guest is let go on: when QEMU has handed it over.
+                let waited_ms = still_ms.map(|still_ms| still_ms.saturating_sub(job.pause_ms));
+                waited_ms.into_iter().for_each(|waited_ms| self.sendings.note_end(waited_ms));
+                let pause_ms = job.pause_ms.max(still_ms.unwrap_or_default());
                 Sending::Done { pause_ms, total_ms: job.elapsed_ms.max(elapsed_ms(began)) }
             }
             Err(error) => {
+                // If it stood still, that is over.
+                let _ = self.sendings.still_ms(trip.id.0);
                 close(there);
                 Sending::Failed { why: error.message().trim_end_matches('.').to_owned() }
             }
