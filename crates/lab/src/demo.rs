@@ -309,7 +309,10 @@ fn see_console(node: &Node, progress: &Progress) -> Result<usize> {
     let curl = format!("curl -skf --max-time 60 -c /tmp/cookies -b /tmp/cookies https://{CONSOLE}");
     node.run(&format!("{curl}/login --data-urlencode {}", quote(&format!("link={secret}"))))?;
     let page = node.run(&format!("{curl}/"))?;
-    ensure!(page.contains(CONSOLE_USER) && page.contains("Overview"), "the console's first page is another: {page}");
+    ensure!(
+        page.contains(CONSOLE_USER) && page.contains("Overview"),
+        "the console's first page is another: {page}"
+    );
     let again = node.ssh(&format!("{curl}/login --data-urlencode {}", quote(&format!("link={secret}"))))?;
     ensure!(!again.ok(), "a link to the console logs in more than once");
     Ok(page.len())

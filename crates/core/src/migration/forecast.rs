@@ -92,8 +92,13 @@ impl Load {
 mod tests {
     use super::*;
 
-    const LOAD: Load =
-        Load { memory_mib: 4_096, devices_mib: 0, dirty_mib_s: Some(0), link_mib_s: Some(1_000), end_ms: None };
+    const LOAD: Load = Load {
+        memory_mib: 4_096,
+        devices_mib: 0,
+        dirty_mib_s: Some(0),
+        link_mib_s: Some(1_000),
+        end_ms: None,
+    };
 
     fn forecast(load: Load, pause_ms: u32) -> (u64, u64) {
         let told = load.forecast(&Limits { pause_ms, bandwidth_mib_s: None });
@@ -154,7 +159,13 @@ mod tests {
             let total = |pause_ms| load.forecast(&Limits { pause_ms, bandwidth_mib_s: None }).total_ms;
             assert!(total(600_000) <= total(20), "{dirty}");
         }
-        let most = Load { memory_mib: u64::MAX, devices_mib: u64::MAX, dirty_mib_s: Some(u32::MAX), end_ms: Some(u32::MAX), ..LOAD };
+        let most = Load {
+            memory_mib: u64::MAX,
+            devices_mib: u64::MAX,
+            dirty_mib_s: Some(u32::MAX),
+            end_ms: Some(u32::MAX),
+            ..LOAD
+        };
         assert!(most.forecast(&Limits::default()).total_ms > 1 << 40);
     }
 }

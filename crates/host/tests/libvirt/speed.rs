@@ -17,8 +17,8 @@ use camino::Utf8PathBuf;
 use tranche_core::journey::Sending;
 use tranche_core::migration::Load;
 use tranche_core::spec::Limits;
-use tranche_host::vm::{Hypervisor as _, Travels};
 use tranche_host::vm::libvirt::{Config, Libvirt};
+use tranche_host::vm::{Hypervisor as _, Travels};
 use virt::domain::Domain;
 
 use crate::contract::{Vm, apply, wait_until};

@@ -85,7 +85,8 @@ fn a_password_comes_from_standard_input_or_a_terminal_and_never_from_the_command
 
 #[test]
 fn a_token_is_printed_alone_so_that_it_can_be_written_into_a_file() {
-    let token = TokenView { name: "ci".parse().unwrap(), role: Role::Viewer, created_at: THEN, expires_at: THEN };
+    let token =
+        TokenView { name: "ci".parse().unwrap(), role: Role::Viewer, created_at: THEN, expires_at: THEN };
     let made = TokenMade { secret: Secret("tranche_ci.s".to_owned()), token: token.clone() };
     let daemon = Daemon::new()
         .answers("POST /v1/tokens", &made)
@@ -108,9 +109,13 @@ fn a_token_is_printed_alone_so_that_it_can_be_written_into_a_file() {
             exit 0
         "#]],
     );
-    check(&daemon, &["token", "revoke", "ci"], expect![[r#"
+    check(
+        &daemon,
+        &["token", "revoke", "ci"],
+        expect![[r#"
         exit 0
-    "#]]);
+    "#]],
+    );
     assert_eq!(daemon.asked()[0], r#"POST /v1/tokens {"name":"ci","role":"viewer","days":30}"#);
 }
 

@@ -91,8 +91,13 @@ fn each_other_host_is_shown_with_what_would_become_of_the_vm_and_all_that_speaks
         live_obstacles,
         forecast: None,
     };
-    let load =
-        |dirty_mib_s, link_mib_s| Load { memory_mib: 4_096, devices_mib: 2_048, dirty_mib_s, link_mib_s, end_ms: None };
+    let load = |dirty_mib_s, link_mib_s| Load {
+        memory_mib: 4_096,
+        devices_mib: 2_048,
+        dirty_mib_s,
+        link_mib_s,
+        end_ms: None,
+    };
     let (known, assumed) = (load(Some(40), Some(1_000)), load(None, None));
     let forecast = |load: Load| load.forecast(&Limits::default());
     let too_long = Obstacle::Pause { forecast: forecast(assumed), limit_ms: 1_000 };
