@@ -131,7 +131,7 @@ pub(super) fn run(args: SupportArgs, daemon: &Daemon<'_>) -> Result<Exit, Failur
     for path in QUESTIONS {
         step(path);
         let had = match &silent {
-            Some(why) => Err(format!("not asked any more: {why}")),
+            Some(why) => Err(String::clone(why)),
             None => daemon.client.bytes(path).map(Had::whole).map_err(|error| {
                 let why = chain(&error);
                 // Each further question would be waited for as long.
@@ -178,8 +178,10 @@ pub(super) fn run(args: SupportArgs, daemon: &Daemon<'_>) -> Result<Exit, Failur
     let bytes = bytes.map_err(|source| unwritten(&file, source))?;
     progress.clear();
     write_anew(&file, &bytes)?;
-    for part in &left_out {
-        daemon.console.note(&format!("left out: {}: {}", part.name, part.why));
+    // Much is left out for one reason if the daemon cannot be reached.
+    for parts in left_out.chunk_by(|one, other| one.why == other.why) {
+        let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+        daemon.console.note(&format!("left out: {}: {}", names.join(", "), parts[0].why));
     }
     daemon.show(&Bundle { file, bytes: bytes.len(), parts, left_out })
 }
