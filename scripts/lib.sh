@@ -54,6 +54,24 @@ ensure_fence_agents() {
   ensure_packages "${names[@]}"
 }
 
+# ensure_promtool fetches it from the distribution's package without installing that: nobody here wants its server.
+ensure_promtool() {
+  [[ -x $(promtool_path) ]] && return 0
+  require_apt prometheus
+  say "fetching promtool from the Debian package prometheus"
+  local dir=$PWD/target/promtool
+  rm -rf "$dir" && mkdir -p "$dir"
+  # What stands in the lists may be older than what the mirror has.
+  (cd "$dir" && { apt-get -q download prometheus || { as_root apt-get -q update && apt-get -q download prometheus; }; }) >&2
+  dpkg-deb --extract "$dir"/prometheus_*.deb "$dir"
+  [[ -x $(promtool_path) ]] || fail "the package prometheus has no promtool"
+}
+
+# promtool_path prints where promtool is, or will be.
+promtool_path() {
+  type -P promtool || echo "$PWD/target/promtool/usr/bin/promtool"
+}
+
 package_installed() {
   [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }

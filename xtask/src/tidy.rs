@@ -4,6 +4,7 @@
 
 mod dependencies;
 mod documents;
+mod monitoring;
 mod sources;
 mod vendors;
 mod words;
@@ -14,7 +15,14 @@ use crate::tree::Tree;
 
 /// Every problem in the tree, in the order of the rules.
 pub(crate) fn check(tree: &Tree) -> Vec<Problem> {
-    let rules = [sources::check, dependencies::check, words::check, vendors::check, documents::check];
+    let rules = [
+        sources::check,
+        dependencies::check,
+        words::check,
+        vendors::check,
+        documents::check,
+        monitoring::check,
+    ];
     rules.iter().flat_map(|rule| rule(tree)).collect()
 }
 

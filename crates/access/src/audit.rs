@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use tranche_api::access::AuditEntry;
+use tranche_api::secret::{HIDDEN, is_secret};
 use tranche_core::finding::Finding;
 use tranche_store::{Expected, Key, OPS_MAX, Outcome, Store, Txn};
 
@@ -19,8 +20,6 @@ const LOOK_EVERY: u64 = 128;
 const ASKED_LEN_MAX: usize = 4 * 1024;
 /// Entries of one millisecond: more than anybody makes.
 const SAME_MS_MAX: u32 = 1_000;
-/// What stands in place of a secret.
-const HIDDEN: &str = "(hidden)";
 
 /// The audit log of an installation. Every call waits for the store.
 #[derive(Debug, Clone)]
@@ -98,11 +97,7 @@ fn hide(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let is_secret = ["password", "passwd", "secret", "link", "token", "key", "user_data"]
-                    .iter()
-                    .any(|word| name.to_lowercase().contains(word));
-                // A secret may be anywhere in what cloud-init is given, and in an agent's options.
-                if is_secret { *value = Value::from(HIDDEN) } else { hide(value) }
+                if is_secret(name) { *value = Value::from(HIDDEN) } else { hide(value) }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(hide),

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod limits;
 pub mod problem;
 pub mod request;
+pub mod secret;
 pub mod view;
 
 pub use problem::Problem;

@@ -178,6 +178,17 @@ pub enum Command {
     /// Policies of the whole installation
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Collect what somebody needs who shall find out what is wrong, into one archive
+    ///
+    /// What the daemon tells (hosts, GPUs, partitions, VMs, findings, operations, policies, rules, metrics) and what this
+    /// machine does: the last day of the log of tranched and of its store, its settings, kernel, devices. What cannot be
+    /// read is left out, and the archive says why. Secrets are taken out: passwords, tokens, keys, hashes, cloud-init data.
+    /// Names and addresses of hosts and VMs stay in it. It is for its owner's eyes only; have a look before it is sent.
+    #[command(
+        after_long_help = "Examples:\n  tranche support-bundle\n  tranche support-bundle case-4711.tar.gz\n  \
+                                 tar -tzf case-4711.tar.gz"
+    )]
+    SupportBundle(SupportArgs),
     /// Print a completion script for a shell
     #[command(after_long_help = "Examples:\n  source <(tranche completions bash)")]
     Completions {
@@ -255,6 +266,17 @@ pub struct InspectArgs {
     /// The same as `-o json`
     #[arg(long)]
     pub json: bool,
+}
+
+/// What goes into a support bundle, and where.
+#[derive(Debug, Args)]
+pub struct SupportArgs {
+    /// The archive, which must not be there yet [default: tranche-support-HOST-TIME.tar.gz]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The file with the daemon's settings
+    #[arg(long, value_name = "FILE", default_value = "/etc/tranche/tranched.toml")]
+    pub settings: PathBuf,
 }
 
 /// What to simulate.

@@ -61,6 +61,11 @@ impl Client {
         self.call(Method::GET, path, None, Duration::ZERO)
     }
 
+    /// Asks for the bytes at a path, which is not below `/v1` by itself, once.
+    pub(crate) fn bytes(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.answer(Method::GET, path, None, &format!("GET {path}"))
+    }
+
     /// Asks for a change; `path` is below `/v1`.
     pub(crate) fn send<T: DeserializeOwned>(
         &self,
@@ -104,20 +109,33 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<T, ClientError> {
-        let request = format!("{method} {BASE}{path}");
-        let exchange = self.exchange(method, path, body, &request);
+        let path = format!("{BASE}{path}");
+        let request = format!("{method} {path}");
+        let bytes = self.answer(method, &path, body, &request)?;
+        // Some answers have nothing to say.
+        let bytes = if bytes.is_empty() { Bytes::from_static(b"null") } else { bytes };
+        serde_json::from_slice(&bytes).map_err(|source| ClientError::Malformed { request, source })
+    }
+
+    /// The bytes of an answer that is not a refusal.
+    fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        request: &str,
+    ) -> Result<Bytes, ClientError> {
+        let exchange = self.exchange(method, path, body, request);
         let limited = async { tokio::time::timeout(ANSWER_TIMEOUT, exchange).await };
         let answer = self.runtime.block_on(limited);
-        let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request.clone() })??;
+        let request = || request.to_owned();
+        let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request() })??;
         if status.is_success() {
-            // Some answers have nothing to say.
-            let bytes = if bytes.is_empty() { Bytes::from_static(b"null") } else { bytes };
-            return serde_json::from_slice(&bytes)
-                .map_err(|source| ClientError::Malformed { request, source });
+            return Ok(bytes);
         }
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
-            Err(source) => Err(ClientError::Unexplained { request, status, source }),
+            Err(source) => Err(ClientError::Unexplained { request: request(), status, source }),
         }
     }
 
@@ -135,8 +153,7 @@ impl Client {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // It ends when the answer is read and the sender dropped; its error is also the sender's.
         tokio::spawn(connection);
-        let mut message =
-            Request::builder().method(method).uri(format!("{BASE}{path}")).header(header::HOST, "localhost");
+        let mut message = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if body.is_some() {
             message = message.header(header::CONTENT_TYPE, "application/json");
         }

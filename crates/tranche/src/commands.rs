@@ -11,6 +11,7 @@ mod host;
 mod inspect;
 mod rule;
 mod sim;
+mod support;
 mod vm;
 
 use tranche_api::answer::{Diagnosis, WhyNot};
@@ -65,6 +66,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
             let now: Policy = daemon.client.get("/policy")?;
             change::put("/policy", &wished.over(now), doing, &daemon)
         }
+        Command::SupportBundle(args) => support::run(args, &daemon),
         Command::Completions { shell } => console.print(&manual::completions(shell)).map(|()| Exit::Done),
         Command::Man { directory: Some(directory) } => manual::write_pages(&directory).map(|()| Exit::Done),
         Command::Man { directory: None } => console.print(&manual::page()?).map(|()| Exit::Done),

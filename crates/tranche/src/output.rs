@@ -15,7 +15,8 @@ use tranche_core::finding::{Finding, Severity};
 use tranche_core::operation::Operation;
 
 pub(crate) use progress::Progress;
-pub(crate) use views::{CatalogueSheets, GpuSheet, HostSheet, Hosts, Rules, Show};
+pub(crate) use text::chain;
+pub(crate) use views::{Bundle, CatalogueSheets, GpuSheet, HostSheet, Hosts, LeftOut, Part, Rules, Show};
 
 use crate::cli::{Format, Global};
 use crate::failure::Failure;

@@ -259,16 +259,20 @@ fn findings(sources: &Sources<'_>) -> BTreeMap<Labels, i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    use tranche_core::finding::Subject;
     use tranche_core::inventory::Inventory;
-    use tranche_core::name::Timestamp;
+    use tranche_core::name::{OperationId, Timestamp};
+    use tranche_core::operation::Goal;
     use tranche_core::plan::Plan;
     use tranche_core::spec::Spec;
     use tranche_core::step::Step;
     use tranche_host::Host as _;
     use tranche_host::calls::Limits;
     use tranche_host::fake::{FakeHost, FakeKernel, Machine};
+    use uuid::Uuid;
 
     use super::*;
 
@@ -326,5 +330,61 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    /// Alerts and dashboard are held to the page by `cargo xtask tidy`.
+    #[test]
+    fn the_page_tells_of_each_metric_and_of_its_type_and_of_no_others() {
+        let host = FakeHost::new(
+            "node1".parse().unwrap(),
+            FakeKernel::boot(Machine::gpus(1, 4)),
+            Arc::default(),
+            Limits::default(),
+        );
+        let address = host.observe(Timestamp(1)).gpus.into_keys().next().expect("a GPU");
+        host.apply(&Step::EnableVfs { gpu: address.clone(), count: 2 }, Timestamp(1)).expect("it is split");
+        let mut seen = host.observe(Timestamp(1));
+        let gpu = seen.gpus.get_mut(&address).expect("the GPU");
+        gpu.telemetry = Some(Telemetry {
+            utilization_percent: Some(42),
+            memory_used_mib: Some(1),
+            memory_total_mib: Some(2),
+            ..Telemetry::default()
+        });
+        gpu.partitions[0].telemetry =
+            Some(PartitionTelemetry { utilization_percent: Some(7), memory_used_mib: Some(2) });
+        let inventory = Inventory::from([(seen.host.clone(), seen.into())]);
+        let findings = [tranche_core::diagnostics::failover_paused()];
+        let (spec, plan) = (Spec::default(), Plan::default());
+        let sources = Sources { spec: &spec, plan: &plan, inventory: &inventory, findings: &findings };
+        let operation = Operation {
+            id: OperationId(Uuid::nil()),
+            title: String::new(),
+            subject: Subject::Installation,
+            goal: Goal::VmOff { vm: "desk-01".parse().unwrap() },
+            created_at: Timestamp(1),
+            updated_at: Timestamp(1),
+            state: OperationState::Running,
+            progress_percent: 0,
+            findings: Vec::new(),
+            log: Vec::new(),
+        };
+        let metrics = Metrics::default();
+        let moved = vec![Moved::Failed];
+        let report = PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: true, moved };
+        metrics.pass(Duration::ZERO, &report);
+        let text = metrics.text(&sources, true, 1, std::iter::once(&operation));
+        let end = |kind: &str| match kind {
+            "info" => "_info",
+            "counter" => "_total",
+            _ => "",
+        };
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let told: BTreeSet<String> =
+            types.map(|(name, kind)| format!("{name}{} {kind}", end(kind))).collect();
+        let page = include_str!("../../../docs/metrics.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `tranche_")?.split_once("` | "));
+        let rows = rows.map(|(name, rest)| format!("tranche_{name} {}", rest.split(' ').next().unwrap()));
+        assert_eq!(told, rows.collect());
     }
 }

@@ -118,6 +118,7 @@ mod tests {
                 docs/cli.md: is not what the code says: run `cargo xtask docs`
                 docs/configuration.md: is not what the code says: run `cargo xtask docs`
                 docs/findings.md: is not what the code says: run `cargo xtask docs`
+                docs/roles.md: is not what the code says: run `cargo xtask docs`
             "#]],
         );
     }

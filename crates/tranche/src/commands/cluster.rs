@@ -125,7 +125,7 @@ fn set_out(
 }
 
 /// Writes a file that its owner alone can read, and none over another.
-fn write_anew(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_anew(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |source| Failure::Write { what: format!("The file {}", path.display()), source };
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;

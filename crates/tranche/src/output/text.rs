@@ -48,7 +48,7 @@ fn hint_line(hint: &str) -> String {
 }
 
 /// An error with all its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -11,6 +11,7 @@ mod host;
 mod migration;
 mod plan;
 mod policy;
+mod support;
 
 use tranche_api::answer::{Accepted, Applied, Diagnosis, WhyNot};
 use tranche_api::view::{VmOrigin, VmView};
@@ -26,6 +27,7 @@ pub(crate) use capacity::Rules;
 pub(crate) use catalogue::CatalogueSheets;
 pub(crate) use gpu::{GpuSheet, HostSheet};
 pub(crate) use host::Hosts;
+pub(crate) use support::{Bundle, LeftOut, Part};
 
 /// Something that people can look at.
 pub(crate) trait Show {

@@ -14,6 +14,7 @@ mod migration;
 mod refusals;
 mod settings;
 mod simulating;
+mod support;
 mod usage;
 
 use std::process::{Command, Stdio};

@@ -8,6 +8,7 @@ use crate::run_bare;
 fn help_explains_exit_codes_and_has_examples() {
     expect_file!["help/tranche.txt"].assert_eq(&run_bare(&["--help"]));
     expect_file!["help/vm-create.txt"].assert_eq(&run_bare(&["vm", "create", "--help"]));
+    expect_file!["help/support-bundle.txt"].assert_eq(&run_bare(&["support-bundle", "--help"]));
     expect_file!["help/gpu-partition.txt"].assert_eq(&run_bare(&["gpu", "partition", "--help"]));
 }
 

@@ -40,7 +40,7 @@ async fn a_body_that_is_not_the_one_asked_for_is_refused_with_the_place() {
         refused(&answer, status, "invalid_request");
         assert!(answer.json()["detail"].as_str().unwrap().contains(words), "{body}: {}", answer.text);
     }
-    let deep = "[".repeat(100_000);
+    let deep = format!("{{\"mode\": {}", "[".repeat(100_000));
     refused(&mode(&served, &deep).await, 400, "invalid_request");
     let body = Some(Bytes::from_static(&[b'"', 0xff, 0xfe, b'"']));
     refused(&served.send(Method::PUT, &format!("{GPU}/mode"), body).await, 400, "invalid_request");

@@ -29,7 +29,7 @@ impl Home {
         let home = Self { dir, manager };
         let settings = format!(
             "host = \"node1\"\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\n\
-             [console]\nlisten = \"\"\n",
+             console.listen = \"\"\n",
             home.path("state"),
             home.path("s")
         );
