@@ -16,6 +16,8 @@ const TEXT_LEN_MAX_BYTES: u64 = 1 << 20;
 pub(crate) struct Tree {
     /// The files, in the order of their paths.
     pub(crate) files: Vec<File>,
+    /// The paths of all else: pictures, and what is too long to be read.
+    pub(crate) others: Vec<String>,
 }
 
 /// A text file.
@@ -61,9 +63,12 @@ impl Tree {
                 self.read_dir(&entry.path(), &format!("{path}/"))?;
             } else if kind.is_file() && entry.metadata()?.len() <= TEXT_LEN_MAX_BYTES {
                 let bytes = std::fs::read(entry.path()).with_context(|| format!("cannot read {path}"))?;
-                if let Ok(text) = String::from_utf8(bytes) {
-                    self.files.push(File { path, text });
+                match String::from_utf8(bytes) {
+                    Ok(text) => self.files.push(File { path, text }),
+                    Err(_) => self.others.push(path),
                 }
+            } else if kind.is_file() {
+                self.others.push(path);
             }
         }
         Ok(())

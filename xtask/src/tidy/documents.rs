@@ -36,9 +36,9 @@ fn links(tree: &Tree, page: &File) -> Vec<Problem> {
 
 /// A directory exists where a file lies in it.
 fn exists(tree: &Tree, path: &str) -> bool {
-    tree.files
-        .iter()
-        .any(|file| file.path == path || file.path.starts_with(&format!("{}/", path.trim_end_matches('/'))))
+    let below = format!("{}/", path.trim_end_matches('/'));
+    let mut all = tree.files.iter().map(|file| &file.path).chain(&tree.others);
+    all.any(|one| one == path || one.starts_with(&below))
 }
 
 fn drift(tree: &Tree) -> Vec<Problem> {
