@@ -146,6 +146,8 @@ test("a form that is sent by hand is refused to whoever may not, and does nothin
     "/vms/desk-01/start": {},
     "/vms/desk-01/delete": { seen: "x" },
     "/hosts/node1/drain": { seen: "x" },
+    "/hosts/node1/confirm-down": { seen: "x" },
+    "/failover/pause": { seen: "x" },
     "/access/users": { name: "victor", role: "admin" },
     "/access/users/alice/link": {},
     "/access/users/alice/delete": {},

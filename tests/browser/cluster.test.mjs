@@ -75,6 +75,24 @@ test("a host is drained after a preview that names each VM, and serves again", a
   await state(page).getByText("up", { exact: true }).waitFor();
 });
 
+test("failover is paused and resumed by administrators, each after a preview", async () => {
+  const looking = await stage.as("olga");
+  await looking.goto("/hosts");
+  await looking.getByText("failover on").waitFor();
+  assert.equal(await looking.getByRole("button", { name: "Pause failover" }).count(), 0);
+
+  const page = await stage.as("alice");
+  await page.goto("/hosts");
+  await press(page, "Pause failover");
+  await press(page, "Pause it");
+  await heading(page, "Hosts");
+  await looking.getByText("failover paused").waitFor();
+  await press(page, "Resume failover");
+  await press(page, "Resume it");
+  await heading(page, "Hosts");
+  await looking.getByText("failover on").waitFor();
+});
+
 test("what would follow if hosts died is asked with a plain form", async () => {
   const page = await stage.as("olga");
   await page.goto("/capacity");

@@ -100,7 +100,7 @@ test("GPUs in use are left alone unless their VMs are to be shut down, which the
   await stage.daemon.tranche(["vm", "create", "busy", "--vcpus", "1", "--memory", "1GiB", "--gpu", "any"]);
   await stage.daemon.tranche(["vm", "start", "busy"]);
   const page = await atPartitions();
-  await page.getByText("in use by 1 VM").waitFor();
+  await page.getByRole("listitem").filter({ hasText: "NVIDIA A16" }).getByText("1 VM", { exact: true }).waitFor();
   for (const box of await alike(page).all()) await box.check();
   await count(page).selectOption("release");
   await press(page, "Preview");
