@@ -92,7 +92,7 @@ test("Enter in a field sends its form", async () => {
   await says(page, "1 of 5 GPUs");
 });
 
-test("the line of a GPU folds it in and out with Enter, and the link in it leads to its page", async () => {
+test("the line of a GPU folds it in and out with Enter, and the link beside it leads to its page", async () => {
   const page = await stage.as("alice");
   await page.goto("/gpus");
   const gpu = page.locator("details.gpu").first();

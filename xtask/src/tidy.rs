@@ -74,7 +74,8 @@ mod tests {
     ) {
         let files =
             files.iter().map(|(path, text)| File { path: (*path).into(), text: (*text).into() }).collect();
-        let lines: Vec<String> = rule(&Tree { files, ..Tree::default() }).iter().map(|problem| format!("{problem}\n")).collect();
+        let lines: Vec<String> =
+            rule(&Tree { files, ..Tree::default() }).iter().map(|problem| format!("{problem}\n")).collect();
         expected.assert_eq(&lines.concat());
     }
 }

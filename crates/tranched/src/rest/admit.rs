@@ -154,8 +154,10 @@ pub(super) async fn authorise(State(app): State<App>, request: Request, next: Ne
     let who = asker.map(|asker| asker.who).or_else(|| user_in(asked.as_deref()));
     let asked = if path == "/v1/sessions" { None } else { asked.as_deref().and_then(without_secrets) };
     let entry = Entry { who, from, what, asked };
-    let (response, outcome) = outcome_of(next.run(request).await).await;
-    entry.write(&app, response.status(), outcome).await;
+    let (response, Outcome { title, user }) = outcome_of(next.run(request).await).await;
+    // Who logs in by a link is known only afterwards.
+    let entry = Entry { who: entry.who.or(user.filter(|_| path == "/v1/sessions")), ..entry };
+    entry.write(&app, response.status(), title).await;
     response
 }
 
@@ -200,19 +202,27 @@ async fn kept(request: Request, path: &str) -> Result<(Request, Option<Bytes>), 
     Ok((Request::from_parts(head, Body::from(bytes.clone())), Some(bytes)))
 }
 
-/// What became of a request, by its answer: the title of its operation, or why it was refused.
-async fn outcome_of(response: Response) -> (Response, Option<String>) {
+/// What became of a request, by its answer.
+#[derive(Default)]
+struct Outcome {
+    /// The title of its operation, or why it was refused.
+    title: Option<String>,
+    /// The user that the answer is about.
+    user: Option<String>,
+}
+
+async fn outcome_of(response: Response) -> (Response, Outcome) {
     let (head, body) = response.into_parts();
     if body.size_hint().upper().is_none_or(|len| len > ANSWER_LEN_MAX) {
-        return (Response::from_parts(head, body), None);
+        return (Response::from_parts(head, body), Outcome::default());
     }
     let Ok(bytes) = to_bytes(body, usize::MAX).await else {
-        return (Refusal::defect().into_response(), None);
+        return (Refusal::defect().into_response(), Outcome::default());
     };
     let answer = serde_json::from_slice::<Value>(&bytes).unwrap_or_default();
-    let title = answer.pointer("/operation/title").and_then(Value::as_str).map(str::to_owned);
-    let problem = || Some(format!("{}: {}", answer.get("code")?.as_str()?, answer.get("detail")?.as_str()?));
-    let outcome = title.or_else(problem);
+    let text = |pointer| answer.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let problem = || Some(format!("{}: {}", text("/code")?, text("/detail")?));
+    let outcome = Outcome { title: text("/operation/title").or_else(problem), user: text("/name") };
     (Response::from_parts(head, Body::from(bytes)), outcome)
 }
 

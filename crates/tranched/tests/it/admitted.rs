@@ -199,8 +199,11 @@ async fn what_was_changed_or_refused_is_remembered_without_secrets_and_what_was_
     let wish = json!({ "role": "admin", "password": "another long one" });
     site.with_token("PUT", "/v1/users/bob", Some(&admin), wish).await;
     site.log_in("bob", "wrong").await;
+    let link = site.access.accounts.make_link(&"bob".parse().unwrap(), clock::now()).unwrap();
+    site.with_token("POST", "/v1/sessions", None, json!({ "link": link.secret })).await;
     let told = |who: &str, what: &str, status| (who.to_owned(), what.to_owned(), status);
     let expected = [
+        told("bob", "POST /v1/sessions", 201),
         told("bob", "POST /v1/sessions", 401),
         told("token of-admin", "PUT /v1/users/bob", 200),
         told("token of-viewer", "DELETE /v1/rules/x", 403),
