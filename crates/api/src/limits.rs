@@ -13,8 +13,8 @@ pub const OPERATION_WAIT_MAX_MS: u64 = 10_000;
 /// The most events that wait for one slow reader; one more, and it is hung up on. It reads anew and misses nothing.
 pub const EVENT_QUEUE_LEN_MAX: usize = 64;
 
-/// The most readers of the event stream at once.
-pub const EVENT_READERS_MAX: usize = 64;
+/// The most readers of the event stream at once: each open page of the console is one.
+pub const EVENT_READERS_MAX: usize = 512;
 
 /// The most subjects that one event names; a larger change names the installation.
 pub const EVENT_SUBJECTS_MAX: usize = 256;

@@ -34,6 +34,9 @@ pub struct Journey {
     pub known_here: u64,
     /// The same of the other host.
     pub known_there: u64,
+    /// The other host's boot when it was begun. What arrived there is lost with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_there: String,
     /// For how long the guest was foreseen to stand still, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreseen_ms: Option<u64>,
@@ -68,6 +71,11 @@ impl Journey {
     /// Whether it is under way: where the VM is going to be is not settled yet.
     pub fn is_open(&self) -> bool {
         self.stage != Stage::Clears
+    }
+
+    /// Whether the other host, which is in this boot now, has lost what had arrived there by then.
+    pub fn is_lost_with_boot(&self, boot_id: &str) -> bool {
+        !self.boot_there.is_empty() && self.boot_there != boot_id
     }
 }
 

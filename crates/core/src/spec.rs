@@ -30,6 +30,7 @@ pub use self::part::{
 
 pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
 
+use crate::diagnostics::counted;
 use crate::identity::GpuIdentity;
 use crate::map::Map;
 use crate::name::{GpuKey, HostName, PoolName, RuleName, Timestamp, VmId, VmName};
@@ -157,7 +158,7 @@ impl fmt::Display for GpuMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host => f.write_str("the host's"),
-            Self::Partitioned { count, .. } => write!(f, "split into {count} partitions"),
+            Self::Partitioned { count, .. } => write!(f, "split into {}", counted(*count, "partition")),
             Self::Mixed { sizes } => write!(f, "split into {}", sizes.join(", ")),
             Self::Passthrough { .. } => f.write_str("passed through"),
         }

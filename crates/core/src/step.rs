@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::diagnostics::counted;
 use crate::finding::Subject;
 use crate::inventory::DeviceSource;
 use crate::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmId, VmName};
@@ -307,7 +308,9 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EnableVfs { gpu, count } => write!(f, "enable {count} virtual functions of GPU {gpu}"),
+            Self::EnableVfs { gpu, count } => {
+                write!(f, "enable {} of GPU {gpu}", counted(*count, "virtual function"))
+            }
             Self::DisableVfs { gpu, .. } => write!(f, "disable the virtual functions of GPU {gpu}"),
             Self::BindPartition { gpu, index, vf, driver } => {
                 write!(f, "bind partition {index} of GPU {gpu} ({vf}) to {driver}")
@@ -324,7 +327,12 @@ impl fmt::Display for Step {
             Self::SetMixedSizes { gpu, on: false } => write!(f, "make GPU {gpu} take equal partitions only"),
             Self::ReloadDriver { driver, count, gpus } => {
                 let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
-                write!(f, "load driver {driver} anew with {count} partitions for GPU {}", gpus.join(", "))
+                write!(
+                    f,
+                    "load driver {driver} anew with {} for GPU {}",
+                    counted(*count, "partition"),
+                    gpus.join(", ")
+                )
             }
             Self::CreateMdev { gpu, index, uuid, profile } => {
                 write!(f, "create partition {index} of GPU {gpu} as mediated device {uuid} of type {profile}")

@@ -113,6 +113,8 @@ impl Inner {
                 self.kill_daemon(place);
                 self.start_daemon_after(place, RESTART_MS);
             }
+            // There is nothing to end.
+            Event::DaemonStop(_) if node.daemon.is_none() => {}
             Event::DaemonStop(_) => {
                 node.ending.get_or_insert(Ending { since_ms: now_ms, then: Then::Stay });
             }

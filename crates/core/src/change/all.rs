@@ -87,9 +87,10 @@ pub(super) fn set_all(wish: &SetMode, state: State<'_>) -> Result<Admitted, Refu
     details.truncate(OPERATION_FINDINGS_MAX.saturating_sub(findings.len() + 1));
     findings.extend(details);
     let title = match (&wish.mode, chosen.gpus.len()) {
-        (GpuMode::Host, number) => format!("release {number} GPUs"),
+        (GpuMode::Host, number) => format!("release {}", say::counted(number as u64, "GPU")),
         (mode, number) => {
-            format!("split {number} GPUs into {} partitions each", mode.partitions().unwrap_or_default())
+            let count = say::counted(mode.partitions().unwrap_or_default(), "partition");
+            format!("split {} into {count} each", say::counted(number as u64, "GPU"))
         }
     };
     // The first that changes speaks for all; where none does, any.

@@ -81,7 +81,9 @@ pub(super) fn set_mode_in(
 fn title(key: &GpuKey, mode: &GpuMode) -> String {
     match mode {
         GpuMode::Host => format!("release GPU {key}"),
-        GpuMode::Partitioned { count, .. } => format!("split GPU {key} into {count} partitions"),
+        GpuMode::Partitioned { count, .. } => {
+            format!("split GPU {key} into {}", say::counted(*count, "partition"))
+        }
         GpuMode::Mixed { sizes } => format!("split GPU {key} into {}", sizes.join(", ")),
         GpuMode::Passthrough { .. } => format!("make GPU {key} ready for passthrough"),
     }

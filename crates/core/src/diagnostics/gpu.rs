@@ -1,6 +1,6 @@
 //! How findings about GPUs and their partitions are worded.
 
-use super::{error, gpu_subject, info, list, vm_subject, warning};
+use super::{counted, error, gpu_subject, info, list, vm_subject, warning};
 use crate::finding::{Code, Finding, Subject};
 use crate::identity::GpuIdentity;
 use crate::inventory::{Health, HealthState};
@@ -51,7 +51,7 @@ pub fn driver_missing(gpu: &GpuKey) -> Finding {
 /// A count that the driver does not offer.
 pub fn invalid_partition_count(gpu: &GpuKey, count: u16, series: Option<&str>, valid: &[u16]) -> Finding {
     let of_series = series.map(|name| format!(" of series {name}")).unwrap_or_default();
-    let message = format!("GPU {gpu} cannot be split into {count} partitions{of_series}.");
+    let message = format!("GPU {gpu} cannot be split into {}{of_series}.", counted(count, "partition"));
     let hint = match (valid, series) {
         ([], Some(series)) => {
             format!("Its driver offers no series {series}; 'tranche gpu show' lists what it offers.")
@@ -238,7 +238,7 @@ pub fn wrong_driver(subject: Subject, device: &str, found: Option<&str>, needed:
 
 /// Fewer than asked for.
 pub fn fewer_partitions(gpu: &GpuKey, asked: u16, got: usize) -> Finding {
-    let message = format!("GPU {gpu} was asked for {asked} partitions and has {got}.");
+    let message = format!("GPU {gpu} was asked for {} and has {got}.", counted(asked, "partition"));
     error(
         Code::FewerPartitions,
         gpu_subject(gpu),

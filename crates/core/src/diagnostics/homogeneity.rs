@@ -1,6 +1,6 @@
 //! How findings about GPUs that should be alike are worded.
 
-use super::{finding, info, list, warning};
+use super::{counted, finding, info, list, warning};
 use crate::finding::{Code, Finding, Severity, Subject};
 use crate::homogeneity::{Attribute, AttributeReport, SetName};
 use crate::name::{GpuKey, VmName};
@@ -122,7 +122,8 @@ pub fn set_incomplete(left_out: &[GpuKey]) -> Finding {
 
 /// So many GPUs are changed at once, and these VMs are on them.
 pub fn set_change(gpus: usize, hosts: usize, vms: &[VmName]) -> Finding {
-    let message = format!("This changes {gpus} GPUs on {hosts} hosts at once{}.", on_them(vms));
+    let (gpus, hosts) = (counted(gpus as u64, "GPU"), counted(hosts as u64, "host"));
+    let message = format!("This changes {gpus} on {hosts} at once{}.", on_them(vms));
     let hint =
         "'--dry-run' shows what becomes of each GPU and VM, and a version; '--version' applies exactly that.";
     if vms.is_empty() {

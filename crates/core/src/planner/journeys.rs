@@ -70,7 +70,11 @@ impl Planner<'_> {
             Stage::Prepares => self.next_of_preparing(name, planned, journey, (here, there)),
             Stage::Goes { .. } => self.next_of_going(name, planned, journey, (here, there)),
             Stage::CalledOff { why } => next_of_called_off((name, planned), why, here, there),
-            Stage::Lands => next_of_landing((name, planned), journey, here, there),
+            Stage::Lands => {
+                let is_lost = matches!(there, Word::Now(seen) if journey.is_lost_with_boot(&seen.boot_id));
+                let is_lost = is_lost && !self.is_seen_beside(planned, journey, name);
+                next_of_landing((name, planned), journey, is_lost, here, there)
+            }
             Stage::Clears => {
                 let holds = self.plan.held_by(name).any(|(slot, _)| slot.gpu.host == journey.other);
                 let is_forgotten = !self.spec.vms.contains_key(name);
@@ -86,6 +90,13 @@ impl Planner<'_> {
                 if is_clear && !holds { Next::Over } else { Next::Waits }
             }
         }
+    }
+
+    /// Whether a host that has no part in a VM's journey says that the VM is there: somebody else moved it.
+    fn is_seen_beside(&self, planned: &VmPlan, journey: &Journey, name: &VmName) -> bool {
+        let others =
+            self.inventory.iter().filter(|(host, _)| **host != planned.host && **host != journey.other);
+        others.filter_map(|(_, seen)| domain_of(seen, name, planned)).any(|domain| domain.state.is_active())
     }
 
     fn next_of_preparing(
@@ -326,6 +337,8 @@ impl Planner<'_> {
             Live::of((name, spec), &seen.host, (&place.host, &place.slots), state)
         });
         let foreseen_ms = live.and_then(|live| live.forecast).map(|forecast| forecast.pause_ms);
+        let boot_there =
+            self.inventory.get(&place.host).map_or_else(String::new, |seen| seen.boot_id.clone());
         // Each journey is another generation of the host that it begins at.
         let (known_here, known_there) = (self.generation_after(from), self.generation_after(&place.host));
         let journey = Journey {
@@ -335,6 +348,7 @@ impl Planner<'_> {
             since: self.now,
             known_here,
             known_there,
+            boot_there,
             foreseen_ms,
             stage: Stage::Prepares,
         };
@@ -368,6 +382,7 @@ impl Planner<'_> {
             since: self.now,
             known_here,
             known_there,
+            boot_there: String::new(),
             foreseen_ms: None,
             stage,
         })
@@ -476,10 +491,12 @@ fn next_of_called_off(vm: (&VmName, &VmPlan), why: &str, here: Word<'_>, there: 
     }
 }
 
-/// What becomes of a VM that is off here because it left, or because its host is down.
+/// What becomes of a VM that is off here because it left, or because its host is down. `is_lost`: what had arrived there is lost with
+/// that host's boot.
 fn next_of_landing(
     (name, planned): (&VmName, &VmPlan),
     journey: &Journey,
+    is_lost: bool,
     here: Word<'_>,
     there: Word<'_>,
 ) -> Next {
@@ -491,6 +508,8 @@ fn next_of_landing(
     match domain_of(seen, name, planned).map(|domain| domain.state) {
         Some(DomainState::Running | DomainState::ShuttingDown) => Next::Arrived,
         Some(DomainState::Paused | DomainState::Arriving) => Next::Waits,
+        // Its old host's daemon may have forgotten since that it sent it; that the other host has booted says why it is not there.
+        None | Some(DomainState::Off { .. }) if is_lost => Next::Arrived,
         // It fell there at once. That it was sent there, and not moved by hand to who knows where, its old host must have said.
         None | Some(DomainState::Off { .. }) => match here {
             Word::Silent => Next::Waits,

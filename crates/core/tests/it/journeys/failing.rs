@@ -62,6 +62,33 @@ fn a_vm_whose_sending_fails_stays_where_it_is_and_what_is_left_of_it_there_is_en
 }
 
 #[test]
+fn a_vm_that_is_lost_with_its_new_host_before_it_went_on_starts_there_although_its_old_host_has_forgotten_it()
+{
+    let mut road = under_way(2, ANY);
+    road.is_handed_over("desk");
+    road.daemon_restarts(1);
+    road.loses_power(2);
+    road.is_back(2);
+    road.turns(8);
+    assert_settled_on(&road, "desk", 2);
+}
+
+#[test]
+fn one_that_somebody_moved_to_a_third_host_meanwhile_does_not_count_as_lost_where_it_was_to_go() {
+    let mut road = under_way(3, ANY);
+    let mut domain = road.real(1).domains()["desk"].clone();
+    road.loses_power(2);
+    road.is_back(2);
+    road.ends(&node(1), &vm("desk"), OffReason::Migrated);
+    road.daemon_restarts(1);
+    domain.state = DomainState::Running;
+    road.puts_domain(3, domain);
+    (0..4).for_each(|_| road.looks());
+    assert_eq!((&road.plan_of("desk").host, road.due(2)), (&node(1), Vec::new()));
+    assert!(road.plan_of("desk").missed.is_some());
+}
+
+#[test]
 fn what_cannot_be_moved_live_to_one_host_is_tried_with_one_other_and_then_restarted() {
     let mut road = drained(4, ANY, Migration::LiveOrRestart);
     let first = until_sent(&mut road);

@@ -37,7 +37,7 @@ pub(super) struct Real {
 }
 
 impl Real {
-    fn domains(&mut self) -> &mut BTreeMap<String, Domain> {
+    pub(super) fn domains(&mut self) -> &mut BTreeMap<String, Domain> {
         let Hypervisor::Up { domains, .. } = &mut self.seen.hypervisor else { panic!("it is up") };
         domains
     }

@@ -132,6 +132,7 @@ impl Pair {
                 since: Timestamp(1),
                 known_here: 0,
                 known_there: 0,
+                boot_there: String::new(),
                 foreseen_ms: None,
                 stage: Stage::Prepares,
             });
