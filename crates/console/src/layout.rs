@@ -39,6 +39,7 @@ const MENU: [(&str, &[(&str, &str)]); 3] = [
             ("/homogeneity", "Homogeneity"),
             ("/capacity", "Capacity"),
             ("/rules", "Rules"),
+            ("/policy", "Policies"),
         ],
     ),
     ("Administration", &[("/access", "Access"), ("/audit", "Audit log")]),

@@ -16,6 +16,7 @@ mod login;
 mod operations;
 mod overview;
 mod partition;
+mod policy;
 mod rules;
 mod vm;
 mod vm_acts;
@@ -54,6 +55,7 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/operations/{id}", get(operations::show))
         .route("/findings", get(findings::show))
         .route("/rules", get(rules::show))
+        .route("/policy", get(policy::show).post(policy::set))
         .route("/access", get(access::show))
         .route("/access/users", post(access::set_user))
         .route("/access/users/{name}/link", post(access::make_link))

@@ -34,7 +34,19 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/vms/desk-05", &["Start", "Give it a GPU"]),
     ("/vms/desk-22", &["Why it waits", "node3", "cannot run", "gpu_sick"]),
     ("/hosts", &["failover on", "node2", "maintenance", "down", "armed", "2 of 8"]),
-    ("/hosts/node3", &["EPYC", "ivhd0", "fence_ipmilan", "rack=r1", "sriov_numvfs", "Drain"]),
+    (
+        "/hosts/node3",
+        &[
+            "EPYC",
+            "ivhd0",
+            "fence_ipmilan",
+            "rack=r1",
+            "sriov_numvfs",
+            "Drain",
+            "secret:NAME",
+            "Before its power goes",
+        ],
+    ),
     ("/hosts/node2", &["Let it serve again", "in maintenance"]),
     ("/homogeneity", &["driver version", "slight", "live migration", "570.133.10", "apt install"]),
     ("/capacity", &["What could start", "pool render", "desk-01", "What if hosts died"]),
@@ -44,6 +56,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/findings", &["Errors (2)", "Bring the driver of node4"]),
     ("/findings?severity=warning", &["desk-22"]),
     ("/rules", &["apart", "strict", "desk-02"]),
+    ("/policy", &["pack: fill a GPU", "5000 ms after its last heartbeat", "Lost after ms", "all there is"]),
     ("/access", &["kim", "grafana", "only a link lets them in"]),
     ("/audit", &["maria", "POST /v1/vms/desk-01/start", "409"]),
 ];
@@ -64,6 +77,8 @@ const ANSWERS: &[(&str, &[(&str, &str)])] = &[
     ),
     ("/vms/new", &[("name", "new-1"), ("vcpus", EVIL)]),
     ("/hosts/node3/drain", &[]),
+    ("/policy", &[("placement", "spread")]),
+    ("/policy", &[("placement", EVIL), ("vcpus_per_cpu", EVIL), ("was", EVIL)]),
     ("/access/users/kim/link", &[]),
     ("/access/tokens", &[("token", "ci"), ("token_role", "viewer"), ("days", "7")]),
 ];
