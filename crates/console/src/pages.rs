@@ -17,6 +17,7 @@ mod operations;
 mod overview;
 mod partition;
 mod policy;
+mod rule_edit;
 mod rules;
 mod vm;
 mod vm_acts;
@@ -55,6 +56,8 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/operations/{id}", get(operations::show))
         .route("/findings", get(findings::show))
         .route("/rules", get(rules::show))
+        .route("/rules/edit", get(rule_edit::show).post(rule_edit::set))
+        .route("/rules/delete", post(rule_edit::delete))
         .route("/policy", get(policy::show).post(policy::set))
         .route("/access", get(access::show))
         .route("/access/users", post(access::set_user))

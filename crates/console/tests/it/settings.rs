@@ -113,3 +113,66 @@ async fn policies_that_are_refused_can_be_mended() {
     is_mendable(&page, StatusCode::UNPROCESSABLE_ENTITY, "/policy", &typed);
     assert_eq!(browser.fake.changes().len(), 1, "what cannot be read is not asked for");
 }
+
+#[tokio::test]
+async fn a_rule_is_what_its_form_says() {
+    for (fields, rule) in [
+        (
+            &[("kind", "hosts"), ("hosts", "node1:10, node2"), ("failback", "on"), ("strict", "on")][..],
+            json!({ "rule": "hosts", "vms": ["a", "b"], "hosts": { "node1": 10, "node2": 100 }, "strict": true, "failback": true }),
+        ),
+        (
+            &[("kind", "labels"), ("labels", "rack=4\r\nlicence=cad")],
+            json!({ "rule": "labels", "vms": ["a", "b"], "labels": { "rack": "4", "licence": "cad" }, "strict": false }),
+        ),
+        (
+            &[("kind", "together")],
+            json!({ "rule": "vms", "vms": ["a", "b"], "kind": "together", "strict": false }),
+        ),
+        (
+            &[("kind", "apart"), ("strict", "on")],
+            json!({ "rule": "vms", "vms": ["a", "b"], "kind": "apart", "strict": true }),
+        ),
+    ] {
+        let browser = Browser::of(Role::Admin);
+        let mut all = vec![("name", "pair"), ("vms", "a, b")];
+        all.extend(fields);
+        let done = does(&browser, "/rules/edit", "/rules/edit", &all).await;
+        assert_eq!(done, request("PUT", "/v1/rules/pair", rule));
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_is_opened_is_changed_where_it_was_touched() {
+    let browser = Browser::of(Role::Admin);
+    let done = does(&browser, "/rules/edit?rule=home", "/rules/edit", &[("strict", "on")]).await;
+    let rule = json!({
+        "rule": "hosts", "vms": ["desk-03"], "hosts": { "node1": 10, "node2": 5 }, "strict": true, "failback": true,
+    });
+    assert_eq!(done, request("PUT", "/v1/rules/home", rule));
+    assert_eq!(browser.get("/rules/edit?rule=none").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_rule_is_deleted_after_a_preview() {
+    let browser = Browser::of(Role::Admin);
+    let done = does(&browser, "/rules", "/rules/delete", &[]).await;
+    assert_eq!(done, request("DELETE", "/v1/rules/apart", Value::Null));
+}
+
+#[tokio::test]
+async fn a_rule_that_is_refused_or_cannot_be_read_can_be_mended() {
+    let browser = before_a_wall();
+    let typed = [("name", "pair"), ("kind", "hosts"), ("vms", "a"), ("hosts", "node1:5"), ("strict", "on")];
+    let page = browser.post("/rules/edit", &typed).await;
+    is_mendable(&page, StatusCode::CONFLICT, "/rules/edit", &typed);
+    for (name, value) in [("hosts", "node1:high"), ("vms", "no/name"), ("name", "")] {
+        let wrong: Vec<_> =
+            typed.iter().map(|field| if field.0 == name { (name, value) } else { *field }).collect();
+        let page = browser.post("/rules/edit", &wrong).await;
+        is_mendable(&page, StatusCode::UNPROCESSABLE_ENTITY, "/rules/edit", &wrong);
+    }
+    let opened = browser.get("/rules/edit?rule=home").await.form("/rules/edit");
+    let page = browser.post_all("/rules/edit", &filled(opened, &[("hosts", "node2")])).await;
+    is_mendable(&page, StatusCode::CONFLICT, "/rules/edit", &[("name", "home"), ("hosts", "node2")]);
+}
