@@ -21,8 +21,10 @@ mod rule_edit;
 mod rules;
 mod vm;
 mod vm_acts;
+mod vm_adopt;
 mod vm_new;
 mod vm_places;
+mod vm_set;
 mod vms;
 
 use axum::Router;
@@ -44,6 +46,7 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/partition", get(partition::show).post(partition::set))
         .route("/vms", get(vms::show))
         .route("/vms/new", get(vm_new::show).post(vm_new::create))
+        .route("/adopt", get(vm_adopt::show).post(vm_adopt::adopt))
         .route("/vms/{name}", get(vm::show))
         .route("/vms/{name}/{act}", post(vm_acts::act))
         .route("/hosts", get(hosts::show))

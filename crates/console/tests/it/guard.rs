@@ -106,6 +106,8 @@ async fn a_form_without_the_sessions_secret_does_nothing() {
             "/policy",
             "/rules/edit",
             "/rules/delete",
+            "/vms/desk-05/set",
+            "/adopt",
         ] {
             let answer = browser.post_bare(path, fields).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} {fields:?}");

@@ -30,7 +30,18 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/vms", &["desk-01", "moving", "to node2", "no_free_partition"]),
     ("/vms?state=waiting", &["desk-22", "1 of 23 VMs"]),
     ("/vms/new", &["Name", "cloud-init", "12Q"]),
-    ("/vms/desk-01", &["node2", "at least 1.8 s", "live_dirty_log", "win11", "Turn off", "Take its GPU"]),
+    (
+        "/vms/desk-01",
+        &[
+            "node2",
+            "at least 1.8 s",
+            "live_dirty_log",
+            "win11",
+            "Turn off",
+            "Take its GPU",
+            "Restarts on one host",
+        ],
+    ),
     ("/vms/desk-05", &["Start", "Give it a GPU"]),
     ("/vms/desk-22", &["Why it waits", "node3", "cannot run", "gpu_sick"]),
     ("/hosts", &["failover on", "node2", "maintenance", "down", "armed", "2 of 8"]),
@@ -59,6 +70,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/rules/edit", &["Name", "They run", "Each as key=value"]),
     ("/rules/edit?rule=home", &["Rule home", "node1:10, node2:5", "desk-03"]),
     ("/policy", &["pack: fill a GPU", "5000 ms after its last heartbeat", "Lost after ms", "all there is"]),
+    ("/adopt", &["Its definition stays", "12Q", "Priority"]),
     ("/access", &["kim", "grafana", "only a link lets them in"]),
     ("/audit", &["maria", "POST /v1/vms/desk-01/start", "409"]),
 ];
@@ -85,6 +97,10 @@ const ANSWERS: &[(&str, &[(&str, &str)])] = &[
     ("/rules/edit", &[("name", EVIL), ("kind", EVIL), ("vms", EVIL), ("hosts", EVIL), ("labels", EVIL)]),
     ("/rules/edit", &[("name", "refused"), ("kind", "together"), ("vms", "desk-01")]),
     ("/rules/delete", &[("name", "apart")]),
+    ("/vms/desk-01/set", &[("failover", "stay"), ("reserved", "true")]),
+    ("/vms/desk-01/set", &[("priority", EVIL), ("pause_ms", EVIL), ("was", EVIL)]),
+    ("/adopt", &[("name", "old-1"), ("gpu", "none")]),
+    ("/adopt", &[("name", EVIL), ("gpu", "profile"), ("profile", EVIL), ("pool", EVIL)]),
     ("/access/users/kim/link", &[]),
     ("/access/tokens", &[("token", "ci"), ("token_role", "viewer"), ("days", "7")]),
 ];

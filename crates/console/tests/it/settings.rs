@@ -176,3 +176,59 @@ async fn a_rule_that_is_refused_or_cannot_be_read_can_be_mended() {
     let page = browser.post_all("/rules/edit", &filled(opened, &[("hosts", "node2")])).await;
     is_mendable(&page, StatusCode::CONFLICT, "/rules/edit", &[("name", "home"), ("hosts", "node2")]);
 }
+
+#[tokio::test]
+async fn of_a_vm_only_what_was_touched_is_changed() {
+    for (fields, body) in [
+        (&[][..], json!({})),
+        (
+            &[("failover", "stay"), ("priority", "500")],
+            json!({ "availability": { "failover": "stay", "priority": 500 } }),
+        ),
+        (
+            &[("restarts", "0"), ("restarts_elsewhere", "9"), ("migration", "live_only")],
+            json!({ "availability": { "restarts": { "local": 0, "elsewhere": 9 }, "migration": "live_only" } }),
+        ),
+        (
+            &[("pause_ms", ""), ("bandwidth_mib_s", "40")],
+            json!({ "availability": { "pace": { "pause_ms": null, "bandwidth_mib_s": 40 } } }),
+        ),
+        (&[("reserved", "true"), ("numa_node", "")], json!({ "reserved": true, "prefer_numa_node": null })),
+    ] {
+        let mut world = World::small("");
+        world.vms[0].availability.pace.pause_ms = Some(700);
+        world.vms[0].prefer_numa_node = Some(1);
+        let browser = Browser::in_world(Role::Operator, world);
+        let done = does(&browser, "/vms/desk-01", "/vms/desk-01/set", fields).await;
+        assert_eq!(done, request("PATCH", "/v1/vms/desk-01", body));
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_of_a_vm_can_be_mended() {
+    let browser = before_a_wall();
+    let form = browser.get("/vms/desk-01").await.form("/vms/desk-01/set");
+    for (value, status) in [("500", StatusCode::CONFLICT), ("high", StatusCode::UNPROCESSABLE_ENTITY)] {
+        let typed = [("priority", value), ("migration", "restart")];
+        let page = browser.post_all("/vms/desk-01/set", &filled(form.clone(), &typed)).await;
+        is_mendable(&page, status, "/vms/desk-01/set", &typed);
+    }
+}
+
+#[tokio::test]
+async fn a_domain_is_adopted_with_what_its_form_says() {
+    let browser = Browser::of(Role::Operator);
+    let fields =
+        [("name", "old-1"), ("gpu", "profile"), ("profile", "12Q"), ("reserved", "on"), ("numa_node", "1")];
+    let body = json!({ "request": { "kind": "partition", "profile": "12Q" }, "reserved": true, "prefer_numa_node": 1 });
+    let done = does(&browser, "/adopt", "/adopt", &fields).await;
+    assert_eq!(done, request("POST", "/v1/vms/old-1/adopt", body));
+    let browser = Browser::of(Role::Operator);
+    let done = does(&browser, "/adopt", "/adopt", &[("name", "old-1"), ("failover", "stay")]).await;
+    assert_eq!(done.2["request"], json!({ "kind": "none" }));
+    assert_eq!(done.2["availability"]["failover"], "stay");
+    let page = before_a_wall().post("/adopt", &fields).await;
+    is_mendable(&page, StatusCode::CONFLICT, "/adopt", &fields);
+    let list = browser.get("/vms").await;
+    assert!(list.attributes("href").contains(&"/adopt"), "{}", list.text);
+}
