@@ -11,6 +11,7 @@ mod gpu;
 mod gpus;
 mod homogeneity;
 mod host;
+mod host_set;
 mod hosts;
 mod login;
 mod operations;

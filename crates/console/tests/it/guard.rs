@@ -108,6 +108,7 @@ async fn a_form_without_the_sessions_secret_does_nothing() {
             "/rules/delete",
             "/vms/desk-05/set",
             "/adopt",
+            "/hosts/node1/set",
         ] {
             let answer = browser.post_bare(path, fields).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} {fields:?}");

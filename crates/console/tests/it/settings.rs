@@ -232,3 +232,84 @@ async fn a_domain_is_adopted_with_what_its_form_says() {
     let list = browser.get("/vms").await;
     assert!(list.attributes("href").contains(&"/adopt"), "{}", list.text);
 }
+
+#[tokio::test]
+async fn of_a_host_only_what_was_touched_is_changed() {
+    for (fields, body) in [
+        (&[][..], json!({})),
+        (&[("labels", "zone=b\r\n")], json!({ "labels": { "rack": null, "zone": "b" } })),
+        (&[("reserved_memory_mib", "16384")], json!({ "reserved_memory_mib": 16384 })),
+        (&[("agent", "")], json!({ "fence": null })),
+        (&[("leave_off", "true")], json!({ "fence": { "leave_off": true } })),
+        (
+            &[("options", "ip=192.0.2.9\r\nlanplus=\r\npassword=secret:bmc")],
+            json!({ "fence": { "options": { "ip": "192.0.2.9", "lanplus": null, "password": "secret:bmc" } } }),
+        ),
+        (
+            &[("agent", "fence_redfish"), ("options", "ip=192.0.2.9")],
+            json!({ "fence": { "agent": "fence_redfish", "options": { "ip": "192.0.2.9" } } }),
+        ),
+    ] {
+        let browser = Browser::of(Role::Admin);
+        let done = does(&browser, "/hosts/node1", "/hosts/node1/set", fields).await;
+        assert_eq!(done, request("PATCH", "/v1/hosts/node1", body));
+    }
+}
+
+#[tokio::test]
+async fn a_secret_of_a_fence_agent_that_was_written_out_is_neither_sent_nor_repeated() {
+    let browser = Browser::of(Role::Admin);
+    let form = browser.get("/hosts/node1").await.form("/hosts/node1/set");
+    for name in ["password", "passwd", "snmp-community", "hexadecimal_kg"] {
+        let options = format!("ip=192.0.2.9\n{name}=hunter2");
+        let fields = filled(form.clone(), &[("options", &options)]);
+        let page = browser.post_all("/hosts/node1/set", &fields).await;
+        let kept = format!("ip=192.0.2.9\n{name}=secret:");
+        is_mendable(&page, StatusCode::UNPROCESSABLE_ENTITY, "/hosts/node1/set", &[("options", &kept)]);
+        assert!(
+            !page.text.contains("hunter2") && page.text.contains("/etc/tranche/secrets"),
+            "{}",
+            page.text
+        );
+    }
+    assert!(browser.fake.changes().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_refused_of_a_host_can_be_mended() {
+    let browser = before_a_wall();
+    let form = browser.get("/hosts/node1").await.form("/hosts/node1/set");
+    for (labels, status) in [("zone=b", StatusCode::CONFLICT), ("zone", StatusCode::UNPROCESSABLE_ENTITY)] {
+        let typed = [("labels", labels), ("agent", "fence_redfish")];
+        let page = browser.post_all("/hosts/node1/set", &filled(form.clone(), &typed)).await;
+        is_mendable(&page, status, "/hosts/node1/set", &typed);
+    }
+    let typed = [("agent", ""), ("options", "ip=192.0.2.9")];
+    let page = browser.post_all("/hosts/node1/set", &filled(form, &typed)).await;
+    is_mendable(&page, StatusCode::UNPROCESSABLE_ENTITY, "/hosts/node1/set", &typed);
+}
+
+#[tokio::test]
+async fn a_host_that_stands_alone_has_no_settings() {
+    let mut world = World::small("");
+    world.hosts[0].member = None;
+    let browser = Browser::in_world(Role::Admin, world);
+    assert!(!browser.get("/hosts/node1").await.text.contains("/hosts/node1/set"));
+    assert_eq!(browser.post("/hosts/node1/set", &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_vms_of_a_host_are_seen_to_before_its_power_goes() {
+    for (act, rest, body) in [
+        ("depart-reboot", "depart", json!({ "way": "reboot" })),
+        ("depart-shutdown", "depart", json!({ "way": "shutdown" })),
+        ("stay", "stay", json!({})),
+    ] {
+        let browser = Browser::of(Role::Admin);
+        let at = format!("/hosts/node1/{act}");
+        let page = browser.post(&at, &[]).await;
+        confirm(&browser, &at, &page).await;
+        let last = browser.fake.changes().pop().unwrap();
+        assert_eq!((last.path, last.body), (format!("/v1/hosts/node1/{rest}"), body));
+    }
+}
