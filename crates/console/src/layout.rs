@@ -29,6 +29,7 @@ const MENU: [(&str, &[(&str, &str)]); 3] = [
             ("/partition", "Partitions"),
             ("/vms", "VMs"),
             ("/hosts", "Hosts"),
+            ("/cluster", "Cluster"),
         ],
     ),
     (

@@ -6,6 +6,8 @@
 mod access;
 mod audit;
 mod capacity;
+mod cluster;
+mod cluster_acts;
 mod findings;
 mod gpu;
 mod gpus;
@@ -63,6 +65,10 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/rules/edit", get(rule_edit::show).post(rule_edit::set))
         .route("/rules/delete", post(rule_edit::delete))
         .route("/policy", get(policy::show).post(policy::set))
+        .route("/cluster", get(cluster::show))
+        .route("/cluster/tokens", post(cluster_acts::make_token))
+        .route("/cluster/gone", post(cluster_acts::gone))
+        .route("/cluster/defragment", post(cluster_acts::defragment))
         .route("/access", get(access::show))
         .route("/access/users", post(access::set_user))
         .route("/access/users/{name}/link", post(access::make_link))

@@ -109,6 +109,9 @@ async fn a_form_without_the_sessions_secret_does_nothing() {
             "/vms/desk-05/set",
             "/adopt",
             "/hosts/node1/set",
+            "/cluster/tokens",
+            "/cluster/gone",
+            "/cluster/defragment",
         ] {
             let answer = browser.post_bare(path, fields).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} {fields:?}");

@@ -8,7 +8,7 @@ use tranche_core::access::Role;
 use tranche_core::spec::{Admission, Pace, VcpusPerCpu};
 
 use crate::fixture::World;
-use crate::visit::{Browser, Seen, confirm, filled};
+use crate::visit::{Browser, Seen, confirm, filled, shown};
 
 /// Fills in a form of a page, sees what it would do, and has it done. Tells the method, path and body of what was asked for.
 async fn does(
@@ -312,4 +312,72 @@ async fn the_vms_of_a_host_are_seen_to_before_its_power_goes() {
         let last = browser.fake.changes().pop().unwrap();
         assert_eq!((last.path, last.body), (format!("/v1/hosts/node1/{rest}"), body));
     }
+}
+
+#[tokio::test]
+async fn a_join_token_is_shown_once_with_what_to_type() {
+    let browser = Browser::of(Role::Admin);
+    let form = browser.get("/cluster").await.form("/cluster/tokens");
+    let page = browser.post_all("/cluster/tokens", &filled(form, &[("minutes", "5")])).await;
+    assert!(page.text.contains("tranche cluster join TRANCHE1.j0in"), "{}", page.text);
+    let heard = browser.fake.changes().pop().unwrap();
+    assert_eq!((heard.path.as_str(), heard.body), ("/v1/cluster/tokens", json!({ "ttl_s": 300 })));
+    let page = before_a_wall().post("/cluster/tokens", &[("minutes", "5")]).await;
+    is_mendable(&page, StatusCode::CONFLICT, "/cluster/tokens", &[("minutes", "5")]);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_gone_is_forgotten_or_replaced_after_a_preview() {
+    for (then, method, path, query, body) in [
+        ("forget", "DELETE", "/v1/cluster/members/node4", "forget_vms=true", Value::Null),
+        (
+            "replace",
+            "POST",
+            "/v1/cluster/replace",
+            "",
+            json!({ "host": "node4", "ttl_s": 1800, "forget_vms": true }),
+        ),
+    ] {
+        let browser = Browser::of(Role::Admin);
+        let form = browser.get("/cluster").await.form("/cluster/gone");
+        assert!(form.contains(&("host".to_owned(), "node2".to_owned())), "not this host: {form:?}");
+        let fields = filled(form, &[("host", "node4"), ("then", then), ("forget_vms", "on")]);
+        let page = browser.post_all("/cluster/gone", &fields).await;
+        assert!(page.text.contains("The clock of host node3"), "it tells what was found: {}", page.text);
+        let heard = browser.fake.changes();
+        assert_eq!((heard.len(), heard[0].query.as_str()), (1, "forget_vms=true&dry_run=true"));
+        let done = confirm(&browser, "/cluster/gone", &page).await;
+        assert_eq!(
+            done.text.contains("tranche cluster join TRANCHE1.j0in"),
+            then == "replace",
+            "{}",
+            done.text
+        );
+        let last = browser.fake.changes().pop().unwrap();
+        assert_eq!(
+            (last.method.as_str(), last.path.as_str(), last.query.as_str(), last.body),
+            (method, path, query, body)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_is_not_gone_is_kept_and_the_form_can_be_mended() {
+    let browser = before_a_wall();
+    let typed = [("host", "node4"), ("then", "replace"), ("token_minutes", "7")];
+    let page = browser.post("/cluster/gone", &typed).await;
+    is_mendable(&page, StatusCode::CONFLICT, "/cluster/gone", &typed);
+    let browser = Browser::of(Role::Admin);
+    let stale = browser.post("/cluster/gone", &[("host", "node4"), ("then", "forget"), ("seen", "x")]).await;
+    assert!(stale.text.contains("Something has changed since you looked"), "{}", stale.text);
+    assert!(browser.fake.changes().iter().all(|heard| heard.query.contains("dry_run=true")));
+    assert!(shown(&stale).iter().any(|(name, value)| name == "seen" && value != "x"));
+}
+
+#[tokio::test]
+async fn the_store_is_defragmented() {
+    let browser = Browser::of(Role::Admin);
+    let done = browser.post("/cluster/defragment", &[]).await;
+    assert_eq!((done.status, done.header("location")), (StatusCode::SEE_OTHER, "/cluster"));
+    assert_eq!(browser.fake.changes()[0].path, "/v1/cluster/defragment");
 }
