@@ -39,6 +39,8 @@ const OTHERS = {
   "vm-waiting": (page) => page.goto("/vms/render-02"),
   "vm-new": (page) => page.goto("/vms/new"),
   host: (page) => page.goto("/hosts/node1"),
+  "rules-edit": (page) => page.goto("/rules/edit?rule=render-near"),
+  adopt: (page) => page.goto("/adopt"),
   "capacity-without": (page) => page.goto("/capacity?without=node1&without=node2"),
   operation: async (page) => {
     await page.goto("/operations");

@@ -6,11 +6,13 @@ export const PAGES = {
   partition: "/partition",
   vms: "/vms",
   hosts: "/hosts",
+  cluster: "/cluster",
   findings: "/findings",
   operations: "/operations",
   homogeneity: "/homogeneity",
   capacity: "/capacity",
   rules: "/rules",
+  policy: "/policy",
   access: "/access",
   audit: "/audit",
 };

@@ -29,6 +29,7 @@ const MENU: [(&str, &[(&str, &str)]); 3] = [
             ("/partition", "Partitions"),
             ("/vms", "VMs"),
             ("/hosts", "Hosts"),
+            ("/cluster", "Cluster"),
         ],
     ),
     (
@@ -39,6 +40,7 @@ const MENU: [(&str, &[(&str, &str)]); 3] = [
             ("/homogeneity", "Homogeneity"),
             ("/capacity", "Capacity"),
             ("/rules", "Rules"),
+            ("/policy", "Policies"),
         ],
     ),
     ("Administration", &[("/access", "Access"), ("/audit", "Audit log")]),

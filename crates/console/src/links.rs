@@ -58,6 +58,12 @@ pub(crate) fn mend(finding: &Finding) -> Option<(String, String)> {
         | Code::SelectionUnlike => page("/homogeneity", "Compare GPUs"),
         Code::CapacityShort | Code::NoFreeMemory => page("/capacity", "See capacity"),
         Code::FailoverPaused => page("/hosts", "Open hosts"),
+        Code::StoreMemberDown
+        | Code::StoreMemberCorrupt
+        | Code::StoreWithoutMajority
+        | Code::StoreOutOfSpace
+        | Code::StoreNearQuota
+        | Code::StoreFragmented => page("/cluster", "Open the cluster"),
         _ => subject(&finding.subject).map(|to| (to, format!("Open {}", finding.subject))),
     }
 }

@@ -6,21 +6,28 @@
 mod access;
 mod audit;
 mod capacity;
+mod cluster;
+mod cluster_acts;
 mod findings;
 mod gpu;
 mod gpus;
 mod homogeneity;
 mod host;
+mod host_set;
 mod hosts;
 mod login;
 mod operations;
 mod overview;
 mod partition;
+mod policy;
+mod rule_edit;
 mod rules;
 mod vm;
 mod vm_acts;
+mod vm_adopt;
 mod vm_new;
 mod vm_places;
+mod vm_set;
 mod vms;
 
 use axum::Router;
@@ -42,6 +49,7 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/partition", get(partition::show).post(partition::set))
         .route("/vms", get(vms::show))
         .route("/vms/new", get(vm_new::show).post(vm_new::create))
+        .route("/adopt", get(vm_adopt::show).post(vm_adopt::adopt))
         .route("/vms/{name}", get(vm::show))
         .route("/vms/{name}/{act}", post(vm_acts::act))
         .route("/hosts", get(hosts::show))
@@ -54,6 +62,13 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/operations/{id}", get(operations::show))
         .route("/findings", get(findings::show))
         .route("/rules", get(rules::show))
+        .route("/rules/edit", get(rule_edit::show).post(rule_edit::set))
+        .route("/rules/delete", post(rule_edit::delete))
+        .route("/policy", get(policy::show).post(policy::set))
+        .route("/cluster", get(cluster::show))
+        .route("/cluster/tokens", post(cluster_acts::make_token))
+        .route("/cluster/gone", post(cluster_acts::gone))
+        .route("/cluster/defragment", post(cluster_acts::defragment))
         .route("/access", get(access::show))
         .route("/access/users", post(access::set_user))
         .route("/access/users/{name}/link", post(access::make_link))

@@ -3,10 +3,11 @@
 //! What was shown travels with the button. A set of GPUs has a version for that, which the daemon holds to; for all else the dry run is
 //! made again, and if it tells anything else by then, that is shown instead of being done.
 
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use axum::response::Response;
 use maud::{Markup, html};
 use ring::digest;
+use serde::Serialize;
 use serde_json::Value;
 use tranche_api::answer::{Accepted, Preview};
 use tranche_core::effect::Effect;
@@ -24,7 +25,7 @@ use crate::parts::{finding, nothing};
 use crate::words::{mode, vm_effect};
 
 /// Fields of the form that makes a change which was shown.
-const SEEN: &str = "seen";
+pub(crate) const SEEN: &str = "seen";
 pub(crate) const VERSION: &str = "version";
 
 /// A change, and how its page is worded.
@@ -52,18 +53,37 @@ pub(crate) struct Proposal<'a> {
     pub(crate) body: Option<Value>,
 }
 
+/// What stands on the page of a change beside what the daemon tells of it.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// What would be otherwise, where the daemon only says that something would.
+    pub(crate) differences: Option<Markup>,
+    /// The form as it was filled in, to be mended where it is refused.
+    pub(crate) form: Option<Markup>,
+}
+
 impl Proposal<'_> {
     /// Shows what would happen, or makes it happen if that was shown.
     pub(crate) async fn answer(self, visit: &Visit, fields: &Fields) -> Answer {
-        let Some(seen) = fields.get(SEEN) else { return self.show(visit, fields, "").await };
+        self.answer_beside(visit, fields, &Beside::default()).await
+    }
+
+    /// The same, with more on its page.
+    pub(crate) async fn answer_beside(self, visit: &Visit, fields: &Fields, beside: &Beside) -> Answer {
+        let Some(seen) = fields.get(SEEN) else { return self.show(visit, fields, beside, "").await };
         if fields.get(VERSION).is_none() {
-            let preview = self.dry_run(visit).await?;
-            if fingerprint(&preview) != seen {
-                return self.show(visit, fields, CHANGED).await;
+            let preview = match self.dry_run(visit).await {
+                Ok(preview) => preview,
+                Err(trouble) => return Ok(self.refused(visit, fields, beside, &trouble)),
+            };
+            if fingerprint(&preview, beside) != seen {
+                return self.show(visit, fields, beside, CHANGED).await;
             }
         }
         match self.make(visit).await {
-            Err(trouble) if trouble.0.code == Code::VersionChanged => self.show(visit, fields, CHANGED).await,
+            Err(trouble) if trouble.0.code == Code::VersionChanged => {
+                self.show(visit, fields, beside, CHANGED).await
+            }
             other => other,
         }
     }
@@ -91,22 +111,34 @@ impl Proposal<'_> {
         body
     }
 
-    async fn show(&self, visit: &Visit, fields: &Fields, note: &str) -> Answer {
-        let (body, status) = match self.dry_run(visit).await {
-            Ok(preview) => (self.preview(visit, fields, &preview, note), StatusCode::OK),
-            Err(trouble) => (self.refusal(visit, fields, &trouble), trouble.status()),
-        };
-        let page = Page { title: &self.title, at: self.at, above: &[self.back], body };
-        let mut response: Response = visit.answer(&page);
-        *response.status_mut() = status;
-        Ok(response)
+    async fn show(&self, visit: &Visit, fields: &Fields, beside: &Beside, note: &str) -> Answer {
+        match self.dry_run(visit).await {
+            Ok(preview) => {
+                let body = self.preview(visit, fields, (&preview, beside), note);
+                Ok(visit.answer(&Page { title: &self.title, at: self.at, above: &[self.back], body }))
+            }
+            Err(trouble) => Ok(self.refused(visit, fields, beside, &trouble)),
+        }
     }
 
-    fn preview(&self, visit: &Visit, fields: &Fields, preview: &Preview, note: &str) -> Markup {
+    fn refused(&self, visit: &Visit, fields: &Fields, beside: &Beside, trouble: &Trouble) -> Response {
+        let body = self.refusal(visit, fields, beside, trouble);
+        let mut response = visit.answer(&Page { title: &self.title, at: self.at, above: &[self.back], body });
+        *response.status_mut() = trouble.status();
+        response
+    }
+
+    fn preview(
+        &self,
+        visit: &Visit,
+        fields: &Fields,
+        (preview, beside): (&Preview, &Beside),
+        note: &str,
+    ) -> Markup {
         let version = preview.version.map(|version| version.to_string());
         let again = html! {
             (repeated(fields, &[SEEN, VERSION]))
-            (hidden(SEEN, &fingerprint(preview)))
+            (hidden(SEEN, &fingerprint(preview, beside)))
             @if let Some(version) = &version { (hidden(VERSION, version)) }
             div class="buttons" {
                 button class=(if self.is_grave { "grave" } else { "main" }) { (self.button) }
@@ -121,6 +153,7 @@ impl Proposal<'_> {
                     (nothing("Nothing: everything is as asked for already."))
                 } @else {
                     ul { @for change in &preview.changes { li { (change) } } }
+                    @if let Some(differences) = &beside.differences { (differences) }
                 }
             }
             (effect(&preview.effect))
@@ -128,7 +161,7 @@ impl Proposal<'_> {
         }
     }
 
-    fn refusal(&self, visit: &Visit, fields: &Fields, trouble: &Trouble) -> Markup {
+    fn refusal(&self, visit: &Visit, fields: &Fields, beside: &Beside, trouble: &Trouble) -> Markup {
         let is_conflict = trouble.0.code.class() == Class::Conflict;
         let otherwise = self.otherwise.filter(|(field, _)| is_conflict && !fields.is_on(field));
         html! {
@@ -139,6 +172,8 @@ impl Proposal<'_> {
                     (hidden(field, "on"))
                     div class="buttons" { button { (label) } a class="button" href=(self.back.0) { "Back" } }
                 }))
+            } @else if let Some(form) = &beside.form {
+                (form)
             } @else {
                 p { a class="button" href=(self.back.0) { "Back" } }
             }
@@ -156,11 +191,19 @@ impl Proposal<'_> {
     }
 }
 
-const CHANGED: &str =
+pub(crate) const CHANGED: &str =
     "Something has changed since you looked, so nothing was done. This is what would happen now.";
 
+/// The page of a form that cannot be read as it was filled in, to be mended.
+pub(crate) fn mended(visit: &Visit, page: Page<'_>, trouble: &Trouble) -> Response {
+    let body = html! { (finding::problem(&trouble.0)) (page.body) };
+    let mut response = visit.answer(&Page { body, ..page });
+    *response.status_mut() = trouble.status();
+    response
+}
+
 /// The fields of the form before, but for what belongs to that form alone.
-fn repeated(fields: &Fields, without: &[&str]) -> Markup {
+pub(crate) fn repeated(fields: &Fields, without: &[&str]) -> Markup {
     html! {
         @for (name, value) in &fields.0 {
             @if name != CSRF && !without.contains(&name.as_str()) { (hidden(name, value)) }
@@ -169,11 +212,22 @@ fn repeated(fields: &Fields, without: &[&str]) -> Markup {
 }
 
 /// Stands for what a preview shows. Figures in messages may differ from one moment to the next; what happens may not.
-fn fingerprint(preview: &Preview) -> String {
+fn fingerprint(preview: &Preview, beside: &Beside) -> String {
     let effect = &preview.effect;
     let found: Vec<_> = effect.findings.iter().map(|finding| (finding.code, &finding.subject)).collect();
-    let shown = (&preview.changes, &effect.gpus, &effect.vms, &effect.homes, found, preview.version);
-    let text = serde_json::to_vec(&shown).unwrap_or_default();
+    let differences = beside.differences.as_ref().map(|differences| &differences.0);
+    digest_of(&(
+        &preview.changes,
+        (&effect.gpus, &effect.vms, &effect.homes),
+        found,
+        preview.version,
+        differences,
+    ))
+}
+
+/// Stands for what was shown.
+pub(crate) fn digest_of(shown: &impl Serialize) -> String {
+    let text = serde_json::to_vec(shown).unwrap_or_default();
     digest::digest(&digest::SHA256, &text)
         .as_ref()
         .iter()

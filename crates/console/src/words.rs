@@ -3,6 +3,8 @@
 
 use jiff::Timestamp as Moment;
 use maud::{Markup, html};
+use serde::Serialize;
+use serde_json::Value;
 use tranche_api::view::{GpuStatus, GpuView, HostView, PartitionState, VmState};
 use tranche_core::effect::VmEffect;
 use tranche_core::finding::Severity;
@@ -311,6 +313,12 @@ pub(crate) fn time(at: Timestamp) -> Markup {
         },
         None => html! { (unknown()) },
     }
+}
+
+/// The word that the REST interface has for something.
+pub(crate) fn wire(of: &impl Serialize) -> String {
+    let word = serde_json::to_value(of).ok();
+    word.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// `1 VM`, `2 VMs`.

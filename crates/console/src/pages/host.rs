@@ -4,13 +4,15 @@ use axum::http::Method;
 use maud::{Markup, html};
 use serde_json::json;
 use tranche_api::view::{GpuView, HostView, LibvirtView, MemberView};
+use tranche_core::finding::Code;
 use tranche_core::inventory::Iommu;
 use tranche_core::name::{GpuKey, HostName};
 use tranche_core::plan::Standing;
 use tranche_core::spec::Duty;
 
+use super::host_set;
 use crate::ask::{Answer, Trouble, Visit};
-use crate::fields::{Asked, Named, Posted};
+use crate::fields::{Asked, Fields, Named, Posted};
 use crate::layout::{Page, live};
 use crate::links;
 use crate::parts::facts::Facts;
@@ -26,7 +28,7 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<HostName>, Asked(asked
     let (host, gpus) = tokio::join!(visit.get::<HostView>(&path), visit.get::<Vec<GpuView>>("/v1/gpus"));
     let (host, mut gpus) = (host?, gpus?);
     gpus.retain(|gpu| gpu.host == host.name);
-    let body = live(
+    let facts = live(
         "live",
         html! {
             (operation::notice(&visit, &asked).await)
@@ -44,6 +46,11 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<HostName>, Asked(asked
             (gpus_table(&gpus))
         },
     );
+    let body = html! {
+        (facts)
+        (host_set::form(&visit, &host, &Fields::default()))
+        (departure(&visit, &host))
+    };
     Ok(visit.page(&Page { title: host.name.as_str(), at: "/hosts", above: &[("/hosts", "Hosts")], body }))
 }
 
@@ -63,6 +70,34 @@ fn duty(visit: &Visit, host: &HostView) -> Markup {
                 }
                 @if matches!(member.standing, Standing::Lost { .. } | Standing::Fencing { .. }) {
                     (act("confirm-down", "Say that it is down", "grave"))
+                }
+            }
+        }
+    }
+}
+
+/// Seeing to its VMs before its power is gone, and taking that back.
+fn departure(visit: &Visit, host: &HostView) -> Markup {
+    let act = |act: &str, rest_act: &str, label| {
+        let (action, rest) =
+            (format!("{}/{act}", links::host(&host.name)), format!("/v1/hosts/{}/{rest_act}", host.name));
+        button(visit, Deed { action: &action, method: "POST", rest: &rest }, label, "")
+    };
+    let departs = host.findings.iter().any(|finding| finding.code == Code::HostDeparting);
+    html! {
+        @if host.member.is_some() && visit.may("POST", "/v1/hosts/name/depart") {
+            section class="panel change" {
+                h2 { "Before its power goes" }
+                p class="help" {
+                    "A host that shuts down or reboots sees to its VMs by itself. This is for one whose power you are about to cut: its VMs are shut down, and wait for it or start elsewhere, as the policies say. The host itself stays on."
+                }
+                div class="acts" {
+                    @if departs {
+                        (act("stay", "stay", "Preview taking it back"))
+                    } @else {
+                        (act("depart-reboot", "depart", "Preview for a reboot"))
+                        (act("depart-shutdown", "depart", "Preview for a shutdown"))
+                    }
                 }
             }
         }
@@ -150,21 +185,31 @@ fn gpus_table(gpus: &[GpuView]) -> Markup {
     table("GPUs of this host", &columns, rows.collect(), "It reports no GPU.")
 }
 
-/// Shows what draining a host, letting it serve again, or taking it for down would do; or does it.
+/// Shows what draining a host, letting it serve again, changing it, or taking it for down would do; or does it.
 pub(crate) async fn act(
     visit: Visit,
     Named((name, act)): Named<(HostName, String)>,
     Posted(fields): Posted,
 ) -> Answer {
     let page = links::host(&name);
-    let (title, button, is_grave) = match act.as_str() {
-        "drain" => (format!("Drain {name}"), "Drain it", true),
-        "undrain" => (format!("Let {name} serve again"), "Let it serve again", false),
+    let (title, button, is_grave, rest, body) = match act.as_str() {
+        "set" => return host_set::set(&visit, &name, &fields).await,
+        "drain" => (format!("Drain {name}"), "Drain it", true, "drain", json!({})),
+        "undrain" => (format!("Let {name} serve again"), "Let it serve again", false, "undrain", json!({})),
         "confirm-down" => (
             format!("Take {name} for down: if it is not, its VMs run twice"),
             "I have made sure that it is off",
             true,
+            "confirm-down",
+            json!({}),
         ),
+        "depart-reboot" => {
+            (format!("Let {name} reboot"), "See to its VMs", true, "depart", json!({ "way": "reboot" }))
+        }
+        "depart-shutdown" => {
+            (format!("Let {name} shut down"), "See to its VMs", true, "depart", json!({ "way": "shutdown" }))
+        }
+        "stay" => (format!("Let {name} stay"), "Let it stay", false, "stay", json!({})),
         _ => return Err(Trouble::nothing_at(&format!("{page}/{act}"))),
     };
     let proposal = Proposal {
@@ -176,8 +221,8 @@ pub(crate) async fn act(
         then: Some(page.clone()),
         otherwise: None,
         method: Method::POST,
-        path: format!("/v1/hosts/{name}/{act}"),
-        body: Some(json!({})),
+        path: format!("/v1/hosts/{name}/{rest}"),
+        body: Some(body),
     };
     proposal.answer(&visit, &fields).await
 }

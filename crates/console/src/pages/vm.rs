@@ -3,19 +3,18 @@
 use maud::{Markup, html};
 use tranche_api::view::{VmOrigin, VmState, VmView};
 use tranche_core::capacity::Capacity;
-use tranche_core::journey::Migration;
-use tranche_core::spec::{Failover, Request};
+use tranche_core::spec::Request;
 
 use super::vm_new::{request_fields, sizes};
-use super::vm_places;
+use super::{vm_places, vm_set};
 use crate::ask::{Answer, Visit};
-use crate::fields::{Asked, Named};
+use crate::fields::{Asked, Fields, Named};
 use crate::layout::{Page, live};
 use crate::links;
 use crate::parts::facts::Facts;
 use crate::parts::form::{Deed, button, change, tick};
 use crate::parts::{finding, operation};
-use crate::words::{duration, or_unknown, request, size_if_known, time, vm_state};
+use crate::words::{or_unknown, request, size_if_known, time, vm_state};
 use tranche_core::name::VmName;
 
 /// The page.
@@ -36,11 +35,12 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked):
             (finding::list_on(&links::vm(&vm.name), &vm.findings))
             div class="columns" {
                 div { h2 { "Where it is" } (of_place(&vm)) h2 { "Machine" } (of_machine(&vm)) }
-                div { h2 { "Availability" } (of_availability(&vm)) }
+                div { h2 { "Availability" } (Facts::of(vm_set::told(&vm.availability))) }
             }
         }))
         (live("live-2", vm_places::places(&visit, &vm, &asked).await))
         (gpu_forms(&visit, &vm, capacity.as_ref()))
+        @if vm.state != VmState::Deleting { (vm_set::form(&visit, &vm, &Fields::default())) }
         (ends(&visit, &vm))
     };
     Ok(visit.page(&Page { title: vm.name.as_str(), at: "/vms", above: &[("/vms", "VMs")], body }))
@@ -110,30 +110,6 @@ fn of_machine(vm: &VmView) -> Facts {
         .and("Known since", time(vm.created_at))
 }
 
-fn of_availability(vm: &VmView) -> Facts {
-    let wish = &vm.availability;
-    let failover = match wish.failover {
-        Failover::Restart => "starts on another host",
-        Failover::Stay => "waits for its host",
-    };
-    let migration = match wish.migration {
-        Migration::LiveOrRestart => "while it runs if possible, else by a restart",
-        Migration::LiveOnly => "while it runs, or not at all",
-        Migration::Restart => "always by a restart",
-    };
-    let (local, elsewhere) = (wish.restarts.local, wish.restarts.elsewhere);
-    Facts::new()
-        .and("If its host dies", failover)
-        .and("Priority", wish.priority)
-        .and(
-            "If it falls over",
-            format!("started again {local} times there, then on {elsewhere} other hosts"),
-        )
-        .and("Goes to another host", migration)
-        .and_if("Longest pause on the way", wish.pace.pause_ms.map(|ms| duration(u64::from(ms))))
-        .and_if("Bandwidth on the way", wish.pace.bandwidth_mib_s.map(|mib| format!("{mib} MiB/s")))
-}
-
 fn gpu_forms(visit: &Visit, vm: &VmView, capacity: Option<&Capacity>) -> Markup {
     let page = links::vm(&vm.name);
     if vm.request != Request::None {
@@ -152,7 +128,7 @@ fn gpu_forms(visit: &Visit, vm: &VmView, capacity: Option<&Capacity>) -> Markup 
     let content = html! {
         h2 { "Give it a GPU" }
         p class="help" { "A VM that runs is shut down first and started again with it. The next page shows what happens." }
-        (request_fields(&sizes(capacity), false))
+        (request_fields(&sizes(capacity), &Fields::default(), None))
         div class="buttons" { button class="main" { "Preview" } }
     };
     html! { div class="panel change" { (change(visit, deed, content)) } }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tranche_core::name::{HostName, VmName};
 
 use super::vm_new::request_of;
+use super::vm_set;
 use crate::ask::{Answer, Trouble, Visit};
 use crate::fields::{Fields, Named, Posted};
 use crate::links;
@@ -28,6 +29,9 @@ pub(crate) async fn act(
     let page = links::vm(&name);
     if act == "delete" {
         return delete(&visit, &name, &page, &fields).await;
+    }
+    if act == "set" {
+        return vm_set::set(&visit, &name, &fields).await;
     }
     let is_start = act == "start";
     let Act { title, button, is_grave, rest, body } =

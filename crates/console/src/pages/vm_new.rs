@@ -6,15 +6,14 @@ use serde_json::to_value;
 use tranche_api::request::CreateVm;
 use tranche_core::capacity::Capacity;
 use tranche_core::name::PoolName;
-use tranche_core::spec::{
-    Availability, Failover, Firmware, PRIORITY_DEFAULT, Request, VmHardware, VolumeRef,
-};
+use tranche_core::spec::{Availability, Firmware, Request, VmHardware, VolumeRef};
 
+use super::vm_set;
 use crate::ask::{Answer, Trouble, Visit};
 use crate::fields::{Fields, Posted};
 use crate::layout::Page;
 use crate::links;
-use crate::parts::form::{Deed, Field, change, choice, tick};
+use crate::parts::form::{Deed, Field, change, choice, limit, tick};
 use crate::parts::nothing;
 use crate::proposal::Proposal;
 use crate::words::size;
@@ -79,31 +78,23 @@ fn fields(sizes: &Sizes) -> Markup {
             }
             section class="panel" {
                 h2 { "GPU" }
-                (request_fields(sizes, true))
+                (request_fields(sizes, &Fields::default(), Some("any")))
                 (tick("reserved", "Keep its partition while it is off", ""))
+                (limit(&Fields::default(), "numa_node", "Preferred NUMA node", None::<u16>, "It is given a GPU of this node if one is free."))
             }
-            (availability())
+            section class="panel" {
+                h2 { "Availability" }
+                (vm_set::fields(&Fields::default(), &Availability::default()))
+            }
         }
         p class="help" { "It is off at first." }
         div class="buttons" { button class="main" { "Preview" } a class="button" href="/vms" { "Cancel" } }
     }
 }
 
-fn availability() -> Markup {
-    let failover = [("restart", "Start it on another host"), ("stay", "Let it wait for its host")];
-    let failover = failover.map(|(value, label)| (value.to_owned(), label.to_owned()));
-    html! {
-        section class="panel" {
-            h2 { "Availability" }
-            (choice("failover", "If its host dies", &failover, "restart"))
-            (Field { name: "priority", label: "Priority", value: &PRIORITY_DEFAULT.to_string(), kind: "number", help: "0 to 1000. The higher is served first when there is not room for all.", ..Field::default() })
-        }
-    }
-}
-
-/// The fields with which a GPU is asked for.
-pub(crate) fn request_fields(sizes: &Sizes, with_none: bool) -> Markup {
-    let none = with_none.then_some(("none", "No GPU"));
+/// The fields with which a GPU is asked for. Where none may be asked for, too, `chosen` is what is chosen at first.
+pub(crate) fn request_fields(sizes: &Sizes, typed: &Fields, chosen: Option<&str>) -> Markup {
+    let none = chosen.map(|_| ("none", "No GPU"));
     let kinds = [
         ("any", "A partition of any size"),
         ("profile", "A partition of a profile"),
@@ -113,11 +104,11 @@ pub(crate) fn request_fields(sizes: &Sizes, with_none: bool) -> Markup {
     let kinds: Vec<(String, String)> =
         none.into_iter().chain(kinds).map(|(value, label)| (value.to_owned(), label.to_owned())).collect();
     html! {
-        (choice("gpu", "What it asks for", &kinds, "any"))
-        (Field { name: "profile", label: "Profile", is_optional: true, list: Some("profiles"), help: "For a partition of a profile.", ..Field::default() })
-        (Field { name: "vram_mib", label: "Video memory in MiB", is_optional: true, kind: "number", list: Some("memories"), help: "For a partition of a size.", ..Field::default() })
-        (Field { name: "gpus", label: "Number of whole GPUs", value: "1", is_optional: true, kind: "number", help: "For whole GPUs.", ..Field::default() })
-        (Field { name: "pool", label: "Pool", is_optional: true, list: Some("pools"), help: "For whole GPUs; any if left empty.", ..Field::default() })
+        (choice("gpu", "What it asks for", &kinds, typed.or("gpu", chosen.unwrap_or("any"))))
+        (Field { name: "profile", value: typed.or("profile", ""), label: "Profile", is_optional: true, list: Some("profiles"), help: "For a partition of a profile.", ..Field::default() })
+        (Field { name: "vram_mib", value: typed.or("vram_mib", ""), label: "Video memory in MiB", is_optional: true, kind: "number", list: Some("memories"), help: "For a partition of a size." })
+        (Field { name: "gpus", label: "Number of whole GPUs", value: typed.or("gpus", "1"), is_optional: true, kind: "number", help: "For whole GPUs.", ..Field::default() })
+        (Field { name: "pool", value: typed.or("pool", ""), label: "Pool", is_optional: true, list: Some("pools"), help: "For whole GPUs; any if left empty.", ..Field::default() })
         datalist id="profiles" { @for (profile, memory) in &sizes.profiles { option value=(profile) { @if let Some(mib) = memory { (size(*mib)) } } } }
         datalist id="memories" { @for mib in sizes.profiles.iter().filter_map(|(_, memory)| *memory) { option value=(mib) { (size(mib)) } } }
         datalist id="pools" { @for pool in &sizes.pools { option value=(pool) {} } }
@@ -167,8 +158,7 @@ pub(crate) async fn create(visit: Visit, Posted(fields): Posted) -> Answer {
 
 fn wish(fields: &Fields) -> Result<CreateVm, Trouble> {
     let networks = fields.get("networks").unwrap_or_default().split(',').map(str::trim);
-    let failover = if fields.get("failover") == Some("stay") { Failover::Stay } else { Failover::Restart };
-    let priority = fields.parsed("priority", "Priority")?.unwrap_or(PRIORITY_DEFAULT);
+    let availability = Availability::default();
     Ok(CreateVm {
         name: fields.needed("name", "Name")?,
         hardware: VmHardware {
@@ -183,8 +173,8 @@ fn wish(fields: &Fields) -> Result<CreateVm, Trouble> {
         },
         request: request_of(fields)?,
         reserved: fields.is_on("reserved"),
-        prefer_numa_node: None,
-        availability: Availability { priority, failover, ..Availability::default() },
+        prefer_numa_node: fields.parsed("numa_node", "Preferred NUMA node")?,
+        availability: vm_set::part(fields, &availability)?.over(availability),
     })
 }
 

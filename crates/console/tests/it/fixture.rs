@@ -7,6 +7,8 @@
 // Named with their paths, because the example has this file at another place of its tree.
 #[path = "fixture/answers.rs"]
 mod answers;
+#[path = "fixture/cluster.rs"]
+mod cluster;
 #[path = "fixture/rest.rs"]
 mod rest;
 

@@ -5,26 +5,9 @@ use serde_json::json;
 use tranche_core::access::Role;
 
 use crate::fixture::VERSION;
-use crate::visit::{Browser, Seen};
+use crate::visit::{Browser, confirm, shown};
 
 const GPU: &str = "node1/0000:41:00.0";
-
-/// The fields of the form that makes what a page shows.
-fn shown(page: &Seen) -> Vec<(String, String)> {
-    let form = page.text.split("<form").last().unwrap();
-    let names = form.split("type=\"hidden\" name=\"").skip(1).filter_map(|rest| {
-        let (name, rest) = rest.split_once("\" value=\"")?;
-        Some((name.to_owned(), rest.split('"').next()?.to_owned()))
-    });
-    names.filter(|(name, _)| name != "csrf").collect()
-}
-
-async fn confirm(browser: &Browser, path: &str, page: &Seen) -> Seen {
-    let fields = shown(page);
-    let fields: Vec<(&str, &str)> =
-        fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    browser.post(path, &fields).await
-}
 
 #[tokio::test]
 async fn partitions_of_a_set_are_shown_and_then_made_with_the_version_that_was_shown() {

@@ -98,7 +98,21 @@ async fn a_form_without_the_sessions_secret_does_nothing() {
         &[("csrf", longer.as_str())],
         &[("csrf", &CSRF[1..])],
     ] {
-        for path in ["/vms/desk-05/start", "/logout", "/access/users", "/partition"] {
+        for path in [
+            "/vms/desk-05/start",
+            "/logout",
+            "/access/users",
+            "/partition",
+            "/policy",
+            "/rules/edit",
+            "/rules/delete",
+            "/vms/desk-05/set",
+            "/adopt",
+            "/hosts/node1/set",
+            "/cluster/tokens",
+            "/cluster/gone",
+            "/cluster/defragment",
+        ] {
             let answer = browser.post_bare(path, fields).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} {fields:?}");
             assert!(answer.text.contains("nothing was done"), "{}", answer.text);

@@ -5,4 +5,5 @@ mod fixture;
 mod forms;
 mod guard;
 mod pages;
+mod settings;
 mod visit;

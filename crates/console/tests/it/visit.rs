@@ -54,6 +54,13 @@ impl Browser {
         self.post_bare(path, &all).await
     }
 
+    /// The same with fields that were read from a page.
+    pub(crate) async fn post_all(&self, path: &str, fields: &[(String, String)]) -> Seen {
+        let fields: Vec<(&str, &str)> =
+            fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.post(path, &fields).await
+    }
+
     /// Sends a form as it is.
     pub(crate) async fn post_bare(&self, path: &str, fields: &[(&str, &str)]) -> Seen {
         self.send(Method::POST, path, &[], &encoded(fields)).await
@@ -104,6 +111,65 @@ impl Seen {
         let begin = format!("name=\"{name}\" value=\"");
         self.text.split(&begin).nth(1)?.split('"').next()
     }
+
+    /// What a browser sends of the form with this address if nobody touches it, without what shows that it is the visitor's own.
+    pub(crate) fn form(&self, action: &str) -> Vec<(String, String)> {
+        let begin = format!("action=\"{action}\"");
+        let form =
+            self.text.split(&begin).nth(1).unwrap_or_else(|| panic!("no form for {action}: {}", self.text));
+        let form = form.split("</form>").next().unwrap();
+        let mut fields = Vec::new();
+        let mut select = String::new();
+        for part in form.split('<').skip(1) {
+            let (tag, content) = part.split_once('>').unwrap();
+            let value = |name: &str| {
+                let rest = tag.split(&format!(" {name}=\"")).nth(1)?;
+                Some(unescaped(rest.split('"').next()?))
+            };
+            let name = || value("name").unwrap_or_default();
+            match tag.split_whitespace().next().unwrap() {
+                "input" if !tag.contains("type=\"checkbox\"") || tag.ends_with(" checked") => {
+                    fields.push((name(), value("value").unwrap_or_default()));
+                }
+                "textarea" => fields.push((name(), unescaped(content))),
+                "select" => select = name(),
+                "option" if tag.ends_with(" selected") => {
+                    fields.push((select.clone(), value("value").unwrap()));
+                }
+                _ => {}
+            }
+        }
+        fields.retain(|(name, _)| name != "csrf");
+        fields
+    }
+}
+
+/// The same with some fields filled in otherwise.
+pub(crate) fn filled(mut form: Vec<(String, String)>, otherwise: &[(&str, &str)]) -> Vec<(String, String)> {
+    for (name, value) in otherwise {
+        form.retain(|(known, _)| known != name);
+        form.push(((*name).to_owned(), (*value).to_owned()));
+    }
+    form
+}
+
+/// The fields of the form that makes what a page shows.
+pub(crate) fn shown(page: &Seen) -> Vec<(String, String)> {
+    let form = page.text.split("<form").last().unwrap();
+    let names = form.split("type=\"hidden\" name=\"").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once("\" value=\"")?;
+        Some((name.to_owned(), unescaped(rest.split('"').next()?)))
+    });
+    names.filter(|(name, _)| name != "csrf").collect()
+}
+
+/// Presses the button that makes what a page shows.
+pub(crate) async fn confirm(browser: &Browser, path: &str, page: &Seen) -> Seen {
+    browser.post_all(path, &shown(page)).await
+}
+
+fn unescaped(text: &str) -> String {
+    text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }
 
 /// Fields as a browser sends them.
