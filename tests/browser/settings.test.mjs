@@ -76,7 +76,7 @@ test("a rule is made, changed and deleted, each after a preview", async () => {
   await page.getByRole("row", { name: "They run" }).getByText("on node1 (10), node2 (5), and back").waitFor();
   await press(page, "Set it");
   await heading(page, "Rules");
-  const rule = await told("rule", "show", "databases");
+  const { databases: rule } = await told("rule", "show", "databases");
   assert.deepEqual([rule.rule, rule.hosts, rule.strict, rule.failback], ["hosts", { node1: 10, node2: 5 }, true, true]);
 
   await press(page, "Delete databases");
