@@ -54,12 +54,21 @@ async function orEnd(daemon, begin) {
   }
 }
 
-/** Ports that nobody uses. */
+/** Below those that the kernel gives to connections, of which a browser opens many: somebody listens there only later, and again. */
+const PORTS = { first: 10_000, count: 10_000 };
+let tried = process.pid * 64;
+
+/** Ports that nobody uses; tests that begin at once look in different places. */
 async function freePorts(count) {
-  const servers = Array.from({ length: count }, () => createServer());
-  await Promise.all(servers.map((server) => new Promise((done) => server.listen(0, "127.0.0.1", done))));
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => new Promise((done) => server.close(done))));
+  const ports = [];
+  while (ports.length < count) {
+    const port = PORTS.first + (tried++ % PORTS.count);
+    const server = createServer();
+    const isFree = await new Promise((done) => server.once("error", () => done(false)).listen(port, "127.0.0.1", () => done(true)));
+    if (!isFree) continue;
+    await new Promise((done) => server.close(done));
+    ports.push(port);
+  }
   return ports;
 }
 
@@ -77,7 +86,7 @@ class Daemon {
   /** Starts it, or starts it again at the address that it had. */
   async start() {
     const config = join(this.directory, "tranched.toml");
-    const [port, clientPort, peerPort] = await freePorts(3);
+    const [port, clientPort, peerPort, consolePort] = await freePorts(4);
     await writeFile(config, [
       `host = "${this.host}"`,
       `state_dir = "${join(this.directory, "state")}"`,
@@ -85,7 +94,7 @@ class Daemon {
       `catalogue_dir = "${join(this.directory, "catalogue.d")}"`,
       `[cluster]`, `address = "127.0.0.1"`, `port = ${port}`,
       `[etcd]`, `run = "child"`, `client_port = ${clientPort}`, `peer_port = ${peerPort}`,
-      `[console]`, `listen = "${this.origin ? new URL(this.origin).host : "127.0.0.1:0"}"`,
+      `[console]`, `listen = "${this.origin ? new URL(this.origin).host : `127.0.0.1:${consolePort}`}"`,
       `[log]`, `format = "json"`, "",
     ].join("\n"));
     const served = this.#untilServed();
