@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use tranche_api::access::AuditEntry;
 use tranche_api::secret::{HIDDEN, is_secret};
+use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_store::{Expected, Key, OPS_MAX, Outcome, Store, Txn};
 
@@ -47,10 +48,10 @@ impl Audit {
             let key = key(entry, number);
             let txn = Txn::new().expect(key.clone(), Expected::Absent).put(key, value.clone());
             if let Outcome::Committed(_) = self.store.commit(&txn).map_err(|error| error.finding())? {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        Err(say::changed_meanwhile())
     }
 
     /// The last entries, the latest first.
@@ -68,7 +69,10 @@ impl Audit {
         let keys: Vec<Key> = entries.into_iter().take(over).map(|entry| entry.key).collect();
         for keys in keys.chunks(OPS_MAX) {
             // It has no terms that could be broken.
-            let _ = self.store.commit(&keys.iter().cloned().fold(Txn::new(), Txn::delete));
+            let _ = self
+                .store
+                .commit(&keys.iter().cloned().fold(Txn::new(), Txn::delete))
+                .map_err(|error| error.finding())?;
         }
         Ok(())
     }

@@ -19,7 +19,6 @@ use axum::serve::Listener as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tranche_core::name::HostName;
@@ -79,19 +78,15 @@ impl Web {
     async fn open(&self, address: SocketAddr) -> anyhow::Result<(Door, String)> {
         let certificate = Certificate::find(self)?;
         let config = certificate.tls()?;
-        let door = match open(address, config.clone()).await {
+        let door = match Door::listen(address, config.clone()).await {
             // A machine without IPv6.
             Err(error) if error.kind() == io::ErrorKind::Unsupported && address.ip().is_unspecified() => {
-                open((Ipv4Addr::UNSPECIFIED, address.port()).into(), config).await
+                Door::listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), config).await
             }
             opened => opened,
         }?;
         Ok((door, certificate.fingerprint()))
     }
-}
-
-async fn open(address: SocketAddr, config: ServerConfig) -> io::Result<Door> {
-    Door::listen(address, config).await
 }
 
 async fn serve(mut door: Door, router: Router, stopped: watch::Receiver<bool>) {

@@ -60,6 +60,16 @@ impl Access {
         }
     }
 
+    /// Refuses an attempt to log in that comes too soon after others that failed.
+    fn is_borne(&self, from: &str, user: Option<&str>) -> Result<(), Refusal> {
+        let now = clock::now();
+        let of_user = user.and_then(|user| self.by_user.wait_ms(user, now));
+        match self.by_address.wait_ms(from, now).max(of_user) {
+            Some(wait_ms) => Err(Refusal::from(say::login_throttled(wait_ms.div_ceil(1_000)))),
+            None => Ok(()),
+        }
+    }
+
     /// Does what waits for the store, or takes a while.
     pub(super) async fn wait_for<T: Send + 'static>(
         &self,
@@ -98,6 +108,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn log_in(
     State(app): State<App>,
     Extension(From(from)): Extension<From>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
     InBody(asked): InBody<LogIn>,
 ) -> Result<(StatusCode, Json<LoggedIn>), Refusal> {
     let access = &app.access;
@@ -105,16 +116,11 @@ async fn log_in(
         LogIn::Password { user, .. } => Some(user.chars().take(80).collect::<String>()),
         LogIn::Link { .. } => None,
     };
-    let now = clock::now();
-    let waits = [
-        access.by_address.wait_ms(&from, now),
-        user.as_ref().and_then(|user| access.by_user.wait_ms(user, now)),
-    ];
-    if let Some(wait_ms) = waits.into_iter().flatten().max() {
-        return Err(Refusal::from(say::login_throttled(wait_ms.div_ceil(1_000))));
-    }
+    access.is_borne(&from, user.as_deref())?;
     let turn = tokio::time::timeout(PASSWORD_WAIT, Arc::clone(&access.passwords).acquire_owned()).await;
     let Ok(Ok(turn)) = turn else { return Err(Refusal::busy("Too many log in at once.")) };
+    // Those who tried while this one waited for its turn may have failed.
+    access.is_borne(&from, user.as_deref())?;
     let answer = access.wait_for(move |access| Ok(access.accounts.log_in(&asked, clock::now()))).await?;
     drop(turn);
     match answer {
@@ -177,6 +183,7 @@ async fn users(
 async fn set_user(
     State(app): State<App>,
     InPath(name): InPath<UserName>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
     InBody(wish): InBody<SetUser>,
 ) -> Result<Json<UserView>, Refusal> {
     app.access.wait_for(move |access| access.accounts.set_user(&name, &wish, clock::now())).await.map(Json)
@@ -236,6 +243,7 @@ async fn tokens(
 )]
 async fn make_token(
     State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
     InBody(wish): InBody<NewToken>,
 ) -> Result<(StatusCode, Json<TokenMade>), Refusal> {
     let made = app.access.wait_for(move |access| access.accounts.make_token(&wish, clock::now())).await?;

@@ -145,7 +145,11 @@ async fn show(
     request_body = Option<InitCluster>,
     responses((status = 202, description = "It is on its way.", body = ClusterView), Refusals)
 )]
-async fn init(State(cluster): State<Cluster>, InBody(asked): InBody<InitCluster>) -> View {
+async fn init(
+    State(cluster): State<Cluster>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+    InBody(asked): InBody<InitCluster>,
+) -> View {
     begin(cluster, move |cluster| cluster.init(asked.name.as_deref(), asked.address.as_deref())).await
 }
 
@@ -157,7 +161,11 @@ async fn init(State(cluster): State<Cluster>, InBody(asked): InBody<InitCluster>
     request_body = JoinCluster,
     responses((status = 202, description = "It is on its way.", body = ClusterView), Refusals)
 )]
-async fn join(State(cluster): State<Cluster>, InBody(asked): InBody<JoinCluster>) -> View {
+async fn join(
+    State(cluster): State<Cluster>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+    InBody(asked): InBody<JoinCluster>,
+) -> View {
     begin(cluster, move |cluster| cluster.join(&asked.token, asked.address.as_deref())).await
 }
 
@@ -177,6 +185,7 @@ async fn leave(State(cluster): State<Cluster>, InQuery(NoQuery {}): InQuery<NoQu
 )]
 async fn create_token(
     State(cluster): State<Cluster>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
     InBody(asked): InBody<CreateToken>,
 ) -> Result<(StatusCode, Json<TokenCreated>), Refusal> {
     let token = wait_for(cluster, move |cluster| cluster.token(asked.ttl_s)).await?;
@@ -230,6 +239,7 @@ async fn remove(
 )]
 async fn replace(
     State(cluster): State<Cluster>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
     InBody(asked): InBody<ReplaceMember>,
 ) -> Result<(StatusCode, Json<TokenCreated>), Refusal> {
     let replaced = move |cluster: &Cluster| cluster.replace(&asked.host, asked.ttl_s, asked.forget_vms);

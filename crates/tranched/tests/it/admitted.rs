@@ -110,17 +110,19 @@ impl Site {
     }
 }
 
-/// Every route of the interface, with names filled in that exist or could.
+/// A path with names filled in that exist or could.
+fn filled(path: &str) -> String {
+    [("{host}", "node1"), ("{address}", "0000:3b:00.0"), ("{name}", "x"), ("{vm}", "x"), ("{model}", "x")]
+        .iter()
+        .fold(path.replace("{id}", "00000000-0000-4000-8000-000000000000"), |path, (from, to)| {
+            path.replace(from, to)
+        })
+}
+
+/// Every route of the interface.
 fn routes() -> Vec<(String, String)> {
     let document: Value = serde_json::from_str(tranched::openapi::TEXT).unwrap();
     let paths = document["paths"].as_object().unwrap();
-    let filled = |path: &str| {
-        [("{host}", "node1"), ("{address}", "0000:3b:00.0"), ("{name}", "x"), ("{vm}", "x"), ("{model}", "x")]
-            .iter()
-            .fold(path.replace("{id}", "00000000-0000-4000-8000-000000000000"), |path, (from, to)| {
-                path.replace(from, to)
-            })
-    };
     let methods = |path: &String, ways: &Value| {
         let ways: Vec<String> = ways.as_object().unwrap().keys().map(|way| way.to_uppercase()).collect();
         let path = filled(path);
@@ -156,6 +158,35 @@ async fn every_route_is_refused_without_credentials_and_to_every_role_that_may_n
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_change_cannot_be_kept_out_of_the_audit_log_by_calling_it_a_dry_run() {
+    let site = Site::new();
+    let admin = site.token(Role::Admin);
+    let document: Value = serde_json::from_str(tranched::openapi::TEXT).unwrap();
+    let parameters = |operation: &Value| operation["parameters"].to_string();
+    let mut refused = 0;
+    for (path, ways) in document["paths"].as_object().unwrap() {
+        let changes = ways.as_object().unwrap().iter().filter(|(method, _)| *method != "get");
+        for (method, _) in changes.filter(|(_, operation)| !parameters(operation).contains("dry_run")) {
+            // It compares, and there is nothing to be kept out.
+            if path == "/v1/diff" {
+                continue;
+            }
+            let asked = format!("{}?dry_run=true", filled(path));
+            let told = site.with_token(&method.to_uppercase(), &asked, Some(&admin), Value::Null).await;
+            let names_it = told.body.to_string().contains("dry_run");
+            assert!(
+                told.status.is_client_error() && names_it,
+                "{method} {path}: {} {}",
+                told.status,
+                told.body
+            );
+            refused += 1;
+        }
+    }
+    assert!(refused > 10, "{refused}");
 }
 
 #[tokio::test]
