@@ -12,7 +12,7 @@ use crate::diagnostics as say;
 use crate::finding::{Class, Finding, Severity, Subject};
 use crate::journey::Sending;
 use crate::name::{GpuKey, HostName, OperationId, Timestamp, VmName};
-use crate::plan::VmPlan;
+use crate::plan::{VmGoal, VmPlan};
 use crate::spec::{Duty, GpuMode, GpuSpec, Run};
 use crate::step::{Step, VFIO_DRIVER};
 use crate::{placement, reload};
@@ -447,10 +447,12 @@ fn quiet_progress(host: &HostName, state: State<'_>) -> Verdict {
     }
 }
 
-/// How far a host is from running no VM.
+/// How far a host is from running no VM. One that is off and about to go elsewhere has not left yet: who waits for the host to be
+/// empty looks for its VMs next.
 fn left_on(host: &HostName, state: State<'_>) -> Verdict {
     let here = state.plan.vms.iter().filter(|(_, planned)| &planned.host == host);
-    let left = here.filter(|(vm, planned)| planned.goal.starts() || state.is_active(vm)).count();
+    let stays = |planned: &VmPlan| planned.goal.starts() || planned.goal == VmGoal::Move;
+    let left = here.filter(|(vm, planned)| stays(planned) || state.is_active(vm)).count();
     match left {
         0 => Verdict::new(OperationState::Succeeded, 100),
         left => Verdict::new(OperationState::Running, u8::try_from(100 / (left + 1)).unwrap_or(99)),

@@ -2,15 +2,17 @@
 
 use tranche_core::change::{self, Change};
 use tranche_core::effect::{Effect, VmEffect, preview};
-use tranche_core::finding::Code;
-use tranche_core::inventory::{Domain, DomainState, Hypervisor};
+use tranche_core::finding::{Code, Subject};
+use tranche_core::inventory::{Domain, DomainState, Hypervisor, OffReason};
 use tranche_core::name::{Timestamp, VmId};
+use tranche_core::operation::{Goal, OperationState, judge};
 use tranche_core::plan::{Settled, VmGoal};
 use tranche_core::planner::Memory;
 use tranche_core::spec::{Duty, Request};
 use uuid::Uuid;
 
 use crate::fleet::{Fleet, node};
+use crate::operations::operation;
 use crate::world::{hardware, model_domain, vm};
 
 /// Runs a VM on a host, as that host would show it.
@@ -97,6 +99,31 @@ fn a_host_that_is_no_member_is_emptied_by_nobody_and_neither_are_those_named_wit
     let wish = Change::SetHostDuty { host: node(1), along, duty: Duty::Maintenance };
     let refusal = change::admit(&wish, state, VmId(Uuid::nil()), Timestamp(1)).expect_err("node9 is nobody");
     assert_eq!(refusal.iter().map(|finding| finding.code).collect::<Vec<_>>(), [Code::HostNotFound]);
+}
+
+#[test]
+fn a_host_is_emptied_when_its_vms_have_homes_elsewhere_not_when_they_are_off() {
+    let mut fleet = Fleet::new(2, 1, 4);
+    runs(&mut fleet, "a", 1);
+    let drained = |fleet: &Fleet| {
+        let state = change::State { spec: &fleet.spec, plan: &fleet.plan, inventory: &fleet.inventory };
+        let goal = Goal::HostEmpty { host: node(1), along: [].into() };
+        let operation = operation("drain node1", Subject::Host(node(1)), goal);
+        judge(&operation, state, &[], &[]).state
+    };
+    fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Maintenance;
+    let mut memory = Memory::default();
+    decide(&mut fleet, &mut memory);
+    assert_eq!(drained(&fleet), OperationState::Running, "it runs");
+    let seen = fleet.inventory.get_mut(&node(1)).unwrap();
+    let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
+    domains.get_mut("a").unwrap().state = DomainState::Off { reason: OffReason::Shutdown };
+    assert_eq!(drained(&fleet), OperationState::Running, "it is off, and nobody has it yet");
+    for _ in 0..4 {
+        decide(&mut fleet, &mut memory);
+    }
+    assert_eq!(fleet.plan.vms[&vm("a")].host, node(2));
+    assert_eq!(drained(&fleet), OperationState::Succeeded);
 }
 
 /// Decides once, where each host shows that it knows what was decided before.
