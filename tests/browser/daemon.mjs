@@ -14,7 +14,7 @@ const built = (name) => fileURLToPath(new URL(`../../target/debug/${name}`, impo
 const TRANCHED = process.env.TRANCHED ?? built("tranched");
 const TRANCHE = process.env.TRANCHE ?? built("tranche");
 
-const READY_MS_MAX = 30_000;
+const READY_MS_MAX = 120_000;
 const END_MS_MAX = 15_000;
 /** What the daemon says when its console is there. */
 const SERVED = "the console is served over HTTPS";
