@@ -14,8 +14,8 @@
 //!
 //! A leader counts silence only over a time in which the store answered it without a gap of an election, and took writes
 //! ([`Watchman`]). So a store that lost its leader or is full, or a leader of ours that was asleep, never makes a host look dead. And
-//! a host whose heartbeats nobody's store can take need not reset itself: see [`Quorum`] for a store without a majority,
-//! [`Standstill`] for one that is full.
+//! a host whose heartbeats nobody's store can take need not reset itself: see [`Quorum`] for a store without a majority, [`Vigil`] for
+//! a daemon that starts while there is none, [`Standstill`] for one that is full.
 //!
 //! A watchdog that the leader does not count on is one that is not there: after a heartbeat was acknowledged which says that it is
 //! not armed, and as long as none was sent that says otherwise, nothing of its host is started elsewhere on its word. One that
@@ -29,6 +29,7 @@ mod parting;
 mod quorum;
 mod standstill;
 mod trials;
+mod vigil;
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,7 @@ pub use self::parting::{Farewell, Parting};
 pub use self::quorum::{MemberSays, Poll, Quorum};
 pub use self::standstill::{Sight, Standstill, gap_ms};
 pub use self::trials::{Due, Trial, Trials};
+pub use self::vigil::Vigil;
 use crate::inventory::Pulse;
 use crate::name::{HostName, Timestamp};
 use crate::plan::DownBy;
@@ -261,6 +263,11 @@ impl Lifeline {
             fed_ms.saturating_add(watchdog_ms) <= self.bound_ms
         };
         !self.cut && self.sure_ms.is_some_and(trusted)
+    }
+
+    /// The bound that the host is held to once it has said this one besides: the shortest one that may have been heard last.
+    pub fn bound_with(&self, bound_ms: u64) -> u64 {
+        if self.sure_ms.is_some() { self.bound_ms.min(bound_ms) } else { bound_ms }
     }
 
     /// When the host must be down by itself; none while nothing was ever acknowledged.

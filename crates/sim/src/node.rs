@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tranche_core::change::Change;
-use tranche_core::liveness::Poll;
+use tranche_core::liveness::{Poll, Vigil};
 use tranche_core::name::HostName;
 use tranche_core::spec::Timers;
 use tranche_engine::cluster::{
@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) daemon: Option<Arc<Daemon>>,
     /// The watchdog, while it is armed.
     pub(crate) fed: Option<Fed>,
+    /// The times that its daemon goes by, and the bound that it is held to, as it noted them on its disk.
+    pub(crate) lived: Option<(Timers, u64)>,
     /// How it comes to be on, while it is on its way there.
     pub(crate) boot: Option<Boot>,
     pub(crate) bad_boots: BadBoots,
@@ -89,6 +91,7 @@ impl Node {
             life: 0,
             daemon: None,
             fed: None,
+            lived: None,
             boot: None,
             bad_boots: BadBoots::default(),
             booted_at_ms: i64::MIN,
@@ -154,6 +157,8 @@ pub(crate) struct Daemon {
     skips: AtomicBool,
     /// It has taken its leave, and only gives up its lead.
     has_left: AtomicBool,
+    /// What it goes by before it has read anything: the watchdog may have been left armed.
+    vigil: Mutex<Vigil>,
 }
 
 impl Daemon {
@@ -182,6 +187,7 @@ impl Daemon {
             leads: AtomicBool::new(false),
             skips: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
+            vigil: Mutex::default(),
         }
     }
 
@@ -219,6 +225,10 @@ impl Daemon {
             }
         }
         let timers = self.member.timers();
+        if self.member.timers_read() == Some(timers) {
+            let lived = (timers, self.heart.bound_ms(&timers));
+            self.world.with(|inner| inner.nodes[self.life.node].lived = Some(lived));
+        }
         let rhythm = self.heart.beat(&timers, &|| self.world.now_ms(), self.world.wall(self.life.node));
         self.skips.store(matches!(rhythm, Rhythm::Skips | Rhythm::Waits), Ordering::SeqCst);
         beat_every_ms(rhythm, &timers)
@@ -292,6 +302,10 @@ impl Daemon {
         let now_ms = self.world.now_ms();
         let has_one = |inner: &mut Inner| inner.nodes[node].setup.watchdog.then_some(inner.nodes[node].fed);
         let Some(fed) = self.world.with(has_one) else { return };
+        if let Some(fed) = fed.filter(|fed| self.keeps_vigil(fed, now_ms)) {
+            self.world.with(|inner| inner.nodes[node].fed = Some(Fed { at_ms: now_ms, ..fed }));
+            return;
+        }
         let dog =
             |fed: Fed| Dog { timeout_ms: fed.timeout_ms, asked_ms: Some(fed.timeout_ms), is_stoppable: true };
         let next = match self.member.tend(fed.map(dog), now_ms) {
@@ -303,14 +317,24 @@ impl Daemon {
         self.world.with(|inner| inner.nodes[node].fed = next);
     }
 
-    /// Asks the store's members, while heartbeats are not acknowledged.
+    /// Asks the store's members, while heartbeats are not acknowledged, and before anything was read.
     pub(crate) fn poll(&self) {
-        if self.skips.load(Ordering::SeqCst) {
+        if self.skips.load(Ordering::SeqCst) || self.member.timers_read().is_none() {
             let asked_ms = self.world.now_ms();
             let says = self.world.members_say(self.life.node);
             let answered_ms = asked_ms + self.world.draw_latency(self.life.node);
+            let poll = Poll { asked_ms, answered_ms, says };
             // What follows from it shows at the watchdog.
-            let _ = self.heart.hear_poll(&Poll { asked_ms, answered_ms, says }, &self.member.timers());
+            let _ = self.heart.hear_poll(&poll, &self.member.timers());
+            if let Some((timers, bound_ms)) = self.world.with(|inner| inner.nodes[self.life.node].lived) {
+                self.vigil.lock().unwrap_or_else(PoisonError::into_inner).hear(&poll, &timers, bound_ms);
+            }
         }
+    }
+
+    /// Whether it has read nothing yet, and may feed the watchdog all the same.
+    fn keeps_vigil(&self, fed: &Fed, now_ms: u64) -> bool {
+        let vigil = self.vigil.lock().unwrap_or_else(PoisonError::into_inner);
+        self.member.timers_read().is_none() && vigil.lifeline().may_feed(now_ms, fed.timeout_ms)
     }
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tranched::cluster::Cluster;
 use tranched::cluster::hold::Hold;
 use tranched::config::{self, Config};
+use tranched::member::vigil::Vigil;
 use tranched::{listen, logs, waiting, wiring, witness};
 
 /// What wrong settings exit with (sysexits.h: EX_CONFIG); the service manager does not try again.
@@ -160,9 +161,15 @@ fn serve(
     });
     if config.cluster.witness {
         runtime.block_on(witness::serve(cluster.clone(), socket, end))?;
-    } else if runtime.block_on(waiting::for_the_store(cluster, &socket, end.as_mut()))? {
-        let daemon = wiring::build(config, fake_host, cluster.clone(), runtime.handle())?;
+        return Ok(());
+    }
+    let vigil = wiring::vigil(config, fake_host.is_some(), cluster);
+    if runtime.block_on(waiting::for_the_store(cluster, &socket, end.as_mut()))? {
+        let kept = vigil.and_then(Vigil::end);
+        let daemon = wiring::build(config, fake_host, cluster.clone(), kept, runtime.handle())?;
         runtime.block_on(daemon.serve(socket, end))?;
+    } else if let Some(vigil) = vigil {
+        vigil.part();
     }
     Ok(())
 }

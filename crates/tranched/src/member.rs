@@ -2,7 +2,7 @@
 //!
 //! | thread | does |
 //! | --- | --- |
-//! | `heart` | says that the host lives |
+//! | `heart` | says that the host lives, and notes beforehand by when it is down if it does not |
 //! | `guard` | feeds the host's watchdog, or lets it reset the host |
 //! | `polls` | asks the store's members whether anybody can write, while heartbeats are not acknowledged |
 //! | `ear` | hears the heartbeats of all hosts, if this host may lead |
@@ -19,6 +19,7 @@ mod fencing;
 pub mod guard;
 mod polls;
 mod trials;
+pub mod vigil;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +39,7 @@ pub use self::fencing::Agents;
 use self::guard::Guard;
 pub use self::polls::StoreMembers;
 pub use self::trials::Tester;
+use self::vigil::{Lived, Times};
 use crate::bell::{Bell, Wake};
 use crate::clock;
 
@@ -92,6 +94,8 @@ pub struct Parts {
     pub workers: usize,
     /// Where this host's libvirt may be reached by members that send VMs here, in this order; nowhere if empty.
     pub libvirt: Vec<Utf8PathBuf>,
+    /// Where the times of failover are noted for a daemon that comes up without the store.
+    pub times: Arc<Times>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -262,6 +266,9 @@ impl Member {
     /// Says that the host lives. Returns how long to pause.
     fn beat(&self) -> Duration {
         let (began, timers) = (Instant::now(), self.timers());
+        if self.0.host.timers_read() == Some(timers) {
+            self.0.parts.times.note(Lived { timers, bound_ms: self.0.heart.bound_ms(&timers) });
+        }
         let rhythm = self.0.heart.beat(&timers, &|| self.now_ms(), clock::now());
         if rhythm == Rhythm::Beats {
             self.0.beaten_ms.store(self.now_ms(), Ordering::SeqCst);

@@ -2,7 +2,8 @@
 //! here for the others, for as long as that takes.
 //!
 //! Its own member of the store runs meanwhile, and who asks this host is told what is waited for. Nothing is decided and
-//! nothing is done to the host: what the cluster wants of it is in the store.
+//! nothing is done to the host: what the cluster wants of it is in the store. A watchdog that was left armed is fed beside it while
+//! it may be ([`crate::member::vigil`]).
 
 use std::future::Future;
 use std::os::unix::net::UnixListener;

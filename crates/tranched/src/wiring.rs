@@ -31,6 +31,7 @@ use crate::engine::cluster::Fencer;
 use crate::gate::Gate;
 use crate::listen;
 use crate::member::guard::{self, Finder, Guard};
+use crate::member::vigil::{Times, Vigil};
 use crate::member::{Agents, Member, Parts, StoreMembers};
 use crate::patience::Patience;
 use crate::rest::Access;
@@ -39,8 +40,8 @@ use crate::web::Web;
 /// How many steps of different GPUs and VMs are carried out side by side.
 const WORKERS: usize = 4;
 
-/// A daemon over this machine, or over the fake one that is named, and over the store in the state directory. What it carries to
-/// other hosts, it carries in `runtime`.
+/// A daemon over this machine, or over the fake one that is named, and over the store in the state directory. `kept` is the host's
+/// watchdog, if it was left armed. What it carries to other hosts, it carries in `runtime`.
 ///
 /// # Errors
 /// The store or the tree cannot be opened; the message says what to do about it.
@@ -48,6 +49,7 @@ pub fn build(
     config: &Config,
     fake: Option<&str>,
     cluster: Cluster,
+    kept: Option<Open>,
     runtime: &Handle,
 ) -> anyhow::Result<Daemon> {
     let name = config.host_name()?;
@@ -91,8 +93,9 @@ pub fn build(
             wake_host: bell.clone(),
             workers: WORKERS,
             libvirt,
+            times: Arc::new(Times::of(&config.state_dir)),
         });
-        (member, guard(config, fake.is_some(), &name))
+        (member, guard(config, fake.is_some(), &name, kept))
     });
     let tick = Duration::from_secs(config.tick_s);
     let patience = Patience::default();
@@ -101,22 +104,46 @@ pub fn build(
     Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, access, web, patience })
 }
 
-/// The host's watchdog, as systemd kept it open when the daemon before died, or closed.
-fn guard(config: &Config, fake: bool, name: &HostName) -> Guard {
-    if fake || config.root != "/" {
-        return Guard::none();
-    }
+/// Keeps the watchdog that the daemon before left armed, if there is one, while this one may wait for the store.
+pub fn vigil(config: &Config, fake: bool, cluster: &Cluster) -> Option<Vigil> {
+    let may_be_kept = !fake && config.root == "/" && cluster.store().is_some();
+    let name = config.host_name().ok().filter(|_| may_be_kept)?;
+    let watchdog = find_watchdog(config, &name)?().ok()?;
+    let open = listen::kept(guard::KEPT_AS).map(Open::from)?;
+    let feeder = watchdog.resume(open);
+    let feeder =
+        feeder.map_err(|finding| tracing::error!(code = %finding.code, "{}", finding.message)).ok()?;
+    let voices = Arc::new(StoreMembers(cluster.clone()));
+    let vigil = Vigil::begin(feeder, &Times::of(&config.state_dir), voices);
+    vigil
+        .map_err(|error| tracing::error!(%error, "the watchdog is not fed while the store is waited for"))
+        .ok()
+}
+
+/// How the host's watchdog is looked for; none where that is not possible.
+fn find_watchdog(
+    config: &Config,
+    name: &HostName,
+) -> Option<impl Fn() -> Result<Watchdog, Box<Finding>> + Send + 'static> {
     let tree = match DirTree::open(&config.root) {
         Ok(tree) => Arc::new(tree),
         Err(error) => {
             tracing::warn!(%error, "no watchdog is looked for; only a fence agent can tell that this host is down");
-            return Guard::none();
+            return None;
         }
     };
     let name = name.clone();
-    let find = move || Watchdog::of_this_host(Arc::clone(&tree) as Arc<dyn Tree>, &name, None);
+    Some(move || Watchdog::of_this_host(Arc::clone(&tree) as Arc<dyn Tree>, &name, None))
+}
+
+/// The host's watchdog, armed as it was left, or closed.
+fn guard(config: &Config, fake: bool, name: &HostName, kept: Option<Open>) -> Guard {
+    if fake || config.root != "/" {
+        return Guard::none();
+    }
+    let Some(find) = find_watchdog(config, name) else { return Guard::none() };
     match find() {
-        Ok(watchdog) => Guard::new(watchdog, listen::kept(guard::KEPT_AS).map(Open::from)),
+        Ok(watchdog) => Guard::new(watchdog, kept),
         Err(finding) => {
             tracing::warn!(
                 "{} Until there is one, only a fence agent can tell that this host is down.",

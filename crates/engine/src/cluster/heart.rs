@@ -184,6 +184,13 @@ impl Heart {
         self.lock().able = able;
     }
 
+    /// The bound that the host is held to once its next heartbeat is sent, in milliseconds: the shortest one that may be heard last.
+    pub fn bound_ms(&self, timers: &Timers) -> u64 {
+        let inner = self.lock();
+        let next_ms = inner.watchdog_ms.map_or(timers.reset_ms, |watchdog_ms| timers.bound_ms(watchdog_ms));
+        inner.lifeline.bound_with(next_ms)
+    }
+
     /// How far the watchdog guards the host.
     pub fn guard(&self) -> Guard {
         let inner = self.lock();

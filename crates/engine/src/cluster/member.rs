@@ -214,6 +214,12 @@ impl Member {
         self.known().timers
     }
 
+    /// The same; none before they were read. Never waits.
+    pub fn timers_read(&self) -> Option<Timers> {
+        let known = self.known();
+        known.shall_arm.map(|_| known.timers)
+    }
+
     /// Whether a VM is on its way from another host to this one, by what is known of the plan. Never waits.
     pub fn expects_from(&self, host: &HostName) -> bool {
         self.known().expected.contains(host)

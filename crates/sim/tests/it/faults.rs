@@ -141,6 +141,22 @@ until_ms: 100000\nexpect: {{ running: [v1, v2], no_resets: true }}",
 }
 
 #[test]
+fn a_daemon_that_is_restarted_while_nobody_can_write_does_not_lose_its_host() {
+    let report = play(&format!(
+        "{ON_THE_FIRST}  - {{ at_ms: 30000, event: {{ member_kill: b }} }}
+  - {{ at_ms: 30000, event: {{ member_kill: c }} }}
+  - {{ at_ms: 60000, event: {{ daemon_kill: a }} }}
+  - {{ at_ms: 90000, event: {{ daemon_kill: a }} }}
+  - {{ at_ms: 90000, event: {{ daemon_kill: b }} }}
+  - {{ at_ms: 150000, event: {{ member_start: b }} }}
+  - {{ at_ms: 150000, event: {{ member_start: c }} }}
+until_ms: 240000\nexpect: {{ running: [v1, v2], no_resets: true, findings: [] }}"
+    ));
+    holds(&report);
+    assert!(starts(&report, 30_000, 240_000).is_empty(), "{:#?}", report.records);
+}
+
+#[test]
 fn a_slow_store_delays_and_one_that_takes_longer_than_anybody_waits_is_as_good_as_none() {
     let report = play(&format!(
         "{ON_THE_FIRST}  - {{ at_ms: 20000, event: {{ store_slow: {{ ms: 100 }} }} }}

@@ -241,6 +241,11 @@ impl Book {
         self.pki("revoked.pem")
     }
 
+    /// What the daemon notes of the times that its cluster goes by.
+    pub fn times(&self) -> Utf8PathBuf {
+        self.dir.join("cluster-timers.json")
+    }
+
     /// Keeps this host's certificates and the authority's.
     ///
     /// # Errors
@@ -254,12 +259,13 @@ impl Book {
         write(&self.certificate("client"), certificates.client.as_bytes(), 0o644)
     }
 
-    /// Forgets all certificates and keys: this host is no member any more.
+    /// Forgets all certificates, keys and times: this host is no member any more.
     pub fn forget(&self) {
         for name in ["ca.crt", "ca.key", "host.key", "server.crt", "client.crt", "peer.crt", "revoked.pem"] {
             // One that is not there is forgotten.
             let _ = std::fs::remove_file(self.pki(name));
         }
+        let _ = std::fs::remove_file(self.times());
     }
 
     fn pki(&self, name: &str) -> Utf8PathBuf {

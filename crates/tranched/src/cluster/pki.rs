@@ -66,7 +66,6 @@ impl std::fmt::Debug for Authority {
 
 /// A host's certificates, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Certificates {
     /// To serve with.
     pub server: String,

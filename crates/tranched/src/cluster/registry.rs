@@ -35,7 +35,6 @@ const TRIES_MAX: usize = 16;
 
 /// The cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Meta {
     /// Its name.
     pub name: String,
@@ -69,7 +68,6 @@ pub struct MemberRecord {
 
 /// TCP ports of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Ports {
     /// Where other hosts ask it.
     pub cluster: u16,

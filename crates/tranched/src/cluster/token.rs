@@ -46,7 +46,6 @@ impl std::fmt::Debug for Token {
 
 /// What the store knows of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TokenRecord {
     /// When it is over.
     pub until: Timestamp,
@@ -60,7 +59,6 @@ pub struct TokenRecord {
 
 /// Who used a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TokenUse {
     /// The host.
     pub host: HostName,

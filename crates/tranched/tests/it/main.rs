@@ -28,4 +28,5 @@ mod stories;
 mod stream;
 mod told;
 mod versions;
+mod vigil;
 mod web;

@@ -257,3 +257,29 @@ fn of_many_that_race_with_tokens_of_their_own_two_get_a_seat() {
     });
     assert_eq!(seats, SEATS_MAX - 1, "the first has one already");
 }
+
+/// What a later version adds to each record, seen by this one.
+fn with_more<T: serde::Serialize + serde::de::DeserializeOwned>(record: &T) -> Result<T, serde_json::Error> {
+    fn add(value: &mut serde_json::Value) {
+        if let serde_json::Value::Object(fields) = value {
+            fields.values_mut().for_each(add);
+            fields.insert("of_a_later_version".to_owned(), true.into());
+        }
+    }
+    let mut value = serde_json::to_value(record)?;
+    add(&mut value);
+    serde_json::from_value(value)
+}
+
+#[test]
+fn records_of_members_and_tokens_are_read_with_what_a_later_version_added() {
+    let cluster = cluster();
+    let node1: HostName = "node1".parse().unwrap();
+    let members = Registry(&cluster.store).members().unwrap();
+    assert_eq!(with_more(&members[&node1]).unwrap(), members[&node1]);
+    let meta = Meta { name: "lab".to_owned(), joins: 3 };
+    assert_eq!(with_more(&meta).unwrap(), meta);
+    let used = Some(TokenUse { host: node1, key: "k".to_owned() });
+    let token = TokenRecord { until: NOW, only: None, used };
+    assert_eq!(with_more(&token).unwrap(), token);
+}

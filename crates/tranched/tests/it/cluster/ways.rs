@@ -16,6 +16,7 @@ use tranched::cluster::pki::{self, Subject as Certified};
 use tranched::cluster::ways::{self, Carrier, Entered};
 use tranched::engine::Engine;
 use tranched::events::Events;
+use tranched::member::vigil::Times;
 use tranched::member::{Agents, Member, Parts, StoreMembers};
 use tranched::metrics::Metrics;
 use tranched::pulse::Pulse;
@@ -51,6 +52,7 @@ fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8Pat
         wake_host: Bell::default(),
         workers: 1,
         libvirt,
+        times: Arc::new(Times::of(Utf8Path::new("/nonexistent"))),
     });
     let patience = Patience::default();
     App {
