@@ -1,5 +1,7 @@
 //! Words about the cluster that a host is in.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::Finding;
 use tranche_core::membership::{Role, StoreAnswer};
@@ -95,6 +97,9 @@ pub struct ClusterView {
     /// The machines of the cluster.
     #[serde(default)]
     pub members: Vec<ClusterMember>,
+    /// The members of its store where somebody else runs that, as they were asked by URL.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub store_elsewhere: BTreeMap<String, StoreSeat>,
     /// The version that rules: the oldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ruling_version: Option<String>,

@@ -167,6 +167,9 @@ pub struct SystemFacts {
     pub kernel: String,
     /// The processor's model name.
     pub cpu_model: String,
+    /// What guests can use of it, by the kernel's names (`flags` of `/proc/cpuinfo`); empty where it is not known.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cpu_features: BTreeSet<String>,
     /// Logical processors.
     pub cpus: u32,
     /// Memory, in MiB.
@@ -190,6 +193,7 @@ impl SystemFacts {
         Self {
             kernel: String::new(),
             cpu_model: String::new(),
+            cpu_features: BTreeSet::new(),
             cpus: 0,
             memory_mib: 0,
             iommu: Iommu::Off,

@@ -6,6 +6,7 @@
 pub(crate) mod function;
 pub(crate) mod holders;
 pub(crate) mod parse;
+pub(crate) mod processor;
 pub(crate) mod system;
 
 use std::collections::{BTreeMap, BTreeSet};

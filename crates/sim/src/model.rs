@@ -102,6 +102,7 @@ impl Model {
             system: SystemFacts {
                 kernel: "6.12.0".to_owned(),
                 cpu_model: "model".to_owned(),
+                cpu_features: std::collections::BTreeSet::new(),
                 cpus: 64,
                 memory_mib: self.memory_mib,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },

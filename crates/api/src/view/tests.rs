@@ -146,6 +146,7 @@ impl Situation {
         let system = SystemFacts {
             kernel: "6.12".to_owned(),
             cpu_model: "cpu".to_owned(),
+            cpu_features: std::collections::BTreeSet::new(),
             cpus: 8,
             memory_mib: 1024,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },

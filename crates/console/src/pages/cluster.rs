@@ -1,7 +1,7 @@
 //! The cluster: its machines, how its store fares, what it can lose, and in which order it is brought up to date.
 
 use maud::{Markup, html};
-use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView};
+use tranche_api::cluster::{ClusterStanding, ClusterView, StoreSeat};
 use tranche_core::membership::Role;
 use tranche_core::name::{HostName, VmName};
 use tranche_core::upgrade::{UpgradePlan, UpgradeStep, UpgradeTurn};
@@ -74,9 +74,7 @@ fn machines(cluster: &ClusterView) -> Markup {
         number("Used"),
     ];
     let rows = cluster.members.iter().map(|member| {
-        let answer = member.store.as_ref().and_then(|seat| seat.answer.as_ref());
-        let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
-        vec![
+        let mut row = vec![
             match member.role {
                 Role::Host => html! { a href=(links::host(&member.host)) { (member.host) } },
                 Role::Witness => html! { (member.host) },
@@ -85,18 +83,45 @@ fn machines(cluster: &ClusterView) -> Markup {
             html! { @match member.role { Role::Host => { "host" } Role::Witness => { "witness" } } },
             html! { (member.version) },
             time(member.joined_at),
-            of_store(member),
-            html! { (or_unknown(answer.map(|answer| &answer.version))) },
-            html! { (or_unknown(answer.map(|answer| mib(answer.file_bytes)))) },
-            html! { (or_unknown(answer.map(|answer| mib(answer.used_bytes)))) },
-        ]
+        ];
+        row.extend(of_seat(member.store.as_ref()));
+        row
     });
-    table("Machines", &columns, rows.collect(), "")
+    let elsewhere = cluster.store_elsewhere.iter().map(|(url, seat)| {
+        let mut row = vec![html! { code { (url) } }];
+        row.extend(of_seat(Some(seat)));
+        row
+    });
+    html! {
+        (table("Machines", &columns, rows.collect(), ""))
+        @if !cluster.store_elsewhere.is_empty() {
+            h2 { "The store" }
+            p class="help" { "Somebody else runs it." }
+            (table(
+                "Members of the store",
+                &[text("Address"), text("Store"), text("etcd"), number("File"), number("Used")],
+                elsewhere.collect(),
+                "",
+            ))
+        }
+    }
 }
 
-/// How a machine's member of the store fares.
-fn of_store(member: &ClusterMember) -> Markup {
-    let Some(seat) = &member.store else { return badge(Tone::Off, "does not keep it") };
+/// A member of the store: how it fares, its version, its file and what of that is used.
+fn of_seat(seat: Option<&StoreSeat>) -> [Markup; 4] {
+    let answer = seat.and_then(|seat| seat.answer.as_ref());
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    [
+        of_store(seat),
+        html! { (or_unknown(answer.map(|answer| &answer.version))) },
+        html! { (or_unknown(answer.map(|answer| mib(answer.file_bytes)))) },
+        html! { (or_unknown(answer.map(|answer| mib(answer.used_bytes)))) },
+    ]
+}
+
+/// How a member of the store fares.
+fn of_store(seat: Option<&StoreSeat>) -> Markup {
+    let Some(seat) = seat else { return badge(Tone::Off, "does not keep it") };
     match &seat.answer {
         None => badge(Tone::Bad, "silent"),
         Some(answer) if answer.corrupt => badge(Tone::Bad, "corrupt"),

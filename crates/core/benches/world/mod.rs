@@ -87,6 +87,7 @@ pub(crate) fn add_host(
         system: SystemFacts {
             kernel: "6.12.0".to_owned(),
             cpu_model: "model".to_owned(),
+            cpu_features: std::collections::BTreeSet::new(),
             cpus: 64,
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },

@@ -1,6 +1,6 @@
 //! What stands against moving a VM while it runs, in words.
 
-use super::{error, info, vm_subject, warning};
+use super::{error, info, list, vm_subject, warning};
 use crate::finding::{Code, Finding};
 use crate::inventory::{Certainty, MigrationBlocker};
 use crate::migration::Forecast;
@@ -8,6 +8,17 @@ use crate::migration::obstacles::Obstacle;
 use crate::name::{GpuKey, HostName, VmName};
 
 type Words = (Code, String, String);
+
+/// How many features of a processor are named.
+const FEATURES_NAMED_MAX: usize = 8;
+
+/// The first features, and how many more there are.
+fn listed(features: &[String]) -> String {
+    match features.split_at_checked(FEATURES_NAMED_MAX) {
+        Some((named, more)) if !more.is_empty() => format!("{} and {} more", list(named), more.len()),
+        _ => list(features),
+    }
+}
 
 /// A VM was to move while it runs, and that came to nothing.
 pub fn migrate_failed(vm: &VmName, to: &HostName, why: &str) -> Finding {
@@ -84,6 +95,15 @@ pub fn live_obstacle(vm: &VmName, to: &HostName, obstacle: &Obstacle) -> Finding
                 "VM {vm} sees the processor of its host, which is '{has}'; that of host {to} is '{other}'."
             ),
             "Hosts with one model of processor let VMs move between them.".to_owned(),
+        ),
+        Obstacle::ProcessorLacks { features } => (
+            Code::LiveProcessor,
+            format!(
+                "VM {vm} sees the processor of its host, and that of host {to} lacks {}.",
+                listed(features)
+            ),
+            "Firmware settings, microcode or the kernel's command line differ: make them alike on both hosts."
+                .to_owned(),
         ),
         Obstacle::Machine { machine, qemu } => (
             Code::LivePrograms,

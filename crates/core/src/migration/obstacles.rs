@@ -90,6 +90,11 @@ pub enum Obstacle {
         /// The other one.
         other: String,
     },
+    /// The other host's processor lacks what the guest may use, although its model is the same.
+    ProcessorLacks {
+        /// By the kernel's names.
+        features: Vec<String>,
+    },
     /// The machine that the guest runs on is of a later QEMU than the other host has.
     Machine {
         /// The machine.
@@ -257,6 +262,12 @@ fn of_guest(here: &Seat<'_>, there: &Seat<'_>) -> Vec<Obstacle> {
     let (has, other) = (&here.observed.system.cpu_model, &there.observed.system.cpu_model);
     if has != other {
         found.push(Obstacle::Processor { has: has.clone(), other: other.clone() });
+    }
+    let (has, other) = (&here.observed.system.cpu_features, &there.observed.system.cpu_features);
+    let lacks: Vec<String> = has.difference(other).cloned().collect();
+    // One that does not say what it has lacks nothing that is known.
+    if !lacks.is_empty() && !other.is_empty() {
+        found.push(Obstacle::ProcessorLacks { features: lacks });
     }
     let Some(domain) = here.domain else { return found };
     found.extend(domain.blockers.iter().copied().map(Obstacle::Blocker));

@@ -107,6 +107,26 @@ fn what_the_guest_would_see_change_stands_against_moving_it_live() {
 }
 
 #[test]
+fn a_processor_of_the_same_model_that_lacks_what_the_guest_may_use_is_no_destination() {
+    let mut cluster = cluster();
+    make_able(&mut cluster);
+    let set = |cluster: &mut Cluster, number, features: &[&str]| {
+        let features = features.iter().map(|name| (*name).to_owned()).collect();
+        change_host(cluster, number, |seen| seen.system.cpu_features = features);
+    };
+    set(&mut cluster, 1, &["avx2", "avx512f", "rtm"]);
+    set(&mut cluster, 2, &["avx2"]);
+    let told = to(&cluster, 2);
+    assert!(obstacles(&told).contains(&Code::LiveProcessor));
+    let lacks = told.live_obstacles.iter().find(|finding| finding.code == Code::LiveProcessor).unwrap();
+    let message = &lacks.message;
+    assert!(message.contains("lacks avx512f, rtm."), "{message}");
+    assert_eq!(obstacles(&to(&cluster, 3)), [], "of that one nothing is known");
+    set(&mut cluster, 2, &["avx2", "avx512f", "la57", "rtm"]);
+    assert_eq!(obstacles(&to(&cluster, 2)), [], "it has more");
+}
+
+#[test]
 fn what_a_move_would_cost_is_foreseen_from_what_was_measured() {
     let mut cluster = cluster();
     make_able(&mut cluster);

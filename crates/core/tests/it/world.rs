@@ -80,6 +80,7 @@ impl World {
             system: SystemFacts {
                 kernel: "6.12.0".to_owned(),
                 cpu_model: "model".to_owned(),
+                cpu_features: std::collections::BTreeSet::new(),
                 cpus: 8,
                 memory_mib: 65_536,
                 iommu: Iommu::On { units: vec!["dmar0".to_owned()] },

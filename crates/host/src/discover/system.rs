@@ -6,13 +6,13 @@ use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Iommu, NumaNode, SystemFacts};
 use tranche_core::name::HostName;
 
-use super::parse;
+use super::{parse, processor};
 use crate::report;
 use crate::tree::Tree;
 use crate::watchdog;
 
 /// What of `/proc/cpuinfo` is read, in bytes: its first processor.
-const CPUINFO_LEN_MAX: usize = 4096;
+const CPUINFO_LEN_MAX: usize = 8192;
 /// Where the kernel tells of NUMA nodes.
 const NODES: &str = "sys/devices/system/node";
 
@@ -27,6 +27,7 @@ pub(crate) fn facts(tree: &dyn Tree) -> SystemFacts {
     SystemFacts {
         kernel: text("proc/sys/kernel/osrelease"),
         cpu_model: parse::field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
+        cpu_features: processor::features(&cpuinfo),
         cpus: parse::cpu_list_len(&text("sys/devices/system/cpu/online")),
         memory_mib: memory_kib.unwrap_or(0) / 1024,
         iommu: iommu(tree),

@@ -19,6 +19,8 @@ pub struct Machine {
     pub kernel: String,
     /// The processor's model name.
     pub cpu_model: String,
+    /// Its flags, as `/proc/cpuinfo` has them.
+    pub cpu_flags: Vec<String>,
     /// Logical processors.
     pub cpus: u32,
     /// Memory, in MiB.
@@ -141,6 +143,7 @@ impl Default for Machine {
         Self {
             kernel: "6.12.0-fake-amd64".to_owned(),
             cpu_model: "Fake CPU".to_owned(),
+            cpu_flags: ["fpu", "sse4_2", "avx2", "ida"].map(str::to_owned).to_vec(),
             cpus: 16,
             memory_mib: 128 * 1024,
             iommu: true,

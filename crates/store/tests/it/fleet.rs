@@ -28,6 +28,7 @@ pub(crate) fn fleet(vms: usize) -> State {
         system: SystemFacts {
             kernel: "6.12.57+deb13-amd64".to_owned(),
             cpu_model: "a processor".to_owned(),
+            cpu_features: std::collections::BTreeSet::new(),
             cpus: 64,
             memory_mib: 1 << 20,
             iommu: Iommu::On { units: vec!["dmar0".to_owned()] },

@@ -1,5 +1,7 @@
 //! Answers of a host with two stand-ins and one real GPU, in the types of the wire.
 
+use std::collections::BTreeMap;
+
 use tranche_api::Problem;
 use tranche_api::answer::Accepted;
 use tranche_api::cluster::{ClusterStanding, ClusterView};
@@ -196,6 +198,7 @@ pub(crate) fn member_of_a_cluster(host: &str) -> ClusterView {
         doing: None,
         stopped: None,
         members: Vec::new(),
+        store_elsewhere: BTreeMap::new(),
         ruling_version: None,
         survives: 1,
         findings: Vec::new(),

@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 
 use expect_test::expect;
 use tranche_api::answer::{Diagnosis, WhyNot};
+use tranche_api::cluster::{ClusterView, StoreSeat};
 use tranche_api::view::GpuView;
 use tranche_core::capacity::{Capacity, HostCapacity, SizeCapacity, Stranded};
 use tranche_core::inventory::{Ecc, PartitionTelemetry, Telemetry};
+use tranche_core::membership::StoreAnswer;
 use tranche_core::name::RuleName;
 use tranche_core::operation::OperationState;
 use tranche_core::spec::{Request, Rule};
@@ -353,6 +355,36 @@ fn the_doctor_tells_by_its_exit_code() {
             exit 6
         "#]],
     );
+}
+
+#[test]
+fn members_of_a_store_that_somebody_else_runs_are_listed_by_url() {
+    let seat = |leads| StoreSeat {
+        learner: false,
+        answer: Some(StoreAnswer {
+            version: "3.5.16".to_owned(),
+            leads,
+            file_bytes: 3 << 20,
+            used_bytes: 1 << 20,
+            out_of_space: false,
+            corrupt: false,
+        }),
+    };
+    let silent = StoreSeat { learner: false, answer: None };
+    let seats = [("1", seat(true)), ("2", seat(false)), ("3", silent)];
+    let at = |(number, seat)| (format!("https://etcd{number}:2379"), seat);
+    let status = ClusterView { store_elsewhere: seats.map(at).into(), ..member_of_a_cluster("node1") };
+    check(&Daemon::new().answers("GET /v1/cluster", &status), &["cluster", "status"], expect![[r#"
+        Cluster    lab
+        This host  node1 is a member
+        Survives   the loss of one member of its store
+
+        STORE AT            STORE    ETCD    FILE
+        https://etcd1:2379  leads    3.5.16  3 MiB
+        https://etcd2:2379  follows  3.5.16  3 MiB
+        https://etcd3:2379  silent   -       -
+        exit 0
+    "#]]);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What a host knows of its cluster, for those who ask.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView, StoreSeat};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::membership::{self, StorePlace};
+use tranche_core::membership::{self, StoreMember, StorePlace};
 use tranche_core::name::HostName;
 use tranche_store::{EtcdMembers, StoreError};
 
@@ -134,6 +135,7 @@ impl Cluster {
             doing: state.doing.clone(),
             stopped,
             members: Vec::new(),
+            store_elsewhere: BTreeMap::new(),
             ruling_version: None,
             survives: membership::failures_survived(voters),
             findings: state.findings.clone(),
@@ -154,11 +156,17 @@ impl Cluster {
         };
         let versions: Vec<&str> = members.values().map(|member| member.version.as_str()).collect();
         view.ruling_version = membership::ruling_version(versions).map(str::to_owned);
+        let seat_of =
+            |found: &StoreMember| StoreSeat { learner: found.learner, answer: found.answer.clone() };
         let seat = |host: &HostName| {
             let place = StorePlace::Host(host.clone());
-            let found = health.members.iter().find(|member| member.place == place)?;
-            Some(StoreSeat { learner: found.learner, answer: found.answer.clone() })
+            health.members.iter().find(|member| member.place == place).map(seat_of)
         };
+        let elsewhere = health.members.iter().filter_map(|member| match &member.place {
+            StorePlace::Url(url) => Some((url.clone(), seat_of(member))),
+            StorePlace::Host(_) => None,
+        });
+        view.store_elsewhere = elsewhere.collect();
         let member = |(host, member): (HostName, registry::MemberRecord)| ClusterMember {
             store: seat(&host),
             address: member.door(),

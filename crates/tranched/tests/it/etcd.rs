@@ -50,6 +50,12 @@ impl Members {
         members
     }
 
+    /// Ends one of them for good.
+    pub(crate) fn end(&mut self, number: usize) {
+        drop(self.processes[number].kill());
+        drop(self.processes[number].wait());
+    }
+
     fn answer(&mut self) {
         let began = Instant::now();
         let settings = EtcdSettings {

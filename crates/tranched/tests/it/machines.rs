@@ -58,7 +58,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    fn new(name: &str, site: Arc<tempfile::TempDir>) -> Self {
+    /// A machine with these further settings of `[etcd]`.
+    fn new(name: &str, site: Arc<tempfile::TempDir>, etcd: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = Ports::claim(3);
         let [port, client, peer] = ports.numbers[..] else { unreachable!("as many as were claimed") };
@@ -66,7 +67,7 @@ impl Machine {
         let settings = format!(
             "host = {name:?}\nstate_dir = {:?}\nsocket = {:?}\nsocket_group = \"no-such-group\"\ntick_s = 1\n\
              [cluster]\naddress = \"127.0.0.1\"\nport = {port}\nfence_agent_dirs = [{:?}]\n\
-             [console]\nlisten = \"\"\n[etcd]\nrun = \"child\"\nclient_port = {client}\npeer_port = {peer}\n",
+             [console]\nlisten = \"\"\n[etcd]\nrun = \"child\"\nclient_port = {client}\npeer_port = {peer}\n{etcd}",
             at("state"),
             at("s"),
             site.path()
@@ -224,7 +225,21 @@ pub(crate) fn cluster() -> [Machine; 3] {
     fs::write(&agent, AGENT_SCRIPT.replace("SITE", site.path().to_str().unwrap())).unwrap();
     fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
     let site = Arc::new(site);
-    let machines = ["node1", "node2", "node3"].map(|name| Machine::new(name, Arc::clone(&site)));
+    let machines = ["node1", "node2", "node3"].map(|name| Machine::new(name, Arc::clone(&site), ""));
+    become_one(&machines);
+    machines
+}
+
+/// Two machines, whose store somebody else runs.
+pub(crate) fn cluster_on(endpoints: &[String]) -> [Machine; 2] {
+    let site = Arc::new(tempfile::tempdir().unwrap());
+    let etcd = format!("endpoints = {endpoints:?}\n");
+    let machines = ["node1", "node2"].map(|name| Machine::new(name, Arc::clone(&site), &etcd));
+    become_one(&machines);
+    machines
+}
+
+fn become_one(machines: &[Machine]) {
     machines[0].runs(&["cluster", "init", "--name", "lab"]);
     for machine in &machines[1..] {
         let token = machines[0].runs(&["cluster", "token", "create"]);
@@ -232,10 +247,9 @@ pub(crate) fn cluster() -> [Machine; 3] {
         machine.runs(&["cluster", "join", token]);
     }
     until("all have reported", || {
-        let hosts = machines[2].get("/v1/hosts");
-        (hosts.as_array().unwrap().len() == 3).then_some(())
+        let hosts = machines.last()?.get("/v1/hosts");
+        (hosts.as_array().unwrap().len() == machines.len()).then_some(())
     });
-    machines
 }
 
 /// Any machine may cut the power of any other.

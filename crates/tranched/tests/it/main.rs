@@ -17,6 +17,7 @@ mod machines;
 mod matrix;
 mod members;
 mod openapi;
+mod others_store;
 mod patience;
 mod ports;
 mod process;

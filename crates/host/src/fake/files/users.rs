@@ -41,7 +41,11 @@ pub(super) fn proc(state: &State, path: &[&str]) -> Option<Node> {
     let machine = &state.machine;
     match path {
         [] => Some(Node::Dir(Listing::Processes)),
-        ["cpuinfo"] => text(format_args!("processor\t: 0\nmodel name\t: {}", machine.cpu_model)),
+        ["cpuinfo"] => text(format_args!(
+            "processor\t: 0\nmodel name\t: {}\nflags\t\t: {}\nbugs\t\t:",
+            machine.cpu_model,
+            machine.cpu_flags.join(" ")
+        )),
         ["cmdline"] => text(&machine.migration.command_line),
         ["meminfo"] => text(format_args!("MemTotal:       {} kB", machine.memory_mib * 1024)),
         ["driver", rest @ ..] => driver_file(state, rest),

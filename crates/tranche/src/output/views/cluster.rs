@@ -1,6 +1,6 @@
 //! The cluster, for people.
 
-use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView, TokenCreated};
+use tranche_api::cluster::{ClusterMember, ClusterStanding, ClusterView, StoreSeat, TokenCreated};
 use tranche_core::membership::Role;
 
 use super::Show;
@@ -33,6 +33,14 @@ impl Show for ClusterView {
             all.push('\n');
             all.push_str(&rows(&header, self.members.iter().map(row).collect(), ""));
         }
+        if !self.store_elsewhere.is_empty() {
+            let seats = self.store_elsewhere.iter().map(|(url, seat)| {
+                let [store, etcd, file] = of_store(Some(seat));
+                vec![url.clone(), store, etcd, file]
+            });
+            all.push('\n');
+            all.push_str(&rows(&["STORE AT", "STORE", "ETCD", "FILE"], seats.collect(), ""));
+        }
         let findings: Vec<_> = self.findings.iter().chain(&self.stopped).cloned().collect();
         text::findings_below(&all, &findings)
     }
@@ -43,24 +51,24 @@ fn row(member: &ClusterMember) -> Vec<String> {
         Role::Host => "host",
         Role::Witness => "witness",
     };
-    let answer = member.store.as_ref().and_then(|store| store.answer.as_ref());
-    let store = match (&member.store, answer) {
+    let [store, etcd, file] = of_store(member.store.as_ref());
+    let (host, address) = (member.host.to_string(), member.address.clone());
+    vec![host, address, role.to_owned(), member.version.clone(), store, etcd, file]
+}
+
+/// How a member of the store fares, its version, and the size of its file.
+fn of_store(seat: Option<&StoreSeat>) -> [String; 3] {
+    let answer = seat.and_then(|seat| seat.answer.as_ref());
+    let store = match (seat, answer) {
         (None, _) => "",
         (Some(_), None) => "silent",
         (Some(seat), _) if seat.learner => "catches up",
         (Some(_), Some(answer)) if answer.leads => "leads",
         (Some(_), Some(_)) => "follows",
     };
+    let version = answer.map(|answer| answer.version.clone()).unwrap_or_default();
     let file = answer.map(|answer| format!("{} MiB", answer.file_bytes >> 20)).unwrap_or_default();
-    vec![
-        member.host.to_string(),
-        member.address.clone(),
-        role.to_owned(),
-        member.version.clone(),
-        store.to_owned(),
-        answer.map(|answer| answer.version.clone()).unwrap_or_default(),
-        file,
-    ]
+    [store.to_owned(), version, file]
 }
 
 /// The token alone: it is copied as it is.
