@@ -111,7 +111,7 @@ class Daemon {
 
   /** Runs the command on it, and gives what it printed. */
   async tranche(args, input = "") {
-    const child = spawn(TRANCHE, ["--socket", this.#socket(), ...args], { stdio: "pipe" });
+    const child = this.begin(args);
     const printed = { stdout: "", stderr: "" };
     for (const name of ["stdout", "stderr"]) {
       child[name].setEncoding("utf8").on("data", (text) => { printed[name] += text; });
@@ -120,6 +120,11 @@ class Daemon {
     const code = await new Promise((done, failed) => child.on("error", failed).on("close", done));
     if (code !== 0) throw new Error(`tranche ${args.join(" ")}: exit code ${code}\n${printed.stdout}${printed.stderr}`);
     return printed.stdout;
+  }
+
+  /** Begins a command that is talked to; the process is whoever's who asked. */
+  begin(args) {
+    return spawn(TRANCHE, ["--socket", this.#socket(), ...args], { stdio: "pipe" });
   }
 
   /** Runs a command after which the daemon starts itself anew, and waits until its console is there again. */

@@ -8,8 +8,9 @@ use std::convert::Infallible;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Request};
+use axum::http::header::{self, HeaderName};
 use axum::http::request::Parts;
-use axum::http::{Extensions, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,18 @@ use crate::guard::Arrived;
 
 /// The largest answer that is read, in bytes: some hundred thousand VMs.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// What a WebSocket begins with, and by which it is told from which page it comes.
+const HANDED_ON: [HeaderName; 8] = [
+    header::HOST,
+    header::ORIGIN,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+];
 
 /// What handlers work with.
 #[derive(Debug, Clone)]
@@ -119,6 +132,23 @@ impl Visit {
         *request.extensions_mut() = self.rest.extensions.clone();
         let Ok(response) = self.rest.router.clone().oneshot(request).await;
         Ok(response)
+    }
+
+    /// Hands on a request that turns its connection into something else. What it is turned into is between the browser and whoever answers.
+    pub(crate) async fn hand_on(&self, path: &str, headers: &HeaderMap) -> Result<Response, Trouble> {
+        let mut request = Request::get(path).body(Body::empty()).map_err(|_| Trouble::nothing_at(path))?;
+        for name in HANDED_ON {
+            if let Some(value) = headers.get(&name) {
+                request.headers_mut().insert(name, value.clone());
+            }
+        }
+        *request.extensions_mut() = self.rest.extensions.clone();
+        let Ok(response) = self.rest.router.clone().oneshot(request).await;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            Ok(response)
+        } else {
+            Err(trouble_of(response).await)
+        }
     }
 
     /// Whether the visitor may send such a request. It is the daemon that enforces it.

@@ -1,5 +1,7 @@
 //! Scripts, styles and pictures: inside the program, under addresses that change with what is in them.
 
+pub(crate) mod novnc;
+
 use std::sync::LazyLock;
 
 use axum::extract::Path;
@@ -40,9 +42,12 @@ asset!(STYLE, "console", "css", "text/css; charset=utf-8", "console.css");
 asset!(SCRIPT, "console", "js", "text/javascript; charset=utf-8", "console.js");
 asset!(HTMX, "htmx", "js", "text/javascript; charset=utf-8", "vendor/htmx.min.js");
 asset!(HTMX_SSE, "sse", "js", "text/javascript; charset=utf-8", "vendor/sse.min.js");
+asset!(CONSOLES, "consoles", "js", "text/javascript; charset=utf-8", "consoles.js");
+asset!(XTERM, "xterm", "mjs", "text/javascript; charset=utf-8", "vendor/xterm.mjs");
+asset!(XTERM_STYLE, "xterm", "css", "text/css; charset=utf-8", "vendor/xterm.css");
 asset!(ICON, "icon", "svg", "image/svg+xml", "icon.svg");
 
-static ALL: [&Asset; 5] = [&STYLE, &SCRIPT, &HTMX, &HTMX_SSE, &ICON];
+static ALL: [&Asset; 8] = [&STYLE, &SCRIPT, &HTMX, &HTMX_SSE, &CONSOLES, &XTERM, &XTERM_STYLE, &ICON];
 
 impl Asset {
     /// Where it is.

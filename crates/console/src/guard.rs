@@ -9,6 +9,8 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use subtle::ConstantTimeEq as _;
+use tranche_api::Problem;
+use tranche_core::diagnostics as say;
 
 use crate::Visitor;
 use crate::ask::Trouble;
@@ -61,6 +63,10 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let is_open = path == LOGIN || path.starts_with(ASSETS);
     if visitor.is_none() && !is_open {
+        // Who opens a WebSocket follows no way to another page.
+        if request.headers().contains_key(header::UPGRADE) {
+            return layout::trouble(None, &path, &Trouble(Box::new(Problem::new(say::login_required()))));
+        }
         return to_login(&request);
     }
     let checked = match *request.method() {

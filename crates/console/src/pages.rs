@@ -25,6 +25,7 @@ mod rules;
 mod vm;
 mod vm_acts;
 mod vm_adopt;
+mod vm_console;
 mod vm_new;
 mod vm_places;
 mod vm_set;
@@ -51,6 +52,10 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/vms/new", get(vm_new::show).post(vm_new::create))
         .route("/adopt", get(vm_adopt::show).post(vm_adopt::adopt))
         .route("/vms/{name}", get(vm::show))
+        .route("/vms/{name}/serial", get(vm_console::serial))
+        .route("/vms/{name}/serial/socket", get(vm_console::serial_socket))
+        .route("/vms/{name}/screen", get(vm_console::screen))
+        .route("/vms/{name}/screen/socket", get(vm_console::screen_socket))
         .route("/vms/{name}/{act}", post(vm_acts::act))
         .route("/hosts", get(hosts::show))
         .route("/hosts/{name}", get(host::show))
@@ -78,6 +83,7 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/audit", get(audit::show))
         .route("/events", get(events::events))
         .route("/assets/{file}", get(assets::show))
+        .route("/assets/{tree}/{*file}", get(assets::novnc::show))
 }
 
 /// The answer where there is no page.

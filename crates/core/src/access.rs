@@ -61,6 +61,8 @@ pub fn needed(method: &str, path: &str) -> Role {
     match (segments.as_slice(), asks) {
         // Who there is, and what was done by whom, is not everybody's business.
         (["v1", "users" | "tokens" | "audit", ..] | ["v1", "cluster", "backup"], _) => Role::Admin,
+        // Whoever is at a console acts in the guest, however it is asked for.
+        _ if opens_console(path) => Role::Operator,
         (_, true) => Role::Viewer,
         // One's own session: to leave is always allowed.
         (["v1", "session"], _) => Role::Viewer,
@@ -69,6 +71,16 @@ pub fn needed(method: &str, path: &str) -> Role {
         (["v1", "vms", ..], _) => Role::Operator,
         (["v1", "hosts", _, "drain" | "undrain"], _) => Role::Operator,
         _ => Role::Admin,
+    }
+}
+
+/// Whether a request opens a console of a VM, by its path. Such a one is an act, although it is asked for by GET, because WebSockets are.
+pub fn opens_console(path: &str) -> bool {
+    let mut segments = path.trim_matches('/').split('/');
+    let mut is = |segment: &str| segments.next() == Some(segment);
+    is("v1") && is("vms") && segments.next().is_some() && {
+        let console = segments.next();
+        matches!(console, Some("console" | "screen")) && segments.next().is_none()
     }
 }
 
@@ -92,6 +104,10 @@ mod tests {
             ("POST", "/v1/vms", Role::Operator),
             ("POST", "/v1/vms/a/start", Role::Operator),
             ("POST", "/v1/hosts/a/drain", Role::Operator),
+            ("GET", "/v1/vms/a/console", Role::Operator),
+            ("GET", "/v1/vms/a/screen", Role::Operator),
+            ("GET", "/v1/vms/console", Role::Viewer),
+            ("GET", "/v1/vms/a/destinations", Role::Viewer),
             ("PUT", "/v1/gpus/a/0000:01:00.0/mode", Role::Admin),
             ("PUT", "/v1/policy", Role::Admin),
             ("GET", "/v1/users", Role::Admin),

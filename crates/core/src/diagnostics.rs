@@ -5,6 +5,7 @@
 
 mod access;
 mod cluster;
+mod console;
 mod fencing;
 mod gpu;
 mod homogeneity;
@@ -15,6 +16,7 @@ mod whereabouts;
 
 pub use self::access::*;
 pub use self::cluster::*;
+pub use self::console::*;
 pub use self::fencing::*;
 pub use self::gpu::*;
 pub use self::homogeneity::*;
@@ -214,11 +216,10 @@ pub fn vm_not_running(vm: &VmName) -> Finding {
     )
 }
 
-/// It runs where nothing can be done for it from here.
-pub fn vm_elsewhere(vm: &VmName, host: &HostName, here: &HostName) -> Finding {
-    let message =
-        format!("VM {vm} is on host {host}, and its console can only be reached there; this is host {here}.");
-    let hint = format!("On host {host}: tranche vm console {vm}");
+/// It runs where its console cannot be opened from here.
+pub fn vm_elsewhere(vm: &VmName, host: &HostName, why: &str) -> Finding {
+    let message = format!("VM {vm} is on host {host}, and no console can be opened there from here: {why}.");
+    let hint = format!("On host {host}: 'tranche vm console {vm}', or the console that it serves itself.");
     error(Code::VmElsewhere, vm_subject(vm), message, hint)
 }
 

@@ -280,7 +280,9 @@ codes! {
     // VMs.
     VmRunning "vm_running" Conflict "The VM runs, and this needs it off.",
     VmNotRunning "vm_not_running" Conflict "The VM is off.",
-    VmElsewhere "vm_elsewhere" Conflict "The VM is on another host than the one that is asked.",
+    VmElsewhere "vm_elsewhere" Unavailable "The VM is on another host, and its console cannot be opened from the one that is asked.",
+    ConsoleBusy "console_busy" Conflict "Somebody else has the VM's serial console.",
+    ConsoleMissing "console_missing" Conflict "The VM has no such console, or its hypervisor lends none.",
     VmHasPartition "vm_has_partition" Conflict "The VM has a partition already; a VM has at most one.",
     VmHasNoGpu "vm_has_no_gpu" Conflict "The VM asks for no GPU.",
     NoFreePartition "no_free_partition" Conflict "No partition that fits is free; the VM waits and starts by itself.",

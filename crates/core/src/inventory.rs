@@ -32,7 +32,7 @@ use crate::step::VFIO_DRIVER;
 
 mod domain;
 
-pub use self::domain::{DeviceSource, Domain, DomainState, HostDevice, MigrationBlocker, OffReason};
+pub use self::domain::{Console, DeviceSource, Domain, DomainState, HostDevice, MigrationBlocker, OffReason};
 
 /// The class code of display controllers, in the upper byte of a PCI class (PCI Code and ID Assignment, 03h).
 pub const PCI_CLASS_DISPLAY: u32 = 0x03;

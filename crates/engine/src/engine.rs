@@ -4,14 +4,16 @@
 //! First start, repair, recovery after a crash and every command take this same path. Of a member of a cluster only the desk is
 //! used, while it leads: its host is the hand of a [`crate::cluster::Member`].
 
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tranche_core::change::Change;
 use tranche_core::declare::Declaration;
 use tranche_core::finding::Finding;
+use tranche_core::inventory::Console;
 use tranche_core::migration::Outlook;
-use tranche_core::name::{HostName, Timestamp, VmName};
+use tranche_core::name::{HostName, Timestamp, VmId, VmName};
 use tranche_host::Host;
 use tranche_host::catalogue::Catalogue;
 use tranche_store::{Repository, RepositoryError, Terms};
@@ -76,6 +78,20 @@ impl Engine {
     /// What the host knows of GPUs before it looks at one.
     pub fn catalogue(&self) -> Arc<Catalogue> {
         self.host.catalogue()
+    }
+
+    /// Opens a console of a VM that runs on this host; waits for the hypervisor.
+    ///
+    /// # Errors
+    /// The VM does not run here, has no such console, or somebody else has it.
+    pub fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Finding> {
+        self.host.open_console(vm, id, console, force).map_err(|finding| *finding)
     }
 
     /// What is known now. Cheap.

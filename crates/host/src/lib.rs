@@ -39,11 +39,13 @@ mod xe;
 pub use inspect::{catalogue_note, inspect};
 
 use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::inventory::HostInventory;
-use tranche_core::name::{GpuAddress, Timestamp};
+use tranche_core::inventory::{Console, HostInventory};
+use tranche_core::name::{GpuAddress, Timestamp, VmId, VmName};
 use tranche_core::step::Step;
 
 use crate::catalogue::Catalogue;
@@ -74,6 +76,20 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     /// What it knows of GPUs before it looks at one. A host that is not asked this knows nothing.
     fn catalogue(&self) -> Arc<Catalogue> {
         Arc::default()
+    }
+
+    /// Opens a console of a VM that runs here: see [`vm::Hypervisor::open_console`]. A host that is not asked this lends none.
+    ///
+    /// # Errors
+    /// The finding says why there is none now.
+    fn open_console(
+        &self,
+        vm: &VmName,
+        _id: VmId,
+        console: Console,
+        _force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        Err(Box::new(say::console_missing(vm, console)))
     }
 
     /// Carries out one step and reads its effect back. Repeating a step that was carried out is no error.

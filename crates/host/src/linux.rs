@@ -1,11 +1,12 @@
 //! A Linux host: real, captured or fake, according to its tree and its hypervisor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Gpu, HostInventory, Progress, StuckCall};
-use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp};
+use tranche_core::inventory::{Console, Gpu, HostInventory, Progress, StuckCall};
+use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmId, VmName};
 use tranche_core::step::{Step, VFIO_DRIVER};
 
 use crate::calls::{Calls, GpuCalls, Limits};
@@ -246,6 +247,16 @@ impl Host for LinuxHost {
 
     fn catalogue(&self) -> Arc<Catalogue> {
         Arc::clone(&self.knowledge.catalogue)
+    }
+
+    fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        self.hypervisor.open_console(vm, id, console, force)
     }
 
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {

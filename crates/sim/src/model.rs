@@ -466,5 +466,6 @@ fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Domain {
         defined_devices: Vec::new(),
         machine: None,
         blockers: std::collections::BTreeSet::new(),
+        consoles: std::collections::BTreeSet::new(),
     }
 }

@@ -9,16 +9,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tranche_api::limits::REQUEST_TIMEOUT_MS;
 use tranche_api::{BASE, Problem};
 use tranche_core::finding::Code;
 
+use crate::failure::Failure;
 use crate::output::Console;
 
 /// The largest answer that is read: the list of some ten thousand VMs.
@@ -117,6 +122,39 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|source| ClientError::Malformed { request, source })
     }
 
+    /// Opens a WebSocket at a path below `/v1`, and has it used until that is done.
+    pub(crate) fn converse<T>(
+        &self,
+        path: &str,
+        talk: impl AsyncFnOnce(Conversation) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let path = format!("{BASE}{path}");
+        let request = format!("GET {path}");
+        self.runtime.block_on(async {
+            let entering = tokio::time::timeout(ANSWER_TIMEOUT, self.enter(&path, &request)).await;
+            talk(entering.map_err(|_| ClientError::Silent { request: request.clone() })??).await
+        })
+    }
+
+    async fn enter(&self, path: &str, request: &str) -> Result<Conversation, ClientError> {
+        let broken = |source| ClientError::Broken { request: request.to_owned(), source };
+        let message = Request::get(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, generate_key())
+            .body(Full::default())
+            .map_err(|source| ClientError::Unspeakable { request: request.to_owned(), source })?;
+        let response = self.deliver(message, request).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let stream = TokioIo::new(hyper::upgrade::on(response).await.map_err(broken)?);
+            return Ok(WebSocketStream::from_raw_socket(stream, Role::Client, None).await);
+        }
+        let (status, bytes) = read(response, request).await?;
+        Err(refusal(request, status, &bytes))
+    }
+
     /// The bytes of an answer that is not a refusal.
     fn answer(
         &self,
@@ -128,15 +166,8 @@ impl Client {
         let exchange = self.exchange(method, path, body, request);
         let limited = async { tokio::time::timeout(ANSWER_TIMEOUT, exchange).await };
         let answer = self.runtime.block_on(limited);
-        let request = || request.to_owned();
-        let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request() })??;
-        if status.is_success() {
-            return Ok(bytes);
-        }
-        match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
-            Err(source) => Err(ClientError::Unexplained { request: request(), status, source }),
-        }
+        let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request.to_owned() })??;
+        if status.is_success() { Ok(bytes) } else { Err(refusal(request, status, &bytes)) }
     }
 
     async fn exchange(
@@ -146,13 +177,6 @@ impl Client {
         body: Option<Bytes>,
         request: &str,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
-        let broken = |source| ClientError::Broken { request: request.to_owned(), source };
-        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // It ends when the answer is read and the sender dropped; its error is also the sender's.
-        tokio::spawn(connection);
         let mut message = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if body.is_some() {
             message = message.header(header::CONTENT_TYPE, "application/json");
@@ -160,13 +184,42 @@ impl Client {
         let message = message
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|source| ClientError::Unspeakable { request: request.to_owned(), source })?;
-        let response: Response<_> = sender.send_request(message).await.map_err(broken)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX_BYTES).collect().await;
-        let body = body.map_err(|source| ClientError::Unread { request: request.to_owned(), source })?;
-        Ok((status, body.to_bytes()))
+        read(self.deliver(message, request).await?, request).await
+    }
+
+    /// Sends a request, and returns when its answer begins.
+    async fn deliver(
+        &self,
+        message: Request<Full<Bytes>>,
+        request: &str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
+        let broken = |source| ClientError::Broken { request: request.to_owned(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends when the answer is read and the sender dropped; its error is also the sender's.
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(message).await.map_err(broken)
     }
 }
+
+async fn read(response: Response<Incoming>, request: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_LEN_MAX_BYTES).collect().await;
+    let body = body.map_err(|source| ClientError::Unread { request: request.to_owned(), source })?;
+    Ok((status, body.to_bytes()))
+}
+
+fn refusal(request: &str, status: StatusCode, bytes: &[u8]) -> ClientError {
+    match serde_json::from_slice::<Problem>(bytes) {
+        Ok(problem) => ClientError::Refused(Box::new(problem)),
+        Err(source) => ClientError::Unexplained { request: request.to_owned(), status, source },
+    }
+}
+
+/// A connection that was turned into a WebSocket.
+pub(crate) type Conversation = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Why the daemon gave no answer, or none that helps.
 #[derive(Debug, thiserror::Error)]

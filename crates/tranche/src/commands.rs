@@ -4,6 +4,7 @@ mod access;
 mod catalogue;
 mod change;
 mod cluster;
+mod console;
 mod declare;
 mod departure;
 mod gpu;

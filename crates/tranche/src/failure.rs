@@ -53,8 +53,6 @@ pub(crate) enum Failure {
     TooLong { path: PathBuf, len_bytes: usize, max_bytes: usize },
     #[error("{what} cannot be written.")]
     Write { what: String, source: std::io::Error },
-    #[error("The program {program} cannot be started.")]
-    Program { program: &'static str, source: std::io::Error },
     #[error("systemd does not say what it is about to do.")]
     Systemd { source: std::io::Error },
     #[error("{}", .0.message)]
@@ -130,9 +128,6 @@ impl Failure {
             Self::UnknownModel { .. } => "List them with: tranche catalogue list".to_owned(),
             Self::HostNeeded { hosts } => format!("Name one of: {}.", hosts.join(", ")),
             Self::TooLong { max_bytes, .. } => format!("It may be {max_bytes} bytes long at most."),
-            Self::Program { program, .. } => {
-                format!("Install the package that has {program} (libvirt-clients).")
-            }
             Self::Systemd { .. } => {
                 "Run it as root, or say which way the host goes: --reboot or --shutdown.".to_owned()
             }

@@ -24,6 +24,7 @@ use tranche_core::finding::Finding;
 use crate::bell::Bell;
 use crate::cluster::Cluster;
 use crate::cluster::door::{Caller, Door};
+use crate::consoles::Consoles;
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::gate::Gate;
@@ -106,6 +107,7 @@ impl Daemon {
             cluster: self.cluster.clone(),
             member: member.clone(),
             access: self.access,
+            consoles: Consoles::default(),
             patience: self.patience,
         };
         let (stop, stopped) = watch::channel(false);

@@ -4,12 +4,14 @@
 //! before that would make systemd queue libvirt's start behind our own, and wait for it: until the gate is open, the
 //! hypervisor is therefore not even asked, and counts as down, so nothing is released.
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::inventory;
-use tranche_core::name::HostName;
+use tranche_core::inventory::{self, Console};
+use tranche_core::name::{HostName, VmId, VmName};
 use tranche_core::step::Step;
 use tranche_host::vm::{Hypervisor, Travels};
 
@@ -58,6 +60,20 @@ impl<H: Hypervisor> Hypervisor for Gated<H> {
 
     fn notes(&self, host: &HostName) -> Vec<Finding> {
         self.hypervisor.notes(host)
+    }
+
+    fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        if self.gate.is_open() {
+            self.hypervisor.open_console(vm, id, console, force)
+        } else {
+            Err(Box::new(say::vm_not_running(vm)))
+        }
     }
 
     /// No step for a VM is due while the hypervisor counts as down.

@@ -8,6 +8,7 @@ pub mod bell;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod consoles;
 pub mod daemon;
 pub mod events;
 pub mod gate;

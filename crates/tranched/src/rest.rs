@@ -8,6 +8,7 @@ mod access;
 mod admit;
 mod catalogue;
 mod cluster;
+mod consoles;
 mod events;
 mod gpus;
 mod guard;
@@ -44,6 +45,7 @@ use utoipa_axum::routes;
 use crate::bell::Bell;
 use crate::clock;
 use crate::cluster::Cluster;
+use crate::consoles::Consoles;
 use crate::engine::{Engine, Rejected, Submitted, View};
 use crate::events::Events;
 use crate::member::Member;
@@ -75,6 +77,8 @@ pub struct App {
     pub member: Option<Member>,
     /// Who may come in.
     pub access: Access,
+    /// The consoles of VMs that are open by way of this host.
+    pub consoles: Consoles,
     /// How long requests wait.
     pub patience: Patience,
 }
@@ -100,11 +104,13 @@ pub fn for_the_web(app: App) -> Router {
 
 /// The whole REST interface, for those who may ask what they ask.
 fn authorised(app: &App) -> Router {
+    let (of_consoles, _) = consoles::routes().split_for_parts();
     let (of_the_cluster, _) = cluster::of_the_cluster::<App>().split_for_parts();
     let (of_access, _) = access::routes().split_for_parts();
     routes_of(app)
         .merge(of_the_cluster.with_state(app.clone()))
         .merge(of_access.with_state(app.clone()))
+        .merge(of_consoles.with_state(app.clone()))
         .fallback(guard::not_found)
         .method_not_allowed_fallback(guard::method_not_allowed)
         .layer(from_fn_with_state(app.clone(), admit::authorise))
@@ -114,7 +120,10 @@ fn authorised(app: &App) -> Router {
 /// the way to its libvirt, which nobody asks for on its own socket.
 pub fn for_members(app: &App) -> Router {
     match &app.member {
-        Some(member) => routes_of(app).merge(ways::routes(app.engine.host_name(), member)),
+        Some(member) => {
+            let to_libvirt = ways::routes(app.engine.host_name(), member);
+            routes_of(app).merge(to_libvirt).merge(consoles::for_members(app))
+        }
         None => routes_of(app),
     }
 }
@@ -138,6 +147,7 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
         .merge(of_the_daemon())
         .merge(cluster::of_the_cluster())
         .merge(access::routes())
+        .merge(consoles::routes())
 }
 
 /// What the daemon answers about itself and of what it knows beforehand, at any moment.

@@ -105,6 +105,7 @@ fn domain(state: DomainState) -> Domain {
         defined_devices: Vec::new(),
         machine: None,
         blockers: std::collections::BTreeSet::new(),
+        consoles: std::collections::BTreeSet::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{Domain, DomainState, Gpu, HostInventory};
+use tranche_core::inventory::{Console, Domain, DomainState, Gpu, HostInventory};
 use tranche_core::journey::Sending;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::placement;
@@ -66,6 +66,9 @@ pub struct VmView {
     pub guest_os: Option<String>,
     /// When it was created or adopted, in milliseconds since the Unix epoch.
     pub created_at: Timestamp,
+    /// The consoles that can be opened now.
+    #[serde(default)]
+    pub consoles: Vec<Console>,
     /// What was found about it and what it holds.
     pub findings: Vec<Finding>,
 }
@@ -203,6 +206,7 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
         memory_mib: domain.map(|domain| domain.memory_mib).or(hardware.map(|hardware| hardware.memory_mib)),
         guest_os: hardware.and_then(|hardware| hardware.guest_os.clone()),
         created_at: spec.created_at,
+        consoles: domain.map(|domain| domain.consoles.iter().copied().collect()).unwrap_or_default(),
         findings,
     }
 }

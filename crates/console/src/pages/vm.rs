@@ -6,7 +6,7 @@ use tranche_core::capacity::Capacity;
 use tranche_core::spec::Request;
 
 use super::vm_new::{request_fields, sizes};
-use super::{vm_places, vm_set};
+use super::{vm_console, vm_places, vm_set};
 use crate::ask::{Answer, Visit};
 use crate::fields::{Asked, Fields, Named};
 use crate::layout::{Page, live};
@@ -59,6 +59,7 @@ fn power(visit: &Visit, vm: &VmView) -> Markup {
     };
     html! {
         div class="acts" {
+            (consoles(visit, vm))
             @match vm.state {
                 VmState::Stopped => { (act("start", "start", "Start", "main")) }
                 VmState::Waiting => { (act("stop", "stop", "Let it be off", "")) }
@@ -69,6 +70,16 @@ fn power(visit: &Visit, vm: &VmView) -> Markup {
                     (act("kill", "stop", "Turn off", "grave"))
                 }
             }
+        }
+    }
+}
+
+/// The ways to what a guest shows.
+fn consoles(visit: &Visit, vm: &VmView) -> Markup {
+    html! {
+        @for console in &vm.consoles {
+            @let (rest, page, label) = vm_console::of(&vm.name, *console);
+            @if visit.may("GET", &rest) { a class="button" href=(page) { (label) } }
         }
     }
 }

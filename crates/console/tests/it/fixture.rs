@@ -21,8 +21,8 @@ use tranche_api::view::{
 use tranche_core::effect::Effect;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::{
-    AerCounters, Backend, Certainty, Ecc, Evidence, Guard, Health, HealthState, Iommu, MigrationFacts, Offer,
-    PartitionTelemetry, StuckCall, Telemetry,
+    AerCounters, Backend, Certainty, Console, Ecc, Evidence, Guard, Health, HealthState, Iommu,
+    MigrationFacts, Offer, PartitionTelemetry, StuckCall, Telemetry,
 };
 use tranche_core::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::operation::{Goal, LogLine, Operation, OperationState};
@@ -279,6 +279,7 @@ impl World {
             memory_mib: Some(16_384),
             guest_os: Some(self.text("win11")),
             created_at: NOW,
+            consoles: vec![Console::Serial, Console::Screen],
             findings: Vec::new(),
         }
     }

@@ -203,5 +203,6 @@ fn domain(name: &VmName, id: VmId, device: HostDevice) -> Domain {
         defined_devices: vec![device],
         machine: None,
         blockers: std::collections::BTreeSet::new(),
+        consoles: std::collections::BTreeSet::new(),
     }
 }

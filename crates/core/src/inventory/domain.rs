@@ -1,6 +1,7 @@
 //! What libvirt says of a domain, and how it names the devices that one has.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -36,6 +37,29 @@ pub struct Domain {
     /// What of the running machine ties it to its host; empty when it is off.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub blockers: BTreeSet<MigrationBlocker>,
+    /// The consoles of the running machine; empty when it is off.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub consoles: BTreeSet<Console>,
+}
+
+/// A way to see a guest and to be heard by it that needs no network in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Console {
+    /// Its first serial port.
+    Serial,
+    /// Its screen, with keyboard and mouse, by VNC.
+    Screen,
+}
+
+impl fmt::Display for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Serial => "serial console",
+            Self::Screen => "screen",
+        })
+    }
 }
 
 /// Something in a machine that cannot move while it runs (libvirt: src/qemu/qemu_migration.c, qemuMigrationSrcIsAllowed; QEMU:

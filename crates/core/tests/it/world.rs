@@ -588,5 +588,6 @@ pub(crate) fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Do
         defined_devices: Vec::new(),
         machine: None,
         blockers: std::collections::BTreeSet::new(),
+        consoles: std::collections::BTreeSet::new(),
     }
 }

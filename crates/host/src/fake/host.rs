@@ -1,11 +1,12 @@
 //! A whole host without hardware: the real code over the fake kernel and the fake hypervisor.
 
 use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use tranche_core::finding::Finding;
-use tranche_core::inventory::{self, HostInventory};
-use tranche_core::name::{GpuAddress, HostName, Timestamp};
+use tranche_core::inventory::{self, Console, HostInventory};
+use tranche_core::name::{GpuAddress, HostName, Timestamp, VmId, VmName};
 use tranche_core::step::Step;
 
 use super::{FakeKernel, FakeProber};
@@ -78,6 +79,16 @@ impl Host for FakeHost {
         self.host.catalogue()
     }
 
+    fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        self.host.open_console(vm, id, console, force)
+    }
+
     fn apply(&self, step: &Step, now: Timestamp) -> Result<(), Box<Finding>> {
         self.host.apply(step, now)
     }
@@ -86,6 +97,16 @@ impl Host for FakeHost {
 impl Hypervisor for Arc<FakeHypervisor> {
     fn observe(&self) -> inventory::Hypervisor {
         self.as_ref().observe()
+    }
+
+    fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        self.as_ref().open_console(vm, id, console, force)
     }
 
     fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {

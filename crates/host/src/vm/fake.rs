@@ -6,20 +6,24 @@
 //!
 //! Deliberately absent: time. A guest shuts down after so many observations, not after so many seconds.
 
+mod consoles;
+
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use camino::Utf8Path;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{
-    self, Domain, DomainState, Holder, HostDevice, Network, OffReason, Resources, StoragePool,
+    self, Console, Domain, DomainState, Holder, HostDevice, Network, OffReason, Resources, StoragePool,
 };
 use tranche_core::name::{VmId, VmName};
 use tranche_core::spec::VmHardware;
 use tranche_core::step::{Near, Step, StepSubject, VmDevice};
 use uuid::Uuid;
 
+use self::consoles::Consoles;
 use super::xml::{self, Acceleration, Definition, Disk, Facts, XmlError};
 use super::{Hypervisor, refusal};
 use crate::fake::DeviceUse;
@@ -80,6 +84,7 @@ struct Run {
     definition: Stored,
     holder: Holder,
     observations_left: Option<u32>,
+    consoles: Consoles,
 }
 
 impl Stored {
@@ -206,7 +211,8 @@ impl FakeHypervisor {
                 return Err(refuse(&format!("vfio {source:?}: {error}")));
             }
         }
-        domain.run = Some(Run { definition, holder, observations_left: None });
+        let consoles = Consoles::default();
+        domain.run = Some(Run { definition, holder, observations_left: None, consoles });
         model.next_pid += 1;
         Ok(())
     }
@@ -261,6 +267,28 @@ impl Hypervisor for FakeHypervisor {
             qemu: QEMU_VERSION.to_owned(),
             domains,
             resources: Some(model.resources.clone()),
+        }
+    }
+
+    fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        let mut model = self.lock();
+        if let Some(reason) = &model.down {
+            return Err(refusal::down(vm, reason));
+        }
+        let domain = model.find(vm, id)?.ok_or_else(|| Box::new(say::domain_not_found(vm)))?;
+        let run = domain.run.as_mut().ok_or_else(|| Box::new(say::vm_not_running(vm)))?;
+        if !run.definition.facts.consoles().contains(&console) {
+            return Err(Box::new(say::console_missing(vm, console)));
+        }
+        match console {
+            Console::Serial => run.consoles.open_serial(vm, force),
+            Console::Screen => run.consoles.open_screen(vm),
         }
     }
 
@@ -408,6 +436,7 @@ impl FakeDomain {
             defined_devices: devices(self.definition()),
             machine: None,
             blockers: std::collections::BTreeSet::new(),
+            consoles: self.run.as_ref().map(|run| run.definition.facts.consoles()).unwrap_or_default(),
         })
     }
 }

@@ -21,11 +21,13 @@ pub mod xml;
 pub use self::ways::{Way, Ways};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixStream;
 
+use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
-use tranche_core::inventory;
+use tranche_core::inventory::{self, Console};
 use tranche_core::journey::Sent;
-use tranche_core::name::{HostName, VmName};
+use tranche_core::name::{HostName, VmId, VmName};
 use tranche_core::step::Step;
 
 /// What a hypervisor knows of VMs that go to other hosts while they run.
@@ -58,6 +60,22 @@ pub trait Hypervisor: Send + Sync + std::fmt::Debug {
     /// What is amiss with the hypervisor of this host, beside what [`Hypervisor::observe`] says. Asks nobody.
     fn notes(&self, _host: &HostName) -> Vec<Finding> {
         Vec::new()
+    }
+
+    /// Opens a console of a VM that runs. What is read from the stream is what the guest shows, and what is written to it is what it
+    /// is told; it ends when either side closes it. With `force`, whoever has the serial console is cut off. One that is not asked
+    /// this lends none.
+    ///
+    /// # Errors
+    /// The VM does not run or has no such console, somebody else has it, or the hypervisor does not answer.
+    fn open_console(
+        &self,
+        vm: &VmName,
+        _id: VmId,
+        console: Console,
+        _force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        Err(Box::new(say::console_missing(vm, console)))
     }
 
     /// Carries out a step about a VM and reads its effect back. Repeating a step that was carried out is no error.

@@ -1,10 +1,13 @@
 //! What every hypervisor does, the real one and the model alike.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory::{DeviceSource, Domain, DomainState, Hypervisor as Observed, OffReason};
+use tranche_core::inventory::{
+    Console, DeviceSource, Domain, DomainState, Hypervisor as Observed, OffReason,
+};
 use tranche_core::name::{VmId, VmName};
 use tranche_core::spec::{Firmware, VmHardware};
 use tranche_core::step::{Step, VmDevice};
@@ -182,4 +185,34 @@ pub(crate) fn a_missing_domain_is_off_already(hypervisor: &dyn Hypervisor) {
 pub(crate) fn a_step_about_a_gpu_is_refused(hypervisor: &dyn Hypervisor) {
     let step = Step::DisableVfs { gpu: "0000:01:00.0".parse().unwrap(), autoprobe: true };
     assert_eq!(refusal(hypervisor, &step).code, Code::Invariant);
+}
+
+/// What a guest shows is lent while it runs: its screen to many, its serial console to one at a time.
+pub(crate) fn consoles_are_lent(hypervisor: &dyn Hypervisor) {
+    let vm = Vm::new("shown", 0xc0);
+    let open = |console, force| hypervisor.open_console(&vm.name, vm.id, console, force);
+    let refused = |console| open(console, false).expect_err("it is refused").code;
+    assert_eq!(refused(Console::Screen), Code::DomainNotFound);
+    apply(hypervisor, &[vm.define(diskless())]);
+    assert_eq!(refused(Console::Screen), Code::VmNotRunning);
+    apply(hypervisor, &[vm.start()]);
+    assert_eq!(domain(hypervisor, &vm).consoles, [Console::Serial, Console::Screen].into());
+    let mut screens = [open(Console::Screen, false).unwrap(), open(Console::Screen, false).unwrap()];
+    for screen in &mut screens {
+        let mut version = [0; 12];
+        screen.read_exact(&mut version).unwrap();
+        assert_eq!(&version[..4], b"RFB ");
+    }
+    let mut first = open(Console::Serial, false).unwrap();
+    assert_eq!(refused(Console::Serial), Code::ConsoleBusy);
+    let second = open(Console::Serial, true).unwrap();
+    first.read_to_end(&mut Vec::new()).unwrap();
+    drop(second);
+    wait_until("it is given back", || open(Console::Serial, false).is_ok());
+    let mut last = None;
+    wait_until("it is lent again", || open(Console::Serial, false).map(|line| last = Some(line)).is_ok());
+    apply(hypervisor, &[vm.kill()]);
+    last.unwrap().read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(domain(hypervisor, &vm).consoles, [].into());
+    apply(hypervisor, &[vm.undefine()]);
 }

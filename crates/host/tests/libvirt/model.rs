@@ -63,6 +63,7 @@ fn the_model_keeps_the_contract() {
     contract::a_vm_lives(&hypervisor);
     contract::a_missing_domain_is_off_already(&hypervisor);
     contract::a_step_about_a_gpu_is_refused(&hypervisor);
+    contract::consoles_are_lent(&hypervisor);
     let theirs = Vm::new("theirs", 7);
     hypervisor.define_by_hand(&crate::server::users_domain(&theirs, "qemu")).unwrap();
     contract::somebody_elses_domain_is_not_touched(&hypervisor, &theirs.name);

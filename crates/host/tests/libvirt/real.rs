@@ -1,12 +1,13 @@
 //! A real libvirtd, with real QEMU processes.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::sync::atomic::Ordering;
 
 use camino::Utf8Path;
 use rustix::process::Signal;
 use tranche_core::finding::{Code, Severity};
-use tranche_core::inventory::{DomainState, Hypervisor as Observed, OffReason};
+use tranche_core::inventory::{Console, DomainState, Hypervisor as Observed, OffReason};
 use tranche_core::spec::{Firmware, VmHardware, VolumeRef};
 use tranche_core::step::VmDevice;
 use tranche_host::vm::Hypervisor as _;
@@ -47,6 +48,34 @@ fn libvirt_keeps_the_contract() {
     assert!(definition().contains("X-PciMmio64Mb,string=131072"), "{}", definition());
     apply(&hypervisor, &[theirs.put(&[])]);
     assert_eq!(definition(), before);
+}
+
+#[test]
+fn consoles_are_lent_by_libvirt_and_carry_what_the_guest_says() {
+    let Some(server) = Server::start() else { return };
+    let (hypervisor, _) = server.hypervisor(server.config());
+    contract::consoles_are_lent(&hypervisor);
+    // A BIOS without a screen speaks on the serial port.
+    let vm = Vm::new("speaks", 1);
+    apply(&hypervisor, &[vm.define(diskless())]);
+    let connect = server.connect();
+    let defined = Domain::lookup_by_name(&connect, "speaks").unwrap();
+    let xml = defined.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).unwrap();
+    let blind = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-machine'/>\
+                 <qemu:arg value='graphics=off'/></qemu:commandline></domain>";
+    Domain::define_xml(&connect, &xml.replace("</domain>", blind)).unwrap();
+    apply(&hypervisor, &[vm.start()]);
+    let mut line = hypervisor.open_console(&vm.name, vm.id, Console::Serial, false).unwrap();
+    line.write_all(b"typed").unwrap();
+    let mut said = String::new();
+    while !said.contains("SeaBIOS") {
+        let mut chunk = [0; 256];
+        let len = line.read(&mut chunk).unwrap();
+        assert_ne!(len, 0, "it ended after {said:?}");
+        said.push_str(&String::from_utf8_lossy(&chunk[..len]));
+    }
+    drop(line);
+    apply(&hypervisor, &[vm.kill()]);
 }
 
 #[test]

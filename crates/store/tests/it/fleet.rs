@@ -147,5 +147,6 @@ fn domain(name: &VmName, id: VmId) -> Domain {
         defined_devices: Vec::new(),
         machine: None,
         blockers: std::collections::BTreeSet::new(),
+        consoles: std::collections::BTreeSet::new(),
     }
 }

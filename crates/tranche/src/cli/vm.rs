@@ -135,10 +135,13 @@ pub enum VmCommand {
     },
     /// Connect to a VM's serial console; leave with Ctrl-]
     ///
-    /// Runs `virsh console`, on the host that the VM is on.
+    /// What is typed goes to the guest, key by key, on whichever host it runs. One at a time has the console.
     Console {
         /// The VM
         name: VmName,
+        /// Take it over from whoever has it; they are cut off
+        #[arg(long)]
+        force: bool,
     },
 }
 

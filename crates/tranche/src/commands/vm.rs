@@ -1,25 +1,18 @@
 //! Commands about VMs.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
-use tranche_api::cluster::ClusterView;
 use tranche_api::request::{AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::VmView;
 use tranche_core::change::AdoptedVm;
-use tranche_core::diagnostics as say;
 use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
 use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware, VmPart};
 
-use super::{Daemon, change};
+use super::{Daemon, change, console};
 use crate::cli::{CreateArgs, VmCommand};
 use crate::failure::{Exit, Failure};
-
-/// The libvirt of this host, where its VMs run.
-const LIBVIRT_URI: &str = "qemu:///system";
 
 pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
@@ -69,7 +62,7 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         VmCommand::Detach { name, restart, doing } => {
             change::post(&path(&name, "/detach"), &DetachGpu { restart }, doing, daemon)
         }
-        VmCommand::Console { name } => console(&name, daemon),
+        VmCommand::Console { name, force } => console::open(&name, force, daemon),
     }
 }
 
@@ -108,17 +101,4 @@ fn user_data(path: &Path) -> Result<String, Failure> {
         return Err(Failure::TooLong { path, len_bytes, max_bytes: CLOUD_INIT_LEN_MAX });
     }
     Ok(text)
-}
-
-/// Becomes virsh, which knows how to lend a terminal to a guest, and speaks to this host's libvirt alone. Asking first gives a VM that
-/// is unknown, or on another host, its finding.
-fn console(name: &VmName, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
-    let vm: VmView = daemon.client.get(&path(name, ""))?;
-    let Some(host) = &vm.host else { return Err(Failure::Refused(Box::new(say::vm_not_running(name)))) };
-    let here = daemon.client.get::<ClusterView>("/cluster")?.host;
-    if *host != here {
-        return Err(Failure::Refused(Box::new(say::vm_elsewhere(name, host, &here))));
-    }
-    let source = Command::new("virsh").args(["-c", LIBVIRT_URI, "console", vm.name.as_str()]).exec();
-    Err(Failure::Program { program: "virsh", source })
 }

@@ -10,7 +10,7 @@ use tranche_api::view::{
 };
 use tranche_core::diagnostics;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
-use tranche_core::inventory::{Backend, Iommu, Offer};
+use tranche_core::inventory::{Backend, Console, Iommu, Offer};
 use tranche_core::name::{GpuKey, OperationId, Timestamp, VmId};
 use tranche_core::operation::{Goal, LogLine, Operation, OperationState};
 use tranche_core::spec::{GpuMode, Request, Run};
@@ -165,6 +165,7 @@ pub(crate) fn desk_01() -> VmView {
         memory_mib: Some(8192),
         guest_os: Some("ubuntu22.04".to_owned()),
         created_at: NOW,
+        consoles: vec![Console::Serial, Console::Screen],
         findings: Vec::new(),
     }
 }
@@ -184,6 +185,7 @@ pub(crate) fn desk_02() -> VmView {
         emulated: false,
         request: Request::Partition { vram_mib: Some(3648), profile: None },
         reserved: true,
+        consoles: Vec::new(),
         findings: vec![no_room()],
         ..desk_01()
     }

@@ -1,7 +1,5 @@
 //! Commands that only look.
 
-use std::os::unix::fs::PermissionsExt;
-
 use expect_test::expect;
 use tranche_api::answer::{Diagnosis, WhyNot};
 use tranche_api::cluster::{ClusterView, StoreSeat};
@@ -15,9 +13,7 @@ use tranche_core::spec::{Request, Rule};
 use tranche_core::upgrade::{UpgradePlan, UpgradeStep, UpgradeTurn};
 
 use crate::daemon::Daemon;
-use crate::fixtures::{
-    ASK_OPERATION, a2, desk_01, desk_02, host, igb, member_of_a_cluster, no_room, operation, partitions,
-};
+use crate::fixtures::{ASK_OPERATION, a2, desk_01, desk_02, host, igb, no_room, operation, partitions};
 use crate::{check, run};
 
 #[test]
@@ -385,48 +381,6 @@ fn members_of_a_store_that_somebody_else_runs_are_listed_by_url() {
         https://etcd3:2379  silent   -       -
         exit 0
     "#]]);
-}
-
-#[test]
-fn the_console_is_virsh_with_the_name_and_without_a_shell() {
-    let daemon = Daemon::new()
-        .answers("GET /v1/vms/desk-01", &desk_01())
-        .answers("GET /v1/cluster", &member_of_a_cluster("node1"));
-    let virsh = daemon.dir().join("virsh");
-    std::fs::write(&virsh, "#!/bin/sh\necho \"$#:\" \"$@\"\n").unwrap();
-    std::fs::set_permissions(&virsh, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let socket = daemon.socket();
-    let output = crate::command(&["--socket", socket.to_str().unwrap(), "vm", "console", "desk-01"])
-        .env("PATH", daemon.dir())
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "4: -c qemu:///system console desk-01\n");
-}
-
-#[test]
-fn the_console_of_a_vm_on_another_host_is_refused_with_the_host_to_go_to() {
-    let daemon = Daemon::new()
-        .answers("GET /v1/vms/desk-01", &desk_01())
-        .answers("GET /v1/vms/desk-02", &desk_02())
-        .answers("GET /v1/cluster", &member_of_a_cluster("node2"));
-    check(
-        &daemon,
-        &["vm", "console", "desk-01"],
-        expect![[r#"
-            ! error: VM desk-01 is on host node1, and its console can only be reached there; this is host node2. [vm_elsewhere]
-            !   hint: On host node1: tranche vm console desk-01
-            exit 3
-        "#]],
-    );
-    check(
-        &daemon,
-        &["vm", "console", "desk-02"],
-        expect![[r#"
-            ! error: VM desk-02 does not run. [vm_not_running]
-            !   hint: Start it with 'tranche vm start desk-02'.
-            exit 3
-        "#]],
-    );
 }
 
 #[test]

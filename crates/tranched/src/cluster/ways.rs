@@ -156,22 +156,47 @@ impl There {
 /// # Errors
 /// Why that is refused, or nobody answers, in words.
 pub async fn enter(place: &str, trust: Trust<'_>) -> Result<Entered, String> {
-    let connection = door::connect(place, trust).await.map_err(|error| chain(&error))?;
-    let request = Request::post(PATH).header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL);
-    let request = request.body(Bytes::new()).map_err(|error| chain(&error))?;
-    let response = connection.send(request).await.map_err(|error| chain(&error))?;
+    enter_at(place, trust, PATH).await.map_err(|shut| shut.to_string())
+}
+
+/// Why nobody was let through.
+#[derive(Debug, thiserror::Error)]
+pub enum Shut {
+    /// The other host has refused, and says why.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+    /// It does not answer, or not as it should.
+    #[error("{0}")]
+    Silent(String),
+}
+
+/// Asks to be let through to what is at this path behind the door at `HOST:PORT`.
+///
+/// # Errors
+/// See [`Shut`].
+pub async fn enter_at(place: &str, trust: Trust<'_>, path: &str) -> Result<Entered, Shut> {
+    fn silent(error: impl std::error::Error + 'static) -> Shut {
+        Shut::Silent(chain(&error))
+    }
+    let connection = door::connect(place, trust).await.map_err(silent)?;
+    let request = Request::post(path).header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL);
+    let request = request.body(Bytes::new()).map_err(silent)?;
+    let response = connection.send(request).await.map_err(silent)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response).await);
     }
-    hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|error| chain(&error))
+    hyper::upgrade::on(response).await.map(TokioIo::new).map_err(silent)
 }
 
 /// What a refusal says.
-async fn refusal(response: Response<Incoming>) -> String {
+async fn refusal(response: Response<Incoming>) -> Shut {
     let status = response.status();
     let body = Limited::new(response.into_body(), REFUSAL_LEN_MAX).collect().await.ok();
     let problem = body.and_then(|body| serde_json::from_slice::<Problem>(&body.to_bytes()).ok());
-    problem.map_or_else(|| format!("it answers with {status}"), |problem| problem.detail)
+    problem.map_or_else(
+        || Shut::Silent(format!("it answers with {status}")),
+        |problem| Shut::Refused(Box::new(problem)),
+    )
 }
 
 /// Carries whatever connects, until it is aborted.

@@ -23,7 +23,7 @@ use serde_json::Value;
 use tranche_access::{Asker, without_secrets};
 use tranche_api::access::AuditEntry;
 use tranche_api::limits::BODY_LEN_MAX;
-use tranche_core::access::{Role, needed};
+use tranche_core::access::{Role, needed, opens_console};
 use tranche_core::diagnostics as say;
 
 use super::guard::Peer;
@@ -123,7 +123,7 @@ pub(super) async fn authorise(State(app): State<App>, request: Request, next: Ne
     let asker = request.extensions().get::<Asker>().cloned();
     let from = request.extensions().get::<From>().map_or_else(String::new, |From(from)| from.clone());
     let query = request.uri().query().unwrap_or_default();
-    let only_looks = matches!(method, Method::GET | Method::HEAD)
+    let only_looks = matches!(method, Method::GET | Method::HEAD) && !opens_console(&path)
         || query.split('&').any(|part| part == "dry_run=true")
         || path == "/v1/diff";
     let refusal = match &asker {
@@ -154,11 +154,26 @@ pub(super) async fn authorise(State(app): State<App>, request: Request, next: Ne
     let who = asker.map(|asker| asker.who).or_else(|| user_in(asked.as_deref()));
     let asked = if path == "/v1/sessions" { None } else { asked.as_deref().and_then(without_secrets) };
     let entry = Entry { who, from, what, asked };
-    let (response, Outcome { title, user }) = outcome_of(next.run(request).await).await;
+    let response = next.run(request).await;
+    let noted = response.extensions().get::<Noted>().cloned();
+    let (response, Outcome { title, user }) = outcome_of(response).await;
     // Who logs in by a link is known only afterwards.
     let entry = Entry { who: entry.who.or(user.filter(|_| path == "/v1/sessions")), ..entry };
-    entry.write(&app, response.status(), title).await;
+    let (status, title) = match noted {
+        Some(Noted { status, outcome }) => (status, Some(outcome)),
+        None => (response.status(), title),
+    };
+    entry.write(&app, status, title).await;
     response
+}
+
+/// What the audit log is to have of a request whose answer does not tell, as an extension of that answer.
+#[derive(Debug, Clone)]
+pub(super) struct Noted {
+    /// What it would have been answered with.
+    pub(super) status: StatusCode,
+    /// What became of it.
+    pub(super) outcome: String,
 }
 
 /// A line of the audit log in the making.
@@ -232,7 +247,8 @@ fn user_in(body: Option<&[u8]>) -> Option<String> {
     Some(body.get("user")?.as_str()?.chars().take(80).collect())
 }
 
-fn token_in(headers: &HeaderMap) -> Option<String> {
+/// The token that a request shows.
+pub(super) fn token_in(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())

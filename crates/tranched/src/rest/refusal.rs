@@ -37,8 +37,13 @@ impl Refusal {
         Self(Box::new(Problem::with_status(StatusCode::INTERNAL_SERVER_ERROR.as_u16(), finding)))
     }
 
+    /// What it says.
+    pub(super) fn problem(&self) -> &Problem {
+        &self.0
+    }
+
     /// The status that it is sent with.
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
@@ -46,6 +51,13 @@ impl Refusal {
 impl From<Finding> for Refusal {
     fn from(finding: Finding) -> Self {
         Self(Box::new(Problem::new(finding)))
+    }
+}
+
+/// What another host has refused, as it did.
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
     }
 }
 

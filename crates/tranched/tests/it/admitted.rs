@@ -19,6 +19,7 @@ use tranched::bell::Bell;
 use tranched::clock;
 use tranched::cluster::Cluster;
 use tranched::cluster::door::Caller;
+use tranched::consoles::Consoles;
 use tranched::engine::Engine;
 use tranched::events::Events;
 use tranched::patience::Patience;
@@ -59,6 +60,7 @@ impl Site {
             cluster: Cluster::nowhere("node1".parse().unwrap()),
             member: None,
             access: access.clone(),
+            consoles: Consoles::default(),
             patience: Patience::default(),
         };
         Self { access, router: rest::for_the_web(app) }
@@ -204,6 +206,40 @@ async fn a_login_begins_a_session_that_opens_pages_and_never_the_rest_interface(
     };
     assert_eq!(site.ask(with_cookie("/")).await.status, StatusCode::OK);
     assert_eq!(site.ask(with_cookie("/v1/vms")).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_console_is_for_operators_from_a_page_of_this_very_address_and_whoever_was_refused_is_remembered() {
+    let site = Site::new().with_users();
+    let mut cookies = Vec::new();
+    for user in ["operator", "viewer"] {
+        let told = site.log_in(user, PASSWORD).await;
+        let secret = told.body["secret"].as_str().unwrap().to_owned();
+        cookies.push(format!("{}={secret}", tranche_console::SESSION_COOKIE));
+    }
+    let asked = |cookie: &str, origin: Option<&str>| {
+        let socket = Request::builder().uri("/vms/desk/serial/socket").header(header::HOST, "node1:7440");
+        let socket = socket.header(header::CONNECTION, "upgrade").header(header::UPGRADE, "websocket");
+        let socket = if cookie.is_empty() { socket } else { socket.header(header::COOKIE, cookie) };
+        let socket = origin.into_iter().fold(socket, |socket, origin| socket.header(header::ORIGIN, origin));
+        socket.body(Body::empty()).unwrap()
+    };
+    let own = Some("https://node1:7440");
+    assert_eq!(site.ask(asked("", own)).await.status, StatusCode::UNAUTHORIZED);
+    let [operator, viewer] = &cookies[..] else { panic!("two have logged in") };
+    assert_eq!(site.ask(asked(viewer, own)).await.status, StatusCode::FORBIDDEN);
+    for foreign in
+        [None, Some("https://evil.example"), Some("http://node1:7440"), Some("https://node1"), Some("null")]
+    {
+        let told = site.ask(asked(operator, foreign)).await;
+        assert_eq!(told.status, StatusCode::FORBIDDEN, "{foreign:?}");
+    }
+    // It comes as far as it can without a connection.
+    assert_eq!(site.ask(asked(operator, own)).await.status, StatusCode::UPGRADE_REQUIRED);
+    let refused = site.audit().into_iter().filter(|(_, what, _)| what == "GET /v1/vms/desk/console");
+    let refused: Vec<(String, u16)> = refused.map(|(who, _, status)| (who, status)).collect();
+    assert_eq!(refused.iter().filter(|(who, status)| who == "operator" && *status == 403).count(), 5);
+    assert!(refused.contains(&("viewer".to_owned(), 403)), "{refused:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod admitted;
 mod bad_input;
 mod catalogue;
 mod cluster;
+mod consoles;
 mod desk;
 mod etcd;
 mod fake_machine;

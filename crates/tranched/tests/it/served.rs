@@ -111,6 +111,11 @@ impl Served {
         Self { engine, machine, dir, stop, task }
     }
 
+    /// A connection to its socket.
+    pub(crate) async fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.dir.path().join("s")).await.unwrap()
+    }
+
     /// Tells the daemon to stop and waits for its end.
     pub(crate) async fn stop(self) -> Result<(), DaemonError> {
         self.stop.send(()).unwrap();
@@ -166,7 +171,7 @@ impl Served {
         body: Option<Bytes>,
         media_type: Option<&'static str>,
     ) -> Response<Incoming> {
-        let stream = UnixStream::connect(self.dir.path().join("s")).await.unwrap();
+        let stream = self.connect().await;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");

@@ -7,6 +7,7 @@
 //! Deliberately absent: pools, volumes and networks are used by name (`resources`) and never made; and nothing here remembers what
 //! it has done, because libvirt does.
 
+mod consoles;
 mod dirty;
 mod job;
 mod lanes;
@@ -16,13 +17,14 @@ mod resources;
 mod send;
 mod steps;
 
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use tranche_core::finding::{Code, Finding};
-use tranche_core::inventory;
-use tranche_core::name::HostName;
+use tranche_core::inventory::{self, Console};
+use tranche_core::name::{HostName, VmId, VmName};
 use tranche_core::step::{Step, StepSubject};
 
 use self::dirty::DirtyRates;
@@ -177,6 +179,24 @@ impl Hypervisor for Libvirt {
                     or kvm_amd, and restart tranched; 'journalctl -u tranched' has the probe's words. VMs made until then \
                     stay emulated: delete and create them again.";
         vec![report::host_note(host, Code::KvmMissing, message, hint)]
+    }
+
+    fn open_console(
+        &self,
+        vm: &VmName,
+        id: VmId,
+        console: Console,
+        force: bool,
+    ) -> Result<UnixStream, Box<Finding>> {
+        let (shared, name) = (Arc::clone(&self.shared), vm.clone());
+        let work = move || shared.with_link(|link| shared.open_console(link, (&name, id), console, force));
+        // Not in the lane of the VM's steps: whoever wants to see why one takes so long must not wait for it.
+        let lane = format!("{vm} {console}");
+        match self.lanes.run(&lane, "open a console", self.shared.config.observe_limit_ms, work) {
+            Ok(Ok(result)) => result,
+            Ok(Err(lost)) => Err(refusal::down(vm, &lost)),
+            Err(late) => Err(refusal::down(vm, &late.to_string())),
+        }
     }
 
     fn apply(&self, step: &Step) -> Result<(), Box<Finding>> {

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tranche_core::inventory::{self, DomainState, HostDevice, MigrationBlocker, OffReason, Resources};
+use tranche_core::inventory::{
+    self, Console, DomainState, HostDevice, MigrationBlocker, OffReason, Resources,
+};
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -50,6 +52,7 @@ struct Reading {
     live_devices: Vec<HostDevice>,
     machine: Option<String>,
     blockers: BTreeSet<MigrationBlocker>,
+    consoles: BTreeSet<Console>,
     /// Whether it is being sent to another host.
     leaves: bool,
     /// libvirt's number of the run that was read; none for a domain that was off.
@@ -205,6 +208,7 @@ impl Shared {
                 defined_devices: reading.defined_devices,
                 machine: reading.machine,
                 blockers: reading.blockers,
+                consoles: reading.consoles,
             };
             domains.insert(name, observed);
         }
@@ -238,6 +242,7 @@ fn read(domain: &Domain, run: Option<u32>) -> Result<Reading, ObserveError> {
     let live = state.is_active().then_some(live);
     let (machine, blockers) =
         live.as_ref().map(|live| (live.machine.clone(), live.blockers.clone())).unwrap_or_default();
+    let consoles = live.as_ref().map(xml::Facts::consoles).unwrap_or_default();
     Ok(Reading {
         state,
         vcpus: defined.vcpus,
@@ -246,6 +251,7 @@ fn read(domain: &Domain, run: Option<u32>) -> Result<Reading, ObserveError> {
         live_devices: live.map(|live| live.devices).unwrap_or_default(),
         machine,
         blockers,
+        consoles,
         leaves,
         run,
         at: Instant::now(),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use camino::Utf8PathBuf;
 use roxmltree::{Document, Node};
-use tranche_core::inventory::{DeviceSource, HostDevice, MigrationBlocker};
+use tranche_core::inventory::{Console, DeviceSource, HostDevice, MigrationBlocker};
 use tranche_core::name::PciAddress;
 use uuid::Uuid;
 
@@ -28,6 +28,18 @@ pub struct Facts {
     pub machine: Option<String>,
     /// What in it could not move to another host while it runs.
     pub blockers: BTreeSet<MigrationBlocker>,
+    /// Whether its first serial port is one that libvirt lends.
+    pub has_serial: bool,
+    /// Which of its graphics is its first VNC server.
+    pub vnc: Option<u32>,
+}
+
+impl Facts {
+    /// What of it can be opened.
+    pub fn consoles(&self) -> BTreeSet<Console> {
+        let serial = self.has_serial.then_some(Console::Serial);
+        serial.into_iter().chain(self.vnc.map(|_| Console::Screen)).collect()
+    }
 }
 
 /// Reads a domain's XML.
@@ -50,6 +62,8 @@ pub fn read(xml: &str) -> Result<Facts, XmlError> {
         devices: devices(domain).filter_map(host_device).collect(),
         machine: descend(domain, &["os", "type"]).and_then(|os| os.attribute("machine")).map(str::to_owned),
         blockers: blockers(domain),
+        has_serial: has_serial(domain),
+        vnc: vnc(domain),
     })
 }
 
@@ -114,6 +128,21 @@ fn blockers(domain: Node<'_, '_>) -> BTreeSet<MigrationBlocker> {
         found.insert(MigrationBlocker::InvariantTsc);
     }
     found
+}
+
+/// Whether the serial port that libvirt lends when none is named is one that it can lend: it does so with these two kinds only
+/// (libvirt: src/qemu/qemu_driver.c, qemuDomainOpenConsole).
+fn has_serial(domain: Node<'_, '_>) -> bool {
+    let first = devices(domain).find(|device| device.has_tag_name("serial"));
+    let first = first.or_else(|| devices(domain).find(|device| device.has_tag_name("console")));
+    first.is_some_and(|device| matches!(device.attribute("type"), Some("pty" | "unix")))
+}
+
+/// Where among its graphics a domain has a VNC server. Where that listens does not matter: libvirt hands over a connection that was
+/// made without any address (libvirt: virDomainOpenGraphicsFD).
+fn vnc(domain: Node<'_, '_>) -> Option<u32> {
+    let mut graphics = devices(domain).filter(|device| device.has_tag_name("graphics"));
+    graphics.position(|graphics| graphics.attribute("type") == Some("vnc")).and_then(|at| at.try_into().ok())
 }
 
 /// A device of the host, in any of the elements in which libvirt takes one.
@@ -239,6 +268,30 @@ mod tests {
         assert_eq!(with("", "", ours).blockers, BTreeSet::new());
         let all = "<iommu model='intel'/><shmem name='x'/><filesystem type='mount'/>";
         assert_eq!(with("", "", all).blockers, BTreeSet::from([Viommu, SharedMemory, Filesystem]));
+    }
+
+    #[test]
+    fn consoles_are_those_that_libvirt_can_lend() {
+        let consoles = |devices: &str| {
+            let xml = DESK.replace("<devices>", &format!("<devices>{devices}"));
+            let facts = read(&xml).unwrap();
+            (facts.has_serial, facts.vnc)
+        };
+        assert_eq!(consoles(""), (false, None));
+        assert_eq!(consoles("<serial type='pty'/><graphics type='vnc'/>"), (true, Some(0)));
+        assert_eq!(
+            consoles("<console type='pty'/>"),
+            (true, None),
+            "a guest of virtio may have this one only"
+        );
+        assert_eq!(
+            consoles("<serial type='file'/><serial type='pty'/>"),
+            (false, None),
+            "the first one is lent"
+        );
+        let both =
+            "<graphics type='spice'/><graphics type='vnc' port='-1'><listen type='socket'/></graphics>";
+        assert_eq!(consoles(both), (false, Some(1)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tranched::bell::Bell;
 use tranched::cluster::door::{self, Identity, Trust};
 use tranched::cluster::pki::{self, Subject as Certified};
 use tranched::cluster::ways::{self, Carrier, Entered};
+use tranched::consoles::Consoles;
 use tranched::engine::Engine;
 use tranched::events::Events;
 use tranched::member::vigil::Times;
@@ -64,6 +65,7 @@ fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8Pat
         pulse: Pulse::new(patience.pass),
         cluster,
         member: Some(member),
+        consoles: Consoles::default(),
         patience,
     }
 }
