@@ -59,7 +59,7 @@ const PORTS = { first: 10_000, count: 10_000 };
 let tried = process.pid * 64;
 
 /** Ports that nobody uses; tests that begin at once look in different places. */
-async function freePorts(count) {
+export async function freePorts(count) {
   const ports = [];
   while (ports.length < count) {
     const port = PORTS.first + (tried++ % PORTS.count);
@@ -80,10 +80,10 @@ class Daemon {
   #over = false;
 
   constructor(host, preset, directory) {
-    Object.assign(this, { host, preset, directory, others: [], origin: undefined });
+    Object.assign(this, { host, preset, directory, others: [], origin: undefined, settings: [] });
   }
 
-  /** Starts it, or starts it again at the address that it had. */
+  /** Starts it, or starts it again at the address that it had; with `settings`, if there are more. */
   async start() {
     const config = join(this.directory, "tranched.toml");
     const [port, clientPort, peerPort, consolePort] = await freePorts(4);
@@ -95,7 +95,7 @@ class Daemon {
       `[cluster]`, `address = "127.0.0.1"`, `port = ${port}`,
       `[etcd]`, `run = "child"`, `client_port = ${clientPort}`, `peer_port = ${peerPort}`,
       `[console]`, `listen = "${this.origin ? new URL(this.origin).host : `127.0.0.1:${consolePort}`}"`,
-      `[log]`, `format = "json"`, "",
+      `[log]`, `format = "json"`, ...this.settings, "",
     ].join("\n"));
     const served = this.#untilServed();
     this.#over = false;

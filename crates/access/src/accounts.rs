@@ -12,7 +12,8 @@ use tranche_core::finding::Finding;
 use tranche_core::name::{Timestamp, UserName};
 use tranche_store::{Expected, Key, Outcome, Store, Txn};
 
-use crate::records::{self, Password, Session, Token, User};
+use crate::issuer::Issuer;
+use crate::records::{self, Ends, Login, Password, Session, Token, User};
 use crate::{password, secret};
 
 /// How long a session lasts, in milliseconds: a working day. It ends then, whatever is done in it.
@@ -26,7 +27,7 @@ const TOKEN_PREFIX: &str = "tranche_";
 /// Who asks, once that is proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {
-    /// A user's name, `token NAME`, or `uid N` for somebody on the host's own socket.
+    /// A user's name, `NAME (via ISSUER)`, `token NAME`, or `uid N` for somebody on the host's own socket.
     pub who: String,
     /// What they may do.
     pub role: Role,
@@ -42,13 +43,20 @@ impl Asker {
 /// The users, tokens and sessions of an installation. Every call waits for the store.
 #[derive(Debug, Clone)]
 pub struct Accounts {
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) issuer: Option<Arc<Issuer>>,
 }
 
 impl Accounts {
     /// Those in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, issuer: None }
+    }
+
+    /// The same, where an issuer vouches for people as well.
+    #[must_use]
+    pub fn trusting(self, issuer: Issuer) -> Self {
+        Self { issuer: Some(Arc::new(issuer)), ..self }
     }
 
     /// Every user, by name.
@@ -105,14 +113,15 @@ impl Accounts {
         let (user, _) = user.ok_or_else(|| say::user_not_found(name))?;
         let secret = secret::new()?;
         let expires_at = Timestamp(now.0 + LINK_LIFE_MS);
-        let link = Session { user: name.clone(), stamp: user.stamp, expires_at };
+        let link = Login { user: name.clone(), stamp: user.stamp, expires_at };
         let key = records::link_key(&secret::hash(&secret));
         self.commit(&Txn::new().expect(key.clone(), Expected::Absent).put(key, records::encode(&link)))?;
         let path = format!("/login?link={secret}");
         Ok(LinkMade { secret: Secret(secret), path, url: None, expires_at })
     }
 
-    /// Begins a session. How often somebody may try is the caller's to bound ([`crate::Throttle`]).
+    /// Begins a session. How often somebody may try is the caller's to bound ([`crate::Throttle`]), and whom an issuer vouches for is
+    /// the caller's to prove ([`Accounts::begin_vouched`]).
     ///
     /// # Errors
     /// Name and password, or the link, open nothing; or the store fails.
@@ -133,7 +142,7 @@ impl Accounts {
             }
             LogIn::Link { link } => {
                 let key = records::link_key(&secret::hash(&link.0));
-                let found = records::read::<Session>(&*self.store, &key)?;
+                let found = records::read::<Login>(&*self.store, &key)?;
                 let (found, revision) = found.ok_or_else(say::link_failed)?;
                 let user = records::read::<User>(&*self.store, &records::user_key(&found.user))?;
                 let user = user.map(|(user, _)| user).filter(|user| user.stamp == found.stamp);
@@ -142,6 +151,7 @@ impl Accounts {
                 let spent = Txn::new().expect(key.clone(), Expected::At(revision)).delete(key);
                 self.begin(found.user, &user, now, spent)
             }
+            LogIn::Issuer { .. } => Err(say::issuer_missing()),
         }
     }
 
@@ -152,6 +162,10 @@ impl Accounts {
     pub fn session(&self, session: &str, now: Timestamp) -> Result<Option<Asker>, Finding> {
         let key = records::session_key(&secret::hash(session));
         let Some((session, _)) = records::read::<Session>(&*self.store, &key)? else { return Ok(None) };
+        let session = match session {
+            Session::User(session) => session,
+            Session::Vouched(session) => return Ok(self.vouched(&session, now)),
+        };
         if now >= session.expires_at {
             return Ok(None);
         }
@@ -227,25 +241,33 @@ impl Accounts {
         Ok(token.map(|token| Asker { who: format!("token {name}"), role: token.role }))
     }
 
-    /// Begins a session in the same transaction in which `spent` pays for it, and forgets those that are over.
+    /// Begins a session of a user, for which `spent` pays.
     fn begin(&self, name: UserName, user: &User, now: Timestamp, spent: Txn) -> Result<LoggedIn, Finding> {
+        let expires_at = Timestamp(now.0 + SESSION_LIFE_MS);
+        let session = Login { user: name.clone(), stamp: user.stamp.clone(), expires_at };
+        let secret = self.keep(&Session::User(session), now, spent)?.ok_or_else(say::link_failed)?;
+        let caller = CallerView { name: name.to_string(), role: user.role };
+        Ok(LoggedIn { secret: Secret(secret), caller, expires_at, subject: None })
+    }
+
+    /// Keeps a session in the same transaction in which `spent` pays for it; none if that cannot be paid any more.
+    pub(crate) fn keep(
+        &self,
+        session: &Session,
+        now: Timestamp,
+        spent: Txn,
+    ) -> Result<Option<String>, Finding> {
         self.forget_sessions(now)?;
         let secret = secret::new()?;
-        let expires_at = Timestamp(now.0 + SESSION_LIFE_MS);
-        let session = Session { user: name.clone(), stamp: user.stamp.clone(), expires_at };
-        let txn = spent.put(records::session_key(&secret::hash(&secret)), records::encode(&session));
-        match self.store.commit(&txn).map_err(|error| error.finding())? {
-            Outcome::Committed(_) => {}
-            Outcome::Conflict(_) => return Err(say::link_failed()),
-        }
-        let caller = CallerView { name: name.to_string(), role: user.role };
-        Ok(LoggedIn { secret: Secret(secret), caller, expires_at })
+        let txn = spent.put(records::session_key(&secret::hash(&secret)), records::encode(session));
+        let outcome = self.store.commit(&txn).map_err(|error| error.finding())?;
+        Ok(matches!(outcome, Outcome::Committed(_)).then_some(secret))
     }
 
     fn forget_sessions(&self, now: Timestamp) -> Result<(), Finding> {
         let entries = self.store.range(&records::sessions()).map_err(|error| error.finding())?.entries;
         let is_over = |value: &[u8]| {
-            serde_json::from_slice::<Session>(value).is_ok_and(|session| now >= session.expires_at)
+            serde_json::from_slice::<Ends>(value).is_ok_and(|session| now >= session.expires_at)
         };
         let over: Vec<Key> =
             entries.into_iter().filter(|entry| is_over(&entry.value)).map(|entry| entry.key).collect();

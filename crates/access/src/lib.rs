@@ -7,6 +7,7 @@
 //! | `access/token/NAME` | a token, with the hash of its secret |
 //! | `session/HASH` | a session of a browser, under the hash of its secret |
 //! | `session/link/HASH` | a link that logs in once |
+//! | `session/spent/HASH` | an attempt to log in through an issuer that has succeeded, so that it does so once |
 //! | `audit/TIME-N` | something that was asked and changed or refused |
 //!
 //! No secret is stored, only what proves that somebody knows it: an argon2id hash of a password, the SHA-256 of a random secret of
@@ -16,14 +17,18 @@
 //! that must not wait ask on a thread of their own. The time is a parameter.
 
 mod accounts;
+mod attempt;
 mod audit;
+mod issuer;
 mod password;
 mod records;
 mod secret;
 mod throttle;
 
 pub use accounts::{Accounts, Asker, LINK_LIFE_MS, SESSION_LIFE_MS};
+pub use attempt::{ATTEMPT_LIFE_MS, Attempt};
 pub use audit::{AUDIT_KEPT_MAX, Audit, without_secrets};
+pub use issuer::{Issuer, Person};
 pub use password::PASSWORD_LEN_MIN;
 pub use secret::csrf_of;
 pub use throttle::{BY_ADDRESS, BY_USER, Patience, Throttle};

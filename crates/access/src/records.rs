@@ -37,11 +37,36 @@ pub(crate) struct Token {
     pub(crate) hash: String,
 }
 
-/// A session, or a link that begins one.
+/// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Session {
+#[serde(untagged)]
+pub(crate) enum Session {
+    User(Login),
+    Vouched(Vouched),
+}
+
+/// A session of a user, or a link that begins one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Login {
     pub(crate) user: UserName,
     pub(crate) stamp: String,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// A session of somebody whom an issuer vouches for, and who is no user. Versions that know no issuers cannot read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Vouched {
+    pub(crate) issuer: String,
+    pub(crate) subject: String,
+    pub(crate) name: String,
+    /// Those that gave a role when it began: what they give is looked up at each request.
+    pub(crate) groups: Vec<String>,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// An attempt to log in through an issuer that has succeeded, so that it does so once; and what is asked of all that lies with sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ends {
     pub(crate) expires_at: Timestamp,
 }
 
@@ -61,6 +86,10 @@ pub(crate) fn link_key(hash: &str) -> Key {
     key("session/link", &hash)
 }
 
+pub(crate) fn spent_key(hash: &str) -> Key {
+    key("session/spent", &hash)
+}
+
 pub(crate) fn users() -> KeyRange {
     below("access/user/")
 }
@@ -69,7 +98,7 @@ pub(crate) fn tokens() -> KeyRange {
     below("access/token/")
 }
 
-/// Sessions and links.
+/// Sessions, links, and attempts that were spent.
 pub(crate) fn sessions() -> KeyRange {
     below("session/")
 }

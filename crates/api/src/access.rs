@@ -17,7 +17,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Logs in: `POST /v1/sessions`, with a name and a password, or with the secret of a one-time link.
+/// Logs in: `POST /v1/sessions`, with a name and a password, with the secret of a one-time link, or with what an issuer answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum LogIn {
@@ -33,6 +33,58 @@ pub enum LogIn {
         /// What the link ends with.
         link: Secret,
     },
+    /// Through an issuer (OpenID Connect), by what it answered.
+    Issuer {
+        /// The secret that the attempt has left with the browser.
+        attempt: Secret,
+        /// What the browser came back with.
+        answer: IssuerAnswer,
+    },
+}
+
+/// What an issuer sends a browser back with: the query of the callback (OpenID Connect Core 1.0, section 3.1.2.5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerAnswer {
+    /// The address to which it came, the same that the attempt was begun with.
+    pub callback: String,
+    /// Which attempt it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Secret>,
+    /// What the identity is fetched with, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Secret>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Who answers (RFC 9207).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+}
+
+/// Through whom people can log in: `GET /v1/sessions/issuer`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct IssuerView {
+    /// What the issuer is called; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Begins to log in through the issuer: `POST /v1/sessions/issuer`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BeginLogIn {
+    /// Where the issuer shall send the browser back to: `/login/callback` of the console, by the address that the browser knows.
+    pub callback: String,
+}
+
+/// An attempt to log in through the issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LogInBegun {
+    /// What the browser keeps until the issuer has answered. It is told only here.
+    pub attempt: Secret,
+    /// Where the browser goes.
+    pub url: String,
 }
 
 /// A session that has begun.
@@ -45,12 +97,15 @@ pub struct LoggedIn {
     pub caller: CallerView,
     /// When it ends by itself, in milliseconds since the Unix epoch.
     pub expires_at: Timestamp,
+    /// Who it is for the issuer that vouches for them, whatever they are called; none for users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
 }
 
 /// Who asks: `GET /v1/session`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CallerView {
-    /// The user or the token, or the local user by number.
+    /// The user or the token, or the local user by number; whom an issuer vouches for is told by `NAME (via ISSUER)`.
     pub name: String,
     /// What they may do.
     pub role: Role,
@@ -147,7 +202,7 @@ pub struct LinkMade {
 pub struct AuditEntry {
     /// When, in milliseconds since the Unix epoch.
     pub at: Timestamp,
-    /// Who: a user, `token NAME`, or `uid N` for the host's own socket.
+    /// Who: a user, `NAME (via ISSUER)`, `token NAME`, or `uid N` for the host's own socket.
     pub who: String,
     /// From where: an address, or `socket`.
     pub from: String,

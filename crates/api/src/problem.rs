@@ -74,7 +74,11 @@ pub fn status_of(code: Code) -> u16 {
         Class::NotFound => 404,
         Class::Conflict | Class::Note => 409,
         Class::Denied => match code {
-            Code::LoginRequired | Code::LoginFailed => 401,
+            Code::LoginRequired
+            | Code::LoginFailed
+            | Code::LoginStale
+            | Code::IssuerRefused
+            | Code::IdTokenInvalid => 401,
             Code::LoginThrottled => 429,
             _ => 403,
         },

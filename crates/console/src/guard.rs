@@ -24,6 +24,7 @@ pub(crate) struct Arrived(pub(crate) Extensions);
 
 /// Where nobody has to be known: the way in, and what its page is made from.
 const LOGIN: &str = "/login";
+const LOGIN_BY_ISSUER: &str = "/login/";
 const ASSETS: &str = "/assets/";
 
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
@@ -61,7 +62,7 @@ pub(crate) async fn headers(request: Request, next: Next) -> Response {
 pub(crate) async fn guard(request: Request, next: Next) -> Response {
     let visitor = request.extensions().get::<Visitor>().cloned();
     let path = request.uri().path().to_owned();
-    let is_open = path == LOGIN || path.starts_with(ASSETS);
+    let is_open = path == LOGIN || path.starts_with(LOGIN_BY_ISSUER) || path.starts_with(ASSETS);
     if visitor.is_none() && !is_open {
         // Who opens a WebSocket follows no way to another page.
         if request.headers().contains_key(header::UPGRADE) {

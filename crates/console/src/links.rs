@@ -1,5 +1,6 @@
 //! Where pages are: the address of what a page names.
 
+use axum::http::{HeaderMap, header};
 use tranche_core::finding::{Code, Finding, Subject};
 use tranche_core::name::{GpuKey, HostName, OperationId, VmName};
 
@@ -79,6 +80,16 @@ pub(crate) fn encode(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// The console's own address, as the browser knows it; none where it tells none, or one that could be taken for more than an address.
+pub(crate) fn origin(headers: &HeaderMap) -> Option<String> {
+    let is_host = |host: &&str| {
+        host.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'))
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(is_host)?;
+    Some(format!("https://{host}"))
 }
 
 /// Where to go after the way in: only to a page of the console. Anything that a browser could take for another site is the overview.

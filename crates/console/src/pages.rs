@@ -16,6 +16,7 @@ mod host;
 mod host_set;
 mod hosts;
 mod login;
+mod login_issuer;
 mod operations;
 mod overview;
 mod partition;
@@ -43,6 +44,8 @@ pub(crate) fn routes() -> Router<Console> {
     Router::new()
         .route("/", get(overview::show))
         .route("/login", get(login::show).post(login::enter))
+        .route("/login/issuer", get(login_issuer::begin))
+        .route("/login/callback", get(login_issuer::finish))
         .route("/logout", post(login::leave))
         .route("/gpus", get(gpus::show))
         .route("/gpus/{host}/{address}", get(gpu::show))

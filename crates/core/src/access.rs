@@ -54,7 +54,15 @@ impl FromStr for Role {
     }
 }
 
-/// The role that a request needs, by its method and path as they are on the wire, the query left out.
+/// Whether a request is answered to whoever asks: whether the daemon is well, and what it takes to log in.
+pub fn is_open(method: &str, path: &str) -> bool {
+    matches!(
+        (method, path),
+        ("GET", "/healthz") | ("POST", "/v1/sessions") | ("GET" | "POST", "/v1/sessions/issuer")
+    )
+}
+
+/// The role that a request needs, by its method and path as they are on the wire, the query left out; unless it is open ([`is_open`]).
 pub fn needed(method: &str, path: &str) -> Role {
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let asks = matches!(method, "GET" | "HEAD");

@@ -171,6 +171,13 @@ codes! {
     LoginRequired "login_required" Denied "Who asks has not said who they are, or their session or token has ended.",
     LoginFailed "login_failed" Denied "The name and the password do not belong together, or a link was used or is over.",
     LoginThrottled "login_throttled" Denied "Too many attempts to log in have failed; the next one has to wait.",
+    LoginStale "login_stale" Denied "An attempt to log in through an issuer was begun elsewhere, was used already, or took too long.",
+    IssuerMissing "issuer_missing" NotFound "No issuer through which people could log in is set.",
+    IssuerUnreachable "issuer_unreachable" Unavailable "The issuer through which people log in cannot be reached, or does not answer as it should.",
+    IssuerRefused "issuer_refused" Denied "The issuer through which somebody wanted to log in refused.",
+    IssuerSecretUnreadable "issuer_secret_unreadable" Unavailable "The secret that this host shows to the issuer of logins cannot be used.",
+    IdTokenInvalid "id_token_invalid" Denied "What the issuer said about who somebody is does not hold.",
+    NoRole "no_role" Denied "Who logged in through an issuer is in no group that has a role.",
     Forbidden "forbidden" Denied "Who asks may not do this.",
     VersionConflict "version_conflict" Conflict "The state changed between looking and acting.",
     // Hosts.

@@ -3,6 +3,8 @@
 //! The documented file with all defaults is `dist/tranched.toml`; `tranched --print-default-config` prints it, and a
 //! test holds it to the defaults here.
 
+mod oidc;
+
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -11,6 +13,8 @@ use serde::Deserialize;
 use tranche_core::name::{HostName, NameError};
 use tranche_core::spec::Timers;
 use tranche_host::fence::Places;
+
+pub use self::oidc::{CALLBACK_PATH, OidcConfig, SESSION_HOURS};
 
 /// The file that is read unless another is named. It may be missing.
 pub const DEFAULT_PATH: &str = "/etc/tranche/tranched.toml";
@@ -58,6 +62,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// The console, and REST over HTTPS.
     pub console: ConsoleConfig,
+    /// Logging in through an issuer.
+    pub oidc: OidcConfig,
     /// Logs.
     pub log: LogConfig,
 }
@@ -217,6 +223,7 @@ impl Default for Config {
             cluster: ClusterConfig::default(),
             etcd: EtcdConfig::default(),
             console: ConsoleConfig::default(),
+            oidc: OidcConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -387,6 +394,7 @@ impl Config {
             }
         }
         self.console.check()?;
+        self.oidc.check()?;
         if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::Targets>() {
             return Err(wrong("log.level", &self.log.level, format!("a level such as info ({error})")));
         }
@@ -432,7 +440,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 30, "every setting is in the file");
+        assert_eq!(keys, 40, "every setting is in the file");
     }
 
     #[test]

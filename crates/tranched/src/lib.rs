@@ -17,6 +17,7 @@ pub mod logs;
 pub mod looper;
 pub mod member;
 pub mod metrics;
+pub mod oidc;
 pub mod openapi;
 pub mod patience;
 pub mod pulse;

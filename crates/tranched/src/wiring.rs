@@ -33,6 +33,7 @@ use crate::listen;
 use crate::member::guard::{self, Finder, Guard};
 use crate::member::vigil::{Times, Vigil};
 use crate::member::{Agents, Member, Parts, StoreMembers};
+use crate::oidc::Oidc;
 use crate::patience::Patience;
 use crate::rest::Access;
 use crate::web::Web;
@@ -57,8 +58,8 @@ pub fn build(
         Some(store) => store as Arc<dyn Store>,
         None => open_store(config)?,
     };
-    let (repository, access) =
-        (Repository::new(Arc::clone(&store)), Access::new(store, config.console.url(cluster.address())));
+    let repository = Repository::new(Arc::clone(&store));
+    let access = Access::new(store, config.console.url(cluster.address())).through(Oidc::new(&config.oidc));
     let (bell, gate) = (Bell::default(), Gate::default());
     let libvirt = if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) };
     let host = match fake {

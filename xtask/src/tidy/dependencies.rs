@@ -69,6 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "http-body-util",
             "hyper",
             "hyper-util",
+            "openidconnect",
             "prometheus-client",
             "rcgen",
             "ring",

@@ -1,6 +1,6 @@
 //! Who may come in: users and tokens. Secrets are shown once, on the page that follows on their making.
 
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method};
 use maud::{Markup, html};
 use tranche_api::access::{
     LinkMade, NewToken, Secret, SetUser, TOKEN_DAYS_DEFAULT, TokenMade, TokenView, UserView,
@@ -177,8 +177,7 @@ pub(crate) async fn delete_user(visit: Visit, Named(name): Named<UserName>) -> A
 pub(crate) async fn make_link(visit: Visit, Named(name): Named<UserName>, headers: HeaderMap) -> Answer {
     let link: LinkMade =
         visit.ask(Method::POST, &format!("/v1/users/{name}/link"), Some(&serde_json::json!({}))).await?;
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_host(host));
-    let at = host.map(|host| format!("https://{host}")).unwrap_or_default();
+    let at = crate::links::origin(&headers).unwrap_or_default();
     let secret = format!("{at}/login?link={}", crate::links::encode(&link.secret.0));
     let note = html! { "It lets " strong { (name) } " in once, on any host of the cluster, until " (time(link.expires_at)) "." };
     Ok(visit.answer(&Page {
@@ -187,11 +186,6 @@ pub(crate) async fn make_link(visit: Visit, Named(name): Named<UserName>, header
         above: &ABOVE,
         body: shown_once(&secret, note),
     }))
-}
-
-/// Whether it is safe to put into an address: a name or an address, and a port.
-fn is_host(host: &str) -> bool {
-    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'))
 }
 
 /// Makes a token, and shows it.

@@ -3,22 +3,22 @@
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
-use tranche_api::access::{LogIn, LoggedIn, Secret};
+use tranche_api::access::{IssuerView, LogIn, LoggedIn, Secret};
 
 use crate::SESSION_COOKIE;
 use crate::ask::{Answer, Trouble, Visit};
 use crate::fields::{Asked, Fields, Posted};
 use crate::guard::see_other;
 use crate::layout::bare_answer;
-use crate::links::local;
+use crate::links::{encode, local};
 use crate::parts::form::{Field, hidden};
 
 /// What a session's cookie is bound to: this host, TLS, no script, no other site.
-const BOUNDS: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
+pub(super) const BOUNDS: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
 
 /// The way in.
-pub(crate) async fn show(Asked(asked): Asked) -> Response {
-    form(&asked, None)
+pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Response {
+    form(&visit, &asked, None).await
 }
 
 /// Lets somebody in.
@@ -29,18 +29,23 @@ pub(crate) async fn enter(visit: Visit, Posted(fields): Posted) -> Answer {
             "Name and password are both needed.",
             "Fill in both.",
         );
-        return Ok(form(&fields, Some(&trouble)));
+        return Ok(form(&visit, &fields, Some(&trouble)).await);
     };
     match visit.ask::<LoggedIn>(Method::POST, "/v1/sessions", Some(&shown)).await {
-        Ok(LoggedIn { secret: Secret(secret), .. }) => {
-            let cookie = HeaderValue::from_str(&format!("{SESSION_COOKIE}={secret}; {BOUNDS}"));
+        Ok(session) => {
             let mut response = see_other(local(fields.raw("next").unwrap_or("/")));
-            if let Ok(cookie) = cookie {
-                response.headers_mut().insert(header::SET_COOKIE, cookie);
-            }
+            keep(&session, response.headers_mut());
             Ok(response)
         }
-        Err(trouble) => Ok(form(&fields, Some(&trouble))),
+        Err(trouble) => Ok(form(&visit, &fields, Some(&trouble)).await),
+    }
+}
+
+/// Has the browser keep a session.
+pub(super) fn keep(session: &LoggedIn, headers: &mut HeaderMap) {
+    let Secret(secret) = &session.secret;
+    if let Ok(cookie) = HeaderValue::from_str(&format!("{SESSION_COOKIE}={secret}; {BOUNDS}")) {
+        headers.append(header::SET_COOKIE, cookie);
     }
 }
 
@@ -69,14 +74,16 @@ fn log_in(fields: &Fields) -> Option<LogIn> {
 }
 
 /// The form; after a failure with what was wrong, and never with the password.
-fn form(fields: &Fields, trouble: Option<&Trouble>) -> Response {
+pub(super) async fn form(visit: &Visit, fields: &Fields, trouble: Option<&Trouble>) -> Response {
     let next = local(fields.raw("next").unwrap_or("/"));
     let link = fields.get("link");
+    let issuer = visit.find::<IssuerView>("/v1/sessions/issuer").await.and_then(|issuer| issuer.name);
     let body = html! {
         h1 { "Log in" }
         @if let Some(trouble) = trouble {
             section class="panel bad" role="alert" { p { strong { (trouble.0.detail) } } p { (trouble.0.hint) } }
         }
+        @if let (Some(issuer), None) = (&issuer, link) { (by_issuer(issuer, next)) }
         form method="post" action="/login" {
             (hidden("next", next))
             @match link {
@@ -90,6 +97,16 @@ fn form(fields: &Fields, trouble: Option<&Trouble>) -> Response {
         *response.status_mut() = trouble.status();
     }
     response
+}
+
+/// A link and no form: a form may not lead to another site.
+fn by_issuer(issuer: &str, next: &str) -> Markup {
+    let to =
+        if next == "/" { "/login/issuer".to_owned() } else { format!("/login/issuer?next={}", encode(next)) };
+    html! {
+        div class="buttons" { a class="button main" href=(to) { "Log in with " (issuer) } }
+        p class="or" { "or as a user of this installation" }
+    }
 }
 
 /// A link works once. It is not spent by whoever only looks at where it leads, such as a mail program.

@@ -174,3 +174,47 @@ async fn pages_and_the_rest_interface_share_a_root() {
     assert_eq!(ask("/v1/hosts").await.unwrap().headers()["content-type"], "application/json");
     assert_eq!(ask("/hosts").await.unwrap().headers()["location"], "/login?next=/hosts");
 }
+
+#[tokio::test]
+async fn the_way_to_an_issuer_and_back_ends_on_a_page_that_leads_on_with_a_session_and_without_the_attempt() {
+    let nobody = Browser::of(None);
+    let host = ("host", "node1:7440");
+    let page = nobody.get("/login?next=/vms").await;
+    assert!(page.attributes("href").contains(&"/login/issuer?next=/vms"), "{}", page.text);
+    let sent = nobody.send(Method::GET, "/login/issuer?next=/vms%3Fpage%3D2", &[host], "").await;
+    assert_eq!(
+        (sent.status, sent.header("location")),
+        (StatusCode::SEE_OTHER, "https://sso.example/authorize")
+    );
+    let cookie = "__Host-tranche-login=1.att3mpt:/vms%3Fpage%3D2";
+    let bounds = "; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=600";
+    assert_eq!(sent.header("set-cookie"), format!("{cookie}{bounds}"));
+    let headers = [host, ("cookie", cookie)];
+    let back = nobody.send(Method::GET, "/login/callback?code=c0de&state=st4te", &headers, "").await;
+    assert_eq!((back.status, back.header("refresh")), (StatusCode::OK, "0; url=/vms?page=2"));
+    let kept: Vec<&str> =
+        back.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap()).collect();
+    assert_eq!(kept[0], "__Host-tranche-session=s3cret; Path=/; Secure; HttpOnly; SameSite=Strict");
+    assert!(kept[1].starts_with("__Host-tranche-login=;") && kept[1].ends_with("Max-Age=0"), "{kept:?}");
+    let callback = "https://node1:7440/login/callback";
+    let heard = nobody.fake.changes();
+    assert_eq!(heard[0].body, serde_json::json!({ "callback": callback }));
+    let answer = serde_json::json!({ "callback": callback, "code": "c0de", "state": "st4te" });
+    assert_eq!(heard[1].body, serde_json::json!({ "attempt": "1.att3mpt", "answer": answer }));
+    assert!(!back.text.contains("c0de") && !back.text.contains("att3mpt"), "{}", back.text);
+}
+
+#[tokio::test]
+async fn a_way_back_that_is_refused_shows_the_way_in_and_leads_to_no_other_site() {
+    let nobody = Browser::of(None);
+    nobody.fake.world.lock().unwrap().is_stuck = true;
+    let headers = [("host", "node1"), ("cookie", "__Host-tranche-login=1.a://evil.example")];
+    let back = nobody.send(Method::GET, "/login/callback?error=%3Cb%3E&state=s", &headers, "").await;
+    assert_eq!(back.status, StatusCode::CONFLICT);
+    assert!(back.text.contains("It cannot be.") && back.text.contains("name=\"password\""), "{}", back.text);
+    assert_eq!(back.field("next"), Some("/"));
+    assert!(back.header("set-cookie").ends_with("Max-Age=0"));
+    let evil = [("host", "node1@evil.example")];
+    let begun = nobody.send(Method::GET, "/login/issuer", &evil, "").await;
+    assert_eq!(begun.status, StatusCode::BAD_REQUEST);
+}

@@ -68,6 +68,58 @@ pub fn login_throttled(wait_s: u64) -> Finding {
     error(Code::LoginThrottled, Subject::Installation, message, hint)
 }
 
+/// An attempt to log in through an issuer that is not this browser's, or not good any more.
+pub fn login_stale() -> Finding {
+    let message =
+        "This login was begun in another browser or at another address of the console, was used already, or took too long."
+            .to_owned();
+    let hint = "Begin it anew: open the console and log in from there.";
+    error(Code::LoginStale, Subject::Installation, message, hint)
+}
+
+/// There is no issuer to log in through.
+pub fn issuer_missing() -> Finding {
+    let message = "No issuer is set on this host, so nobody logs in through one.".to_owned();
+    let hint =
+        "The section [oidc] of /etc/tranche/tranched.toml names one; it has to be the same on every host.";
+    error(Code::IssuerMissing, Subject::Installation, message, hint)
+}
+
+/// The issuer gives no answer that could be used. `why` is a clause.
+pub fn issuer_unreachable(issuer: &str, why: &str) -> Finding {
+    let message = format!("The issuer {issuer} gives no answer that could be used: {why}.");
+    let hint = "Names and passwords, and one-time links, work without it. Its address and its certificate's authority are in the section [oidc] of the settings.";
+    error(Code::IssuerUnreachable, Subject::Installation, message, hint)
+}
+
+/// The issuer said no. `why` is its own word for it.
+pub fn issuer_refused(issuer: &str, why: &str) -> Finding {
+    let message = format!("The issuer {issuer} refused: {why}.");
+    let hint = "Begin the login anew. If it stays so, the client's id, secret and callback address have to be as the issuer knows them.";
+    error(Code::IssuerRefused, Subject::Installation, message, hint)
+}
+
+/// The secret of the client cannot be used. `why` is a clause.
+pub fn issuer_secret_unreadable(path: &str, why: &str) -> Finding {
+    let message = format!("The client's secret in {path} cannot be shown to the issuer: {why}.");
+    let hint = format!("Put it there on every host: 'install -m 600 /dev/stdin {path}'.");
+    error(Code::IssuerSecretUnreadable, Subject::Input("oidc.client_secret_file".to_owned()), message, hint)
+}
+
+/// What the issuer said about somebody does not hold. `why` is a clause.
+pub fn id_token_invalid(issuer: &str, why: &str) -> Finding {
+    let message = format!("What the issuer {issuer} said about who you are does not hold: {why}.");
+    let hint = "Begin the login anew. If it stays so, compare the clocks of host and issuer, and the section [oidc] of the settings with what the issuer has.";
+    error(Code::IdTokenInvalid, Subject::Installation, message, hint)
+}
+
+/// Somebody whom an issuer vouches for, and who may nothing here.
+pub fn no_role(who: &str) -> Finding {
+    let message = format!("{who} is in no group that has a role here.");
+    let hint = "An administrator can give a group a role: [oidc.roles] in /etc/tranche/tranched.toml, on every host.";
+    error(Code::NoRole, Subject::Input(who.to_owned()), message, hint)
+}
+
 /// Somebody who may not do this.
 pub fn forbidden(who: &str, has: Role, needs: Role) -> Finding {
     let message = format!("This is for the role {needs}, and {who} has the role {has}.");

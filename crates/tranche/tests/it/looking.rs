@@ -13,7 +13,9 @@ use tranche_core::spec::{Request, Rule};
 use tranche_core::upgrade::{UpgradePlan, UpgradeStep, UpgradeTurn};
 
 use crate::daemon::Daemon;
-use crate::fixtures::{ASK_OPERATION, a2, desk_01, desk_02, host, igb, no_room, operation, partitions};
+use crate::fixtures::{
+    ASK_OPERATION, a2, desk_01, desk_02, host, igb, member_of_a_cluster, no_room, operation, partitions,
+};
 use crate::{check, run};
 
 #[test]

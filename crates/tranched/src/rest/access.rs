@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
-use tranche_access::{Accounts, Asker, Audit, BY_ADDRESS, BY_USER, Throttle};
+use tranche_access::{Accounts, Asker, Attempt, Audit, BY_ADDRESS, BY_USER, Throttle};
 use tranche_api::access::{
-    AuditEntry, CallerView, LinkMade, LogIn, LoggedIn, NewToken, SetUser, TokenMade, TokenView, UserView,
+    AuditEntry, BeginLogIn, CallerView, IssuerAnswer, IssuerView, LinkMade, LogIn, LogInBegun, LoggedIn,
+    NewToken, Secret, SetUser, TokenMade, TokenView, UserView,
 };
 use tranche_core::diagnostics as say;
 use tranche_core::finding::{Code, Finding};
@@ -23,6 +24,7 @@ use super::admit::{From, SessionSecret};
 use super::input::{InBody, InPath, InQuery, NoQuery};
 use super::{App, Refusal};
 use crate::clock;
+use crate::oidc::Oidc;
 use crate::openapi::Refusals;
 
 /// Passwords that are looked at beside each other: each takes 19 MiB and tens of milliseconds of a processor.
@@ -42,7 +44,10 @@ pub struct Access {
     pub audit: Audit,
     /// Where people find the console of this host; nowhere if it serves none.
     console_url: Option<Arc<str>>,
+    oidc: Option<Arc<Oidc>>,
     by_address: Arc<Throttle>,
+    /// Of its own, so that no page of others that sends browsers here with nonsense keeps anybody's password out.
+    by_issuer: Arc<Throttle>,
     by_user: Arc<Throttle>,
     passwords: Arc<Semaphore>,
 }
@@ -54,10 +59,49 @@ impl Access {
             accounts: Accounts::new(Arc::clone(&store)),
             audit: Audit::new(store),
             console_url: console_url.map(Arc::from),
+            oidc: None,
             by_address: Arc::new(Throttle::new(BY_ADDRESS)),
+            by_issuer: Arc::new(Throttle::new(BY_ADDRESS)),
             by_user: Arc::new(Throttle::new(BY_USER)),
             passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
         }
+    }
+
+    /// The same, where people log in through an issuer as well.
+    #[must_use]
+    pub fn through(self, oidc: Option<Oidc>) -> Self {
+        let Some(oidc) = oidc else { return self };
+        let accounts = self.accounts.trusting(oidc.issuer());
+        Self { accounts, oidc: Some(Arc::new(oidc)), ..self }
+    }
+
+    /// Begins a session of whom the issuer vouches for.
+    async fn vouched(
+        &self,
+        from: &str,
+        attempt: &Secret,
+        answer: &IssuerAnswer,
+    ) -> Result<LoggedIn, Refusal> {
+        if let Some(wait_ms) = self.by_issuer.wait_ms(from, clock::now()) {
+            return Err(Refusal::from(say::login_throttled(wait_ms.div_ceil(1_000))));
+        }
+        let proved = async {
+            let oidc = self.oidc.as_ref().ok_or_else(say::issuer_missing)?;
+            let attempt = Attempt::read(&attempt.0, clock::now())?;
+            let person = oidc.finish(&attempt, answer).await?;
+            Ok((attempt, person))
+        };
+        let (attempt, person) = proved.await.map_err(|finding: Finding| {
+            if matches!(finding.code, Code::LoginStale | Code::IssuerRefused | Code::IdTokenInvalid) {
+                self.by_issuer.failed(from, clock::now());
+            }
+            Refusal::from(finding)
+        })?;
+        let session = self
+            .wait_for(move |access| access.accounts.begin_vouched(&person, &attempt, clock::now()))
+            .await?;
+        self.by_issuer.succeeded(from);
+        Ok(session)
     }
 
     /// Refuses an attempt to log in that comes too soon after others that failed.
@@ -84,6 +128,7 @@ impl Access {
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(log_in))
+        .routes(routes!(issuer, begin_log_in))
         .routes(routes!(session, log_out))
         .routes(routes!(users))
         .routes(routes!(set_user, delete_user))
@@ -115,6 +160,12 @@ async fn log_in(
     let user = match &asked {
         LogIn::Password { user, .. } => Some(user.chars().take(80).collect::<String>()),
         LogIn::Link { .. } => None,
+        LogIn::Issuer { attempt, answer } => {
+            return access
+                .vouched(&from, attempt, answer)
+                .await
+                .map(|session| (StatusCode::CREATED, Json(session)));
+        }
     };
     access.is_borne(&from, user.as_deref())?;
     let turn = tokio::time::timeout(PASSWORD_WAIT, Arc::clone(&access.passwords).acquire_owned()).await;
@@ -138,6 +189,29 @@ async fn log_in(
             Err(Refusal::from(finding))
         }
     }
+}
+
+/// Through whom people can log in, beside passwords and links.
+#[utoipa::path(get, path = "/v1/sessions/issuer", operation_id = "show_issuer", tag = "access", responses((status = 200, description = "The issuer; without a name where there is none.", body = IssuerView), Refusals))]
+async fn issuer(State(app): State<App>, InQuery(NoQuery {}): InQuery<NoQuery>) -> Json<IssuerView> {
+    Json(IssuerView { name: app.access.oidc.as_ref().map(|oidc| oidc.name().to_owned()) })
+}
+
+/// Begins to log in through the issuer. Nothing is kept of it: what the browser keeps is all that there is.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/issuer", operation_id = "begin_log_in",
+    tag = "access",
+    request_body = BeginLogIn,
+    responses((status = 201, description = "Where the browser goes, and what it keeps meanwhile; that is told once.", body = LogInBegun), Refusals)
+)]
+async fn begin_log_in(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+    InBody(asked): InBody<BeginLogIn>,
+) -> Result<(StatusCode, Json<LogInBegun>), Refusal> {
+    let oidc = app.access.oidc.as_ref().ok_or_else(say::issuer_missing)?;
+    Ok((StatusCode::CREATED, Json(oidc.begin(&asked.callback).await?)))
 }
 
 /// Who asks, and what they may do.

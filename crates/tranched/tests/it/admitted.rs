@@ -11,7 +11,7 @@ use axum::http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use tranche_api::access::{NewToken, Secret, SetUser};
-use tranche_core::access::{Role, needed};
+use tranche_core::access::{Role, is_open, needed};
 use tranche_core::name::Timestamp;
 use tranche_host::fake::Machine;
 use tranche_store::{MemoryStore, Repository, Store};
@@ -22,35 +22,44 @@ use tranched::cluster::door::Caller;
 use tranched::consoles::Consoles;
 use tranched::engine::Engine;
 use tranched::events::Events;
+use tranched::oidc::Oidc;
 use tranched::patience::Patience;
 use tranched::pulse::Pulse;
 use tranched::rest::{self, Access, App};
 
 use crate::fake_machine::FakeMachine;
 
-const PASSWORD: &str = "correct horse battery";
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// A host with a GPU that answers over HTTPS, without the network.
-struct Site {
-    access: Access,
+pub(crate) struct Site {
+    pub(crate) access: Access,
+    pub(crate) store: Arc<dyn Store>,
     router: Router,
 }
 
 /// What came back.
-struct Told {
-    status: StatusCode,
-    headers: header::HeaderMap,
-    body: Value,
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: header::HeaderMap,
+    pub(crate) body: Value,
+    pub(crate) text: String,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::through(None)
+    }
+
+    /// One where people log in through an issuer as well.
+    pub(crate) fn through(oidc: Option<Oidc>) -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let machine = FakeMachine::new("node1".parse().unwrap(), Machine::preset("gpus").unwrap());
         let repository = Repository::new(Arc::clone(&store));
         let engine = Engine::open("node1".parse().unwrap(), machine.host(), repository, 1).unwrap();
         engine.pass(Timestamp(1));
-        let (engine, access) = (Arc::new(engine), Access::new(store, Some("https://node1:7440".to_owned())));
+        let (engine, url) = (Arc::new(engine), "https://node1:7440".to_owned());
+        let access = Access::new(Arc::clone(&store), Some(url)).through(oidc);
         let app = App {
             bell: Bell::default(),
             events: Events::new(engine.watch()),
@@ -63,10 +72,10 @@ impl Site {
             consoles: Consoles::default(),
             patience: Patience::default(),
         };
-        Self { access, router: rest::for_the_web(app) }
+        Self { access, store, router: rest::for_the_web(app) }
     }
 
-    fn with_users(self) -> Self {
+    pub(crate) fn with_users(self) -> Self {
         for role in Role::ALL {
             let wish = SetUser { role: Some(role), password: Some(Secret(PASSWORD.to_owned())) };
             self.access.accounts.set_user(&role.as_str().parse().unwrap(), &wish, clock::now()).unwrap();
@@ -79,7 +88,7 @@ impl Site {
         self.access.accounts.make_token(&wish, clock::now()).unwrap().secret.0
     }
 
-    async fn ask(&self, request: Request<Body>) -> Told {
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Told {
         let address: SocketAddr = "192.0.2.7:40000".parse().unwrap();
         let mut request = request;
         request.extensions_mut().insert(ConnectInfo(Caller { host: None, key: None, address }));
@@ -90,7 +99,8 @@ impl Site {
             head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
         let bytes = if is_stream { Default::default() } else { to_bytes(body, usize::MAX).await.unwrap() };
         let body = serde_json::from_slice(&bytes).unwrap_or_default();
-        Told { status: head.status, headers: head.headers, body }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Told { status: head.status, headers: head.headers, body, text }
     }
 
     async fn with_token(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Told {
@@ -102,7 +112,7 @@ impl Site {
         self.ask(request.header(header::CONTENT_TYPE, "application/json").body(body).unwrap()).await
     }
 
-    async fn log_in(&self, user: &str, password: &str) -> Told {
+    pub(crate) async fn log_in(&self, user: &str, password: &str) -> Told {
         self.with_token("POST", "/v1/sessions", None, json!({ "user": user, "password": password })).await
     }
 
@@ -143,7 +153,7 @@ async fn every_route_is_refused_without_credentials_and_to_every_role_that_may_n
         // What is let through is refused for its form, so that nothing is changed.
         let nonsense = format!("{path}?no_such_parameter=1");
         let body = if method == "GET" { Value::Null } else { json!({ "no_such_field": 1 }) };
-        let open = matches!((method.as_str(), path.as_str()), ("GET", "/healthz") | ("POST", "/v1/sessions"));
+        let open = is_open(method, path);
         for token in [None, Some("tranche_of-admin.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")] {
             let told = site.with_token(method, &nonsense, token, body.clone()).await;
             assert_eq!(told.status == StatusCode::UNAUTHORIZED, !open, "{method} {path}: {}", told.status);
