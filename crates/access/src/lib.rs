@@ -17,6 +17,7 @@
 
 mod accounts;
 mod audit;
+mod before;
 mod password;
 mod records;
 mod secret;
@@ -24,6 +25,7 @@ mod throttle;
 
 pub use accounts::{Accounts, Asker, LINK_LIFE_MS, SESSION_LIFE_MS};
 pub use audit::{AUDIT_KEPT_MAX, Audit, without_secrets};
+pub use before::Deed;
 pub use password::PASSWORD_LEN_MIN;
 pub use secret::csrf_of;
 pub use throttle::{BY_ADDRESS, BY_USER, Patience, Throttle};

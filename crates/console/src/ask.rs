@@ -25,6 +25,9 @@ use crate::guard::Arrived;
 /// The largest answer that is read, in bytes: some hundred thousand VMs.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
 
+/// What a script asks with that exchanges parts of a page.
+const REFRESH: &str = "hx-request";
+
 /// What handlers work with.
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
@@ -40,6 +43,8 @@ pub(crate) struct Visit {
     pub(crate) visitor: Option<Visitor>,
     /// The page's own address, for the page to read itself anew.
     pub(crate) address: String,
+    /// Whether a page reads itself anew, to exchange its live regions.
+    pub(crate) is_refresh: bool,
 }
 
 /// The REST interface as one visitor sees it.
@@ -64,7 +69,8 @@ impl FromRequestParts<Console> for Visit {
             parts.extensions.get::<Arrived>().map(|arrived| arrived.0.clone()).unwrap_or_default();
         let visitor = extensions.get::<Visitor>().cloned();
         let address = parts.uri.path_and_query().map_or("/", |address| address.as_str()).to_owned();
-        Ok(Self { rest: Rest { router: console.rest.clone(), extensions }, visitor, address })
+        let is_refresh = parts.headers.contains_key(REFRESH);
+        Ok(Self { rest: Rest { router: console.rest.clone(), extensions }, visitor, address, is_refresh })
     }
 }
 

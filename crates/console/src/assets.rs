@@ -40,9 +40,12 @@ asset!(STYLE, "console", "css", "text/css; charset=utf-8", "console.css");
 asset!(SCRIPT, "console", "js", "text/javascript; charset=utf-8", "console.js");
 asset!(HTMX, "htmx", "js", "text/javascript; charset=utf-8", "vendor/htmx.min.js");
 asset!(HTMX_SSE, "sse", "js", "text/javascript; charset=utf-8", "vendor/sse.min.js");
+asset!(CHART, "chart", "js", "text/javascript; charset=utf-8", "chart.js");
+asset!(UPLOT, "uplot", "js", "text/javascript; charset=utf-8", "vendor/uplot.min.js");
+asset!(UPLOT_STYLE, "uplot", "css", "text/css; charset=utf-8", "vendor/uplot.min.css");
 asset!(ICON, "icon", "svg", "image/svg+xml", "icon.svg");
 
-static ALL: [&Asset; 5] = [&STYLE, &SCRIPT, &HTMX, &HTMX_SSE, &ICON];
+static ALL: [&Asset; 8] = [&STYLE, &SCRIPT, &HTMX, &HTMX_SSE, &CHART, &UPLOT, &UPLOT_STYLE, &ICON];
 
 impl Asset {
     /// Where it is.

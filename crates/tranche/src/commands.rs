@@ -7,6 +7,7 @@ mod cluster;
 mod declare;
 mod departure;
 mod gpu;
+mod history;
 mod host;
 mod inspect;
 mod rule;

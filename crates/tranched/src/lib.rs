@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod events;
 pub mod gate;
+pub mod history;
 pub mod listen;
 pub mod logs;
 pub mod looper;

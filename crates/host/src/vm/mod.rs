@@ -23,6 +23,7 @@ pub use self::ways::{Way, Ways};
 use std::collections::{BTreeMap, BTreeSet};
 
 use tranche_core::finding::Finding;
+use tranche_core::history::Reading;
 use tranche_core::inventory;
 use tranche_core::journey::Sent;
 use tranche_core::name::{HostName, VmName};
@@ -58,6 +59,11 @@ pub trait Hypervisor: Send + Sync + std::fmt::Debug {
     /// What is amiss with the hypervisor of this host, beside what [`Hypervisor::observe`] says. Asks nobody.
     fn notes(&self, _host: &HostName) -> Vec<Finding> {
         Vec::new()
+    }
+
+    /// How busy the guests are that run. One that is not asked this tells nothing. Never blocks for longer than a limit.
+    fn usage(&self) -> BTreeMap<VmName, Reading> {
+        BTreeMap::new()
     }
 
     /// Carries out a step about a VM and reads its effect back. Repeating a step that was carried out is no error.

@@ -9,6 +9,7 @@ mod etcd;
 mod fake_machine;
 mod faults;
 mod guarding;
+mod history;
 mod homogeneity;
 mod kill_walk;
 mod leading;
