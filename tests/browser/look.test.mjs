@@ -36,6 +36,10 @@ const PHONE = { width: 390, height: 844 };
 const OTHERS = {
   gpu: (page) => page.goto("/gpus/node1/0000:41:00.0"),
   vm: (page) => page.goto("/vms/desk-01"),
+  history: async (page) => {
+    await page.goto("/gpus/node1/0000:41:00.0?range=24h#history");
+    await page.locator(".charts canvas").nth(3).waitFor();
+  },
   "vm-waiting": (page) => page.goto("/vms/render-02"),
   "vm-new": (page) => page.goto("/vms/new"),
   host: (page) => page.goto("/hosts/node1"),

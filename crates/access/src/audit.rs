@@ -122,7 +122,7 @@ mod tests {
     fn entry(at: u64, what: &str) -> AuditEntry {
         let (who, from, host) = ("alice".to_owned(), "192.0.2.1".to_owned(), "node1".to_owned());
         let (what, at) = (what.to_owned(), Timestamp(at));
-        AuditEntry { at, who, from, host, what, asked: None, status: 202, outcome: None }
+        AuditEntry { at, who, from, host, what, asked: None, changed: Vec::new(), status: 202, outcome: None }
     }
 
     #[test]
@@ -134,6 +134,17 @@ mod tests {
         let told: Vec<_> = audit.last(10).unwrap().into_iter().map(|entry| entry.what).collect();
         assert_eq!(told, ["third", "second", "first"]);
         assert_eq!(audit.last(1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn entries_of_versions_that_did_not_know_what_was_before_are_read_still() {
+        let audit = audit();
+        let value =
+            br#"{"at":5,"who":"alice","from":"socket","host":"node1","what":"PUT /v1/policy","status":202}"#;
+        let txn = Txn::new().put("audit/000000000000005-000".parse().unwrap(), value.to_vec());
+        assert!(matches!(audit.store.commit(&txn).unwrap(), Outcome::Committed(_)));
+        let entry = audit.last(1).unwrap().remove(0);
+        assert_eq!((entry.who.as_str(), entry.changed), ("alice", Vec::new()));
     }
 
     #[test]

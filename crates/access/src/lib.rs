@@ -19,6 +19,7 @@
 mod accounts;
 mod attempt;
 mod audit;
+mod before;
 mod issuer;
 mod password;
 mod records;
@@ -28,6 +29,7 @@ mod throttle;
 pub use accounts::{Accounts, Asker, LINK_LIFE_MS, SESSION_LIFE_MS};
 pub use attempt::{ATTEMPT_LIFE_MS, Attempt};
 pub use audit::{AUDIT_KEPT_MAX, Audit, without_secrets};
+pub use before::Deed;
 pub use issuer::{Issuer, Person};
 pub use password::PASSWORD_LEN_MIN;
 pub use secret::csrf_of;

@@ -197,6 +197,32 @@ pub struct LinkMade {
     pub expires_at: Timestamp,
 }
 
+/// A field that was changed, or what something was that was started, stopped, moved or removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Changed {
+    /// Which one: the names on the way to it, with points between; `…` stands for more that was cut.
+    pub field: String,
+    /// What it was, cut at 200 characters; none if there was nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// What was asked for; none if it was left out, or follows from what was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// In a line: `role: viewer → operator`, or `state was stopped` of what follows from what was done.
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = &self.field;
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => write!(f, "{field}: {before} → {after}"),
+            (Some(before), None) => write!(f, "{field} was {before}"),
+            (None, Some(after)) => write!(f, "{field}: none → {after}"),
+            (None, None) => f.write_str(field),
+        }
+    }
+}
+
 /// Something that was done or refused: `GET /v1/audit`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditEntry {
@@ -213,6 +239,9 @@ pub struct AuditEntry {
     /// The body that was sent, without secrets, cut at 4 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,
+    /// What was otherwise before, as far as it was there: forty fields at most, without secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<Changed>,
     /// The HTTP status of the answer.
     pub status: u16,
     /// What became of it: the title of the operation, or why it was refused.

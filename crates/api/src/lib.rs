@@ -10,6 +10,7 @@ pub mod access;
 pub mod answer;
 pub mod catalogue;
 pub mod cluster;
+pub mod history;
 pub mod limits;
 pub mod problem;
 pub mod request;

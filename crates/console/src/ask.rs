@@ -37,6 +37,8 @@ const HANDED_ON: [HeaderName; 8] = [
     header::SEC_WEBSOCKET_PROTOCOL,
     header::SEC_WEBSOCKET_EXTENSIONS,
 ];
+/// What a script asks with that exchanges parts of a page.
+const REFRESH: &str = "hx-request";
 
 /// What handlers work with.
 #[derive(Debug, Clone)]
@@ -53,6 +55,8 @@ pub(crate) struct Visit {
     pub(crate) visitor: Option<Visitor>,
     /// The page's own address, for the page to read itself anew.
     pub(crate) address: String,
+    /// Whether a page reads itself anew, to exchange its live regions.
+    pub(crate) is_refresh: bool,
 }
 
 /// The REST interface as one visitor sees it.
@@ -77,7 +81,8 @@ impl FromRequestParts<Console> for Visit {
             parts.extensions.get::<Arrived>().map(|arrived| arrived.0.clone()).unwrap_or_default();
         let visitor = extensions.get::<Visitor>().cloned();
         let address = parts.uri.path_and_query().map_or("/", |address| address.as_str()).to_owned();
-        Ok(Self { rest: Rest { router: console.rest.clone(), extensions }, visitor, address })
+        let is_refresh = parts.headers.contains_key(REFRESH);
+        Ok(Self { rest: Rest { router: console.rest.clone(), extensions }, visitor, address, is_refresh })
     }
 }
 

@@ -45,9 +45,13 @@ asset!(HTMX_SSE, "sse", "js", "text/javascript; charset=utf-8", "vendor/sse.min.
 asset!(CONSOLES, "consoles", "js", "text/javascript; charset=utf-8", "consoles.js");
 asset!(XTERM, "xterm", "mjs", "text/javascript; charset=utf-8", "vendor/xterm.mjs");
 asset!(XTERM_STYLE, "xterm", "css", "text/css; charset=utf-8", "vendor/xterm.css");
+asset!(CHART, "chart", "js", "text/javascript; charset=utf-8", "chart.js");
+asset!(UPLOT, "uplot", "js", "text/javascript; charset=utf-8", "vendor/uplot.min.js");
+asset!(UPLOT_STYLE, "uplot", "css", "text/css; charset=utf-8", "vendor/uplot.min.css");
 asset!(ICON, "icon", "svg", "image/svg+xml", "icon.svg");
 
-static ALL: [&Asset; 8] = [&STYLE, &SCRIPT, &HTMX, &HTMX_SSE, &CONSOLES, &XTERM, &XTERM_STYLE, &ICON];
+static ALL: [&Asset; 11] =
+    [&STYLE, &SCRIPT, &HTMX, &HTMX_SSE, &CONSOLES, &XTERM, &XTERM_STYLE, &CHART, &UPLOT, &UPLOT_STYLE, &ICON];
 
 impl Asset {
     /// Where it is.

@@ -10,7 +10,7 @@ use tranche_core::access::Role;
 
 use crate::Visitor;
 use crate::ask::{Trouble, Visit};
-use crate::assets::{HTMX, HTMX_SSE, ICON, SCRIPT, STYLE};
+use crate::assets::{CHART, HTMX, HTMX_SSE, ICON, SCRIPT, STYLE, UPLOT, UPLOT_STYLE};
 use crate::fields::CSRF;
 use crate::parts::finding;
 use crate::parts::form::hidden;
@@ -72,12 +72,17 @@ pub(crate) struct Page<'a> {
 impl Visit {
     /// A page that keeps itself up to date.
     pub(crate) fn page(&self, page: &Page<'_>) -> Response {
-        respond(&framed(self.visitor.as_ref(), page, Some(&self.address)))
+        respond(&framed(self.visitor.as_ref(), page, Some(&self.address), false))
+    }
+
+    /// The same with charts, which only such pages load anything for.
+    pub(crate) fn page_with_charts(&self, page: &Page<'_>) -> Response {
+        respond(&framed(self.visitor.as_ref(), page, Some(&self.address), true))
     }
 
     /// A page that stands as it was made: what a form was answered with.
     pub(crate) fn answer(&self, page: &Page<'_>) -> Response {
-        respond(&framed(self.visitor.as_ref(), page, None))
+        respond(&framed(self.visitor.as_ref(), page, None, false))
     }
 }
 
@@ -88,7 +93,7 @@ pub(crate) fn trouble(visitor: Option<&Visitor>, path: &str, trouble: &Trouble) 
     let at = MENU.iter().flat_map(|(_, pages)| pages.iter()).map(|(at, _)| *at);
     let at = at.filter(|at| *at != "/").find(|at| path.starts_with(at)).unwrap_or_default();
     let page = Page { title, at, above: &[], body };
-    let markup = if visitor.is_some() { framed(visitor, &page, None) } else { bare(title, page.body) };
+    let markup = if visitor.is_some() { framed(visitor, &page, None, false) } else { bare(title, page.body) };
     (trouble.status(), respond(&markup)).into_response()
 }
 
@@ -96,7 +101,7 @@ fn respond(markup: &Markup) -> Response {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], markup.0.clone()).into_response()
 }
 
-fn head(title: &str, is_live: bool) -> Markup {
+fn head(title: &str, is_live: bool, has_charts: bool) -> Markup {
     html! {
         head {
             meta charset="utf-8";
@@ -111,6 +116,11 @@ fn head(title: &str, is_live: bool) -> Markup {
                 script src=(HTMX.address()) defer {}
                 script src=(HTMX_SSE.address()) defer {}
             }
+            @if has_charts {
+                link rel="stylesheet" href=(UPLOT_STYLE.address());
+                script src=(UPLOT.address()) defer {}
+                script src=(CHART.address()) defer {}
+            }
         }
     }
 }
@@ -120,7 +130,7 @@ pub(crate) fn bare(title: &str, body: Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
-            (head(title, false))
+            (head(title, false, false))
             body class="bare" {
                 main id="main" { p class="brand" { (mark()) "Tranche" } (body) }
             }
@@ -133,11 +143,11 @@ pub(crate) fn bare_answer(title: &str, body: Markup) -> Response {
     respond(&bare(title, body))
 }
 
-fn framed(visitor: Option<&Visitor>, page: &Page<'_>, live: Option<&str>) -> Markup {
+fn framed(visitor: Option<&Visitor>, page: &Page<'_>, live: Option<&str>, has_charts: bool) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
-            (head(page.title, live.is_some()))
+            (head(page.title, live.is_some(), has_charts))
             body hx-ext=[live.map(|_| "sse")] sse-connect=[live.map(|_| "/events")] {
                 a class="skip" href="#main" { "Skip to the content" }
                 header class="top" {

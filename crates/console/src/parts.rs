@@ -6,6 +6,7 @@
 pub(crate) mod facts;
 pub(crate) mod finding;
 pub(crate) mod form;
+pub(crate) mod history;
 pub(crate) mod operation;
 pub(crate) mod paging;
 pub(crate) mod table;

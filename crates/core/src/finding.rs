@@ -328,6 +328,7 @@ codes! {
     ClusterUntrusted "cluster_untrusted" Conflict "What answers cannot prove that it is the cluster that was meant.",
     NoLeader "no_leader" Unavailable "No host of the cluster leads at the moment.",
     LeaderUnreachable "leader_unreachable" Unavailable "The host that leads the cluster cannot be reached from here.",
+    HistoryUnavailable "history_unavailable" Unavailable "The host that keeps a history cannot be asked for it now.",
     TokenInvalid "token_invalid" Invalid "A join token is malformed, unknown, over or used.",
     BackupInvalid "backup_invalid" Invalid "A file is no backup, or is damaged.",
     HostExists "host_exists" Conflict "The cluster has a host, or a host's records, of that name already.",

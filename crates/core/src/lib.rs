@@ -18,6 +18,7 @@ pub mod falls;
 pub mod fence;
 pub mod finding;
 pub mod guest;
+pub mod history;
 pub mod homogeneity;
 pub mod identity;
 pub mod inventory;

@@ -47,6 +47,8 @@ struct Gpu {
     memory_used_mib: u64,
     memory_total_mib: u64,
     utilization: c_uint,
+    temperature_c: c_uint,
+    power_mw: c_uint,
     /// Whether it is on, errors that were corrected, and errors that were not.
     ecc: Option<(bool, u64, u64)>,
     /// Field values; others are not supported.
@@ -127,11 +129,8 @@ unsafe extern "C" fn nvmlDeviceGetSupportedEventTypes(
     device: nvmlDevice_t,
     types: *mut c_ulonglong,
 ) -> nvmlReturn_t {
-    on_gpu("nvmlDeviceGetSupportedEventTypes", device, |_| {
-        // SAFETY: the caller's pointer is valid.
-        unsafe { *types = u64::MAX };
-        nvmlReturn_enum_NVML_SUCCESS
-    })
+    // SAFETY: the caller's pointer is valid.
+    on_gpu("nvmlDeviceGetSupportedEventTypes", device, |_| unsafe { put_all(&[u64::MAX], &mut 1, types) })
 }
 
 #[unsafe(no_mangle)]
@@ -265,10 +264,26 @@ unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     rates: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
     on_gpu("nvmlDeviceGetUtilizationRates", device, |gpu| {
+        let told = [nvmlUtilization_t { gpu: gpu.utilization, memory: 0 }];
         // SAFETY: the caller's structure is valid.
-        unsafe { *rates = nvmlUtilization_t { gpu: gpu.utilization, memory: 0 } };
-        nvmlReturn_enum_NVML_SUCCESS
+        unsafe { put_all(&told, &mut 1, rates) }
     })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: nvmlDevice_t,
+    _: c_uint,
+    told: *mut c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: the caller's number is valid.
+    on_gpu("nvmlDeviceGetTemperature", device, |gpu| unsafe { put_all(&[gpu.temperature_c], &mut 1, told) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, told: *mut c_uint) -> nvmlReturn_t {
+    // SAFETY: the caller's number is valid.
+    on_gpu("nvmlDeviceGetPowerUsage", device, |gpu| unsafe { put_all(&[gpu.power_mw], &mut 1, told) })
 }
 
 #[unsafe(no_mangle)]

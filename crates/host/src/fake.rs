@@ -15,6 +15,7 @@ mod mount;
 mod nvidia;
 mod signs;
 mod state;
+mod usage;
 mod xe;
 
 use std::fmt;
@@ -30,6 +31,7 @@ pub use self::migration::{DeviceModel, FakeProber, MigrationModel, VfioDebugfs};
 #[cfg(feature = "fuse")]
 pub use self::mount::Mounted;
 pub use self::nvidia::{VgpuFramework, VgpuModel, VgpuTypeModel};
+pub use self::usage::usage;
 pub use self::xe::{XeAdmin, XeModel};
 
 /// What a VM does to devices: it opens them through VFIO, and closes them.

@@ -32,18 +32,21 @@ mod mdev;
 mod passthrough;
 mod report;
 mod sriov;
+mod usage;
 mod variant;
 mod vgpu;
 mod xe;
 
 pub use inspect::{catalogue_note, inspect};
+pub use usage::MakeUp;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
+use tranche_core::history::{Measured, Reading};
 use tranche_core::inventory::{Console, HostInventory};
 use tranche_core::name::{GpuAddress, Timestamp, VmId, VmName};
 use tranche_core::step::Step;
@@ -90,6 +93,14 @@ pub trait Host: Send + Sync + std::fmt::Debug {
         _force: bool,
     ) -> Result<UnixStream, Box<Finding>> {
         Err(Box::new(say::console_missing(vm, console)))
+    }
+
+    /// How busy its GPUs, partitions and VMs are, for histories: what is known of GPUs from the last look, and VMs as they are asked for
+    /// this. A host that is not asked this tells nothing.
+    ///
+    /// Never blocks for longer than a limit, and is not called by the loop that looks.
+    fn usage(&self, _now: Timestamp) -> BTreeMap<Measured, Reading> {
+        BTreeMap::new()
     }
 
     /// Carries out one step and reads its effect back. Repeating a step that was carried out is no error.

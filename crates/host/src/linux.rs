@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::finding::{Code, Finding};
+use tranche_core::history::{Measured, Reading};
 use tranche_core::inventory::{Console, Gpu, HostInventory, Progress, StuckCall};
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmId, VmName};
 use tranche_core::step::{Step, VFIO_DRIVER};
@@ -18,6 +19,7 @@ use crate::migration::{Boot, Probe, Prober};
 use crate::monitor::Monitor;
 use crate::nvml::NvidiaMonitor;
 use crate::tree::Tree;
+use crate::usage::{MakeUp, Usage};
 use crate::vm::{Hypervisor, Travels};
 use crate::{Host, bind, board, identity, mdev, modules, passthrough, report, sriov, vgpu, xe};
 
@@ -32,6 +34,7 @@ pub struct LinuxHost {
     watch: Watch,
     library: Library,
     probe: Probe,
+    usage: Usage,
     notes: Vec<Finding>,
 }
 
@@ -63,6 +66,7 @@ impl LinuxHost {
             watch: Watch::default(),
             library: Library::default(),
             probe: Probe::default(),
+            usage: Usage::default(),
             notes: Vec::new(),
         }
     }
@@ -84,6 +88,13 @@ impl LinuxHost {
     #[must_use]
     pub fn with_prober(mut self, prober: Arc<dyn Prober>) -> Self {
         self.probe = Probe::of(prober);
+        self
+    }
+
+    /// The same host, for which is made up how busy it is.
+    #[must_use]
+    pub fn with_usage(mut self, make_up: MakeUp) -> Self {
+        self.usage = Usage::made_up(make_up);
         self
     }
 
@@ -196,7 +207,7 @@ impl Host for LinuxHost {
                 notes.push(note);
             }
         }
-        HostInventory {
+        let seen = HostInventory {
             host: self.name.clone(),
             boot_id,
             observed_at: now,
@@ -208,7 +219,9 @@ impl Host for LinuxHost {
             progress: self.progress(),
             pulse: None,
             unread: None,
-        }
+        };
+        self.usage.see(&seen);
+        seen
     }
 
     fn observe_again(
@@ -243,6 +256,12 @@ impl Host for LinuxHost {
         inventory.stuck = self.stuck(unanswered);
         inventory.observed_at = now;
         inventory
+    }
+
+    fn usage(&self, now: Timestamp) -> BTreeMap<Measured, Reading> {
+        let mut readings = self.usage.tell(now);
+        readings.extend(self.hypervisor.usage().into_iter().map(|(vm, reading)| (Measured::Vm(vm), reading)));
+        readings
     }
 
     fn catalogue(&self) -> Arc<Catalogue> {

@@ -10,7 +10,7 @@ mod raw;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::enum_wrappers::vgpu::VmId;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::enums::event::XidError;
@@ -140,6 +140,9 @@ fn read(device: &Device<'_>) -> Option<(PciAddress, Reading)> {
         utilization_percent: load.and_then(|load| u8::try_from(load.gpu).ok()),
         memory_used_mib: memory.as_ref().map(|memory| memory.used >> 20),
         memory_total_mib: memory.as_ref().map(|memory| memory.total >> 20),
+        temperature_c: device.temperature(TemperatureSensor::Gpu).ok(),
+        // The library has milliwatts.
+        power_w: device.power_usage().ok().map(|milliwatts| milliwatts / 1_000),
     };
     let unique_id = device.uuid().ok().filter(|uuid| identity::is_plausible(uuid));
     Some((

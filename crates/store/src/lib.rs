@@ -7,6 +7,7 @@
 //! One contract test suite (`tests/it/contract.rs`) holds every store to the same behaviour.
 //!
 //! [`Repository`] sits on top of any of them and knows what Tranche remembers: it alone says which key holds what.
+//! [`SampleFile`] is beside them: what a host measured lately, which may be lost.
 //!
 //! Deliberately absent: async (the planner is one thread; a store that needs a runtime brings its own) and queries
 //! other than by keys that follow each other.
@@ -20,6 +21,7 @@ mod key;
 mod memory;
 mod record;
 mod repository;
+mod samples;
 mod sqlite;
 mod txn;
 
@@ -37,6 +39,7 @@ pub use repository::{
     Beat, Beaten, Beats, Decisions, Loaded, Part, Repository, RepositoryError, Saved, Shared, Stands, State,
     Terms,
 };
+pub use samples::{SAMPLES_FILE_NAME, SampleFile};
 pub use sqlite::{FILE_NAME, LOCK_FILE_NAME, SCHEMA_VERSION, SIZE_BYTES_MAX, Settings, SqliteStore};
 pub use txn::{
     COMPARES_MAX, Compare, Conflict, Expected, OPS_MAX, Op, Outcome, TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX,

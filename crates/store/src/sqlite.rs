@@ -202,7 +202,7 @@ fn integer(number: u64) -> i64 {
 }
 
 /// What an error of SQLite means for the store (<https://sqlite.org/rescode.html>).
-fn classify(place: &str, error: rusqlite::Error) -> StoreError {
+pub(crate) fn classify(place: &str, error: rusqlite::Error) -> StoreError {
     let rusqlite::Error::SqliteFailure(failure, _) = &error else {
         // Without a code of SQLite's own, a row did not have the shape that was written.
         return corrupt(place, error);

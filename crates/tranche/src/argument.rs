@@ -183,12 +183,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let unit_s = match &text[digits.len()..] {
         "" | "s" => Some(1),
         "m" => Some(60),
-        "h" => Some(3600),
+        "h" => Some(3_600),
+        "d" => Some(86_400),
         _ => None,
     };
     let number = digits.parse::<u64>().ok();
     let seconds = unit_s.zip(number).and_then(|(unit, number)| number.checked_mul(unit));
-    seconds.map(Duration::from_secs).ok_or_else(|| "write a time such as 90s or 5m".to_owned())
+    seconds.map(Duration::from_secs).ok_or_else(|| "write a time such as 90s, 5m or 24h".to_owned())
 }
 
 #[cfg(test)]

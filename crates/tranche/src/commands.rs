@@ -8,6 +8,7 @@ mod console;
 mod declare;
 mod departure;
 mod gpu;
+mod history;
 mod host;
 mod inspect;
 mod rule;

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
+use tranche_core::history::DAYS;
 use tranche_core::name::{HostName, NameError};
 use tranche_core::spec::Timers;
 use tranche_host::fence::Places;
@@ -30,6 +31,9 @@ pub const ELECTION_MS: std::ops::RangeInclusive<u64> = 100..=50_000;
 
 /// The least and the most MiB that the file of a member of the store may have (etcd: no more than 8 GiB is advised).
 pub const QUOTA_MIB: std::ops::RangeInclusive<u64> = 16..=8_192;
+
+/// The least and the most MiB that the file of histories may have.
+pub const HISTORY_MIB: std::ops::RangeInclusive<u64> = 8..=4_096;
 
 /// The largest configuration file, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -62,6 +66,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// The console, and REST over HTTPS.
     pub console: ConsoleConfig,
+    /// The history of how busy this host's GPUs, partitions and VMs were.
+    pub history: HistoryConfig,
     /// Logging in through an issuer.
     pub oidc: OidcConfig,
     /// Logs.
@@ -118,6 +124,35 @@ impl Default for ConsoleConfig {
     fn default() -> Self {
         let (certificate, key) = (Utf8PathBuf::new(), Utf8PathBuf::new());
         Self { listen: "[::]:7440".to_owned(), certificate, key }
+    }
+}
+
+/// Settings of the history.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// For how many days it is kept; with 0 nothing is written, and memory has the last day.
+    pub days: u64,
+    /// How many MiB its file may have; [`HISTORY_MIB`].
+    pub size_mib_max: u64,
+}
+
+impl HistoryConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.days != 0 && !DAYS.contains(&self.days) {
+            return Err(wrong("history.days", self.days, format!("0 to {} days", DAYS.end())));
+        }
+        if !HISTORY_MIB.contains(&self.size_mib_max) {
+            let choose = format!("{} to {} MiB", HISTORY_MIB.start(), HISTORY_MIB.end());
+            return Err(wrong("history.size_mib_max", self.size_mib_max, choose));
+        }
+        Ok(())
+    }
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { days: 7, size_mib_max: 64 }
     }
 }
 
@@ -223,6 +258,7 @@ impl Default for Config {
             cluster: ClusterConfig::default(),
             etcd: EtcdConfig::default(),
             console: ConsoleConfig::default(),
+            history: HistoryConfig::default(),
             oidc: OidcConfig::default(),
             log: LogConfig::default(),
         }
@@ -394,6 +430,7 @@ impl Config {
             }
         }
         self.console.check()?;
+        self.history.check()?;
         self.oidc.check()?;
         if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::Targets>() {
             return Err(wrong("log.level", &self.log.level, format!("a level such as info ({error})")));
@@ -440,7 +477,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 40, "every setting is in the file");
+        assert_eq!(keys, 42, "every setting is in the file");
     }
 
     #[test]
@@ -459,6 +496,10 @@ mod tests {
         assert_eq!(short, "the setting etcd.election_ms cannot be 1; choose 100 to 50000 milliseconds");
         let large = message("[etcd]\nquota_mib = 9000");
         assert_eq!(large, "the setting etcd.quota_mib cannot be 9000; choose 16 to 8192 MiB");
+        let weeks = message("[history]\ndays = 60");
+        assert_eq!(weeks, "the setting history.days cannot be 60; choose 0 to 31 days");
+        let small = message("[history]\nsize_mib_max = 1");
+        assert_eq!(small, "the setting history.size_mib_max cannot be 1; choose 8 to 4096 MiB");
         let nowhere = message("[console]\nlisten = \"7440\"");
         assert!(nowhere.contains("console.listen cannot be 7440; choose an address and a port"), "{nowhere}");
         let half = message("[console]\ncertificate = \"/a\"");

@@ -28,6 +28,7 @@ use crate::consoles::Consoles;
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::gate::Gate;
+use crate::history::History;
 use crate::looper::{Looper, Pass, Stage};
 use crate::member::Member;
 use crate::member::guard::Guard;
@@ -60,6 +61,8 @@ pub struct Daemon {
     pub member: Option<(Member, Guard)>,
     /// Who may come in.
     pub access: Access,
+    /// How busy this host was.
+    pub history: History,
     /// Where the console is served; nowhere if left out.
     pub web: Option<Web>,
     /// How long it waits for itself.
@@ -108,6 +111,7 @@ impl Daemon {
             member: member.clone(),
             access: self.access,
             consoles: Consoles::default(),
+            history: self.history.clone(),
             patience: self.patience,
         };
         let (stop, stopped) = watch::channel(false);
@@ -121,6 +125,7 @@ impl Daemon {
         if let (Some(member), Some(guard)) = (&member, guard) {
             member.start(guard).map_err(system("start the threads of a member"))?;
         }
+        let remembering = self.history.start().map_err(system("start the history's thread"))?;
         let (_, stages) = looper.start().map_err(system("start the loop's thread"))?;
         let announcing = tokio::spawn(announce(stages.clone(), self.gate, self.bell.clone()));
         let watchdog = tokio::spawn(watchdog(pulse));
@@ -136,12 +141,14 @@ impl Daemon {
         }
         events.end();
         self.bell.end();
+        self.history.end();
         stop.send_replace(true);
         let ending = async {
             if !serving.is_finished() {
                 let _ = serving.await;
             }
             closed(stages).await;
+            let _ = tokio::task::spawn_blocking(move || remembering.join()).await;
         };
         if tokio::time::timeout(END_TIME, ending).await.is_err() {
             tracing::warn!("a request or a step is still under way; the next start sees what came of it");

@@ -4,12 +4,14 @@
 //! before that would make systemd queue libvirt's start behind our own, and wait for it: until the gate is open, the
 //! hypervisor is therefore not even asked, and counts as down, so nothing is released.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
+use tranche_core::history::Reading;
 use tranche_core::inventory::{self, Console};
 use tranche_core::name::{HostName, VmId, VmName};
 use tranche_core::step::Step;
@@ -56,6 +58,10 @@ impl<H: Hypervisor> Hypervisor for Gated<H> {
     /// While GPUs are being restored, no VM comes or goes.
     fn travels(&self) -> Travels {
         if self.gate.is_open() { self.hypervisor.travels() } else { Travels::default() }
+    }
+
+    fn usage(&self) -> BTreeMap<VmName, Reading> {
+        if self.gate.is_open() { self.hypervisor.usage() } else { BTreeMap::new() }
     }
 
     fn notes(&self, host: &HostName) -> Vec<Finding> {

@@ -12,6 +12,7 @@ mod consoles;
 mod events;
 mod gpus;
 mod guard;
+mod history;
 mod homogeneity;
 mod hosts;
 mod input;
@@ -48,10 +49,13 @@ use crate::cluster::Cluster;
 use crate::consoles::Consoles;
 use crate::engine::{Engine, Rejected, Submitted, View};
 use crate::events::Events;
+use crate::history::History;
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::patience::Patience;
 use crate::pulse::Pulse;
+
+use admit::Doorkeeper;
 
 pub use access::Access;
 pub use cluster::{door, waiting, witness};
@@ -79,6 +83,8 @@ pub struct App {
     pub access: Access,
     /// The consoles of VMs that are open by way of this host.
     pub consoles: Consoles,
+    /// How busy this host was.
+    pub history: History,
     /// How long requests wait.
     pub patience: Patience,
 }
@@ -107,23 +113,24 @@ fn authorised(app: &App) -> Router {
     let (of_consoles, _) = consoles::routes().split_for_parts();
     let (of_the_cluster, _) = cluster::of_the_cluster::<App>().split_for_parts();
     let (of_access, _) = access::routes().split_for_parts();
-    routes_of(app)
+    let rest = routes_of(app)
         .merge(of_the_cluster.with_state(app.clone()))
         .merge(of_access.with_state(app.clone()))
         .merge(of_consoles.with_state(app.clone()))
         .fallback(guard::not_found)
-        .method_not_allowed_fallback(guard::method_not_allowed)
-        .layer(from_fn_with_state(app.clone(), admit::authorise))
+        .method_not_allowed_fallback(guard::method_not_allowed);
+    let doorkeeper = Doorkeeper { app: app.clone(), rest: rest.clone() };
+    rest.layer(from_fn_with_state(doorkeeper, admit::authorise))
 }
 
 /// What members of the cluster may ask at the host's door: all that does not concern this host's own place in the cluster, and
-/// the way to its libvirt, which nobody asks for on its own socket.
+/// the way to its libvirt and the history that it keeps, which nobody asks for on its own socket.
 pub fn for_members(app: &App) -> Router {
     match &app.member {
-        Some(member) => {
-            let to_libvirt = ways::routes(app.engine.host_name(), member);
-            routes_of(app).merge(to_libvirt).merge(consoles::for_members(app))
-        }
+        Some(member) => routes_of(app)
+            .merge(ways::routes(app.engine.host_name(), member))
+            .merge(consoles::for_members(app))
+            .merge(history::of_members(&app.history)),
         None => routes_of(app),
     }
 }
@@ -182,6 +189,8 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(gpus::show))
         .routes(routes!(gpus::set_mode))
         .routes(routes!(gpus::partitions))
+        .routes(routes!(history::of_gpu))
+        .routes(routes!(history::of_vm))
         .routes(routes!(homogeneity::report))
         .routes(routes!(homogeneity::set_mode))
         .routes(routes!(catalogue::check))

@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tranche_core::finding::Finding;
 use tranche_core::name::HostName;
-use tranche_host::Host;
 use tranche_host::calls::Limits;
 use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, FakeProber, Machine};
@@ -18,6 +17,7 @@ use tranche_host::tree::{DirTree, Tree};
 use tranche_host::vm::Ways;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_host::watchdog::{Open, Watchdog};
+use tranche_host::{Host, MakeUp};
 use tranche_store::{EtcdStore, Key, MonotonicClock, Repository, Settings, SqliteStore, Store};
 
 use crate::bell::Bell;
@@ -29,6 +29,7 @@ use crate::daemon::Daemon;
 use crate::engine::Engine;
 use crate::engine::cluster::Fencer;
 use crate::gate::Gate;
+use crate::history::History;
 use crate::listen;
 use crate::member::guard::{self, Finder, Guard};
 use crate::member::vigil::{Times, Vigil};
@@ -71,6 +72,8 @@ pub fn build(
             real_host(config, &name, &bell, &gate, ways)?
         }
     };
+    let make_up: Option<MakeUp> = fake.map(|_| tranche_host::fake::usage as MakeUp);
+    let history = History::new(config, name.clone(), Arc::clone(&host), make_up);
     let open = if cluster.store().is_some() { Engine::open_as_member } else { Engine::open };
     let engine = open(name.clone(), Arc::clone(&host), repository, WORKERS).map_err(|error| {
         let hint = error.hint();
@@ -102,7 +105,7 @@ pub fn build(
     let patience = Patience::default();
     let (state_dir, host) = (config.state_dir.clone(), name);
     let web = Some(Web { config: config.console.clone(), state_dir, host, cluster: cluster.clone() });
-    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, access, web, patience })
+    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, access, history, web, patience })
 }
 
 /// Keeps the watchdog that the daemon before left armed, if there is one, while this one may wait for the store.
@@ -270,5 +273,5 @@ fn fake_host(config: &Config, preset: &str, name: &HostName) -> anyhow::Result<A
     let (catalogue, notes) = open_catalogue(config);
     let prober = Arc::new(FakeProber::new(kernel.clone()));
     let host = LinuxHost::new(name.clone(), kernel, Limits::default(), catalogue, hypervisor);
-    Ok(Arc::new(host.with_notes(notes).with_prober(prober)))
+    Ok(Arc::new(host.with_notes(notes).with_prober(prober).with_usage(tranche_host::fake::usage)))
 }

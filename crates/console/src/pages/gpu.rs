@@ -16,7 +16,7 @@ use crate::links;
 use crate::parts::facts::Facts;
 use crate::parts::form::{Deed, Field, change, tick};
 use crate::parts::table::{table, text};
-use crate::parts::{finding, operation};
+use crate::parts::{finding, history as past, operation};
 use crate::proposal::Proposal;
 use crate::words::{
     Tone, backend, badge, certainty, counts, gpu_status, mode, or_unknown, size, size_if_known,
@@ -49,12 +49,22 @@ pub(crate) async fn show(
                 div { h2 { "Health" } (of_health(&gpu)) @if let Some(facts) = &gpu.migration { (of_migration(facts)) } }
             }
         }))
+        (past::section(&visit, &links::gpu(&key), &path, &asked).await)
         (mode_form(&visit, &key, &gpu))
     };
     let title = format!("{} {}", gpu.model, gpu.address);
     let host = links::host(&key.host);
     let above = [("/gpus", "GPUs"), (host.as_str(), key.host.as_str())];
-    Ok(visit.page(&Page { title: &title, at: "/gpus", above: &above, body }))
+    Ok(visit.page_with_charts(&Page { title: &title, at: "/gpus", above: &above, body }))
+}
+
+/// What the charts of the page are drawn from.
+pub(crate) async fn history(
+    visit: Visit,
+    Named((host, address)): Named<(HostName, GpuAddress)>,
+    Asked(asked): Asked,
+) -> Answer {
+    past::data(&visit, &format!("/v1{}", links::gpu(&GpuKey { host, address })), &asked).await
 }
 
 fn of_use(gpu: &GpuView) -> Facts {
@@ -124,6 +134,8 @@ fn of_health(gpu: &GpuView) -> Facts {
     facts
         .and_if("Load", seen.utilization_percent.map(|percent| format!("{percent} %")))
         .and_if("Memory in use", memory.map(|(used, total)| format!("{} of {}", size(used), size(total))))
+        .and_if("Temperature", seen.temperature_c.map(|degrees| format!("{degrees} \u{b0}C")))
+        .and_if("Power", seen.power_w.map(|watts| format!("{watts} W")))
         .and_if("ECC", ecc)
 }
 

@@ -13,7 +13,7 @@ use crate::layout::{Page, live};
 use crate::links;
 use crate::parts::facts::Facts;
 use crate::parts::form::{Deed, button, change, tick};
-use crate::parts::{finding, operation};
+use crate::parts::{finding, history as past, operation};
 use crate::words::{or_unknown, request, size_if_known, time, vm_state};
 use tranche_core::name::VmName;
 
@@ -38,12 +38,18 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked):
                 div { h2 { "Availability" } (Facts::of(vm_set::told(&vm.availability))) }
             }
         }))
+        (past::section(&visit, &links::vm(&vm.name), &format!("/v1/vms/{name}"), &asked).await)
         (live("live-2", vm_places::places(&visit, &vm, &asked).await))
         (gpu_forms(&visit, &vm, capacity.as_ref()))
         @if vm.state != VmState::Deleting { (vm_set::form(&visit, &vm, &Fields::default())) }
         (ends(&visit, &vm))
     };
-    Ok(visit.page(&Page { title: vm.name.as_str(), at: "/vms", above: &[("/vms", "VMs")], body }))
+    Ok(visit.page_with_charts(&Page { title: vm.name.as_str(), at: "/vms", above: &[("/vms", "VMs")], body }))
+}
+
+/// What the charts of the page are drawn from.
+pub(crate) async fn history(visit: Visit, Named(name): Named<VmName>, Asked(asked): Asked) -> Answer {
+    past::data(&visit, &format!("/v1/vms/{name}"), &asked).await
 }
 
 /// The path of an act on a VM in the REST interface.

@@ -188,6 +188,8 @@ impl World {
             utilization_percent: Some(37),
             memory_used_mib: Some(21_004),
             memory_total_mib: Some(49_140),
+            temperature_c: None,
+            power_w: None,
         }
     }
 

@@ -24,7 +24,15 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/gpus?host=node1", &["node1", "2 of 8 GPUs"]),
     (
         "/gpus/node1/0000:41:00.0",
-        &["10de:26b9:10de:1851", "1650522003849", "HDSup", "proven", "4 partitions, 11.9 GiB each"],
+        &[
+            "10de:26b9:10de:1851",
+            "1650522003849",
+            "HDSup",
+            "proven",
+            "4 partitions, 11.9 GiB each",
+            "Load, partition 1",
+            "76\u{a0}%",
+        ],
     ),
     ("/partition", &["Set 1", "node1/0000:41:00.0", "Memory per partition"]),
     ("/vms", &["desk-01", "moving", "to node2", "no_free_partition"]),
@@ -42,8 +50,9 @@ const PAGES: &[(&str, &[&str])] = &[
             "Restarts on one host",
         ],
     ),
-    ("/vms/desk-05", &["Start", "Give it a GPU"]),
-    ("/vms/desk-22", &["Why it waits", "node3", "cannot run", "gpu_sick"]),
+    ("/gpus/node1/0000:41:00.0?range=7d", &["aria-current=\"true\">7 days", "history?range=7d"]),
+    ("/vms/desk-05", &["Start", "Give it a GPU", "History", "It cannot be."]),
+    ("/vms/desk-22", &["Nothing was measured", "Why it waits", "node3", "cannot run", "gpu_sick"]),
     ("/hosts", &["failover on", "node2", "maintenance", "down", "armed", "2 of 8"]),
     (
         "/hosts/node3",
@@ -90,7 +99,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ),
     ("/adopt", &["Its definition stays", "12Q", "Priority"]),
     ("/access", &["kim", "grafana", "only a link lets them in"]),
-    ("/audit", &["maria", "POST /v1/vms/desk-01/start", "409"]),
+    ("/audit", &["maria", "POST /v1/vms/desk-01/start", "409", "state", "stopped"]),
 ];
 /// Pages that follow on a form.
 const ANSWERS: &[(&str, &[(&str, &str)])] = &[

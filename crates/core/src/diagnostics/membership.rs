@@ -55,6 +55,20 @@ pub fn leader_unreachable(leader: &HostName, why: &str) -> Finding {
     error(Code::LeaderUnreachable, Subject::Host(leader.clone()), message, hint)
 }
 
+/// Only the host itself has its history.
+pub fn history_unavailable(host: &HostName, why: &str) -> Finding {
+    let message = format!("Host {host} keeps this history and cannot be asked for it: {why}.");
+    let hint = "Each host keeps its own, and no other one has it. Ask again when 'tranche host list' shows the host as up.";
+    error(Code::HistoryUnavailable, Subject::Host(host.clone()), message, hint)
+}
+
+/// No host has been chosen for a VM yet, so nobody knows whom to ask.
+pub fn history_nowhere(vm: &VmName) -> Finding {
+    let message = format!("VM {vm} is on no host, and each host keeps the history of its own VMs.");
+    let hint = "Name the host where it ran, with 'host=NAME' ('--host NAME').";
+    error(Code::HistoryUnavailable, Subject::Vm(vm.clone()), message, hint)
+}
+
 /// The host is on its way into a cluster, or out of it.
 pub fn cluster_busy(doing: &str) -> Finding {
     let message = format!("This host is about to {doing}.");

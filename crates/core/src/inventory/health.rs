@@ -57,6 +57,12 @@ pub struct Telemetry {
     pub memory_used_mib: Option<u64>,
     /// Memory altogether, in MiB.
     pub memory_total_mib: Option<u64>,
+    /// How warm it is, in degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<u32>,
+    /// What it draws, in watts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_w: Option<u32>,
 }
 
 /// What a GPU's driver measures of a partition that a VM uses. As old as [`Telemetry`].

@@ -50,6 +50,8 @@ impl Fleet {
                 utilization_percent: None,
                 memory_used_mib: None,
                 memory_total_mib: None,
+                temperature_c: None,
+                power_w: None,
             });
             let of = |series: &str| {
                 let offer = |offer: &Offer| Offer { series: Some(series.to_owned()), ..offer.clone() };

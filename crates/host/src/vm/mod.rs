@@ -25,6 +25,7 @@ use std::os::unix::net::UnixStream;
 
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
+use tranche_core::history::Reading;
 use tranche_core::inventory::{self, Console};
 use tranche_core::journey::Sent;
 use tranche_core::name::{HostName, VmId, VmName};
@@ -76,6 +77,11 @@ pub trait Hypervisor: Send + Sync + std::fmt::Debug {
         _force: bool,
     ) -> Result<UnixStream, Box<Finding>> {
         Err(Box::new(say::console_missing(vm, console)))
+    }
+
+    /// How busy the guests are that run. One that is not asked this tells nothing. Never blocks for longer than a limit.
+    fn usage(&self) -> BTreeMap<VmName, Reading> {
+        BTreeMap::new()
     }
 
     /// Carries out a step about a VM and reads its effect back. Repeating a step that was carried out is no error.

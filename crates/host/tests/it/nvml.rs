@@ -24,7 +24,7 @@ const FUNCTION_NOT_FOUND: u32 = 13;
 const GPU_IS_LOST: u32 = 15;
 
 /// Every call about a GPU that the library makes possible to fail alone.
-const CALLS: [&str; 19] = [
+const CALLS: [&str; 21] = [
     "nvmlDeviceGetHandleByIndex_v2",
     "nvmlDeviceGetPciInfo_v3",
     "nvmlDeviceGetUUID",
@@ -32,6 +32,8 @@ const CALLS: [&str; 19] = [
     "nvmlDeviceGetVbiosVersion",
     "nvmlDeviceGetMemoryInfo_v2",
     "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetEccMode",
     "nvmlDeviceGetFieldValues",
     "nvmlDeviceGetActiveVgpus",
@@ -55,6 +57,8 @@ fn l40s(address: &str) -> Value {
         "memory_used_mib": 1024,
         "memory_total_mib": 46_068,
         "utilization": 42,
+        "temperature_c": 41,
+        "power_mw": 72_345,
         "ecc": [true, 3, 0],
         "fields": { "144": 0, "145": 0 },
         "types": [{ "id": 1155, "name": "NVIDIA L40S-24Q", "max": 2, "framebuffer_mib": 24_576 }],
@@ -93,6 +97,8 @@ fn what_the_library_says_of_a_gpu_is_read() {
         utilization_percent: Some(42),
         memory_used_mib: Some(1024),
         memory_total_mib: Some(46_068),
+        temperature_c: Some(41),
+        power_w: Some(72),
     };
     let unique_id = Some("GPU-41".to_owned());
     let partitions = vec![vgpu(Some(17), Some(512))];

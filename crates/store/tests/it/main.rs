@@ -6,6 +6,7 @@ mod newer;
 mod oracle;
 mod parts;
 mod repository;
+mod samples;
 mod server;
 mod sqlite;
 mod subject;

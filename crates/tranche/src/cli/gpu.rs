@@ -4,7 +4,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use tranche_core::change::Version;
 use tranche_core::name::PoolName;
 
-use super::Doing;
+use super::{Doing, PartArgs};
 use crate::argument::GpuArg;
 
 /// GPUs.
@@ -17,6 +17,20 @@ pub enum GpuCommand {
         /// The GPU
         #[arg(help = GPU_HELP)]
         gpu: GpuArg,
+    },
+    /// Show how busy a GPU and its partitions were: load, memory, temperature, power
+    ///
+    /// The GPU's host keeps this, for the last day each 30 seconds and for a week each 5 minutes. Where no driver tells, nothing is known.
+    #[command(
+        after_long_help = "Examples:\n  tranche gpu history 41:00.0\n  tranche gpu history node1/0000:41:00.0 --last 7d -o json"
+    )]
+    History {
+        /// The GPU
+        #[arg(help = GPU_HELP)]
+        gpu: GpuArg,
+        /// Which part.
+        #[command(flatten)]
+        part: PartArgs,
     },
     /// Split a GPU, or all of a set, into partitions
     ///

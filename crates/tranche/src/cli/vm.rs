@@ -10,7 +10,7 @@ use tranche_core::spec::{
     Request, RestartPolicy, RestartsPart, VmPart, VolumeRef,
 };
 
-use super::Doing;
+use super::{Doing, PartArgs};
 use crate::argument::{self, OrDefault};
 
 /// Virtual machines.
@@ -116,6 +116,22 @@ pub enum VmCommand {
     Show {
         /// The VM
         name: VmName,
+    },
+    /// Show how busy a VM was: its processors, and its memory
+    ///
+    /// Each host keeps this of the VMs that ran on it: one that moved begins anew on the next host, and --host shows what was before.
+    #[command(
+        after_long_help = "Examples:\n  tranche vm history desk-01\n  tranche vm history desk-01 --last 24h --host node1"
+    )]
+    History {
+        /// The VM
+        name: VmName,
+        /// Which part.
+        #[command(flatten)]
+        part: PartArgs,
+        /// The host that measured it [default: the one that it belongs to now]
+        #[arg(long, value_name = "HOST")]
+        host: Option<HostName>,
     },
     /// Give a VM a GPU, or change what it asks for
     ///

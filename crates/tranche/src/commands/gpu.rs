@@ -9,7 +9,7 @@ use tranche_core::change::{Selection, SetMode, Version};
 use tranche_core::name::{GpuKey, VmName};
 use tranche_core::spec::{AskedMode, GpuMode};
 
-use super::{Daemon, change};
+use super::{Daemon, change, history};
 use crate::argument::GpuArg;
 use crate::cli::{Doing, GpuCommand, PartitionArgs, SeveralArgs};
 use crate::failure::{Exit, Failure};
@@ -22,6 +22,7 @@ pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Fail
     match command {
         GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
+        GpuCommand::History { gpu, part } => history::show(&path(&find(&gpu, daemon)?), part, None, daemon),
         GpuCommand::Partition(args) => partition(args, daemon),
         GpuCommand::Passthrough { gpu, allow_console, pool, drain, doing } => set_mode(
             &gpu,

@@ -10,7 +10,7 @@ use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
 use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware, VmPart};
 
-use super::{Daemon, change, console};
+use super::{Daemon, change, console, history};
 use crate::cli::{CreateArgs, VmCommand};
 use crate::failure::{Exit, Failure};
 
@@ -55,6 +55,9 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         }
         VmCommand::List => daemon.show(daemon.client.get::<Vec<VmView>>("/vms")?.as_slice()),
         VmCommand::Show { name } => daemon.show(&daemon.client.get::<VmView>(&path(&name, ""))?),
+        VmCommand::History { name, part, host } => {
+            history::show(&path(&name, ""), part, host.as_ref(), daemon)
+        }
         VmCommand::Attach(args) => {
             let body = AttachGpu { request: args.gpu, restart: args.restart };
             change::post(&path(&args.name, "/attach"), &body, args.doing, daemon)

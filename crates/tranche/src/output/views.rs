@@ -6,6 +6,7 @@ mod catalogue;
 mod cluster;
 mod destinations;
 mod gpu;
+mod history;
 mod homogeneity;
 mod host;
 mod migration;

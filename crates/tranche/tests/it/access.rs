@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use expect_test::expect;
-use tranche_api::access::{AuditEntry, LinkMade, Secret, TokenMade, TokenView, UserView};
+use tranche_api::access::{AuditEntry, Changed, LinkMade, Secret, TokenMade, TokenView, UserView};
 use tranche_core::access::Role;
 use tranche_core::name::Timestamp;
 
@@ -128,6 +128,14 @@ fn the_audit_log_shows_who_did_what_from_where_and_what_became_of_it() {
         host: "node1".to_owned(),
         what: "POST /v1/vms/desk-01/start".to_owned(),
         asked: None,
+        changed: vec![
+            Changed { field: "state".to_owned(), before: Some("stopped".to_owned()), after: None },
+            Changed {
+                field: "priority".to_owned(),
+                before: Some("1".to_owned()),
+                after: Some("2".to_owned()),
+            },
+        ],
         status: 202,
         outcome: Some("start VM desk-01".to_owned()),
     };
@@ -136,8 +144,8 @@ fn the_audit_log_shows_who_did_what_from_where_and_what_became_of_it() {
         &daemon,
         &["audit"],
         expect![[r#"
-            TIME                 WHO    FROM       HOST   WHAT                        STATUS  OUTCOME
-            2025-11-30 16:00:00  alice  192.0.2.7  node1  POST /v1/vms/desk-01/start  202     start VM desk-01
+            TIME                 WHO    FROM       HOST   WHAT                        STATUS  OUTCOME           CHANGED
+            2025-11-30 16:00:00  alice  192.0.2.7  node1  POST /v1/vms/desk-01/start  202     start VM desk-01  state was stopped; priority: 1 → 2
             exit 0
         "#]],
     );

@@ -136,6 +136,8 @@ fn what_drivers_measure_is_shown_where_they_do() {
         utilization_percent: Some(42),
         memory_used_mib: Some(1024),
         memory_total_mib: Some(15_356),
+        temperature_c: None,
+        power_w: None,
     };
     let mut partitions = partitions();
     partitions.iter_mut().for_each(|partition| partition.gpu = a2().address);

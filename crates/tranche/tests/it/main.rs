@@ -6,6 +6,7 @@ mod changes;
 mod daemon;
 mod declarations;
 mod fixtures;
+mod history;
 mod homogeneity;
 mod inspecting;
 mod leaderless;

@@ -13,15 +13,16 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Router};
 use serde_json::Value;
-use tranche_access::{Asker, without_secrets};
-use tranche_api::access::AuditEntry;
+use tower::ServiceExt as _;
+use tranche_access::{Asker, Deed, without_secrets};
+use tranche_api::access::{AuditEntry, Changed};
 use tranche_api::limits::BODY_LEN_MAX;
 use tranche_core::access::{Role, is_open as is_open_route, needed, opens_console};
 use tranche_core::diagnostics as say;
@@ -34,8 +35,20 @@ use crate::cluster::door::Caller;
 
 /// How much of an answer is looked at for what became of a request, in bytes.
 const ANSWER_LEN_MAX: u64 = 1 << 20;
+/// How much of an answer about what something was is read, in bytes: a list of all VMs.
+const BEFORE_LEN_MAX: usize = 16 << 20;
+/// How long a change waits for what it was before: then nobody knows.
+const BEFORE_WAIT: Duration = Duration::from_secs(2);
 /// How long an answer waits for the audit log.
 const AUDIT_WAIT: Duration = Duration::from_secs(2);
+
+/// Who lets requests through, and whom they ask what something was before.
+#[derive(Debug, Clone)]
+pub(super) struct Doorkeeper {
+    pub(super) app: App,
+    /// The routes behind the door.
+    pub(super) rest: Router,
+}
 
 /// Where a request comes from: an address, or `socket`.
 #[derive(Debug, Clone)]
@@ -118,7 +131,11 @@ fn is_open(method: &Method, path: &str) -> bool {
 }
 
 /// Lets a request through if whoever asks may make it, and remembers it if it could change something or was refused.
-pub(super) async fn authorise(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn authorise(
+    State(Doorkeeper { app, rest }): State<Doorkeeper>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let asker = request.extensions().get::<Asker>().cloned();
     let from = request.extensions().get::<From>().map_or_else(String::new, |From(from)| from.clone());
@@ -137,7 +154,7 @@ pub(super) async fn authorise(State(app): State<App>, request: Request, next: Ne
     };
     let what = format!("{method} {path}");
     if let Some(finding) = refusal {
-        let entry = Entry { who: asker.map(|asker| asker.who), from, what, asked: None };
+        let entry = Entry { who: asker.map(|asker| asker.who), from, what, asked: None, changed: Vec::new() };
         let (code, response) = (finding.code, Refusal::from(finding).into_response());
         // Whoever has no credentials could fill the log with nothing.
         if entry.who.is_some() {
@@ -152,12 +169,15 @@ pub(super) async fn authorise(State(app): State<App>, request: Request, next: Ne
         Ok(kept) => kept,
         Err(refusal) => return refusal.into_response(),
     };
-    let who = asker.map(|asker| asker.who).or_else(|| user_in(asked.as_deref()));
+    let who = asker.as_ref().map(|asker| asker.who.clone()).or_else(|| user_in(asked.as_deref()));
+    let changed = what_changes((method.as_str(), &path), asked.as_deref(), asker.as_ref(), &rest).await;
     let asked = if path == "/v1/sessions" { None } else { asked.as_deref().and_then(without_secrets) };
-    let entry = Entry { who, from, what, asked };
     let response = next.run(request).await;
     let noted = response.extensions().get::<Noted>().cloned();
     let (response, Outcome { title, user }) = outcome_of(response).await;
+    // What was refused has changed nothing.
+    let changed = if response.status().is_success() { changed } else { Vec::new() };
+    let entry = Entry { who, from, what, asked, changed };
     // Who logs in by a link is known only afterwards.
     let entry = Entry { who: entry.who.or(user.filter(|_| path == "/v1/sessions")), ..entry };
     let (status, title) = match noted {
@@ -183,16 +203,17 @@ struct Entry {
     from: String,
     what: String,
     asked: Option<String>,
+    changed: Vec<Changed>,
 }
 
 impl Entry {
     /// Writes it to the daemon's log, and to the audit log if the store takes it within a moment.
     async fn write(self, app: &App, status: StatusCode, outcome: Option<String>) {
-        let Self { who, from, what, asked } = self;
+        let Self { who, from, what, asked, changed } = self;
         let (who, status) = (who.unwrap_or_else(|| "nobody".to_owned()), status.as_u16());
         let host = app.engine.host_name().to_string();
         tracing::info!(who, from, what, status, outcome, "audit");
-        let entry = AuditEntry { at: clock::now(), who, from, host, what, asked, status, outcome };
+        let entry = AuditEntry { at: clock::now(), who, from, host, what, asked, changed, status, outcome };
         let written = app.access.wait_for(move |access| access.audit.add(&entry));
         match tokio::time::timeout(AUDIT_WAIT, written).await {
             Ok(Ok(())) => {}
@@ -202,6 +223,35 @@ impl Entry {
             Err(_) => tracing::warn!("the store is slow; an entry of the audit log comes late or not at all"),
         }
     }
+}
+
+/// What a request that is about to be carried out will find otherwise. It is asked of the same routes.
+async fn what_changes(
+    (method, path): (&str, &str),
+    asked: Option<&[u8]>,
+    asker: Option<&Asker>,
+    rest: &Router,
+) -> Vec<Changed> {
+    let Some(deed) = Deed::of(method, path) else { return Vec::new() };
+    let look = async {
+        let mut told = Vec::new();
+        for place in deed.told_at() {
+            told.push(before(&place, asker, rest).await.unwrap_or_default());
+        }
+        told
+    };
+    let Ok(told) = tokio::time::timeout(BEFORE_WAIT, look).await else { return Vec::new() };
+    let asked = asked.and_then(|asked| serde_json::from_slice(asked).ok()).unwrap_or_default();
+    deed.changed(&told, &asked)
+}
+
+/// What stands at a path now; none if it cannot be had.
+async fn before(path: &str, asker: Option<&Asker>, rest: &Router) -> Option<Value> {
+    let mut look = Request::get(path).body(Body::empty()).ok()?;
+    look.extensions_mut().insert(asker?.clone());
+    let Ok(answer) = rest.clone().oneshot(look).await;
+    let bytes = answer.status().is_success().then(|| to_bytes(answer.into_body(), BEFORE_LEN_MAX))?;
+    serde_json::from_slice(&bytes.await.ok()?).ok()
 }
 
 /// A request with its body at hand. The one body that may be large is left as it is.

@@ -35,12 +35,17 @@ pub(super) async fn show(
     State(app): State<App>,
     InPath(key): InPath<GpuKey>,
 ) -> Result<Json<GpuView>, Refusal> {
+    find(&app, &key).map(Json)
+}
+
+/// A GPU, or why there is none.
+pub(super) fn find(app: &App, key: &GpuKey) -> Result<GpuView, Refusal> {
     let seen = app.engine.view();
     let known = || seen.inventory.keys().collect::<Vec<_>>();
-    view::gpu(&sources(&seen), &key).map(Json).ok_or_else(|| {
+    view::gpu(&sources(&seen), key).ok_or_else(|| {
         let host_is_known = seen.inventory.contains_key(&key.host);
         let finding =
-            if host_is_known { say::gpu_not_found(&key) } else { say::host_not_found(&key.host, &known()) };
+            if host_is_known { say::gpu_not_found(key) } else { say::host_not_found(&key.host, &known()) };
         Refusal::from(finding)
     })
 }

@@ -27,7 +27,7 @@ use tranched::patience::Patience;
 use tranched::pulse::Pulse;
 use tranched::rest::{self, Access, App};
 
-use crate::fake_machine::FakeMachine;
+use crate::fake_machine::{FakeMachine, forgetful};
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
@@ -70,6 +70,7 @@ impl Site {
             member: None,
             access: access.clone(),
             consoles: Consoles::default(),
+            history: forgetful("node1", machine.host()),
             patience: Patience::default(),
         };
         Self { access, store, router: rest::for_the_web(app) }
@@ -289,6 +290,38 @@ async fn what_was_changed_or_refused_is_remembered_without_secrets_and_what_was_
     let entries = serde_json::to_string(&site.access.audit.last(10).unwrap()).unwrap();
     assert!(!entries.contains("another long one") && !entries.contains("wrong"), "{entries}");
     assert!(entries.contains("192.0.2.7") && entries.contains("node1"), "{entries}");
+}
+
+#[tokio::test]
+async fn the_audit_log_has_what_a_thing_was_before_it_was_changed_and_nothing_of_what_was_refused() {
+    let site = Site::new();
+    let admin = site.token(Role::Admin);
+    let last = || {
+        let entry = site.access.audit.last(1).unwrap().remove(0);
+        let changed = entry.changed.iter().map(ToString::to_string);
+        (entry.status, changed.collect::<Vec<_>>())
+    };
+    let user = async |wish: Value| {
+        site.with_token("PUT", "/v1/users/bob", Some(&admin), wish).await;
+    };
+    user(json!({ "role": "viewer", "password": "long enough, really" })).await;
+    assert_eq!(last().1, ["password: none → (hidden)", "role: none → viewer"]);
+    user(json!({ "role": "operator" })).await;
+    assert_eq!(last(), (200, vec!["role: viewer → operator".to_owned()]));
+    user(json!({ "role": "none such" })).await;
+    assert_eq!(last(), (422, Vec::new()));
+    let policy = site.with_token("GET", "/v1/policy", Some(&admin), Value::Null).await.body;
+    let other = if policy["placement"] == "pack" { "spread" } else { "pack" };
+    let mut wish = policy.clone();
+    wish["placement"] = json!(other);
+    site.with_token("PUT", "/v1/policy", Some(&admin), wish).await;
+    let (status, changed) = last();
+    let was = policy["placement"].as_str().unwrap();
+    assert_eq!((status, changed), (202, vec![format!("placement: {was} → {other}")]));
+    site.with_token("DELETE", "/v1/users/bob", Some(&admin), Value::Null).await;
+    let (_, changed) = last();
+    assert!(changed.contains(&"role was operator".to_owned()), "{changed:?}");
+    assert!(changed.iter().all(|line| !line.contains("argon2")), "{changed:?}");
 }
 
 #[tokio::test]

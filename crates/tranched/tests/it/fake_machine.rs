@@ -11,6 +11,14 @@ use tranche_host::catalogue::Catalogue;
 use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
 use tranche_host::vm::fake::FakeHypervisor;
+use tranched::config::{Config, HistoryConfig};
+use tranched::history::History;
+
+/// The history of a host, which writes nothing.
+pub(crate) fn forgetful(name: &str, host: Arc<dyn Host>) -> History {
+    let history = HistoryConfig { days: 0, ..HistoryConfig::default() };
+    History::new(&Config { history, ..Config::default() }, name.parse().unwrap(), host, None)
+}
 
 /// A machine that can be observed, acted on, and tampered with.
 #[derive(Debug, Clone)]

@@ -25,7 +25,7 @@ use tranched::gate::Gate;
 use tranched::patience::Patience;
 use tranched::rest::Access;
 
-use crate::fake_machine::FakeMachine;
+use crate::fake_machine::{FakeMachine, forgetful};
 
 /// No test waits longer than this for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -87,12 +87,14 @@ impl Served {
         let socket = UnixListener::bind(dir.path().join("s")).unwrap();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store, None));
+        let history_of = Arc::clone(&host);
         let engine = Arc::new(Engine::open("node1".parse().unwrap(), host, repository, 2).unwrap());
         // The tick is so long that a test hangs if nothing but the tick would wake the loop.
         let tick = Duration::from_secs(3600);
         let (bell, gate) = (Bell::default(), Gate::default());
         let cluster = Cluster::nowhere("node1".parse().unwrap());
         let engine_of = Arc::clone(&engine);
+        let history = forgetful("node1", history_of);
         let daemon = Daemon {
             engine: engine_of,
             bell,
@@ -101,6 +103,7 @@ impl Served {
             cluster,
             member: None,
             access,
+            history,
             web: None,
             patience,
         };

@@ -16,13 +16,16 @@ mod observe;
 mod resources;
 mod send;
 mod steps;
+mod usage;
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use tranche_core::finding::{Code, Finding};
+use tranche_core::history::Reading;
 use tranche_core::inventory::{self, Console};
 use tranche_core::name::{HostName, VmId, VmName};
 use tranche_core::step::{Step, StepSubject};
@@ -32,10 +35,14 @@ use self::lanes::{Lanes, Late};
 use self::link::{Link, News};
 use self::observe::Cache;
 use self::send::Sendings;
+use self::usage::Usage;
 use super::seed::Seeds;
 use super::xml::Acceleration;
 use super::{Hypervisor, Travels, Ways, refusal};
 use crate::report;
+
+/// No VM has a name like this.
+const USAGE_LANE: &str = "(usage)";
 
 /// Called whenever something about a domain or the connection changed. It carries no data and must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -57,6 +64,8 @@ pub struct Config {
     /// How long a step may take, in milliseconds. Starting pins all of a guest's memory, which takes seconds for
     /// hundreds of GiB.
     pub step_limit_ms: u64,
+    /// How long asking how busy guests are may take, in milliseconds.
+    pub usage_limit_ms: u64,
     /// The longest time for which a domain is not read again without an event about it, in milliseconds: libvirt sends
     /// none for devices that are put into a stored definition (`virsh attach-device --config`).
     pub reading_age_max_ms: u64,
@@ -76,6 +85,7 @@ impl Default for Config {
             acceleration: None,
             observe_limit_ms: 20_000,
             step_limit_ms: 60_000,
+            usage_limit_ms: 5_000,
             reading_age_max_ms: 60_000,
             answer_age_max_ms: 2_000,
             measure_after_ms: 60_000,
@@ -100,6 +110,7 @@ struct Shared {
     ways: Option<Arc<dyn Ways>>,
     sendings: Arc<Sendings>,
     rates: DirtyRates,
+    usage: Usage,
     wake: Wake,
 }
 
@@ -120,6 +131,7 @@ impl Libvirt {
             ways: None,
             sendings: Arc::default(),
             rates: DirtyRates::default(),
+            usage: Usage::default(),
             wake,
             config,
         };
@@ -166,6 +178,21 @@ impl Hypervisor for Libvirt {
     fn travels(&self) -> Travels {
         let travels = self.shared.sendings.travels(self.shared.ways.is_some());
         Travels { dirty_mib_s: self.shared.rates.known(), ..travels }
+    }
+
+    /// It has a lane of its own: nobody waits for it, and while one call hangs, no other one is made.
+    fn usage(&self) -> BTreeMap<VmName, Reading> {
+        let shared = Arc::clone(&self.shared);
+        let work = move || shared.with_link(|link| shared.usage.look(link));
+        match self.lanes.run(USAGE_LANE, "get-stats", self.shared.config.usage_limit_ms, work) {
+            Ok(Ok(Ok(readings))) => readings,
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%error, "it is not known how busy guests are");
+                BTreeMap::new()
+            }
+            // Whoever observes tells of it.
+            Ok(Err(_)) | Err(_) => BTreeMap::new(),
+        }
     }
 
     fn notes(&self, host: &HostName) -> Vec<Finding> {

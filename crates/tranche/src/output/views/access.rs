@@ -67,9 +67,10 @@ impl Show for [AuditEntry] {
                 entry.what.clone(),
                 entry.status.to_string(),
                 entry.outcome.clone().unwrap_or_default(),
+                entry.changed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
             ]
         };
-        let header = ["TIME", "WHO", "FROM", "HOST", "WHAT", "STATUS", "OUTCOME"];
+        let header = ["TIME", "WHO", "FROM", "HOST", "WHAT", "STATUS", "OUTCOME", "CHANGED"];
         rows(&header, self.iter().map(row).collect(), "Nothing was changed or refused yet.")
     }
 }

@@ -148,6 +148,8 @@ fn gpu_fields(gpu: &GpuView) -> String {
         ("ECC", told.ecc.map(ecc).unwrap_or_default()),
         ("Load", told.utilization_percent.map(percent).unwrap_or_default()),
         ("Memory in use", told.memory_used_mib.map(text::size).unwrap_or_default()),
+        ("Temperature", told.temperature_c.map(|degrees| format!("{degrees} °C")).unwrap_or_default()),
+        ("Power", told.power_w.map(|watts| format!("{watts} W")).unwrap_or_default()),
     ])
 }
 

@@ -24,7 +24,7 @@ use tranched::pulse::Pulse;
 use tranched::rest::{self, Access, App};
 
 use super::*;
-use crate::fake_machine::FakeMachine;
+use crate::fake_machine::{FakeMachine, forgetful};
 use crate::process::request;
 
 /// Nothing that is waited for takes longer.
@@ -37,7 +37,7 @@ fn named(name: &str) -> HostName {
 /// What answers on a member.
 fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8PathBuf>) -> App {
     let host = FakeMachine::new(named(name), Fake::gpus(1, 4)).host();
-    let repository = Repository::new(Arc::clone(&store));
+    let (repository, history_of) = (Repository::new(Arc::clone(&store)), Arc::clone(&host));
     let engine = Engine::open_as_member(named(name), Arc::clone(&host), repository, 1).unwrap();
     let agents = Arc::new(Agents::installed(Places::default(), Bell::default()));
     let member = Member::new(Parts {
@@ -59,6 +59,7 @@ fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8Pat
     App {
         access: Access::new(Arc::new(tranche_store::MemoryStore::default()), None),
         events: Events::new(engine.watch()),
+        history: forgetful(name, history_of),
         engine: Arc::new(engine),
         bell: Bell::default(),
         metrics: Arc::new(Metrics::default()),
