@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tranche_core::finding::Code;
 use tranche_core::name::{HostName, OperationId, VmName};
 
 pub use access::{ApiTokenCommand, PasswordArgs, UserCommand};
@@ -128,6 +129,12 @@ pub enum Command {
     Operation(OperationCommand),
     /// Everything that is wrong or worth knowing now, with what to do about it
     Findings,
+    /// Say what a finding's code means, where to look and what to do: the handbook, without a daemon
+    #[command(after_long_help = "Examples:\n  tranche explain fewer_partitions")]
+    Explain {
+        /// The code, as it stands in brackets behind a finding
+        code: Code,
+    },
     /// Why a VM cannot run on a host: every condition that fails
     ///
     /// The VM may be off, waiting or running. Exits with 6 if anything stands in the way.

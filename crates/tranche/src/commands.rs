@@ -6,6 +6,7 @@ mod change;
 mod cluster;
 mod declare;
 mod departure;
+mod explain;
 mod gpu;
 mod host;
 mod inspect;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         Command::Audit { limit } => access::audit(limit, &daemon),
         Command::Operation(command) => daemon.operation(command),
         Command::Findings => daemon.show(client.get::<Vec<Finding>>("/findings")?.as_slice()),
+        Command::Explain { code } => explain::run(code, console),
         Command::WhyNot { vm, host } => daemon.why_not(&vm, host),
         Command::Doctor => {
             let diagnosis: Diagnosis = client.get("/doctor")?;
