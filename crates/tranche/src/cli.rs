@@ -161,14 +161,15 @@ pub enum Command {
     Sim(SimCommand),
     /// Make GPUs and VMs as a YAML file declares them
     ///
-    /// What the file does not name is left alone. Unknown fields and repeated keys are refused.
+    /// What the file does not name is left alone, unless --prune is given. Unknown fields and repeated keys are refused.
     #[command(
-        after_long_help = "Examples:\n  tranche apply -f site.yaml --dry-run\n  tranche apply -f - < site.yaml"
+        after_long_help = "Examples:\n  tranche apply -f site.yaml --dry-run\n  tranche apply -f site.yaml --prune\n  \
+                                 tranche apply -f - < site.yaml"
     )]
     Apply {
-        /// The file; `-` is standard input
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
+        /// The declaration.
+        #[command(flatten)]
+        declared: DeclaredArgs,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -178,9 +179,9 @@ pub enum Command {
     /// Exits with 0 if nothing differs and with 6 if something does.
     #[command(after_long_help = "Examples:\n  tranche diff -f site.yaml")]
     Diff {
-        /// The file; `-` is standard input
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
+        /// The declaration.
+        #[command(flatten)]
+        declared: DeclaredArgs,
     },
     /// Policies of the whole installation
     #[command(subcommand)]
@@ -209,6 +210,17 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
+}
+
+/// What is declared.
+#[derive(Debug, Args)]
+pub struct DeclaredArgs {
+    /// The file; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Delete the VMs that Tranche made, and the rules, that the file does not name. VMs that run are refused
+    #[arg(long)]
+    pub prune: bool,
 }
 
 /// Partitions.

@@ -60,8 +60,8 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         }
         Command::Inspect(args) => inspect::run(&args, console),
         Command::Sim(command) => sim::run(&command, console),
-        Command::Apply { file, doing } => declare::apply(&file, doing, &daemon),
-        Command::Diff { file } => declare::diff(&file, &daemon),
+        Command::Apply { declared, doing } => declare::apply(&declared, doing, &daemon),
+        Command::Diff { declared } => declare::diff(&declared, &daemon),
         Command::Policy(PolicyCommand::Show) => daemon.show(&client.get::<Policy>("/policy")?),
         Command::Rule(command) => rule::run(command, &daemon),
         Command::Policy(PolicyCommand::Set { wished, doing }) => {

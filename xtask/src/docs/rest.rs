@@ -23,7 +23,7 @@ const INTRODUCTION: &str = "\
 # REST
 
 The whole interface, as [openapi/v1.json](https://github.com/tranche-project/tranche/blob/main/openapi/v1.json) describes it; a
-daemon answers its own at `/v1/openapi.json`. The command and the console use nothing else.
+daemon answers its own at `/v1/openapi.json`. The command, the console and the [Python client](python.md) use nothing else.
 
 * **Where.** On the Unix socket `/run/tranche/tranche.sock`, where whoever may open it may everything; and over HTTPS at port 7440, with
   a token ([access](access.md)):
