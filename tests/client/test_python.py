@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tranche_client
 from conftest import Daemon
-from tranche_client import Failed, Late, Refused, answer, done
+from tranche_client import Failed, Late, Refused, answer, done, every
 from tranche_client.rest import Client
 from tranche_client.rest.api.gpus import list_gpus, list_partitions, set_gpu_mode
 from tranche_client.rest.api.installation import diff, list_findings
@@ -84,6 +84,12 @@ def test_what_is_not_done_in_time_is_late_and_what_is_superseded_has_failed(clie
     with pytest.raises(Failed):
         done(client, started)
     done(client, delete_vm.sync_detailed("waits", client=client))
+
+
+def test_a_list_is_read_page_by_page(client: Client) -> None:
+    whole = [gpu.address for gpu in answer(list_gpus.sync_detailed(client=client))]
+    assert len(whole) == 5
+    assert [gpu.address for gpu in every(list_gpus, client, page_len=2)] == whole
 
 
 def test_requests_can_be_asynchronous(client: Client) -> None:

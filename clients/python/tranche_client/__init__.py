@@ -7,15 +7,18 @@
     from tranche_client.rest.api.vms import list_vms, start_vm
 
     with tranche_client.connect() as daemon:
-        for vm in tranche_client.answer(list_vms.sync_detailed(client=daemon)):
+        for vm in tranche_client.every(list_vms, daemon):
             print(vm.name, vm.state)
         tranche_client.done(daemon, start_vm.sync_detailed("desk-01", client=daemon))
 """
 
 import ssl
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
@@ -24,11 +27,13 @@ from .rest.api.operations import show_operation
 from .rest.models import Accepted, Applied, Operation, OperationState, Problem
 from .rest.types import Response
 
-__all__ = ["Failed", "Late", "Refused", "answer", "connect", "done"]
+__all__ = ["Failed", "Late", "Refused", "answer", "connect", "done", "every"]
 
 SOCKET = "/run/tranche/tranche.sock"
 # The daemon answers within 30 s, or says that it cannot.
 ANSWER_TIMEOUT_S = 35.0
+# The longest page of a list.
+PAGE_LEN_MAX = 1_000
 # How long one question may wait for an operation's end.
 LOOK_EVERY_MS = 10_000
 
@@ -96,6 +101,18 @@ def answer(response: Response[T | Problem | None]) -> T:
     if isinstance(response.parsed, Problem):
         raise Refused(response.parsed)
     return response.parsed  # type: ignore[return-value]
+
+
+def every(request: ModuleType, client: Client, page_len: int = PAGE_LEN_MAX) -> Iterator[Any]:
+    """The items of a list, such as `list_vms`, read page by page."""
+    asked: dict[str, Any] = {"limit": page_len}
+    while asked:
+        response = request.sync_detailed(client=client, **asked)
+        yield from answer(response)
+        # Link: </v1/vms?limit=…&after=…>; rel="next"
+        link = response.headers.get("link", "").partition("<")[2].partition(">")[0]
+        after = parse_qs(urlsplit(link).query).get("after")
+        asked = {"limit": page_len, "after": after[0]} if after else {}
 
 
 def done(client: Client, response: Response[Any], timeout_s: float = 600.0) -> list[Operation]:

@@ -37,6 +37,8 @@ curl -H \"Authorization: Bearer $(cat tranche.token)\" https://node1:7440/v1/gpu
   the time is. With `?dry_run=true` they change nothing, and answer 200 with what would happen.
 * **Refusals** are `application/problem+json` (RFC 9457) with `code`, `detail`, `hint` and all `findings`; each code has an entry
   in the [failure handbook](failures.md). Whatever is refused has changed nothing.
+* **Lists** answer as a whole. With `?limit=` (1 to 1,000) they answer a page, whose header `Link: <…>; rel=\"next\"` leads to the next one where there
+  is one. A page begins behind the last item of the one before, whatever came and went meanwhile.
 * **Limits.** A body has 1 MiB at most. Unknown and repeated fields are refused, so that a typing error is never a default.
 
 <!-- Derived from openapi/v1.json by `cargo xtask docs`; do not edit. -->

@@ -151,7 +151,7 @@ remedies! {
     SetIncomplete "The message names those that are left out." "Leave `--gpu` out to change all of them, if that is what you mean.",
     SetChange "The message names the VMs that are interrupted; `--dry-run` shows each." "Apply exactly what you saw: the same command with `--version`.",
     VersionChanged "Between preview and change something else happened: `tranche audit`. Nothing was done." "Look at the preview again and apply its version.",
-    Drift "Somebody changed it by hand, or a driver was loaded anew: `journalctl -u tranched`, `dmesg`." "Nothing; it is put right as soon as nothing has it open. Use `tranche gpu` for changes, by hand they do not last.",
+    Drift "Somebody changed it by hand, or a driver was loaded anew: `journalctl -u tranched`, `dmesg`." "Nothing; it is put right as soon as nothing has it open. Change GPUs by `tranche gpu partition` and the like; by hand it does not last.",
     KernelRefused "The message has the file and the error; `dmesg` mostly the reason." "By the reason. It is tried again by itself; `tranche findings` tells when it is over.",
     // VMs.
     VmRunning "`tranche vm show VM`." "Stop it first, or repeat with `--restart`: it is shut down, changed and started again.",

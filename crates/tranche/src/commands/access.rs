@@ -16,9 +16,9 @@ const SECRET_LEN_MAX: u64 = 4_096;
 
 pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
-        UserCommand::List => daemon.show(daemon.client.get::<Vec<UserView>>("/users")?.as_slice()),
+        UserCommand::List => daemon.show(daemon.client.list::<Vec<UserView>>("/users")?.as_slice()),
         UserCommand::Create { name, role, password } => {
-            let users: Vec<UserView> = daemon.client.get("/users")?;
+            let users: Vec<UserView> = daemon.client.list("/users")?;
             if users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_exists(&name))));
             }
@@ -28,14 +28,14 @@ pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Fa
             if has_password { daemon.show(&user) } else { link(&name, daemon) }
         }
         UserCommand::Set { name, role } => {
-            let users: Vec<UserView> = daemon.client.get("/users")?;
+            let users: Vec<UserView> = daemon.client.list("/users")?;
             if !users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_not_found(&name))));
             }
             daemon.show(&set(&name, &SetUser { role: Some(role), password: None }, daemon)?)
         }
         UserCommand::Password { name, stdin } => {
-            let users: Vec<UserView> = daemon.client.get("/users")?;
+            let users: Vec<UserView> = daemon.client.list("/users")?;
             if !users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_not_found(&name))));
             }
@@ -52,7 +52,7 @@ pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Fa
 
 pub(super) fn token(command: ApiTokenCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
-        ApiTokenCommand::List => daemon.show(daemon.client.get::<Vec<TokenView>>("/tokens")?.as_slice()),
+        ApiTokenCommand::List => daemon.show(daemon.client.list::<Vec<TokenView>>("/tokens")?.as_slice()),
         ApiTokenCommand::Create { name, role, days } => {
             let asked = NewToken { name: name.to_string(), role, days };
             daemon.show(&daemon.client.send::<TokenMade>(Method::POST, "/tokens", Some(&asked))?)

@@ -43,6 +43,36 @@ fn without_links(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// What stands between backticks and is a command of ours.
+    fn commands(text: &str) -> impl Iterator<Item = &str> {
+        text.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("tranche "))
+    }
+
+    #[test]
+    fn the_handbook_names_commands_and_flags_that_there_are() {
+        let mut named = 0;
+        for code in Code::ALL {
+            let Remedy { look, mend } = code.remedy();
+            for line in commands(look).chain(commands(mend)) {
+                let mut words = line.split(' ').skip(1).peekable();
+                let mut command = crate::command();
+                command.build();
+                while let Some(below) = words.peek().and_then(|word| command.find_subcommand(word)) {
+                    command = below.clone();
+                    words.next();
+                }
+                let is_flag = words.peek().is_some_and(|word| word.starts_with("--"));
+                assert!(is_flag || !command.has_subcommands(), "{code}: there is no command {line}");
+                for flag in words.filter_map(|word| word.strip_prefix("--")) {
+                    let known = command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+                    assert!(known, "{code}: {line} has no flag --{flag}");
+                }
+                named += 1;
+            }
+        }
+        assert!(named > 100, "{named} commands were looked at");
+    }
+
     #[test]
     fn links_become_names_of_pages() {
         assert_eq!(

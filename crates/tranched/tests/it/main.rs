@@ -17,6 +17,7 @@ mod machines;
 mod matrix;
 mod members;
 mod openapi;
+mod pages;
 mod patience;
 mod ports;
 mod process;
