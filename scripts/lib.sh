@@ -54,6 +54,11 @@ ensure_fence_agents() {
   ensure_packages "${names[@]}"
 }
 
+# ensure_venv makes sure that Python can make virtual environments; what goes into them is named beside what needs it.
+ensure_venv() {
+  python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null || ensure_packages python3-venv
+}
+
 # ensure_promtool fetches it from the distribution's package without installing that: nobody here wants its server.
 ensure_promtool() {
   [[ -x $(promtool_path) ]] && return 0

@@ -1,6 +1,9 @@
 //! The documents that are derived from the code, so that they cannot be wrong.
 
 mod cli;
+mod failures;
+mod models;
+mod rest;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,7 +11,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tranche_core::access::{is_open, needed};
-use tranche_core::finding::{Class, Code};
 
 /// A page that nobody edits.
 #[derive(Debug)]
@@ -24,7 +26,10 @@ pub(crate) fn derived() -> Vec<Page> {
     vec![
         Page { path: "docs/cli.md", text: cli::page(tranche::command()) },
         Page { path: "docs/configuration.md", text: configuration() },
-        Page { path: "docs/findings.md", text: findings() },
+        Page { path: "docs/failures.md", text: failures::handbook() },
+        Page { path: "docs/findings.md", text: failures::list() },
+        Page { path: "docs/models.md", text: models::page(&catalogue()) },
+        Page { path: "docs/rest.md", text: rest::page(&document()) },
         Page { path: "docs/roles.md", text: roles() },
     ]
 }
@@ -61,6 +66,17 @@ unknown setting is an error, so that a typing error is never a default. `tranche
 <!-- Derived from dist/tranched.toml by `cargo xtask docs`; do not edit. -->
 ";
 
+fn catalogue() -> toml::Table {
+    toml::from_str(include_str!("../../crates/host/data/catalogue.toml")).expect("the catalogue is TOML")
+}
+
+/// The checked-in description of the REST interface.
+const OPENAPI: &str = include_str!("../../openapi/v1.json");
+
+fn document() -> Value {
+    serde_json::from_str(OPENAPI).expect("the document is JSON")
+}
+
 /// Every route of the checked-in document, with the role that it needs.
 fn roles() -> String {
     let mut text = String::from(
@@ -70,8 +86,7 @@ fn roles() -> String {
          <!-- Derived from crates/core/src/access.rs and openapi/v1.json by `cargo xtask docs`; do not edit. -->\n\n\
          | request | role |\n| --- | --- |\n",
     );
-    let document: Value =
-        serde_json::from_str(include_str!("../../openapi/v1.json")).expect("the document is JSON");
+    let document = document();
     let paths = document["paths"].as_object().into_iter().flatten();
     for (path, methods) in paths {
         for method in methods.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase()) {
@@ -82,50 +97,3 @@ fn roles() -> String {
     }
     text
 }
-
-fn findings() -> String {
-    let mut text = String::from(
-        "# Findings\n\n\
-         Every warning, error and refusal is a finding: a stable code, a severity, what it is about, a message that says\n\
-         what is wrong and with what, and a hint that says what to do about it. The command, the REST API and the daemon's\n\
-         log show the same findings. Scripts may rely on the codes; the wording may get better.\n\n\
-         <!-- Derived from crates/core/src/finding.rs by `cargo xtask docs`; do not edit. -->\n",
-    );
-    for (class, title, about) in CLASSES {
-        write!(text, "\n## {title}\n\n{about}\n\n| code | what it means |\n| --- | --- |\n")
-            .expect("a string grows");
-        for code in Code::ALL.iter().filter(|code| code.class() == class) {
-            writeln!(text, "| `{code}` | {} |", code.meaning()).expect("a string grows");
-        }
-    }
-    text
-}
-
-const CLASSES: [(Class, &str, &str); 6] = [
-    (
-        Class::Invalid,
-        "The request cannot be",
-        "Change the request. The API answers 422; 400 where it cannot be parsed, 413 where it is too large.",
-    ),
-    (
-        Class::NotFound,
-        "Something that is named does not exist",
-        "Look at the list of what there is. The API answers 404.",
-    ),
-    (
-        Class::Conflict,
-        "It clashes with the present state",
-        "Change the state that the hint names, then ask again. The API answers 409.",
-    ),
-    (
-        Class::Unavailable,
-        "It cannot be done at this moment",
-        "The same request may succeed later; what was accepted goes on by itself. The API answers 503.",
-    ),
-    (
-        Class::Denied,
-        "Who asks may not",
-        "Log in, or ask somebody with another role. The API answers 401, 403 or 429.",
-    ),
-    (Class::Note, "Good to know", "These never refuse anything."),
-];

@@ -10,6 +10,9 @@ pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// [`REQUEST_TIMEOUT_MS`], so that waiting is never taken for a daemon that does not answer.
 pub const OPERATION_WAIT_MAX_MS: u64 = 10_000;
 
+/// The most items on a page of a list. Who asks for no page gets the whole list.
+pub const PAGE_LEN_MAX: usize = 1_000;
+
 /// The most events that wait for one slow reader; one more, and it is hung up on. It reads anew and misses nothing.
 pub const EVENT_QUEUE_LEN_MAX: usize = 64;
 

@@ -1,7 +1,8 @@
 //! The declarative file: what GPUs, VMs and rules there shall be, whole or in part.
 //!
 //! A declaration becomes ordinary [`Change`]s, in an order that works. What it does not name is left alone: a file that
-//! lost a line must not cost anybody a VM.
+//! lost a line must not cost anybody a VM. One that says so stands for all VMs that Tranche made and all rules, and
+//! never for a VM that runs (decision 0045).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +35,9 @@ pub struct Declaration {
     /// Rules about where VMs run, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub rules: BTreeMap<RuleName, Rule>,
+    /// Whether VMs that Tranche made, and rules, that are not named go. A VM that is to run is a refusal.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub prune: bool,
 }
 
 /// A GPU and its mode.
@@ -89,11 +93,12 @@ impl DeclaredVm {
     }
 }
 
-/// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file, then rules.
+/// The changes that bring about what is declared: GPUs first, then VMs, each in the order of the file, then rules; last,
+/// what goes because it is not named.
 ///
 /// # Errors
-/// Findings about things that are declared twice, hosts that are not named, hardware of a VM that differs, and VMs that are
-/// being deleted.
+/// Findings about things that are declared twice, hosts that are not named, hardware of a VM that differs, VMs that are
+/// being deleted, and VMs that would go while they are to run.
 pub fn changes(
     declared: &Declaration,
     spec: &Spec,
@@ -138,7 +143,31 @@ pub fn changes(
     }
     let differing = declared.rules.iter().filter(|(name, rule)| spec.rules.get(*name) != Some(rule));
     changes.extend(differing.map(|(name, rule)| Change::SetRule { name: name.clone(), rule: rule.clone() }));
+    if declared.prune {
+        let unnamed = spec.rules.keys().filter(|name| !declared.rules.contains_key(*name));
+        changes.extend(unnamed.map(|name| Change::DeleteRule { name: name.clone() }));
+        for (name, vm) in spec.vms.iter().filter(|(name, _)| !seen_vms.contains(*name)) {
+            match pruned(name, vm) {
+                Ok(change) => changes.extend(change),
+                Err(finding) => refusal.push(finding),
+            }
+        }
+    }
     if refusal.is_empty() { Ok(changes) } else { Err(refusal) }
+}
+
+/// What becomes of a VM that is not named. What was adopted is somebody else's definition, and stays.
+fn pruned(name: &VmName, vm: &VmSpec) -> Result<Option<Change>, Finding> {
+    if vm.run == Run::Deleted || vm.source == VmSource::Adopted {
+        return Ok(None);
+    }
+    if vm.run.is_up() {
+        let hint = format!(
+            "Stop it first ('tranche vm stop {name}', or 'running: false' in the file); or name it, so that it stays."
+        );
+        return Err(Finding { hint, ..say::vm_running(name, "deleting it") });
+    }
+    Ok(Some(Change::DeleteVm { name: name.clone(), force: false }))
 }
 
 fn key_of(gpu: &DeclaredGpu, hosts: &[&HostName]) -> Result<GpuKey, Finding> {

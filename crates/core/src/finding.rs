@@ -3,12 +3,16 @@
 //! Every door shows the same findings: command, REST, console. A finding says what is wrong, with what, and what to do
 //! about it. How each one is worded stands in [`crate::diagnostics`]; here is only their shape and the list of codes.
 
+mod remedy;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::name::{GpuKey, HostName, RuleName, SlotKey, VmName};
+
+pub use remedy::Remedy;
 
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

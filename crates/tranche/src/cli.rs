@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tranche_core::finding::Code;
 use tranche_core::name::{HostName, OperationId, VmName};
 
 pub use access::{ApiTokenCommand, PasswordArgs, UserCommand};
@@ -130,6 +131,12 @@ pub enum Command {
     Operation(OperationCommand),
     /// Everything that is wrong or worth knowing now, with what to do about it
     Findings,
+    /// Say what a finding's code means, where to look and what to do: the handbook, without a daemon
+    #[command(after_long_help = "Examples:\n  tranche explain fewer_partitions")]
+    Explain {
+        /// The code, as it stands in brackets behind a finding
+        code: Code,
+    },
     /// Why a VM cannot run on a host: every condition that fails
     ///
     /// The VM may be off, waiting or running. Exits with 6 if anything stands in the way.
@@ -156,14 +163,15 @@ pub enum Command {
     Sim(SimCommand),
     /// Make GPUs and VMs as a YAML file declares them
     ///
-    /// What the file does not name is left alone. Unknown fields and repeated keys are refused.
+    /// What the file does not name is left alone, unless --prune is given. Unknown fields and repeated keys are refused.
     #[command(
-        after_long_help = "Examples:\n  tranche apply -f site.yaml --dry-run\n  tranche apply -f - < site.yaml"
+        after_long_help = "Examples:\n  tranche apply -f site.yaml --dry-run\n  tranche apply -f site.yaml --prune\n  \
+                                 tranche apply -f - < site.yaml"
     )]
     Apply {
-        /// The file; `-` is standard input
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
+        /// The declaration.
+        #[command(flatten)]
+        declared: DeclaredArgs,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -173,9 +181,9 @@ pub enum Command {
     /// Exits with 0 if nothing differs and with 6 if something does.
     #[command(after_long_help = "Examples:\n  tranche diff -f site.yaml")]
     Diff {
-        /// The file; `-` is standard input
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
+        /// The declaration.
+        #[command(flatten)]
+        declared: DeclaredArgs,
     },
     /// Policies of the whole installation
     #[command(subcommand)]
@@ -204,6 +212,17 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
+}
+
+/// What is declared.
+#[derive(Debug, Args)]
+pub struct DeclaredArgs {
+    /// The file; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Delete the VMs that Tranche made, and the rules, that the file does not name. VMs that run are refused
+    #[arg(long)]
+    pub prune: bool,
 }
 
 /// Partitions.

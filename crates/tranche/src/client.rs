@@ -2,7 +2,8 @@
 //!
 //! One connection a request, because a command asks a handful of questions and local connections are nearly free. A
 //! change that may have been made is never sent twice. What met a cluster without a leader is asked again for a while:
-//! the daemon says by that code that nothing was done, and another leader is a matter of seconds.
+//! the daemon says by that code that nothing was done, and another leader is a matter of seconds. Lists are read page by
+//! page, so that no answer has to be as long as the cluster is large.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::Upgraded;
-use hyper::{Method, Request, Response, StatusCode, header};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,14 +20,14 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tranche_api::limits::REQUEST_TIMEOUT_MS;
+use tranche_api::limits::{PAGE_LEN_MAX, REQUEST_TIMEOUT_MS};
 use tranche_api::{BASE, Problem};
 use tranche_core::finding::Code;
 
 use crate::failure::Failure;
 use crate::output::Console;
 
-/// The largest answer that is read: the list of some ten thousand VMs.
+/// The largest answer that is read: pages are much shorter, a support bundle's lists are whole.
 const ANSWER_LEN_MAX_BYTES: usize = 64 << 20;
 /// The daemon answers within its own limit, or says that it cannot.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS + 5_000);
@@ -61,14 +62,29 @@ impl Client {
         self.call(Method::GET, path, None, self.leaderless)
     }
 
-    /// The same, once: for who asks again by itself.
+    /// Asks for a whole list, page by page; `path` is below `/v1`.
+    pub(crate) fn list<L>(&self, path: &str) -> Result<L, ClientError>
+    where
+        L: DeserializeOwned + Default + IntoIterator + Extend<L::Item>,
+    {
+        let mut all = L::default();
+        let mut next = Some(format!("{path}?limit={PAGE_LEN_MAX}"));
+        while let Some(path) = next {
+            let page = self.call_for_page::<L>(Method::GET, &path, None, self.leaderless)?;
+            all.extend(page.body);
+            next = page.next;
+        }
+        Ok(all)
+    }
+
+    /// Asks for something once: for who asks again by itself.
     pub(crate) fn get_once<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, None, Duration::ZERO)
     }
 
     /// Asks for the bytes at a path, which is not below `/v1` by itself, once.
     pub(crate) fn bytes(&self, path: &str) -> Result<Bytes, ClientError> {
-        self.answer(Method::GET, path, None, &format!("GET {path}"))
+        self.answer(Method::GET, path, None, &format!("GET {path}")).map(|reply| reply.body)
     }
 
     /// Asks for a change; `path` is below `/v1`.
@@ -90,6 +106,16 @@ impl Client {
         body: Option<Vec<u8>>,
         leaderless: Duration,
     ) -> Result<T, ClientError> {
+        self.call_for_page(method, path, body, leaderless).map(|page| page.body)
+    }
+
+    fn call_for_page<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        leaderless: Duration,
+    ) -> Result<Reply<T>, ClientError> {
         let body = body.map(Bytes::from);
         let begun = Instant::now();
         let mut said = false;
@@ -113,13 +139,15 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-    ) -> Result<T, ClientError> {
+    ) -> Result<Reply<T>, ClientError> {
         let path = format!("{BASE}{path}");
         let request = format!("{method} {path}");
-        let bytes = self.answer(method, &path, body, &request)?;
+        let Reply { body, next, .. } = self.answer(method, &path, body, &request)?;
         // Some answers have nothing to say.
-        let bytes = if bytes.is_empty() { Bytes::from_static(b"null") } else { bytes };
-        serde_json::from_slice(&bytes).map_err(|source| ClientError::Malformed { request, source })
+        let body = if body.is_empty() { Bytes::from_static(b"null") } else { body };
+        let body =
+            serde_json::from_slice(&body).map_err(|source| ClientError::Malformed { request, source })?;
+        Ok(Reply { body, next })
     }
 
     /// Opens a WebSocket at a path below `/v1`, and has it used until that is done.
@@ -151,8 +179,8 @@ impl Client {
             let stream = TokioIo::new(hyper::upgrade::on(response).await.map_err(broken)?);
             return Ok(WebSocketStream::from_raw_socket(stream, Role::Client, None).await);
         }
-        let (status, bytes) = read(response, request).await?;
-        Err(refusal(request, status, &bytes))
+        let (status, reply) = read(response, request).await?;
+        Err(refusal(request, status, &reply.body))
     }
 
     /// The bytes of an answer that is not a refusal.
@@ -162,12 +190,12 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
         request: &str,
-    ) -> Result<Bytes, ClientError> {
+    ) -> Result<Reply<Bytes>, ClientError> {
         let exchange = self.exchange(method, path, body, request);
         let limited = async { tokio::time::timeout(ANSWER_TIMEOUT, exchange).await };
         let answer = self.runtime.block_on(limited);
-        let (status, bytes) = answer.map_err(|_| ClientError::Silent { request: request.to_owned() })??;
-        if status.is_success() { Ok(bytes) } else { Err(refusal(request, status, &bytes)) }
+        let (status, reply) = answer.map_err(|_| ClientError::Silent { request: request.to_owned() })??;
+        if status.is_success() { Ok(reply) } else { Err(refusal(request, status, &reply.body)) }
     }
 
     async fn exchange(
@@ -176,7 +204,7 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
         request: &str,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<(StatusCode, Reply<Bytes>), ClientError> {
         let mut message = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if body.is_some() {
             message = message.header(header::CONTENT_TYPE, "application/json");
@@ -204,11 +232,11 @@ impl Client {
     }
 }
 
-async fn read(response: Response<Incoming>, request: &str) -> Result<(StatusCode, Bytes), ClientError> {
-    let status = response.status();
+async fn read(response: Response<Incoming>, request: &str) -> Result<(StatusCode, Reply<Bytes>), ClientError> {
+    let (status, next) = (response.status(), next_page(response.headers()));
     let body = Limited::new(response.into_body(), ANSWER_LEN_MAX_BYTES).collect().await;
     let body = body.map_err(|source| ClientError::Unread { request: request.to_owned(), source })?;
-    Ok((status, body.to_bytes()))
+    Ok((status, Reply { body: body.to_bytes(), next }))
 }
 
 fn refusal(request: &str, status: StatusCode, bytes: &[u8]) -> ClientError {
@@ -220,6 +248,20 @@ fn refusal(request: &str, status: StatusCode, bytes: &[u8]) -> ClientError {
 
 /// A connection that was turned into a WebSocket.
 pub(crate) type Conversation = WebSocketStream<TokioIo<Upgraded>>;
+
+/// What was answered.
+struct Reply<T> {
+    body: T,
+    /// Where the next page of a list is, below `/v1`.
+    next: Option<String>,
+}
+
+/// The target of `Link: </v1/vms?…>; rel="next"`, below `/v1`.
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get(header::LINK)?.to_str().ok()?;
+    let target = link.strip_prefix('<')?.strip_suffix(">; rel=\"next\"")?;
+    target.strip_prefix(BASE).map(str::to_owned)
+}
 
 /// Why the daemon gave no answer, or none that helps.
 #[derive(Debug, thiserror::Error)]

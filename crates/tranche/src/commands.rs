@@ -7,6 +7,7 @@ mod cluster;
 mod console;
 mod declare;
 mod departure;
+mod explain;
 mod gpu;
 mod history;
 mod host;
@@ -40,7 +41,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         Command::Gpu(command) => gpu::run(command, &daemon),
         Command::Partition(PartitionCommand::List { gpu }) => {
             let gpu = gpu.map(|gpu| gpu::find(&gpu, &daemon)).transpose()?;
-            let mut partitions: Vec<PartitionView> = client.get("/partitions")?;
+            let mut partitions: Vec<PartitionView> = client.list("/partitions")?;
             partitions.retain(|partition| gpu.as_ref().is_none_or(|gpu| gpu::is_of(partition, gpu)));
             daemon.show(partitions.as_slice())
         }
@@ -51,7 +52,8 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         Command::Token(command) => access::token(command, &daemon),
         Command::Audit { limit } => access::audit(limit, &daemon),
         Command::Operation(command) => daemon.operation(command),
-        Command::Findings => daemon.show(client.get::<Vec<Finding>>("/findings")?.as_slice()),
+        Command::Findings => daemon.show(client.list::<Vec<Finding>>("/findings")?.as_slice()),
+        Command::Explain { code } => explain::run(code, console),
         Command::WhyNot { vm, host } => daemon.why_not(&vm, host),
         Command::Doctor => {
             let diagnosis: Diagnosis = client.get("/doctor")?;
@@ -60,8 +62,8 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<Exit, Failure> {
         }
         Command::Inspect(args) => inspect::run(&args, console),
         Command::Sim(command) => sim::run(&command, console),
-        Command::Apply { file, doing } => declare::apply(&file, doing, &daemon),
-        Command::Diff { file } => declare::diff(&file, &daemon),
+        Command::Apply { declared, doing } => declare::apply(&declared, doing, &daemon),
+        Command::Diff { declared } => declare::diff(&declared, &daemon),
         Command::Policy(PolicyCommand::Show) => daemon.show(&client.get::<Policy>("/policy")?),
         Command::Rule(command) => rule::run(command, &daemon),
         Command::Policy(PolicyCommand::Set { wished, doing }) => {
@@ -91,7 +93,7 @@ impl Daemon<'_> {
     fn operation(&self, command: OperationCommand) -> Result<Exit, Failure> {
         match command {
             OperationCommand::List => {
-                let mut operations: Vec<Operation> = self.client.get("/operations")?;
+                let mut operations: Vec<Operation> = self.client.list("/operations")?;
                 operations.sort_by_key(|operation| std::cmp::Reverse((operation.created_at, operation.id)));
                 self.show(operations.as_slice())
             }
@@ -114,7 +116,7 @@ impl Daemon<'_> {
     }
 
     fn only_host(&self) -> Result<HostName, Failure> {
-        let hosts: Vec<HostView> = self.client.get("/hosts")?;
+        let hosts: Vec<HostView> = self.client.list("/hosts")?;
         match <[HostView; 1]>::try_from(hosts) {
             Ok([host]) => Ok(host.name),
             Err(hosts) => Err(Failure::HostNeeded {

@@ -3,6 +3,7 @@
 //! Text that came from hosts and guests is shown without its control characters, so that no name can play with the
 //! terminal.
 
+mod explanation;
 mod progress;
 mod table;
 mod text;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use tranche_core::finding::{Finding, Severity};
 use tranche_core::operation::Operation;
 
+pub(crate) use explanation::Explanation;
 pub(crate) use progress::Progress;
 pub(crate) use text::chain;
 pub(crate) use views::{Bundle, CatalogueSheets, GpuSheet, HostSheet, Hosts, LeftOut, Part, Rules, Show};

@@ -30,10 +30,11 @@ use tranche_store::{MemoryStore, Repository, Saved, State, Store, Terms};
 use tranched::bell::Bell;
 use tranched::clock;
 use tranched::cluster::Cluster;
-use tranched::config::ConsoleConfig;
+use tranched::config::{Config, ConsoleConfig};
 use tranched::daemon::Daemon;
 use tranched::engine::Engine;
 use tranched::gate::Gate;
+use tranched::history::History;
 use tranched::member::guard::Guard;
 use tranched::member::vigil::Times;
 use tranched::member::{Agents, Member, Parts, Voices};
@@ -102,6 +103,10 @@ fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
     let (name, cluster) = (host_name(0), Cluster::nowhere(host_name(0)));
     let repository = Repository::new(Arc::clone(store));
     let host = Arc::new(fake(&name));
+    // Nothing is written, and memory has the last day.
+    let mut settings = Config { state_dir: dir.clone(), ..Config::default() };
+    settings.history.days = 0;
+    let history = History::new(&settings, name.clone(), host.clone(), None);
     let engine = Engine::open_as_member(name.clone(), host.clone(), repository, WORKERS).expect("it is read");
     let agents = Arc::new(Agents::installed(Places::default(), Bell::default()));
     let bell = Bell::default();
@@ -132,6 +137,7 @@ fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
         cluster,
         member: Some((member, Guard::none())),
         access,
+        history,
         patience: Patience::default(),
     }
 }

@@ -20,6 +20,7 @@ mod installation;
 mod leader;
 mod meta;
 mod operations;
+mod page;
 mod refusal;
 mod rules;
 mod upgrade;

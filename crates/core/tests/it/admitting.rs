@@ -7,8 +7,8 @@ use tranche_core::finding::Code;
 use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
 use tranche_core::name::{GpuKey, VmName};
 use tranche_core::spec::{
-    AvailabilityPart, FailoverPart, FailoverPolicy, GpuMode, Pace, PacePart, Policy, PolicyPart, Request,
-    Timers, TimersPart, VmHardware, VmPart, VolumeRef,
+    AvailabilityPart, Company, FailoverPart, FailoverPolicy, GpuMode, Pace, PacePart, Policy, PolicyPart,
+    Request, Rule, Timers, TimersPart, VmHardware, VmPart, VmSource, VolumeRef,
 };
 use tranche_core::step::Step;
 use tranche_core::why::why_not;
@@ -276,8 +276,6 @@ fn a_preview_tells_what_becomes_of_each_vm_and_changes_nothing() {
 fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
     let mut world = World::with_gpus(2);
     let declared = Declaration {
-        rules: Default::default(),
-        policy: None,
         gpus: vec![DeclaredGpu { host: None, address: gpu(1).address, mode: partitioned(2) }],
         vms: vec![DeclaredVm {
             name: vm("a"),
@@ -288,6 +286,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
             prefer_numa_node: Some(1),
             availability: tranche_core::spec::AvailabilityPart::default(),
         }],
+        ..Declaration::default()
     };
     let hosts = [&host()];
     let changes = declare::changes(&declared, &world.spec, &hosts).unwrap();
@@ -303,6 +302,44 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
         Ok(Vec::new()),
         "applying twice changes nothing"
     );
+}
+
+#[test]
+fn a_declaration_that_prunes_lets_go_of_what_it_does_not_name_and_never_of_what_runs() {
+    let mut world = World::with_gpus(1);
+    for name in ["runs", "rests", "adopted"] {
+        world.accepts(&create(name, hardware()));
+    }
+    world.accepts(&Change::StartVm { name: vm("runs") });
+    let rule = Rule::Vms { kind: Company::Apart, vms: [vm("runs"), vm("rests")].into(), strict: false };
+    world.accepts(&Change::SetRule { name: "apart".parse().unwrap(), rule });
+    world.settle();
+    let mut adopted = world.spec.vms[&vm("adopted")].clone();
+    adopted.source = VmSource::Adopted;
+    world.spec.vms.insert(vm("adopted"), adopted);
+
+    let hosts = [&host()];
+    let mut declared = Declaration::default();
+    assert_eq!(declare::changes(&declared, &world.spec, &hosts), Ok(Vec::new()), "nothing goes by itself");
+    declared.prune = true;
+    let refusal = declare::changes(&declared, &world.spec, &hosts).unwrap_err();
+    assert_eq!(refusal.iter().map(|finding| finding.code).collect::<Vec<_>>(), [Code::VmRunning]);
+
+    world.accepts(&Change::StopVm { name: vm("runs"), force: false });
+    world.settle();
+    let changes = declare::changes(&declared, &world.spec, &hosts).unwrap();
+    let expected = [
+        Change::DeleteRule { name: "apart".parse().unwrap() },
+        Change::DeleteVm { name: vm("rests"), force: false },
+        Change::DeleteVm { name: vm("runs"), force: false },
+    ];
+    assert_eq!(changes, expected);
+    for change in &changes {
+        world.accepts(change);
+    }
+    world.settle();
+    assert_eq!(world.spec.vms.keys().collect::<Vec<_>>(), [&vm("adopted")]);
+    assert_eq!(declare::changes(&declared, &world.spec, &hosts), Ok(Vec::new()), "and it is done once");
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub enum ClusterCommand {
     /// On a witness ('tranched --witness'), it only gets a voice in the cluster's store.
     #[command(after_long_help = "Examples:\n  tranche cluster join TRANCHE1.…  --address 10.0.0.2")]
     Join {
-        /// The token, from 'tranche cluster token create' on a member
+        /// The token, from 'tranche cluster token create' on a member; `-` reads it from standard input
         token: String,
         /// How others reach this host.
         #[command(flatten)]

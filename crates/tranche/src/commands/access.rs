@@ -12,34 +12,34 @@ use crate::cli::{ApiTokenCommand, UserCommand};
 use crate::failure::{Exit, Failure};
 
 /// The longest password that is read, in bytes, with its line break.
-const PASSWORD_LEN_MAX: u64 = 4_096;
+const SECRET_LEN_MAX: u64 = 4_096;
 
 pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
-        UserCommand::List => daemon.show(daemon.client.get::<Vec<UserView>>("/users")?.as_slice()),
+        UserCommand::List => daemon.show(daemon.client.list::<Vec<UserView>>("/users")?.as_slice()),
         UserCommand::Create { name, role, password } => {
-            let users: Vec<UserView> = daemon.client.get("/users")?;
+            let users: Vec<UserView> = daemon.client.list("/users")?;
             if users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_exists(&name))));
             }
-            let password = if password.password_stdin { Some(from_stdin()?) } else { None };
+            let password = if password.password_stdin { Some(secret_from_stdin()?) } else { None };
             let has_password = password.is_some();
             let user = set(&name, &SetUser { role: Some(role), password }, daemon)?;
             if has_password { daemon.show(&user) } else { link(&name, daemon) }
         }
         UserCommand::Set { name, role } => {
-            let users: Vec<UserView> = daemon.client.get("/users")?;
+            let users: Vec<UserView> = daemon.client.list("/users")?;
             if !users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_not_found(&name))));
             }
             daemon.show(&set(&name, &SetUser { role: Some(role), password: None }, daemon)?)
         }
         UserCommand::Password { name, stdin } => {
-            let users: Vec<UserView> = daemon.client.get("/users")?;
+            let users: Vec<UserView> = daemon.client.list("/users")?;
             if !users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_not_found(&name))));
             }
-            let password = Some(if stdin { from_stdin()? } else { from_terminal()? });
+            let password = Some(if stdin { secret_from_stdin()? } else { from_terminal()? });
             daemon.show(&set(&name, &SetUser { role: None, password }, daemon)?)
         }
         UserCommand::Link { name } => link(&name, daemon),
@@ -52,7 +52,7 @@ pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Fa
 
 pub(super) fn token(command: ApiTokenCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
-        ApiTokenCommand::List => daemon.show(daemon.client.get::<Vec<TokenView>>("/tokens")?.as_slice()),
+        ApiTokenCommand::List => daemon.show(daemon.client.list::<Vec<TokenView>>("/tokens")?.as_slice()),
         ApiTokenCommand::Create { name, role, days } => {
             let asked = NewToken { name: name.to_string(), role, days };
             daemon.show(&daemon.client.send::<TokenMade>(Method::POST, "/tokens", Some(&asked))?)
@@ -77,11 +77,11 @@ fn link(name: &UserName, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     daemon.show(&daemon.client.send::<LinkMade>(Method::POST, &path, None::<&()>)?)
 }
 
-/// A password from standard input, without the line break at its end.
-fn from_stdin() -> Result<Secret, Failure> {
+/// A password or a token from standard input, without the line break at its end.
+pub(super) fn secret_from_stdin() -> Result<Secret, Failure> {
     let mut text = String::new();
     std::io::stdin()
-        .take(PASSWORD_LEN_MAX)
+        .take(SECRET_LEN_MAX)
         .read_to_string(&mut text)
         .map_err(|source| Failure::Read { path: "-".into(), source })?;
     let len = text.trim_end_matches(['\r', '\n']).len();

@@ -11,7 +11,7 @@ use crate::output::CatalogueSheets;
 pub(super) fn run(command: CatalogueCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
         CatalogueCommand::List => {
-            daemon.show(daemon.client.get::<Vec<CatalogueEntry>>("/catalogue")?.as_slice())
+            daemon.show(daemon.client.list::<Vec<CatalogueEntry>>("/catalogue")?.as_slice())
         }
         CatalogueCommand::Show { model } => daemon.show(&CatalogueSheets(find(&model, daemon)?)),
         CatalogueCommand::Check => {
@@ -24,7 +24,7 @@ pub(super) fn run(command: CatalogueCommand, daemon: &Daemon<'_>) -> Result<Exit
 
 /// The model of that name, else all whose name has it in them, whatever the case.
 fn find(model: &str, daemon: &Daemon<'_>) -> Result<Vec<CatalogueEntry>, Failure> {
-    let mut entries: Vec<CatalogueEntry> = daemon.client.get("/catalogue")?;
+    let mut entries: Vec<CatalogueEntry> = daemon.client.list("/catalogue")?;
     let wanted = model.to_lowercase();
     if entries.iter().any(|entry| entry.model.to_lowercase() == wanted) {
         entries.retain(|entry| entry.model.to_lowercase() == wanted);

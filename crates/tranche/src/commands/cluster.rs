@@ -14,7 +14,7 @@ use tranche_api::request::Nothing;
 use tranche_core::homogeneity::Report;
 use tranche_core::upgrade::UpgradePlan;
 
-use super::{Daemon, change};
+use super::{Daemon, access, change};
 use crate::cli::{ClusterCommand, TokenCommand};
 use crate::client::ClientError;
 use crate::failure::{Exit, Failure};
@@ -35,6 +35,7 @@ pub(super) fn run(command: ClusterCommand, daemon: &Daemon<'_>) -> Result<Exit, 
             set_out("/cluster/init", &asked, "begin a cluster", ClusterStanding::Member, daemon)
         }
         ClusterCommand::Join { token, at } => {
+            let token = if token == "-" { access::secret_from_stdin()?.0 } else { token };
             let asked = JoinCluster { token, address: at.address };
             set_out("/cluster/join", &asked, "join the cluster", ClusterStanding::Member, daemon)
         }

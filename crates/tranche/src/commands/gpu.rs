@@ -20,7 +20,7 @@ const ALL: &str = "/gpus/mode";
 
 pub(super) fn run(command: GpuCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
-        GpuCommand::List => daemon.show(daemon.client.get::<Vec<GpuView>>("/gpus")?.as_slice()),
+        GpuCommand::List => daemon.show(daemon.client.list::<Vec<GpuView>>("/gpus")?.as_slice()),
         GpuCommand::Show { gpu } => show(&find(&gpu, daemon)?, daemon),
         GpuCommand::History { gpu, part } => history::show(&path(&find(&gpu, daemon)?), part, None, daemon),
         GpuCommand::Partition(args) => partition(args, daemon),
@@ -44,7 +44,7 @@ pub(super) fn find(arg: &GpuArg, daemon: &Daemon<'_>) -> Result<GpuKey, Failure>
     if let Some(key) = arg.key() {
         return Ok(key);
     }
-    let gpus: Vec<GpuView> = daemon.client.get("/gpus")?;
+    let gpus: Vec<GpuView> = daemon.client.list("/gpus")?;
     let keys = gpus.into_iter().map(|gpu| GpuKey { host: gpu.host, address: gpu.address });
     let mut candidates: Vec<GpuKey> = keys.filter(|key| arg.matches(key)).collect();
     match candidates.len() {
@@ -64,7 +64,7 @@ pub(super) fn is_of(partition: &PartitionView, gpu: &GpuKey) -> bool {
 
 fn show(key: &GpuKey, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     let gpu: GpuView = daemon.client.get(&path(key))?;
-    let mut partitions: Vec<PartitionView> = daemon.client.get("/partitions")?;
+    let mut partitions: Vec<PartitionView> = daemon.client.list("/partitions")?;
     partitions.retain(|partition| is_of(partition, key));
     daemon.show(&GpuSheet { gpu, partitions })
 }

@@ -13,7 +13,7 @@ use crate::output::Rules;
 
 pub(super) fn run(command: RuleCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
-        RuleCommand::List => daemon.show(&Rules(daemon.client.get("/rules")?)),
+        RuleCommand::List => daemon.show(&Rules(daemon.client.list("/rules")?)),
         RuleCommand::Show { name } => {
             let rule: Rule = daemon.client.get(&path(&name))?;
             daemon.show(&Rules(BTreeMap::from([(name, rule)])))

@@ -53,7 +53,7 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
             let path = path(&name, if force { "?force=true" } else { "" });
             change::delete(&path, doing, daemon)
         }
-        VmCommand::List => daemon.show(daemon.client.get::<Vec<VmView>>("/vms")?.as_slice()),
+        VmCommand::List => daemon.show(daemon.client.list::<Vec<VmView>>("/vms")?.as_slice()),
         VmCommand::Show { name } => daemon.show(&daemon.client.get::<VmView>(&path(&name, ""))?),
         VmCommand::History { name, part, host } => {
             history::show(&path(&name, ""), part, host.as_ref(), daemon)

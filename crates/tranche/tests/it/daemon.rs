@@ -27,8 +27,13 @@ struct Script {
 #[derive(Clone)]
 struct Answer {
     status: u16,
+    /// The header that leads to the next page.
+    next: Option<String>,
     body: Vec<u8>,
 }
+
+/// How the first page of a list is asked for. Scripts name such a request by its list.
+const FIRST_PAGE: &str = "?limit=1000";
 
 impl Daemon {
     /// A daemon that knows nothing yet.
@@ -60,7 +65,16 @@ impl Daemon {
 
     /// It answers this request with these bytes.
     pub(crate) fn answers_raw(self, request: &str, status: u16, body: &[u8]) -> Self {
-        let answer = Answer { status, body: body.to_vec() };
+        self.answers_so(request, Answer { status, next: None, body: body.to_vec() })
+    }
+
+    /// It answers this request with a page of a list, behind which there is another one.
+    pub(crate) fn answers_page<T: Serialize + ?Sized>(self, request: &str, body: &T, next: &str) -> Self {
+        let body = serde_json::to_vec(body).expect("an answer is JSON");
+        self.answers_so(request, Answer { status: 200, next: Some(next.to_owned()), body })
+    }
+
+    fn answers_so(self, request: &str, answer: Answer) -> Self {
         self.script.lock().expect("no panic").answers.entry(request.to_owned()).or_default().push(answer);
         self
     }
@@ -85,7 +99,7 @@ fn serve(mut stream: UnixStream, script: &Mutex<Script>) {
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     let mut line = String::new();
     reader.read_line(&mut line).expect("a request line");
-    let request = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
+    let request = line.trim_end().trim_end_matches(" HTTP/1.1").trim_end_matches(FIRST_PAGE).to_owned();
     let mut len = 0;
     loop {
         let mut header = String::new();
@@ -100,7 +114,9 @@ fn serve(mut stream: UnixStream, script: &Mutex<Script>) {
     let mut body = vec![0; len];
     reader.read_exact(&mut body).expect("the whole body");
     let answer = answer(&request, &String::from_utf8_lossy(&body), script);
-    let head = format!("HTTP/1.1 {} Answer\r\ncontent-length: {}\r\n\r\n", answer.status, answer.body.len());
+    let next = answer.next.map(|next| format!("link: <{next}>; rel=\"next\"\r\n")).unwrap_or_default();
+    let head =
+        format!("HTTP/1.1 {} Answer\r\n{next}content-length: {}\r\n\r\n", answer.status, answer.body.len());
     // The command may have gone, as it does when the answer is too long for it.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.body));
 }
@@ -108,8 +124,11 @@ fn serve(mut stream: UnixStream, script: &Mutex<Script>) {
 fn answer(request: &str, body: &str, script: &Mutex<Script>) -> Answer {
     let mut script = script.lock().expect("no panic");
     script.asked.push(format!("{request} {body}").trim_end().to_owned());
-    let unknown =
-        || Answer { status: 500, body: format!("the test has no answer to {request}").into_bytes() };
+    let unknown = || Answer {
+        status: 500,
+        next: None,
+        body: format!("the test has no answer to {request}").into_bytes(),
+    };
     match script.answers.get_mut(request) {
         Some(answers) if answers.len() > 1 => answers.remove(0),
         Some(answers) => answers[0].clone(),

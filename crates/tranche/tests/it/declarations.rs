@@ -185,11 +185,27 @@ fn a_declaration_comes_from_standard_input_too() {
 }
 
 #[test]
+fn a_file_prunes_when_it_or_the_command_line_says_so_and_not_else() {
+    for (text, flags, asked) in [
+        ("gpus: []\n", &[][..], r#"POST /v1/diff {"gpus":[],"vms":[]}"#),
+        ("gpus: []\n", &["--prune"], r#"POST /v1/diff {"gpus":[],"vms":[],"prune":true}"#),
+        ("prune: true\n", &[], r#"POST /v1/diff {"gpus":[],"vms":[],"prune":true}"#),
+    ] {
+        let preview = Preview { changes: Vec::new(), effect: nothing(), version: None };
+        let daemon = Daemon::new().answers("POST /v1/diff", &preview);
+        let file = daemon.dir().join("site.yaml");
+        fs::write(&file, text).unwrap();
+        run(&daemon, &[&["diff", "-f", file.to_str().unwrap()], flags].concat());
+        assert_eq!(daemon.asked(), [asked]);
+    }
+}
+
+#[test]
 fn an_unknown_field_is_refused_with_its_place() {
     refuses(
         b"gpus: []\nvmz: []\n",
         expect![[r#"
-            ! error: The declaration in site.yaml is not valid: unknown field `vmz`, expected one of policy, gpus, vms, rules at line 2, column 1 [invalid_request]
+            ! error: The declaration in site.yaml is not valid: unknown field `vmz`, expected one of policy, gpus, vms, rules, prune at line 2, column 1 [invalid_request]
             !   hint: The fields and an example are in declarative.md of the documentation.
             exit 3
         "#]],

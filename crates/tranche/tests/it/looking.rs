@@ -196,6 +196,16 @@ fn vms_are_a_table_that_says_who_waits() {
 }
 
 #[test]
+fn a_long_list_is_read_page_by_page_and_shown_as_one() {
+    let daemon = Daemon::new()
+        .answers_page("GET /v1/vms", &[desk_01()], "/v1/vms?limit=1000&after=x")
+        .answers("GET /v1/vms?limit=1000&after=x", &[desk_02()]);
+    let listed = run(&daemon, &["vm", "list"]);
+    assert!(listed.contains("\ndesk-01 ") && listed.contains("\ndesk-02 "), "{listed}");
+    assert_eq!(daemon.asked(), ["GET /v1/vms", "GET /v1/vms?limit=1000&after=x"]);
+}
+
+#[test]
 fn a_vm_is_shown_with_its_findings() {
     let daemon = Daemon::new().answers("GET /v1/vms/desk-02", &desk_02());
     check(

@@ -92,7 +92,7 @@ fn an_answer_of_another_kind_is_told_apart_from_a_refusal() {
         &daemon,
         &["vm", "list"],
         expect![[r#"
-        ! error: The answer to GET /v1/vms is not what this command expects: expected value at line 1 column 1
+        ! error: The answer to GET /v1/vms?limit=1000 is not what this command expects: expected value at line 1 column 1
         !   hint: Are command and daemon of the same version? Compare tranche --version and tranched --version.
         exit 1
     "#]],
@@ -102,7 +102,7 @@ fn an_answer_of_another_kind_is_told_apart_from_a_refusal() {
         &daemon,
         &["vm", "list"],
         expect![[r#"
-        ! error: The daemon answered GET /v1/vms with 502 Bad Gateway and without a reason that this command understands: expected value at line 1 column 1
+        ! error: The daemon answered GET /v1/vms?limit=1000 with 502 Bad Gateway and without a reason that this command understands: expected value at line 1 column 1
         !   hint: Are command and daemon of the same version? Compare tranche --version and tranched --version.
         exit 1
     "#]],

@@ -45,6 +45,26 @@ fn a_wrong_command_line_is_explained() {
 }
 
 #[test]
+fn a_code_is_explained_without_a_daemon_and_an_unknown_one_is_a_usage_error() {
+    expect![[r#"
+        ! error: invalid value 'few_partitions' for '<CODE>': no finding has the code "few_partitions"
+        ! 
+        ! For more information, try '--help'.
+        exit 2
+    "#]]
+    .assert_eq(&run_bare(&["explain", "few_partitions"]));
+    expect![[r#"
+        host_unguarded: A host whose VMs are to start elsewhere when it dies has neither watchdog nor fence agent.
+
+        Where to look: `tranche host show HOST` shows neither watchdog nor fence agent, and it has VMs that are to start elsewhere.
+
+        What to do: Load its watchdog's driver or name an agent, see fencing (docs/fencing.md); or let its VMs stay (`tranche vm set VM --failover stay`).
+        exit 0
+    "#]]
+    .assert_eq(&run_bare(&["explain", "host_unguarded"]));
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let script = run_bare(&["completions", shell]);

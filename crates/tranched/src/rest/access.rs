@@ -1,5 +1,6 @@
 //! Who may come in: users, tokens, sessions and the audit log. Any host answers these, whoever leads.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use utoipa_axum::routes;
 
 use super::admit::{From, SessionSecret};
 use super::input::{InBody, InPath, InQuery, NoQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal};
 use crate::clock;
 use crate::oidc::Oidc;
@@ -237,12 +239,16 @@ async fn log_out(
 }
 
 /// Every user.
-#[utoipa::path(get, path = "/v1/users", operation_id = "list_users", tag = "access", responses((status = 200, description = "Every user, by name.", body = Vec<UserView>), Refusals))]
-async fn users(
-    State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Result<Json<Vec<UserView>>, Refusal> {
-    app.access.wait_for(|access| access.accounts.users()).await.map(Json)
+#[utoipa::path(
+    get,
+    path = "/v1/users", operation_id = "list_users",
+    tag = "access",
+    params(PageQuery),
+    responses((status = 200, description = "Every user, by name.", body = Vec<UserView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
+async fn users(State(app): State<App>, page: InPage) -> Result<Paged<Vec<UserView>>, Refusal> {
+    let users = app.access.wait_for(|access| access.accounts.users()).await?;
+    page.of(users, |user| user.name.clone())
 }
 
 /// Makes a user known, or changes one.
@@ -299,12 +305,16 @@ async fn make_link(
 }
 
 /// Every token; those that have ended too.
-#[utoipa::path(get, path = "/v1/tokens", operation_id = "list_tokens", tag = "access", responses((status = 200, description = "Every token, by name.", body = Vec<TokenView>), Refusals))]
-async fn tokens(
-    State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Result<Json<Vec<TokenView>>, Refusal> {
-    app.access.wait_for(|access| access.accounts.tokens()).await.map(Json)
+#[utoipa::path(
+    get,
+    path = "/v1/tokens", operation_id = "list_tokens",
+    tag = "access",
+    params(PageQuery),
+    responses((status = 200, description = "Every token, by name.", body = Vec<TokenView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
+async fn tokens(State(app): State<App>, page: InPage) -> Result<Paged<Vec<TokenView>>, Refusal> {
+    let tokens = app.access.wait_for(|access| access.accounts.tokens()).await?;
+    page.of(tokens, |token| token.name.clone())
 }
 
 /// Makes a token.
@@ -342,21 +352,37 @@ async fn delete_token(
 }
 
 /// How much of the audit log is asked for.
-#[derive(Debug, Clone, Copy, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct AuditQuery {
-    /// So many entries at most, up to 5,000; 200 if left out.
-    #[param(required = false)]
+    /// So many entries at most, up to 5,000; 200 if left out. If there are more, the header `Link` leads to the next page.
+    #[param(required = false, minimum = 1, maximum = 5_000)]
     limit: Option<usize>,
+    /// Only what comes behind the page whose `Link` has this. It is no text to be made up.
+    #[param(required = false)]
+    after: Option<String>,
 }
 
 /// What was done, or refused, and by whom: the latest first.
-#[utoipa::path(get, path = "/v1/audit", operation_id = "show_audit", tag = "access", params(AuditQuery), responses((status = 200, description = "The last entries, the latest first.", body = Vec<AuditEntry>), Refusals))]
+#[utoipa::path(
+    get,
+    path = "/v1/audit", operation_id = "show_audit",
+    tag = "access",
+    params(AuditQuery),
+    responses((status = 200, description = "The last entries, the latest first.", body = Vec<AuditEntry>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
 async fn audit(
     State(app): State<App>,
-    InQuery(asked): InQuery<AuditQuery>,
-) -> Result<Json<Vec<AuditEntry>>, Refusal> {
-    let limit = asked.limit.unwrap_or(AUDIT_SHOWN).min(AUDIT_SHOWN_MAX);
-    app.access.wait_for(move |access| access.audit.last(limit)).await.map(Json)
+    InQuery(AuditQuery { limit, after }): InQuery<AuditQuery>,
+) -> Result<Paged<Vec<AuditEntry>>, Refusal> {
+    let limit = limit.unwrap_or(AUDIT_SHOWN);
+    // One more tells whether there is another page.
+    let read = if after.is_none() { limit.min(AUDIT_SHOWN_MAX) + 1 } else { AUDIT_SHOWN_MAX };
+    let page = InPage::at("/v1/audit", Some(limit), after, AUDIT_SHOWN_MAX);
+    let entries = app.access.wait_for(move |access| access.audit.last(read)).await?;
+    page.of(entries, |entry| {
+        let AuditEntry { at, who, from, host, what, status, .. } = entry.clone();
+        (Reverse(at), who, from, host, what, status)
+    })
 }

@@ -9,6 +9,7 @@ use tranche_core::finding::{Code, Severity, Subject};
 use tranche_host::catalogue::{Catalogue, Entry};
 
 use super::input::{InPath, InQuery, NoQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal};
 use crate::openapi::Refusals;
 
@@ -17,13 +18,14 @@ use crate::openapi::Refusals;
     get,
     path = "/v1/catalogue", operation_id = "list_catalogue",
     tag = "gpus",
-    responses((status = 200, description = "Every model, by name.", body = Vec<CatalogueEntry>), Refusals)
+    params(PageQuery),
+    responses((status = 200, description = "Every model, by name.", body = Vec<CatalogueEntry>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Result<Json<Vec<CatalogueEntry>>, Refusal> {
-    entries(&app.engine.catalogue()).map(Json)
+    page: InPage,
+) -> Result<Paged<Vec<CatalogueEntry>>, Refusal> {
+    page.of(entries(&app.engine.catalogue())?, |entry| entry.model.clone())
 }
 
 /// What is known of a model.

@@ -10,17 +10,21 @@ use tranche_core::diagnostics as say;
 use tranche_core::name::{GpuAddress, GpuKey, HostName};
 use tranche_core::spec::AskedMode;
 
-use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
+use super::input::{ChangeQuery, InBody, InPath, InQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
 /// Every GPU.
-#[utoipa::path(get, path = "/v1/gpus", operation_id = "list_gpus", tag = "gpus", responses((status = 200, description = "Every GPU, in order.", body = Vec<GpuView>), Refusals))]
-pub(super) async fn list(
-    State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<Vec<GpuView>> {
-    Json(view::gpus(&sources(&app.engine.view())))
+#[utoipa::path(
+    get,
+    path = "/v1/gpus", operation_id = "list_gpus",
+    tag = "gpus",
+    params(PageQuery),
+    responses((status = 200, description = "Every GPU, in order.", body = Vec<GpuView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
+pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<GpuView>>, Refusal> {
+    page.of(view::gpus(&sources(&app.engine.view())), |gpu| (gpu.host.clone(), gpu.address.clone()))
 }
 
 /// One GPU.
@@ -78,11 +82,16 @@ pub(super) async fn set_mode(
     get,
     path = "/v1/partitions", operation_id = "list_partitions",
     tag = "gpus",
-    responses((status = 200, description = "Every partition, in order.", body = Vec<PartitionView>), Refusals)
+    params(PageQuery),
+    responses((status = 200, description = "Every partition, in order.", body = Vec<PartitionView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
 pub(super) async fn partitions(
     State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<Vec<PartitionView>> {
-    Json(view::partitions(&sources(&app.engine.view())))
+    page: InPage,
+) -> Result<Paged<Vec<PartitionView>>, Refusal> {
+    // Of one GPU, those that have an index come first.
+    page.of(view::partitions(&sources(&app.engine.view())), |partition| {
+        let PartitionView { host, gpu, index, device, .. } = partition;
+        (host.clone(), gpu.clone(), index.is_none(), *index, device.clone())
+    })
 }

@@ -11,17 +11,21 @@ use tranche_core::diagnostics as say;
 use tranche_core::name::HostName;
 use tranche_core::spec::{Duty, HostPart};
 
-use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
+use super::input::{ChangeQuery, InBody, InPath, InQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
 /// Every host that has reported.
-#[utoipa::path(get, path = "/v1/hosts", operation_id = "list_hosts", tag = "hosts", responses((status = 200, description = "Every host, by name.", body = Vec<HostView>), Refusals))]
-pub(super) async fn list(
-    State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<Vec<HostView>> {
-    Json(view::hosts(&sources(&app.engine.view())))
+#[utoipa::path(
+    get,
+    path = "/v1/hosts", operation_id = "list_hosts",
+    tag = "hosts",
+    params(PageQuery),
+    responses((status = 200, description = "Every host, by name.", body = Vec<HostView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
+pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<HostView>>, Refusal> {
+    page.of(view::hosts(&sources(&app.engine.view())), |host| host.name.clone())
 }
 
 /// One host.

@@ -1,5 +1,7 @@
 //! What concerns the whole installation: findings, policies, declarations.
 
+use std::cmp::Reverse;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,6 +14,7 @@ use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::Policy;
 
 use super::input::{ChangeQuery, InPath, InQuery, InWholeBody, NoQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal};
 use crate::clock;
 use crate::engine;
@@ -22,15 +25,13 @@ use crate::openapi::Refusals;
     get,
     path = "/v1/findings", operation_id = "list_findings",
     tag = "installation",
-    responses((status = 200, description = "Every finding, the gravest first.", body = Vec<Finding>), Refusals)
+    params(PageQuery),
+    responses((status = 200, description = "Every finding, the gravest first.", body = Vec<Finding>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
-pub(super) async fn findings(
-    State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<Vec<Finding>> {
+pub(super) async fn findings(State(app): State<App>, page: InPage) -> Result<Paged<Vec<Finding>>, Refusal> {
     let mut findings = app.engine.view().findings.to_vec();
     findings.extend(app.cluster.findings());
-    Json(Diagnosis::new(findings).findings)
+    page.of(Diagnosis::new(findings).findings, |finding| (Reverse(finding.severity), finding.clone()))
 }
 
 /// Everything that keeps a VM from running on a host.

@@ -1,5 +1,6 @@
 //! Operations: what is being done, and what was.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,7 +13,8 @@ use tranche_core::name::OperationId;
 use tranche_core::operation::Operation;
 use utoipa::IntoParams;
 
-use super::input::{InPath, InQuery, NoQuery};
+use super::input::{InPath, InQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal};
 use crate::openapi::Refusals;
 
@@ -21,15 +23,14 @@ use crate::openapi::Refusals;
     get,
     path = "/v1/operations", operation_id = "list_operations",
     tag = "operations",
-    responses((status = 200, description = "Every operation, the newest first.", body = Vec<Operation>), Refusals)
+    params(PageQuery),
+    responses((status = 200, description = "Every operation, the newest first.", body = Vec<Operation>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
-pub(super) async fn list(
-    State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<Vec<Operation>> {
+pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<Operation>>, Refusal> {
+    let newest_first = |operation: &Operation| (Reverse(operation.created_at), operation.id);
     let mut operations: Vec<Operation> = app.engine.view().operations.values().cloned().collect();
-    operations.sort_by_key(|operation| (std::cmp::Reverse(operation.created_at), operation.id));
-    Json(operations)
+    operations.sort_by_key(newest_first);
+    page.of(operations, newest_first)
 }
 
 /// How long the answer may wait for an operation's end.

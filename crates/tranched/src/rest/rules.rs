@@ -1,6 +1,6 @@
 //! Rules about where VMs run, and what hosts have to spare.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
@@ -10,22 +10,31 @@ use tranche_api::answer::{Accepted, Preview};
 use tranche_core::capacity::{self, Capacity};
 use tranche_core::change::{self, Change};
 use tranche_core::diagnostics as say;
-use tranche_core::map::Map;
 use tranche_core::name::{HostName, RuleName};
 use tranche_core::spec::Rule;
 
-use super::input::{ChangeQuery, InBody, InPath, InQuery, NoQuery};
+use super::input::{ChangeQuery, InBody, InPath, InQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal};
 use crate::engine::Rejected;
 use crate::openapi::Refusals;
 
 /// Every rule, by name.
-#[utoipa::path(get, path = "/v1/rules", operation_id = "list_rules", tag = "rules", responses((status = 200, description = "Every rule, by name.", body = std::collections::BTreeMap<RuleName, Rule>), Refusals))]
+#[utoipa::path(
+    get,
+    path = "/v1/rules", operation_id = "list_rules",
+    tag = "rules",
+    params(PageQuery),
+    responses((status = 200, description = "Every rule, by name.", body = std::collections::BTreeMap<RuleName, Rule>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
 pub(super) async fn list(
     State(app): State<App>,
-    InQuery(NoQuery {}): InQuery<NoQuery>,
-) -> Json<Map<RuleName, Rule>> {
-    Json(app.engine.view().spec.rules.clone())
+    page: InPage,
+) -> Result<Paged<BTreeMap<RuleName, Rule>>, Refusal> {
+    let rules = app.engine.view().spec.rules.clone();
+    let rules: Vec<(RuleName, Rule)> =
+        rules.iter().map(|(name, rule)| (name.clone(), rule.clone())).collect();
+    Ok(page.of(rules, |(name, _)| name.clone())?.map(BTreeMap::from_iter))
 }
 
 /// One rule.

@@ -13,13 +13,20 @@ use tranche_core::name::VmName;
 use tranche_core::spec::VmPart;
 
 use super::input::{ChangeQuery, DeleteQuery, InBody, InPath, InQuery, NoQuery};
+use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
 
 /// Every VM.
-#[utoipa::path(get, path = "/v1/vms", operation_id = "list_vms", tag = "vms", responses((status = 200, description = "Every VM, by name.", body = Vec<VmView>), Refusals))]
-pub(super) async fn list(State(app): State<App>, InQuery(NoQuery {}): InQuery<NoQuery>) -> Json<Vec<VmView>> {
-    Json(view::vms(&sources(&app.engine.view())))
+#[utoipa::path(
+    get,
+    path = "/v1/vms", operation_id = "list_vms",
+    tag = "vms",
+    params(PageQuery),
+    responses((status = 200, description = "Every VM, by name.", body = Vec<VmView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
+)]
+pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<VmView>>, Refusal> {
+    page.of(view::vms(&sources(&app.engine.view())), |vm| vm.name.clone())
 }
 
 /// Makes a VM. It is off at first.

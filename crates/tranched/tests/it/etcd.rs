@@ -51,6 +51,7 @@ impl Members {
     }
 
     /// Ends one of them for good.
+    #[allow(dead_code, reason = "benches start members, and end none")]
     pub(crate) fn end(&mut self, number: usize) {
         drop(self.processes[number].kill());
         drop(self.processes[number].wait());

@@ -22,6 +22,7 @@ mod members;
 mod oidc;
 mod openapi;
 mod others_store;
+mod pages;
 mod patience;
 mod ports;
 mod process;
