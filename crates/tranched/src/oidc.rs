@@ -84,7 +84,7 @@ impl Oidc {
         }
         // Whoever looks after the host learns of it at once, and not only who wants to log in.
         if let Err(finding) = secret::read(&config.client_secret_file) {
-            tracing::error!("{} {}", finding.message, finding.hint);
+            tell(&finding);
         }
         let (known, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
         Some(Self { name: config.display_name(), config: config.clone(), known, turns })
@@ -230,7 +230,8 @@ impl Oidc {
     async fn client(&self, known: &Known, callback: RedirectUrl) -> Result<Client, Finding> {
         let path = self.config.client_secret_file.clone();
         let secret = tokio::task::spawn_blocking(move || secret::read(&path)).await;
-        let secret = secret.map_err(|_| say::issuer_secret_unreadable("", "it was not read"))??;
+        let secret = secret.ok().and_then(|read| read.inspect_err(tell).ok());
+        let secret = secret.ok_or_else(|| say::issuer_secret_unusable(&self.name))?;
         let methods = known.metadata.token_endpoint_auth_methods_supported();
         let takes = |method| methods.is_none_or(|methods| methods.contains(&method));
         let in_body =
@@ -287,6 +288,11 @@ impl Oidc {
         let (Doubt::Key(why) | Doubt::Claim(why)) = doubt;
         say::id_token_invalid(&self.name, why)
     }
+}
+
+/// To whoever looks after the host.
+fn tell(finding: &Finding) {
+    tracing::error!("{} {}", finding.message, finding.hint);
 }
 
 /// A word of the issuer's, as far as it is one.

@@ -106,6 +106,14 @@ pub fn issuer_secret_unreadable(path: &str, why: &str) -> Finding {
     error(Code::IssuerSecretUnreadable, Subject::Input("oidc.client_secret_file".to_owned()), message, hint)
 }
 
+/// The same as it is told to whoever comes by, who need not know where the secret is.
+pub fn issuer_secret_unusable(issuer: &str) -> Finding {
+    let message =
+        format!("This host cannot prove to the issuer {issuer} who it is: its secret cannot be used.");
+    let hint = "'journalctl -u tranched' on this host says why. Names and passwords, and one-time links, work without it.";
+    error(Code::IssuerSecretUnreadable, Subject::Installation, message, hint)
+}
+
 /// What the issuer said about somebody does not hold. `why` is a clause.
 pub fn id_token_invalid(issuer: &str, why: &str) -> Finding {
     let message = format!("What the issuer {issuer} said about who you are does not hold: {why}.");

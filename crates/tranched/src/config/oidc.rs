@@ -150,7 +150,8 @@ mod tests {
     fn an_issuer_that_proves_nothing_or_lets_nobody_in_is_refused() {
         good().check().unwrap();
         OidcConfig::default().check().unwrap();
-        let wrong: [(&str, fn(&mut OidcConfig)); 12] = [
+        type Spoil = fn(&mut OidcConfig);
+        let wrong: [(&str, Spoil); 12] = [
             ("oidc.issuer", |config| config.issuer = "http://sso.example.com".to_owned()),
             ("oidc.issuer", |config| config.issuer = "sso.example.com".to_owned()),
             ("oidc.issuer", |config| config.issuer = "https://sso.example.com/?a=b".to_owned()),

@@ -22,6 +22,9 @@ struct Stage {
     site: Site,
 }
 
+/// Has the issuer behave otherwise.
+type Change = fn(&mut Ways);
+
 /// A browser with its cookies.
 #[derive(Default)]
 struct Browser {
@@ -172,7 +175,7 @@ async fn the_way_in_names_the_issuer_and_leads_back_to_the_page_that_was_asked_f
 
 #[tokio::test]
 async fn an_answer_that_is_forged_is_refused_in_words_audited_and_opens_nothing() {
-    let forged: [(fn(&mut Ways), &str); 17] = [
+    let forged: [(Change, &str); 17] = [
         (|ways| ways.signing = Signing::Altered, "none of the issuer's keys has signed it"),
         (|ways| ways.signing = Signing::Rsa(1), "none of the issuer's keys has signed it"),
         (
@@ -205,7 +208,7 @@ async fn an_answer_that_is_forged_is_refused_in_words_audited_and_opens_nothing(
 #[tokio::test]
 async fn clocks_may_differ_by_a_minute() {
     let stage = Stage::set().await;
-    let skewed: [fn(&mut Ways); 3] = [
+    let skewed: [Change; 3] = [
         |ways| ways.say("exp", in_s(-50)),
         |ways| ways.say("iat", in_s(50)),
         |ways| ways.say("nbf", in_s(50)),
@@ -295,7 +298,7 @@ async fn somebody_who_is_called_like_a_user_is_not_that_user() {
 #[tokio::test]
 async fn an_issuer_that_is_down_or_wrong_is_told_and_keeps_no_password_out() {
     let stage = Stage::set().await.with_users();
-    let troubles: [(fn(&mut Ways), &str); 3] = [
+    let troubles: [(Change, &str); 3] = [
         (|ways| ways.broken = Some(StatusCode::BAD_GATEWAY), "says 502"),
         (|ways| ways.broken = Some(StatusCode::NOT_FOUND), "it says 404"),
         (
@@ -332,7 +335,10 @@ async fn a_secret_that_others_can_read_is_not_used() {
     fs::set_permissions(stage.issuer.path("secret"), Permissions::from_mode(0o644)).unwrap();
     let told = stage.get(&mut Browser::default(), "/login/issuer").await;
     assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(told.text.contains("with mode 644") && !told.text.contains(SECRET), "{}", told.text);
+    assert!(told.text.contains("its secret cannot be used"), "{}", told.text);
+    for inner in [SECRET, "644", stage.issuer.path("secret").as_str()] {
+        assert!(!told.text.contains(inner), "{inner}: {}", told.text);
+    }
 }
 
 #[tokio::test]
