@@ -165,3 +165,22 @@ test("any host of the cluster shows the same, to whoever it knows", async () => 
   await press(page, "Shut it down");
   await cell.getByText("stopped").waitFor();
 });
+
+test("the history of a GPU is that of its own host, whichever host is asked, and a host that is away is named", async () => {
+  const [second, last] = stage.daemon.others;
+  const page = await stage.as("olga", { daemon: last });
+  const load = page.getByRole("row", { name: "Load, partition 3" });
+  // A daemon that has just started measures within ten seconds.
+  for (let patience = 30; patience > 0 && !(await load.isVisible()); patience -= 1) {
+    await page.waitForTimeout(1_000);
+    await page.goto("/gpus/node2/0000:41:00.0?range=24h");
+  }
+  assert.match(await load.innerText(), /\d+\s%/);
+  await says(page, "Measured by node2 since");
+  await page.locator(".charts canvas").first().waitFor();
+  // The script asks, too, and is told the same.
+  stage.forgive(page, /503/);
+  await second.stop();
+  await page.reload();
+  await says(page, "Host node2 keeps this history and cannot be asked for it");
+});
