@@ -232,7 +232,10 @@ impl Client {
     }
 }
 
-async fn read(response: Response<Incoming>, request: &str) -> Result<(StatusCode, Reply<Bytes>), ClientError> {
+async fn read(
+    response: Response<Incoming>,
+    request: &str,
+) -> Result<(StatusCode, Reply<Bytes>), ClientError> {
     let (status, next) = (response.status(), next_page(response.headers()));
     let body = Limited::new(response.into_body(), ANSWER_LEN_MAX_BYTES).collect().await;
     let body = body.map_err(|source| ClientError::Unread { request: request.to_owned(), source })?;

@@ -51,8 +51,13 @@ const WORKERS: usize = 4;
 /// What this process may take until everything runs.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// A few threads are a hundred hosts here.
-const TIMERS: Timers =
-    Timers { heartbeat_ms: 10_000, lost_ms: 300_000, reset_ms: 400_000, restart_ms: 500_000, election_ms: 5_000 };
+const TIMERS: Timers = Timers {
+    heartbeat_ms: 10_000,
+    lost_ms: 300_000,
+    reset_ms: 400_000,
+    restart_ms: 500_000,
+    election_ms: 5_000,
+};
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The store is this process's own: nobody asks its members.
@@ -85,14 +90,19 @@ fn main() {
         let began = Instant::now();
         let running = || {
             let view = engine.view();
-            let domains = view.inventory.values().filter_map(|seen| seen.domains()).flat_map(BTreeMap::values);
+            let domains =
+                view.inventory.values().filter_map(|seen| seen.domains()).flat_map(BTreeMap::values);
             domains.filter(|domain| domain.state == DomainState::Running).count()
         };
         while running() < hosts * VMS_PER_HOST {
             assert!(began.elapsed() < PATIENCE, "they do not all run: {} do", running());
             thread::sleep(LOOK);
         }
-        println!("{hosts} hosts, {} VMs: all run after {} s", hosts * VMS_PER_HOST, began.elapsed().as_secs());
+        println!(
+            "{hosts} hosts, {} VMs: all run after {} s",
+            hosts * VMS_PER_HOST,
+            began.elapsed().as_secs()
+        );
     });
     let socket = UnixListener::bind(dir.join("socket")).expect("a socket");
     runtime.block_on(daemon.serve(socket, std::future::pending())).expect("it serves");
@@ -146,7 +156,8 @@ fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
 fn fellow(number: usize, store: &Arc<dyn Store>) -> (Arc<Heart>, Fellow) {
     let (name, repository) = (host_name(number), Repository::new(Arc::clone(store)));
     let host = Arc::new(fake(&name));
-    let heart = Heart::new(name.clone(), host.boot_id(), env!("CARGO_PKG_VERSION").to_owned(), repository.clone());
+    let heart =
+        Heart::new(name.clone(), host.boot_id(), env!("CARGO_PKG_VERSION").to_owned(), repository.clone());
     let heart = Arc::new(heart);
     (Arc::clone(&heart), Fellow::new(name, host, repository, heart, 1))
 }

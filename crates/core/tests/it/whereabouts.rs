@@ -128,6 +128,7 @@ fn an_adopted_vm_stays_where_its_definition_is() {
 
     let seen = world.seen();
     let domain = tranche_core::inventory::Domain {
+        consoles: std::collections::BTreeSet::new(),
         name: "desk".to_owned(),
         uuid: adopted.id.0,
         state: tranche_core::inventory::DomainState::Running,

@@ -384,7 +384,10 @@ fn members_of_a_store_that_somebody_else_runs_are_listed_by_url() {
     let seats = [("1", seat(true)), ("2", seat(false)), ("3", silent)];
     let at = |(number, seat)| (format!("https://etcd{number}:2379"), seat);
     let status = ClusterView { store_elsewhere: seats.map(at).into(), ..member_of_a_cluster("node1") };
-    check(&Daemon::new().answers("GET /v1/cluster", &status), &["cluster", "status"], expect![[r#"
+    check(
+        &Daemon::new().answers("GET /v1/cluster", &status),
+        &["cluster", "status"],
+        expect![[r#"
         Cluster    lab
         This host  node1 is a member
         Survives   the loss of one member of its store
@@ -394,7 +397,8 @@ fn members_of_a_store_that_somebody_else_runs_are_listed_by_url() {
         https://etcd2:2379  follows  3.5.16  3 MiB
         https://etcd3:2379  silent   -       -
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

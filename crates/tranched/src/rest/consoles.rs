@@ -339,7 +339,7 @@ async fn to_member(
         match upgrade.await {
             Ok(there) => consoles::relay(TokioIo::new(there), line).await,
             Err(error) => {
-                tracing::debug!(%from, %error, "another host went away before its console was open")
+                tracing::debug!(%from, %error, "another host went away before its console was open");
             }
         }
         drop(place);

@@ -116,7 +116,7 @@ async fn a_console_ends_with_its_vm_and_one_that_is_off_or_unknown_has_none() {
     assert!(end_of(serial).await.contains("turned off"));
     assert_eq!(status(open(&served, "/v1/vms/desk/screen").await), 409);
     assert_eq!(status(open(&served, "/v1/vms/nobody/console").await), 404);
-    assert_eq!(status(open(&served, "/v1/vms/desk/screen?force=true").await), 400);
+    assert_eq!(status(open(&served, "/v1/vms/desk/screen?force=true").await), 422);
     assert_eq!(served.get("/v1/vms/desk/console").await.problem(), (426, "invalid_request".to_owned()));
 }
 
