@@ -166,6 +166,26 @@ test("any host of the cluster shows the same, to whoever it knows", async () => 
   await cell.getByText("stopped").waitFor();
 });
 
+test("a console is opened from whichever host, and the bytes go to the one where the VM is", async () => {
+  await stage.daemon.tranche(["vm", "create", "far", "--vcpus", "1", "--memory", "1GiB"]);
+  await stage.daemon.tranche(["vm", "start", "far"]);
+  const { host } = JSON.parse(await stage.daemon.tranche(["-o", "json", "vm", "show", "far"]));
+  for (const daemon of [stage.daemon, ...stage.daemon.others]) {
+    const page = await stage.open({ daemon });
+    await page.goto(await stage.daemon.link("alice"));
+    await page.getByRole("button", { name: "Log in with this link" }).click();
+    await heading(page, "Overview");
+    await page.goto("/vms/far/serial");
+    await page.locator(".xterm-rows").getByText("far: this guest is made up").waitFor();
+    await page.keyboard.type(`from ${daemon.host} to ${host}`);
+    await page.locator(".xterm-rows").getByText(`from ${daemon.host} to ${host}`).waitFor();
+    await page.goto("/vms/far/screen");
+    await page.locator("#console-state").getByText("Connected.").waitFor();
+    await page.waitForFunction(() => document.querySelector("#console-view canvas").width === 320);
+    await page.goto("/");
+  }
+});
+
 test("the history of a GPU is that of its own host, whichever host is asked, and a host that is away is named", async () => {
   const [second, last] = stage.daemon.others;
   const page = await stage.as("olga", { daemon: last });

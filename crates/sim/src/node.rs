@@ -317,9 +317,11 @@ impl Daemon {
         self.world.with(|inner| inner.nodes[node].fed = next);
     }
 
-    /// Asks the store's members, while heartbeats are not acknowledged, and before anything was read.
+    /// Asks the store's members, while heartbeats are not acknowledged, and before anything was read where the watchdog was left armed.
     pub(crate) fn poll(&self) {
-        if self.skips.load(Ordering::SeqCst) || self.member.timers_read().is_none() {
+        let is_armed = |inner: &mut Inner| inner.nodes[self.life.node].fed.is_some();
+        let keeps_vigil = || self.member.timers_read().is_none() && self.world.with(is_armed);
+        if self.skips.load(Ordering::SeqCst) || keeps_vigil() {
             let asked_ms = self.world.now_ms();
             let says = self.world.members_say(self.life.node);
             let answered_ms = asked_ms + self.world.draw_latency(self.life.node);

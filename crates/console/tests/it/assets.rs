@@ -20,16 +20,61 @@ fn files_of_others_are_those_of_the_list_and_no_more() {
             (cells[1].to_owned(), cells[6].to_owned())
         })
         .collect();
-    let files =
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let found: BTreeMap<String, String> = files
-        .filter(|name| name != "README.md")
-        .map(|name| {
-            let hash = digest::digest(&digest::SHA256, &std::fs::read(dir.join(&name)).unwrap());
-            (name, hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
-        })
-        .collect();
+    let mut found = BTreeMap::new();
+    sums(&dir, "", &mut found);
+    found.remove("README.md");
+    let is_of_novnc = |name: &str| name.starts_with("novnc/") && name != NOVNC_SUMS;
+    let novnc: BTreeMap<String, String> = found.extract_if(.., |name, _| is_of_novnc(name)).collect();
     assert_eq!(found, listed);
+    assert_eq!(novnc, listed_of_novnc());
+}
+
+const NOVNC_SUMS: &str = "novnc/SHA256SUMS";
+
+/// The checksums of noVNC's files as they are listed, by their paths below `vendor`.
+fn listed_of_novnc() -> BTreeMap<String, String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/vendor");
+    let list = std::fs::read_to_string(dir.join(NOVNC_SUMS)).unwrap();
+    let row = |line: &str| {
+        let (sum, name) = line.split_once("  ").unwrap();
+        (format!("novnc/{name}"), sum.to_owned())
+    };
+    list.lines().map(row).collect()
+}
+
+/// The checksums of all files below a directory.
+fn sums(dir: &Path, below: &str, found: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(dir.join(below)).unwrap() {
+        let entry = entry.unwrap();
+        let name = Path::new(below).join(entry.file_name()).to_str().unwrap().to_owned();
+        if entry.file_type().unwrap().is_dir() {
+            sums(dir, &name, found);
+        } else {
+            let hash = digest::digest(&digest::SHA256, &std::fs::read(entry.path()).unwrap());
+            found.insert(name, hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_shows_a_screen_is_served_whole_with_its_licences_and_each_file_where_the_others_look_for_it() {
+    let page = Browser::of(Role::Operator).get("/vms/desk-01/screen").await;
+    let library = page.attributes("data-library")[0].to_owned();
+    let below = library.strip_suffix("core/rfb.js").unwrap();
+    let nobody = Browser::of(None);
+    for name in listed_of_novnc().keys() {
+        let file = nobody.get(&format!("{below}{}", name.strip_prefix("novnc/").unwrap())).await;
+        assert_eq!(file.status, StatusCode::OK, "{name}");
+        assert!(file.header("cache-control").contains("immutable"), "{name}");
+        assert_eq!(
+            file.header("content-type").starts_with("text/javascript"),
+            name.ends_with(".js"),
+            "{name}"
+        );
+    }
+    for nothing in ["/assets/novnc.0000000000000000/core/rfb.js".to_owned(), format!("{below}core/no.js")] {
+        assert_eq!(nobody.get(&nothing).await.status, StatusCode::NOT_FOUND, "{nothing}");
+    }
 }
 
 #[tokio::test]
