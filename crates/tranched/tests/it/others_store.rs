@@ -27,7 +27,12 @@ fn a_cluster_lives_in_an_etcd_that_somebody_else_runs_and_outlives_one_of_its_me
         let path = format!("/v1/gpus/node{number}/0000:10:00.0/mode");
         machines[1].does("PUT", &path, &json!({"mode": "partitioned", "count": 2}));
     }
-    etcd.end(0);
+    // While the store chooses another leader nothing is accepted, so one goes that does not lead.
+    let follows = |url: &String| elsewhere[url]["answer"]["leads"] == false;
+    etcd.end(etcd.endpoints().iter().position(follows).expect("two of them follow"));
+    for machine in &machines {
+        until("it is answered again", || (machine.ask("GET", "/v1/cluster", None).0 == 200).then_some(()));
+    }
     let vm =
         json!({"name": "a", "hardware": {"vcpus": 1, "memory_mib": 64}, "request": {"kind": "partition"}});
     machines[1].does("POST", "/v1/vms", &vm);
