@@ -213,6 +213,10 @@ impl Entry {
         let (who, status) = (who.unwrap_or_else(|| "nobody".to_owned()), status.as_u16());
         let host = app.engine.host_name().to_string();
         tracing::info!(who, from, what, status, outcome, "audit");
+        // An attempt that was not even looked at: whoever goes on with them could push everything else out.
+        if status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
+            return;
+        }
         let entry = AuditEntry { at: clock::now(), who, from, host, what, asked, changed, status, outcome };
         let written = app.access.wait_for(move |access| access.audit.add(&entry));
         match tokio::time::timeout(AUDIT_WAIT, written).await {

@@ -265,6 +265,9 @@ async fn whoever_guesses_passwords_has_to_wait_and_nobody_learns_who_there_is() 
     let right = site.log_in("admin", PASSWORD).await;
     assert_eq!(right.status, StatusCode::TOO_MANY_REQUESTS, "{}", right.body);
     assert_eq!(right.body["code"], "login_throttled");
+    let remembered = site.audit();
+    assert!(!remembered.is_empty());
+    assert!(remembered.iter().all(|(_, _, status)| *status == 401), "it was not looked at: {remembered:?}");
 }
 
 #[tokio::test]
