@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,8 @@ const TIMERS: Timers = Timers {
     restart_ms: 500_000,
     election_ms: 5_000,
 };
+/// As the daemon's own.
+const TICK: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The store is this process's own: nobody asks its members.
@@ -82,9 +85,11 @@ fn main() {
     let runtime = runtime.expect("threads");
     let daemon = daemon(&store, &dir, port);
     let engine = Arc::clone(&daemon.engine);
+    let settled = Arc::new(AtomicBool::new(false));
     for others in (1..hosts).collect::<Vec<_>>().chunks(hosts.div_ceil(WORKERS).max(1)) {
         let fellows: Vec<_> = others.iter().map(|number| fellow(*number, &store)).collect();
-        thread::spawn(move || live(&fellows));
+        let settled = Arc::clone(&settled);
+        thread::spawn(move || live(&fellows, &settled));
     }
     thread::spawn(move || {
         let began = Instant::now();
@@ -98,6 +103,7 @@ fn main() {
             assert!(began.elapsed() < PATIENCE, "they do not all run: {} do", running());
             thread::sleep(LOOK);
         }
+        settled.store(true, Ordering::SeqCst);
         println!(
             "{hosts} hosts, {} VMs: all run after {} s",
             hosts * VMS_PER_HOST,
@@ -142,7 +148,7 @@ fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
         engine: Arc::new(engine),
         bell,
         gate: Gate::default(),
-        tick: Duration::from_secs(10),
+        tick: TICK,
         web: Some(Web { config, state_dir: dir.clone(), host: name, cluster: cluster.clone() }),
         cluster,
         member: Some((member, Guard::none())),
@@ -162,8 +168,9 @@ fn fellow(number: usize, store: &Arc<dyn Store>) -> (Arc<Heart>, Fellow) {
     (Arc::clone(&heart), Fellow::new(name, host, repository, heart, 1))
 }
 
-/// Lets hosts live, one after the other. With these times nobody is missed while many are looked at.
-fn live(fellows: &[(Arc<Heart>, Fellow)]) {
+/// Lets hosts live, one after the other. With these times nobody is missed while many are looked at. In life each has a machine of its
+/// own, so once they have settled they look no more often than they would there.
+fn live(fellows: &[(Arc<Heart>, Fellow)], settled: &AtomicBool) {
     let started = Instant::now();
     let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     loop {
@@ -171,7 +178,7 @@ fn live(fellows: &[(Arc<Heart>, Fellow)]) {
             let _ = heart.beat(&TIMERS, &now_ms, clock::now());
             let _ = fellow.pass(clock::now());
         }
-        thread::sleep(LOOK);
+        thread::sleep(if settled.load(Ordering::SeqCst) { TICK } else { LOOK });
     }
 }
 
