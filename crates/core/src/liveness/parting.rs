@@ -19,6 +19,8 @@ const RESET_LATE_MS: u64 = 2_000;
 #[derive(Debug, Clone, Copy)]
 pub struct Parting {
     began_ms: u64,
+    /// How long the store is given to hear of it, in milliseconds.
+    retire_ms: u64,
     /// When the watchdog could still be fed.
     may_feed_ms: u64,
 }
@@ -37,7 +39,12 @@ pub enum Farewell {
 impl Parting {
     /// The end begins.
     pub fn begins(now_ms: u64) -> Self {
-        Self { began_ms: now_ms, may_feed_ms: now_ms }
+        Self { began_ms: now_ms, retire_ms: RETIRE_MS, may_feed_ms: now_ms }
+    }
+
+    /// The end begins of a daemon that has nobody to tell, because the store does not answer.
+    pub fn begins_unheard(now_ms: u64) -> Self {
+        Self { retire_ms: 0, ..Self::begins(now_ms) }
     }
 
     /// What follows for a watchdog that is armed still, and resets the host `watchdog_ms` after it was last fed.
@@ -50,7 +57,7 @@ impl Parting {
         let waited_ms = now_ms.saturating_sub(self.began_ms);
         let unfed_ms = now_ms.saturating_sub(self.may_feed_ms);
         let is_broken = unfed_ms > watchdog_ms.saturating_add(RESET_LATE_MS);
-        if is_broken || (waited_ms >= RETIRE_MS && may_feed_in(LEAVE_MS.min(trust_ms / 2))) {
+        if is_broken || (waited_ms >= self.retire_ms && may_feed_in(LEAVE_MS.min(trust_ms / 2))) {
             Farewell::Ends
         } else if may_feed_in(0) {
             Farewell::Waits
@@ -89,6 +96,15 @@ mod tests {
         assert_eq!(follows(&lifeline, &[7_900, 8_000]), [Waits, Waits], "it might be closed too late");
         lifeline.proved(7_000);
         assert_eq!(follows(&lifeline, &[8_000]), [Ends], "nobody can write");
+    }
+
+    #[test]
+    fn a_daemon_that_has_nobody_to_tell_ends_at_once_as_long_as_it_has_time_to_be_gone() {
+        let mut lifeline = Lifeline::default();
+        lifeline.acknowledged(0, 8_000);
+        let next =
+            |now_ms| Parting::begins_unheard(now_ms).next(&lifeline, now_ms, 4_000, &Timers::default());
+        assert_eq!([0, 2_000, 2_001, 4_000, 4_001].map(next), [Ends, Ends, Waits, Waits, Holds]);
     }
 
     #[test]

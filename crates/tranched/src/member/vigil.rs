@@ -28,6 +28,7 @@ const NOTHING_TO_FEED: Duration = Duration::from_secs(3_600);
 #[derive(Debug)]
 pub struct Vigil {
     bell: Bell,
+    voices: Arc<dyn Voices>,
     watch: JoinHandle<Watch>,
     began: Instant,
 }
@@ -40,14 +41,14 @@ impl Vigil {
     pub fn begin(feeder: Feeder, times: &Times, voices: Arc<dyn Voices>) -> io::Result<Self> {
         let mut watch = Watch::new(feeder, times.read());
         let (bell, began) = (Bell::default(), Instant::now());
-        let rung = bell.clone();
+        let (rung, asked) = (bell.clone(), Arc::clone(&voices));
         let watch = thread::Builder::new().name("vigil".to_owned()).spawn(move || {
             while rung.wait(watch.pause()) != Wake::Over {
-                watch.turn(|within| voices.ask(within), &|| millis(began));
+                watch.turn(|within| asked.ask(within), &|| millis(began));
             }
             watch
         })?;
-        Ok(Self { bell, watch, began })
+        Ok(Self { bell, voices, watch, began })
     }
 
     /// Ends it, because the store answers. Returns the watchdog, armed as it was.
@@ -57,17 +58,18 @@ impl Vigil {
     }
 
     /// Ends it, because the daemon does: at a moment at which the watchdog may be fed once more by being closed, or after it should
-    /// have reset the host.
+    /// have reset the host. Until then it goes on.
     pub fn part(self) {
         self.bell.end();
-        let Ok(watch) = self.watch.join() else { return };
-        let mut parting = Parting::begins(millis(self.began));
+        let Ok(mut watch) = self.watch.join() else { return };
+        let mut parting = Parting::begins_unheard(millis(self.began));
         loop {
             match watch.parts(&mut parting, millis(self.began)) {
-                // There is nobody to tell anything.
-                Farewell::Ends | Farewell::Waits => return,
+                Farewell::Ends => return,
+                Farewell::Waits => {}
                 Farewell::Holds => guard::ask_for_time(MORE_TIME),
             }
+            watch.turn(|within| self.voices.ask(within), &|| millis(self.began));
             thread::sleep(RETIRE_LOOK);
         }
     }

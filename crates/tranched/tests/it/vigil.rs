@@ -140,3 +140,16 @@ fn when_the_store_answers_the_watchdog_is_handed_on_armed() {
     let feeder = device.watchdog(host()).resume(open).unwrap();
     assert_eq!((feeder.timeout_ms(), device.deadline_ms()), (WATCHDOG_MS, Some(WATCHDOG_MS)));
 }
+
+#[test]
+fn a_daemon_that_ends_while_it_waits_goes_on_asking_until_it_may_leave_the_watchdog() {
+    let device = FakeWatchdog::new(Model::default());
+    let dir = tempfile::tempdir().unwrap();
+    let times = Times::of(Utf8Path::from_path(dir.path()).unwrap());
+    times.note(lived());
+    let (tell, asked) = mpsc::channel();
+    let vigil = Vigil::begin(armed(&device), &times, Arc::new(Asked(tell))).unwrap();
+    // It is told to end before anything is proved; then it would hold the watchdog until that has reset the host.
+    vigil.part();
+    assert!(asked.try_iter().count() > 2, "what lets it leave is a row of answers");
+}
