@@ -8,11 +8,12 @@
 
 #[path = "../tests/it/etcd.rs"]
 mod etcd;
+mod made_up;
 #[path = "../tests/it/ports.rs"]
 mod ports;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread;
@@ -21,26 +22,19 @@ use std::time::{Duration, Instant};
 use tranche_core::change::Change;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{DomainState, HostInventory};
-use tranche_core::name::{GpuAddress, GpuKey, HostName, Timestamp, VmId, VmName};
-use tranche_core::spec::{
-    Availability, Duty, Firmware, GpuMode, GpuSpec, HostSpec, Request, Run, Spec, Timers, VmHardware,
-    VmSource, VmSpec,
-};
+use tranche_core::name::{GpuAddress, HostName, Timestamp, VmName};
+use tranche_core::spec::Timers;
 use tranche_core::step::Step;
 use tranche_engine::cluster::{Heart, Leader, Led, Member, Rhythm, turn_every_ms};
 use tranche_host::Host;
-use tranche_host::calls::Limits;
-use tranche_host::catalogue::Catalogue;
-use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::fake::Machine;
 use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
-use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{EtcdSettings, EtcdStore, Repository, Saved, State, Store, Terms};
 use tranched::bell::Bell;
 use tranched::clock;
 use tranched::engine::{Desk, Ids};
 use tranched::member::Agents;
-use uuid::Uuid;
 
 use self::etcd::Members;
 
@@ -118,66 +112,20 @@ fn vm_name(number: usize) -> VmName {
     format!("vm-{number:05}").parse().expect("a name")
 }
 
+fn machine() -> Machine {
+    Machine::gpus(1, PARTITIONS)
+}
+
 /// What people asked for: every GPU split, every VM on.
 fn write_wishes(store: &Arc<dyn Store>, hosts: usize) {
-    let mut spec = Spec::default();
-    let model = fake(&host_name(0)).observe(Timestamp(1));
-    for number in 0..hosts {
-        let name = host_name(number);
-        for (address, gpu) in &model.gpus {
-            let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
-            let key = GpuKey { host: name.clone(), address: address.clone() };
-            spec.gpus.insert(key, GpuSpec { mode, identity: gpu.identity(), reloads: 0 });
-        }
-        let member = HostSpec {
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            duty: Duty::Serving,
-            fence: None,
-            said_down: None,
-            departure: None,
-            reserved_memory_mib: 0,
-        };
-        spec.hosts.insert(name, member);
-    }
-    for number in 0..hosts * VMS_PER_HOST {
-        spec.vms.insert(vm_name(number), vm(number));
-    }
+    let (names, vms) = ((0..hosts).map(host_name), (0..hosts * VMS_PER_HOST).map(vm_name));
+    let model = made_up::host(&host_name(0), machine());
+    let spec = made_up::wishes(&model, PARTITIONS, names, vms);
     let repository = Repository::new(Arc::clone(store));
     let loaded = repository.load().expect("etcd is read");
     let next = State { spec: spec.into(), ..State::default() };
     let saved = repository.commit(loaded, next, &Terms::default()).expect("etcd is written");
     assert!(matches!(saved, Saved::Committed(_)), "nobody else writes yet");
-}
-
-fn vm(number: usize) -> VmSpec {
-    let hardware = VmHardware {
-        vcpus: 1,
-        memory_mib: 16,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        firmware: Firmware::Bios,
-        guest_os: None,
-        cloud_init: None,
-    };
-    VmSpec {
-        id: VmId(Uuid::from_u128(number as u128 + 1)),
-        source: VmSource::Made(hardware),
-        request: Request::ANY_PARTITION,
-        reserved: false,
-        prefer_numa_node: None,
-        availability: Availability::default(),
-        run: Run::Running,
-        serial: 1,
-        relocation: None,
-        created_at: Timestamp(number as u64),
-    }
-}
-
-fn fake(name: &HostName) -> LinuxHost {
-    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(1, PARTITIONS)));
-    let hypervisor = Box::new(FakeHypervisor::new(kernel.clone()));
-    LinuxHost::new(name.clone(), kernel, Limits::default(), Arc::new(Catalogue::builtin()), hypervisor)
 }
 
 /// The loops of all hosts. What a daemon does on threads of its own, a few threads do here for all of them.
@@ -204,7 +152,7 @@ impl Fleet {
         let of = |number: usize| {
             let name = host_name(number);
             let repository = Repository::new(Arc::clone(&stores[number / HOSTS_PER_CONNECTION]));
-            let host = Arc::new(Noting { host: fake(&name), reached: reached.clone() });
+            let host = Arc::new(Noting { host: made_up::host(&name, machine()), reached: reached.clone() });
             let heart = Heart::new(name.clone(), host.boot_id(), "1".to_owned(), repository.clone());
             let heart = Arc::new(heart);
             let member = Member::new(name.clone(), host, repository.clone(), Arc::clone(&heart), 4);

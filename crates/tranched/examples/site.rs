@@ -4,6 +4,8 @@
 //!
 //! `site DIR PORT [HOSTS]`. Each host has 8 GPUs of 16 partitions and 50 VMs.
 
+mod made_up;
+
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -14,19 +16,12 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 use tranche_core::inventory::DomainState;
 use tranche_core::liveness::MemberSays;
-use tranche_core::name::{GpuKey, HostName, Timestamp, VmId, VmName};
-use tranche_core::spec::{
-    Availability, Duty, Firmware, GpuMode, GpuSpec, HostSpec, Request, Run, Spec, Timers, VmHardware,
-    VmSource, VmSpec,
-};
+use tranche_core::name::{HostName, VmName};
+use tranche_core::spec::Timers;
 use tranche_engine::cluster::{Heart, Member as Fellow};
 use tranche_host::Host as _;
-use tranche_host::calls::Limits;
-use tranche_host::catalogue::Catalogue;
-use tranche_host::fake::{FakeKernel, Machine};
+use tranche_host::fake::Machine;
 use tranche_host::fence::Places;
-use tranche_host::linux::LinuxHost;
-use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{MemoryStore, Repository, Saved, State, Store, Terms};
 use tranched::bell::Bell;
 use tranched::clock;
@@ -42,7 +37,6 @@ use tranched::member::{Agents, Member, Parts, Voices};
 use tranched::patience::Patience;
 use tranched::rest::Access;
 use tranched::web::Web;
-use uuid::Uuid;
 
 const HOSTS: usize = 100;
 const GPUS: u8 = 8;
@@ -118,7 +112,7 @@ fn main() {
 fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
     let (name, cluster) = (host_name(0), Cluster::nowhere(host_name(0)));
     let repository = Repository::new(Arc::clone(store));
-    let host = Arc::new(fake(&name));
+    let host = Arc::new(made_up::host(&name, machine()));
     // Nothing is written, and memory has the last day.
     let mut settings = Config { state_dir: dir.clone(), ..Config::default() };
     settings.history.days = 0;
@@ -161,7 +155,7 @@ fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
 /// Another host's loops.
 fn fellow(number: usize, store: &Arc<dyn Store>) -> (Arc<Heart>, Fellow) {
     let (name, repository) = (host_name(number), Repository::new(Arc::clone(store)));
-    let host = Arc::new(fake(&name));
+    let host = Arc::new(made_up::host(&name, machine()));
     let heart =
         Heart::new(name.clone(), host.boot_id(), env!("CARGO_PKG_VERSION").to_owned(), repository.clone());
     let heart = Arc::new(heart);
@@ -190,64 +184,18 @@ fn vm_name(number: usize) -> VmName {
     format!("desk-{number:04}").parse().expect("a name")
 }
 
-fn fake(name: &HostName) -> LinuxHost {
-    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(GPUS, PARTITIONS)));
-    let hypervisor = Box::new(FakeHypervisor::new(kernel.clone()));
-    LinuxHost::new(name.clone(), kernel, Limits::default(), Arc::new(Catalogue::builtin()), hypervisor)
+fn machine() -> Machine {
+    Machine::gpus(GPUS, PARTITIONS)
 }
 
 /// What people asked for: every GPU split, every VM on.
 fn write_wishes(repository: &Repository, hosts: usize) {
-    let mut spec = Spec::default();
+    let (names, vms) = ((0..hosts).map(host_name), (0..hosts * VMS_PER_HOST).map(vm_name));
+    let model = made_up::host(&host_name(0), machine());
+    let mut spec = made_up::wishes(&model, PARTITIONS, names, vms);
     spec.policy.failover.timers = TIMERS;
-    let model = fake(&host_name(0)).observe(Timestamp(1));
-    for number in 0..hosts {
-        let name = host_name(number);
-        for (address, gpu) in &model.gpus {
-            let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
-            let key = GpuKey { host: name.clone(), address: address.clone() };
-            spec.gpus.insert(key, GpuSpec { mode, identity: gpu.identity(), reloads: 0 });
-        }
-        let member = HostSpec {
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            duty: Duty::Serving,
-            fence: None,
-            said_down: None,
-            departure: None,
-            reserved_memory_mib: 0,
-        };
-        spec.hosts.insert(name, member);
-    }
-    for number in 0..hosts * VMS_PER_HOST {
-        spec.vms.insert(vm_name(number), vm(number));
-    }
     let loaded = repository.load().expect("it is empty");
     let next = State { spec: spec.into(), ..State::default() };
     let saved = repository.commit(loaded, next, &Terms::default()).expect("it is written");
     assert!(matches!(saved, Saved::Committed(_)), "nobody else writes yet");
-}
-
-fn vm(number: usize) -> VmSpec {
-    let hardware = VmHardware {
-        vcpus: 1,
-        memory_mib: 16,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        firmware: Firmware::Bios,
-        guest_os: None,
-        cloud_init: None,
-    };
-    VmSpec {
-        id: VmId(Uuid::from_u128(number as u128 + 1)),
-        source: VmSource::Made(hardware),
-        request: Request::ANY_PARTITION,
-        reserved: false,
-        prefer_numa_node: None,
-        availability: Availability::default(),
-        run: Run::Running,
-        serial: 1,
-        relocation: None,
-        created_at: Timestamp(number as u64),
-    }
 }
