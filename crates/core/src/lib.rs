@@ -8,6 +8,7 @@
 //! gives the same plan, byte for byte, so every collection here is ordered.
 
 pub mod access;
+pub mod bookings;
 pub mod capacity;
 pub mod change;
 pub mod check;

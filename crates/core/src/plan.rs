@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bookings::Bookings;
 use crate::falls::Tried;
 use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
@@ -24,7 +25,7 @@ pub struct Plan {
     pub gpus: Map<GpuKey, GpuPlan>,
     /// Who holds what.
     #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<SlotKey, Booking>))]
-    pub bookings: Map<SlotKey, Booking>,
+    pub bookings: Bookings,
     /// Where VMs run.
     #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<VmName, VmPlan>))]
     pub vms: Map<VmName, VmPlan>,
@@ -39,8 +40,8 @@ pub struct Plan {
 
 impl Plan {
     /// What a VM holds, in order.
-    pub fn held_by<'a>(&'a self, vm: &'a VmName) -> impl Iterator<Item = (&'a SlotKey, &'a Booking)> {
-        self.bookings.iter().filter(move |(_, booking)| &booking.vm == vm)
+    pub fn held_by(&self, vm: &VmName) -> impl Iterator<Item = (&SlotKey, &Booking)> + use<'_> {
+        self.bookings.held_by(vm)
     }
 
     /// The bookings on a GPU, in order.

@@ -1,8 +1,9 @@
 //! How many bookings a second are durable on three real etcd members on this machine, beside how many compare-and-swaps they
 //! do: `scripts/bench cluster`. Eight clients each. It prints figures and judges nothing.
 //!
-//! A booking is three things: a VM is created, it is told to start, and a partition was chosen for it and stored. Clients
-//! use the desk as the REST layer does; HTTP itself is not measured.
+//! A booking is: a VM that is there is told to start, which is stored, and a partition was chosen for it, which is stored, too.
+//! Clients use the desk as the REST layer does, and the desk decides when there is news, as the daemon's loop does; HTTP
+//! itself is not measured.
 
 #[path = "../tests/it/etcd.rs"]
 mod etcd;
@@ -24,7 +25,7 @@ use tranche_host::fake::{FakeKernel, Machine};
 use tranche_host::linux::LinuxHost;
 use tranche_host::vm::fake::FakeHypervisor;
 use tranche_store::{EtcdSettings, EtcdStore, Expected, Outcome, Repository, Store, Terms, Txn};
-use tranched::engine::{Desk, Engine, Ids, News, Reported, Reports};
+use tranched::engine::{Desk, Engine, Ids, News, Reported, Reports, View};
 
 use self::etcd::Members;
 
@@ -47,7 +48,8 @@ fn main() {
         Arc::new(EtcdStore::connect(&settings).expect("it connects"))
     };
     let before = swaps_per_s(&open);
-    let booked = bookings_per_s(&open());
+    let timed: Arc<dyn Store> = Arc::new(Timed(open()));
+    let booked = bookings_per_s(&timed);
     let after = swaps_per_s(&open);
     let raw = f64::midpoint(before, after);
     println!("compare-and-swap, {CLIENTS} clients: {before:.0}/s before, {after:.0}/s after");
@@ -93,11 +95,19 @@ fn bookings_per_s(store: &Arc<dyn Store>) -> f64 {
         let inventory = Reported::One(Box::new(seen.clone()));
         desk.decide(Reports { inventory, news: News::new(), findings: Vec::new() }, &Terms::default(), NOW);
     };
+    for (client, number) in (0..CLIENTS).flat_map(|client| (0..BOOKINGS_EACH).map(move |number| (client, number))) {
+        let change = Change::CreateVm { name: name_of(client, number), vm: vm() };
+        desk.submit(&change, false, NOW).expect("it is taken");
+    }
     decide();
+    eprintln!("START");
     let began = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            let mut views = desk.watch();
             while !over.load(Ordering::Relaxed) {
+                let _ = runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), views.changed()).await });
                 decide();
             }
         });
@@ -113,17 +123,18 @@ fn bookings_per_s(store: &Arc<dyn Store>) -> f64 {
 
 /// Returns when each of a client's VMs has a partition that is stored.
 fn book(client: u32, desk: &Desk) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut views = desk.watch();
     for number in 0..BOOKINGS_EACH {
-        let name: VmName = format!("vm-{client}-{number}").parse().expect("a name");
-        for change in
-            [Change::CreateVm { name: name.clone(), vm: vm() }, Change::StartVm { name: name.clone() }]
-        {
-            desk.submit(&change, false, NOW).expect("it is taken");
-        }
-        while desk.view().plan.held_by(&name).next().is_none() {
-            thread::yield_now();
-        }
+        let name = name_of(client, number);
+        desk.submit(&Change::StartVm { name: name.clone() }, false, NOW).expect("it is taken");
+        let booked = |view: &Arc<View>| view.plan.held_by(&name).next().is_some();
+        runtime.block_on(views.wait_for(booked)).expect("a desk that lives");
     }
+}
+
+fn name_of(client: u32, number: u32) -> VmName {
+    format!("vm-{client}-{number}").parse().expect("a name")
 }
 
 fn vm() -> NewVm {
@@ -175,4 +186,22 @@ fn prepare(store: &Arc<dyn Store>) -> HostInventory {
     }
     engine.pass(now);
     HostInventory::clone(&engine.view().inventory[&name])
+}
+
+#[derive(Debug)]
+struct Timed(Arc<dyn Store>);
+impl Store for Timed {
+    fn get(&self, key: &tranche_store::Key) -> Result<Option<tranche_store::Entry>, tranche_store::StoreError> { self.0.get(key) }
+    fn range(&self, keys: &tranche_store::KeyRange) -> Result<tranche_store::Snapshot, tranche_store::StoreError> { self.0.range(keys) }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, tranche_store::StoreError> {
+        let began = Instant::now();
+        let r = self.0.commit(txn);
+        eprintln!("commit {} compares {} ops {} us at {:?}", txn.compares().len(), txn.ops().len(), began.elapsed().as_micros(), began);
+        r
+    }
+    fn watch(&self, keys: &tranche_store::KeyRange, after: tranche_store::Revision) -> Result<Box<dyn tranche_store::Watch>, tranche_store::StoreError> { self.0.watch(keys, after) }
+    fn compact(&self, t: tranche_store::Revision) -> Result<(), tranche_store::StoreError> { self.0.compact(t) }
+    fn grant(&self, ttl_ms: u64) -> Result<tranche_store::Lease, tranche_store::StoreError> { self.0.grant(ttl_ms) }
+    fn keep_alive(&self, lease: tranche_store::LeaseId) -> Result<(), tranche_store::StoreError> { self.0.keep_alive(lease) }
+    fn revoke(&self, lease: tranche_store::LeaseId) -> Result<(), tranche_store::StoreError> { self.0.revoke(lease) }
 }

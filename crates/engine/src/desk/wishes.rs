@@ -1,12 +1,13 @@
 //! Wishes that come at the same time are stored together.
 //!
-//! A commit costs a round trip to the store and its disk, whether it holds one wish or ten. Each wish waits for the desk;
-//! whoever gets to it considers all that wait by then, one after the other in the order in which they came, stores what is
-//! taken in one commit, and leaves the others their answers. A wish that is refused keeps none of the others back, and none
-//! is answered before it is stored.
+//! A commit costs a round trip to the store and its disk, whether it holds one wish or ten. Whoever finds nobody at it
+//! considers all wishes that wait, one after the other in the order in which they came, stores what is taken in one commit,
+//! and tells everybody. The others sleep meanwhile, and need nothing of the desk to hear their answers: those who ask
+//! again come together, not one by one. A wish that is refused keeps none of the others back, and none is answered before
+//! it is stored.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tranche_core::change::{self, Admitted, Change};
 use tranche_core::name::{OperationId, Timestamp, VmId};
@@ -22,43 +23,99 @@ const TOGETHER_MAX: usize = 16;
 /// The wishes that wait.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
-    waiting: Mutex<VecDeque<Arc<Wish>>>,
+    queue: Mutex<Queue>,
+    told: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Wish>>,
+    /// Whether somebody is at it.
+    busy: bool,
 }
 
 #[derive(Debug)]
 struct Wish {
     change: Change,
     now: Timestamp,
-    answer: Mutex<Option<Result<Submitted, Rejected>>>,
+    answer: Mutex<Option<Answer>>,
 }
 
+type Answer = Result<Submitted, Rejected>;
+
 impl Wish {
-    fn answer(&self, answer: Result<Submitted, Rejected>) {
+    fn answer(&self, answer: Answer) {
         *lock(&self.answer) = Some(answer);
+    }
+}
+
+impl Wishes {
+    /// Waits until a wish is answered, or until nobody is at those that wait, this one among them.
+    fn wait(&self, wish: &Wish) -> Waited<'_> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(answer) = lock(&wish.answer).take() {
+                return Waited::Answered(answer);
+            }
+            if !queue.busy {
+                queue.busy = true;
+                return Waited::Turn(Turn { wishes: self, together: Vec::new() });
+            }
+            queue = self.told.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+enum Waited<'a> {
+    Answered(Answer),
+    Turn(Turn<'a>),
+}
+
+/// The wishes that somebody is at, and nobody else meanwhile.
+struct Turn<'a> {
+    wishes: &'a Wishes,
+    together: Vec<Arc<Wish>>,
+}
+
+impl Turn<'_> {
+    fn take(&mut self) -> &[Arc<Wish>] {
+        let waiting = &mut lock(&self.wishes.queue).waiting;
+        let count = waiting.len().min(TOGETHER_MAX);
+        self.together = waiting.drain(..count).collect();
+        &self.together
+    }
+}
+
+/// Also when something panicked over one of them: then the others hear of that, and the next has his turn.
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.wishes.queue);
+        for wish in &self.together {
+            lock(&wish.answer).get_or_insert_with(|| {
+                let words = "it was considered together with one that failed; nothing of it was stored";
+                Err(Rejected::Store(Box::new(view::conflict_finding(words))))
+            });
+        }
+        queue.busy = false;
+        self.wishes.told.notify_all();
     }
 }
 
 impl Desk {
     /// Stores a wish, and returns when it is stored or refused.
-    pub(super) fn take(&self, change: &Change, now: Timestamp) -> Result<Submitted, Rejected> {
+    pub(super) fn take(&self, change: &Change, now: Timestamp) -> Answer {
         let wish = Arc::new(Wish { change: change.clone(), now, answer: Mutex::new(None) });
-        lock(&self.wishes.waiting).push_back(Arc::clone(&wish));
+        lock(&self.wishes.queue).waiting.push_back(Arc::clone(&wish));
         loop {
-            let mut inner = self.lock();
-            if let Some(answer) = lock(&wish.answer).take() {
-                return answer;
+            match self.wishes.wait(&wish) {
+                Waited::Answered(answer) => return answer,
+                Waited::Turn(mut turn) => {
+                    // Whoever comes while the desk is decided at comes along.
+                    let mut inner = self.lock();
+                    let together = turn.take().to_vec();
+                    self.take_together(&mut inner, together);
+                }
             }
-            let together: Vec<_> = {
-                let mut waiting = lock(&self.wishes.waiting);
-                let count = waiting.len().min(TOGETHER_MAX);
-                waiting.drain(..count).collect()
-            };
-            if together.is_empty() {
-                // Whoever had this one in hand panicked over another.
-                let words = "it was considered together with one that failed; nothing of it was stored";
-                return Err(Rejected::Store(Box::new(view::conflict_finding(words))));
-            }
-            self.take_together(&mut inner, together);
         }
     }
 

@@ -71,8 +71,10 @@ pub(super) trait Drawer {
 
     /// Where they are in the state.
     fn of(state: &State) -> &Map<Self::Name, Self::Record>;
-    /// Where they are in the state, to be filled.
-    fn of_mut(state: &mut State) -> &mut Map<Self::Name, Self::Record>;
+    /// Puts one there.
+    fn put(state: &mut State, name: Self::Name, record: Self::Record);
+    /// Takes one out, if it is there.
+    fn take(state: &mut State, name: &Self::Name) -> Option<Self::Record>;
 
     /// The key of the record with this name.
     fn key(name: &Self::Name) -> Key {
@@ -94,8 +96,12 @@ macro_rules! drawers {
                     &state.$($place).+
                 }
 
-                fn of_mut(state: &mut State) -> &mut Map<$name, $record> {
-                    &mut state.$($place).+
+                fn put(state: &mut State, name: $name, record: $record) {
+                    state.$($place).+.insert(name, record);
+                }
+
+                fn take(state: &mut State, name: &$name) -> Option<$record> {
+                    state.$($place).+.remove(name)
                 }
             }
         )*
@@ -173,7 +179,7 @@ pub(super) fn taken_report(state: &mut State, key: &Key) -> Option<Shared<HostIn
 fn take_out<D: Drawer>(state: &mut State, key: &Key) -> Option<bool> {
     let name = key.as_str().strip_prefix(D::PREFIX)?.parse().ok()?;
     // Looked at first: to change what is shared is to copy it.
-    Some(D::of(state).contains_key(&name) && D::of_mut(state).remove(&name).is_some())
+    Some(D::of(state).contains_key(&name) && D::take(state, &name).is_some())
 }
 
 fn put_away<D: Drawer>(state: &mut State, key: &Key, bytes: &[u8]) -> Result<bool, RepositoryError> {
@@ -185,6 +191,6 @@ fn put_away<D: Drawer>(state: &mut State, key: &Key, bytes: &[u8]) -> Result<boo
     if name.to_string() != text {
         return Err(malformed(key, format!("its name is written {name}")));
     }
-    D::of_mut(state).insert(name, decode(key, bytes)?);
+    D::put(state, name, decode(key, bytes)?);
     Ok(true)
 }

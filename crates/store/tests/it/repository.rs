@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use tranche_core::bookings::Bookings;
 use tranche_core::finding::{Code, Subject};
 use tranche_core::name::{GpuKey, HostName, OperationId, SlotKey, Timestamp, VmName};
 use tranche_core::operation::{Goal, OPERATIONS_KEPT_MAX, Operation, OperationState};
@@ -294,7 +295,7 @@ proptest! {
         const VMS: usize = 150;
         let before = fleet(VMS);
         let mut after = before.clone();
-        after.plan.bookings.clear();
+        after.plan.bookings = Bookings::default();
         for index in (0..VMS).filter(|index| !leavers.contains(index)) {
             book(&mut after, index, slot((index + rotation) % VMS));
         }
