@@ -5,6 +5,7 @@
 mod gpu;
 mod host;
 mod migration;
+mod overview;
 mod partition;
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,14 @@ mod vm;
 use tranche_core::finding::{Finding, Subject};
 use tranche_core::inventory::{HostInventory, Inventory};
 use tranche_core::name::{GpuKey, HostName, VmName};
+use tranche_core::placement::Uses;
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
 pub use gpu::{GpuStatus, GpuView, gpu, gpus};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
 pub use migration::MigrationView;
+pub use overview::{GpuFigures, HostFigures, Overview, PartitionFigures, VmFigures, overview};
 pub use partition::{PartitionState, PartitionView, partitions, partitions_of};
 pub use vm::{VmOrigin, VmState, VmView, vm, vms};
 
@@ -61,5 +64,17 @@ impl<'a> Sources<'a> {
 
     fn about(&self, concerns: impl Fn(&Subject) -> bool) -> Vec<Finding> {
         self.findings.iter().filter(|finding| concerns(&finding.subject)).cloned().collect()
+    }
+}
+
+/// Who uses what on a host, read once for everything there. Lists go from host to host.
+#[derive(Debug, Default)]
+struct UsesOfHost(Option<(HostName, Uses)>);
+
+impl UsesOfHost {
+    fn of(&mut self, sources: &Sources<'_>, host: &HostName) -> &Uses {
+        let known = self.0.take().filter(|(of, _)| of == host);
+        let read = || (host.clone(), sources.host(host).map(Uses::of).unwrap_or_default());
+        &self.0.insert(known.unwrap_or_else(read)).1
     }
 }

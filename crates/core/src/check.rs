@@ -3,21 +3,48 @@
 //! It runs after planning and before committing, in every test of the loop, and in `tranche doctor`. A violation is a
 //! defect of Tranche: a plan that has one is neither committed nor carried out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostics::invariant;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{DeviceSource, DomainState, Inventory};
-use crate::name::{GpuKey, HostName, Slot, VmName};
-use crate::plan::{Plan, VmGoal};
+use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
+use crate::plan::{Booking, Plan, VmGoal};
 use crate::spec::GpuMode;
 
 /// The invariants that a plan must hold by itself. Empty means that it holds them all.
 pub fn check(plan: &Plan) -> Vec<Finding> {
+    let holders = plan.bookings.values().map(|booking| &booking.vm);
+    violations(plan, plan.bookings.iter().collect(), holders.collect())
+}
+
+/// The same of a plan that came of one that holds them. Takes time for what differs: whatever could be violated has to do with a
+/// slot, a GPU or a VM that is not as before.
+pub fn check_changes(before: &Plan, after: &Plan) -> Vec<Finding> {
+    let mut slots: BTreeMap<&SlotKey, &Booking> = BTreeMap::new();
+    let mut vms: BTreeSet<&VmName> = before.vms.changes(&after.vms).map(|(vm, ..)| vm).collect();
+    for (slot, _, booking) in before.bookings.changes(&after.bookings) {
+        slots.extend(booking.map(|booking| (slot, booking)));
+        vms.extend(booking.map(|booking| &booking.vm));
+    }
+    for (gpu, ..) in before.gpus.changes(&after.gpus) {
+        slots.extend(after.bookings_on(gpu));
+    }
+    for vm in &vms {
+        slots.extend(after.held_by(vm));
+    }
+    violations(after, slots.into_iter().collect(), vms)
+}
+
+fn violations(plan: &Plan, slots: Vec<(&SlotKey, &Booking)>, vms: BTreeSet<&VmName>) -> Vec<Finding> {
     let mut violations = Vec::new();
-    each_slot_is_of_the_mode(plan, &mut violations);
-    each_vm_holds_one_kind(plan, &mut violations);
-    each_booking_has_its_vm(plan, &mut violations);
+    for (slot, booking) in slots {
+        slot_is_of_the_mode(plan, slot, booking, &mut violations);
+        booking_has_its_vm(plan, slot, booking, &mut violations);
+    }
+    for vm in vms {
+        vm_holds_one_kind(plan, vm, &mut violations);
+    }
     violations.sort();
     violations
 }
@@ -81,50 +108,46 @@ pub fn check_transition(before: &Plan, after: &Plan) -> Vec<Finding> {
     violations
 }
 
-fn each_slot_is_of_the_mode(plan: &Plan, violations: &mut Vec<Finding>) {
-    for (slot, booking) in &plan.bookings {
-        let mode = plan.mode(&slot.gpu);
-        let of_mode = match (mode, slot.slot) {
-            (mode, Slot::Partition(index)) => mode.partitions().is_some_and(|count| index < count),
-            (GpuMode::Passthrough { .. }, Slot::Whole) => true,
-            _ => false,
-        };
-        if !of_mode {
-            let message = format!("VM {} holds {slot}, which does not exist in mode {mode:?}.", booking.vm);
-            violations.push(invariant(Subject::Partition(slot.clone()), message));
-        }
+fn slot_is_of_the_mode(plan: &Plan, slot: &SlotKey, booking: &Booking, violations: &mut Vec<Finding>) {
+    let mode = plan.mode(&slot.gpu);
+    let of_mode = match (mode, slot.slot) {
+        (mode, Slot::Partition(index)) => mode.partitions().is_some_and(|count| index < count),
+        (GpuMode::Passthrough { .. }, Slot::Whole) => true,
+        _ => false,
+    };
+    if !of_mode {
+        let message = format!("VM {} holds {slot}, which does not exist in mode {mode:?}.", booking.vm);
+        violations.push(invariant(Subject::Partition(slot.clone()), message));
     }
 }
 
-fn each_vm_holds_one_kind(plan: &Plan, violations: &mut Vec<Finding>) {
-    let mut partitions: BTreeMap<(&VmName, &HostName), Vec<&GpuKey>> = BTreeMap::new();
-    let mut whole: BTreeMap<(&VmName, &HostName), usize> = BTreeMap::new();
-    for (slot, booking) in &plan.bookings {
-        let on_host = (&booking.vm, &slot.gpu.host);
+fn booking_has_its_vm(plan: &Plan, slot: &SlotKey, booking: &Booking, violations: &mut Vec<Finding>) {
+    let Some(vm) = plan.vms.get(&booking.vm) else { return };
+    let is_its_host = vm.hosts().any(|host| *host == slot.gpu.host);
+    if vm.goal == VmGoal::Run && vm.id == booking.vm_id && !is_its_host {
+        let message = format!("VM {} runs on host {} and holds {slot}.", booking.vm, vm.host);
+        violations.push(invariant(Subject::Vm(booking.vm.clone()), message));
+    }
+}
+
+/// While it moves, a VM holds the same on two hosts.
+fn vm_holds_one_kind(plan: &Plan, vm: &VmName, violations: &mut Vec<Finding>) {
+    let mut held: BTreeMap<&HostName, (usize, usize)> = BTreeMap::new();
+    for (slot, _) in plan.held_by(vm) {
+        let (partitions, whole) = held.entry(&slot.gpu.host).or_default();
         match slot.slot {
-            Slot::Partition(_) => partitions.entry(on_host).or_default().push(&slot.gpu),
-            Slot::Whole => *whole.entry(on_host).or_default() += 1,
+            Slot::Partition(_) => *partitions += 1,
+            Slot::Whole => *whole += 1,
         }
     }
-    for ((vm, host), held) in partitions {
-        if held.len() > 1 {
-            let message = format!("VM {vm} holds {} partitions.", held.len());
+    for (partitions, whole) in held.into_values() {
+        if partitions > 1 {
+            let message = format!("VM {vm} holds {partitions} partitions.");
             violations.push(invariant(Subject::Vm(vm.clone()), message));
         }
-        if whole.contains_key(&(vm, host)) {
+        if partitions > 0 && whole > 0 {
             let message = format!("VM {vm} holds a partition and a whole GPU.");
             violations.push(invariant(Subject::Vm(vm.clone()), message));
-        }
-    }
-}
-
-fn each_booking_has_its_vm(plan: &Plan, violations: &mut Vec<Finding>) {
-    for (slot, booking) in &plan.bookings {
-        let Some(vm) = plan.vms.get(&booking.vm) else { continue };
-        let is_its_host = vm.hosts().any(|host| *host == slot.gpu.host);
-        if vm.goal == VmGoal::Run && vm.id == booking.vm_id && !is_its_host {
-            let message = format!("VM {} runs on host {} and holds {slot}.", booking.vm, vm.host);
-            violations.push(invariant(Subject::Vm(booking.vm.clone()), message));
         }
     }
 }

@@ -380,11 +380,16 @@ impl Desk {
         if inner.doubts {
             let anew = planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
             assert_eq!(planned, anew, "what is remembered changes what is decided");
+            assert_eq!(
+                check::check_changes(&stored.plan, &planned.plan),
+                check::check(&planned.plan),
+                "what is as before is sound"
+            );
         }
         let Planned { plan, mut findings, gone } = planned;
         let mut violations = Vec::new();
         if *stored.plan != plan {
-            violations = check::check(&plan);
+            violations = check::check_changes(&stored.plan, &plan);
             violations.extend(check::check_transition(&stored.plan, &plan));
         }
         let sound = violations.is_empty();
@@ -449,6 +454,7 @@ impl Desk {
         let mut next = inner.view(current.revision + 1);
         if next.same_as(&current) {
             next.revision = current.revision;
+            next.spare = Arc::clone(&current.spare);
         }
         // Also where nothing has changed: the last view would keep alive what the engine has replaced.
         self.view.send_replace(Arc::new(next));
@@ -488,6 +494,7 @@ impl Inner {
             inventory: self.inventory.clone(),
             findings: self.findings.clone(),
             operations: stored.operations.clone(),
+            spare: Arc::default(),
         }
     }
 }

@@ -1,5 +1,10 @@
 //! A view: everything that is known at one moment, for readers who must not wait.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use tranche_core::capacity::{self, Capacity};
+use tranche_core::change;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::Inventory;
@@ -25,9 +30,19 @@ pub struct View {
     pub findings: Shared<Vec<Finding>>,
     /// What is being done and was done.
     pub operations: Shared<Map<OperationId, Operation>>,
+    /// What there is to spare, once somebody has asked: it takes a trial of each host's loss. Views that show the same share it.
+    pub(super) spare: Arc<OnceLock<Capacity>>,
 }
 
 impl View {
+    /// What there is to spare. Takes time with the first who asks since something has changed.
+    pub fn capacity(&self) -> &Capacity {
+        self.spare.get_or_init(|| {
+            let state = change::State { spec: &self.spec, plan: &self.plan, inventory: &self.inventory };
+            capacity::capacity(state, &BTreeSet::new()).expect("no host is left out that could be unknown")
+        })
+    }
+
     /// Whether a reader would see no difference; the time of observation is none.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.spec == other.spec

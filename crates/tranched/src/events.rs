@@ -208,7 +208,8 @@ mod tests {
         assert_eq!(quick.next().await.unwrap().subjects, [Subject::Installation]);
         let following = tokio::spawn(events.clone().follow());
         for revision in 1..=EVENT_QUEUE_LEN_MAX as u64 + 1 {
-            let mut view = View { revision, ..View::default() };
+            let mut view = View::default();
+            view.revision = revision;
             let spread = revision % 2 == 1;
             view.spec.policy.placement = if spread { PlacementPolicy::Spread } else { PlacementPolicy::Pack };
             sender.send(Arc::new(view)).unwrap();

@@ -209,6 +209,7 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(rules::list))
         .routes(routes!(rules::show, rules::set, rules::delete))
         .routes(routes!(rules::capacity))
+        .routes(routes!(installation::overview))
         .routes(routes!(installation::findings))
         .routes(routes!(installation::why_not))
         .routes(routes!(vms::destinations))

@@ -9,12 +9,12 @@ use tranche_core::inventory::{
 };
 use tranche_core::mixed::MixedSize;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, PciIds, Slot, SlotKey, VmName};
-use tranche_core::placement;
+use tranche_core::placement::{self, Uses};
 use tranche_core::spec::GpuMode;
 
-use super::Sources;
 use super::migration::MigrationView;
-use super::partition::{PartitionState, PartitionView, partitions_of};
+use super::partition::{PartitionState, states_of};
+use super::{Sources, UsesOfHost};
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -141,6 +141,22 @@ impl fmt::Display for GpuStatus {
 
 /// Every GPU that is reported, spoken for or in use, in order.
 pub fn gpus(sources: &Sources<'_>) -> Vec<GpuView> {
+    let mut uses = UsesOfHost::default();
+    let keys = keys(sources);
+    keys.iter().filter_map(|key| build(sources, key, uses.of(sources, &key.host))).collect()
+}
+
+/// What each GPU is used for and how it is, without the rest.
+pub(super) fn statuses<'a>(sources: &'a Sources<'a>) -> impl Iterator<Item = (&'a GpuMode, GpuStatus)> {
+    let mut uses = UsesOfHost::default();
+    keys(sources).into_iter().map(move |key| {
+        let partitions = states_of(sources, &key, uses.of(sources, &key.host));
+        let mode = sources.plan.mode(&key);
+        (mode, status(sources, &key, mode, &partitions))
+    })
+}
+
+fn keys(sources: &Sources<'_>) -> Vec<GpuKey> {
     let mut keys: Vec<GpuKey> = sources.spec.gpus.keys().chain(sources.plan.gpus.keys()).cloned().collect();
     for (host, observed) in sources.inventory {
         keys.extend(
@@ -149,11 +165,15 @@ pub fn gpus(sources: &Sources<'_>) -> Vec<GpuView> {
     }
     keys.sort();
     keys.dedup();
-    keys.iter().filter_map(|key| gpu(sources, key)).collect()
+    keys
 }
 
 /// One GPU, if it is reported, spoken for or in use.
 pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
+    build(sources, key, UsesOfHost::default().of(sources, &key.host))
+}
+
+fn build(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Option<GpuView> {
     let host = sources.host(&key.host);
     let seen = host.and_then(|host| host.gpus.get(&key.address));
     let asked = sources.spec.gpus.get(key);
@@ -162,7 +182,7 @@ pub fn gpu(sources: &Sources<'_>, key: &GpuKey) -> Option<GpuView> {
     let identity = seen.map(Gpu::identity).or(remembered.cloned())?;
     let ids = identity.ids;
     let mode = sources.plan.mode(key).clone();
-    let partitions = partitions_of(sources, key);
+    let partitions = states_of(sources, key, uses);
     let (free, total) = capacity(sources, key, &mode, &partitions, seen);
     let group = seen.and_then(|gpu| gpu.iommu_group.as_ref());
     let others = |member: &&GroupMember| Some(member.address) != key.address.pci();
@@ -208,13 +228,13 @@ fn capacity(
     sources: &Sources<'_>,
     key: &GpuKey,
     mode: &GpuMode,
-    partitions: &[PartitionView],
+    partitions: &[PartitionState],
     seen: Option<&Gpu>,
 ) -> (usize, usize) {
     match mode {
         GpuMode::Host => (0, 0),
         GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
-            let free = partitions.iter().filter(|partition| partition.state == PartitionState::Free).count();
+            let free = partitions.iter().filter(|state| **state == PartitionState::Free).count();
             (free, usize::from(mode.partitions().unwrap_or_default()))
         }
         GpuMode::Passthrough { .. } => {
@@ -224,7 +244,7 @@ fn capacity(
     }
 }
 
-fn status(sources: &Sources<'_>, key: &GpuKey, mode: &GpuMode, partitions: &[PartitionView]) -> GpuStatus {
+fn status(sources: &Sources<'_>, key: &GpuKey, mode: &GpuMode, partitions: &[PartitionState]) -> GpuStatus {
     let Some(host) = sources.host(&key.host) else { return GpuStatus::Unknown };
     let Some(gpu) = host.gpus.get(&key.address) else { return GpuStatus::Gone };
     if host.is_stuck(&key.address) {
@@ -262,7 +282,7 @@ fn idle_status(host: &HostInventory, gpu: &Gpu) -> GpuStatus {
 }
 
 /// Whether the hardware is not yet what was decided, or the decision not yet what was asked for.
-fn is_changing(sources: &Sources<'_>, key: &GpuKey, partitions: &[PartitionView]) -> bool {
+fn is_changing(sources: &Sources<'_>, key: &GpuKey, partitions: &[PartitionState]) -> bool {
     let decided = sources.plan.mode(key);
     let asked = sources.spec.gpus.get(key).map_or(&GpuMode::Host, |asked| &asked.mode);
     let whole = SlotKey { gpu: key.clone(), slot: Slot::Whole };
@@ -271,7 +291,7 @@ fn is_changing(sources: &Sources<'_>, key: &GpuKey, partitions: &[PartitionView]
         || match decided {
             GpuMode::Host => false,
             GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => {
-                partitions.iter().any(|partition| partition.state == PartitionState::Unready)
+                partitions.contains(&PartitionState::Unready)
             }
             GpuMode::Passthrough { .. } => sources.host(&key.host).is_some_and(unbound),
         }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::Finding;
 use tranche_core::inventory::{Guard, HostInventory, Hypervisor, Iommu, StuckCall};
-use tranche_core::name::{AgentName, HostName, LabelKey, LabelValue, Timestamp};
+use tranche_core::name::{AgentName, HostName, LabelKey, LabelValue, Timestamp, VmName};
 use tranche_core::plan::Standing;
 use tranche_core::spec::Duty;
 
-use super::partition::{PartitionState, partitions};
-use super::{PartitionView, Sources};
+use super::Sources;
+use super::partition::{PartitionState, states_on};
 
 /// A host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -94,19 +94,24 @@ pub enum LibvirtView {
 
 /// Every host that has reported, by name.
 pub fn hosts(sources: &Sources<'_>) -> Vec<HostView> {
-    let partitions = partitions(sources);
-    sources.inventory.values().map(|observed| build(sources, observed, &partitions)).collect()
+    let mut residents: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
+    for (name, planned) in &sources.plan.vms {
+        residents.entry(&planned.host).or_default().push(name);
+    }
+    let vms = |host: &HostName| residents.get(host).map_or(&[][..], Vec::as_slice);
+    sources.inventory.iter().map(|(host, observed)| build(sources, observed, vms(host))).collect()
 }
 
 /// One host, if it has reported.
 pub fn host(sources: &Sources<'_>, name: &HostName) -> Option<HostView> {
-    sources.host(name).map(|observed| build(sources, observed, &partitions(sources)))
+    let here = sources.plan.vms.iter().filter(|(_, planned)| planned.host == *name);
+    let vms: Vec<&VmName> = here.map(|(name, _)| name).collect();
+    sources.host(name).map(|observed| build(sources, observed, &vms))
 }
 
-fn build(sources: &Sources<'_>, observed: &HostInventory, partitions: &[PartitionView]) -> HostView {
+fn build(sources: &Sources<'_>, observed: &HostInventory, vms: &[&VmName]) -> HostView {
     let system = &observed.system;
-    let own: Vec<_> = partitions.iter().filter(|partition| partition.host == observed.host).collect();
-    let vms: Vec<_> = sources.plan.vms.iter().filter(|(_, planned)| planned.host == observed.host).collect();
+    let own = states_on(sources, &observed.host);
     let runs = |name| observed.domain(name).is_some_and(|domain| domain.state.is_active());
     HostView {
         name: observed.host.clone(),
@@ -120,9 +125,9 @@ fn build(sources: &Sources<'_>, observed: &HostInventory, partitions: &[Partitio
         libvirt: libvirt(&observed.hypervisor),
         gpus: observed.gpus.len(),
         partitions: own.len(),
-        partitions_free: own.iter().filter(|partition| partition.state == PartitionState::Free).count(),
+        partitions_free: own.iter().filter(|state| **state == PartitionState::Free).count(),
         vms: vms.len(),
-        vms_running: vms.iter().filter(|(name, _)| runs(name)).count(),
+        vms_running: vms.iter().filter(|name| runs(name)).count(),
         member: sources.spec.hosts.get(&observed.host).map(|wish| MemberView {
             standing: sources
                 .plan

@@ -8,8 +8,8 @@ use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, VmName};
 use tranche_core::placement::{self, Uses};
 use tranche_core::plan::Plan;
 
-use super::Sources;
 use super::migration::MigrationView;
+use super::{Sources, UsesOfHost};
 
 /// A partition: decided, or there without having been decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -94,24 +94,55 @@ pub fn partitions(sources: &Sources<'_>) -> Vec<PartitionView> {
     }
     keys.sort();
     keys.dedup();
-    keys.iter().flat_map(|key| partitions_of(sources, key)).collect()
+    let mut uses = UsesOfHost::default();
+    keys.iter().flat_map(|key| used_partitions_of(sources, key, uses.of(sources, &key.host))).collect()
 }
 
 /// The partitions of one GPU: those decided, by index, then those that nobody decided.
 pub fn partitions_of(sources: &Sources<'_>, key: &GpuKey) -> Vec<PartitionView> {
+    used_partitions_of(sources, key, UsesOfHost::default().of(sources, &key.host))
+}
+
+/// What each of a GPU's partitions is doing, in the order of [`partitions_of`].
+pub(super) fn states_of(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Vec<PartitionState> {
+    let host = sources.host(&key.host);
+    let gpu = host.and_then(|observed| observed.gpus.get(&key.address));
+    let decided = placement::decided_slots(key, sources.plan);
+    let partitions = decided.iter().filter(|slot| matches!(slot, Slot::Partition(_)));
+    let keys = partitions.map(|slot| SlotKey { gpu: key.clone(), slot: *slot });
+    let states = keys.map(|slot| decided_state(sources.plan, &slot, (host, gpu), uses));
+    states.chain(undecided(gpu, &decided).map(|_| PartitionState::Foreign)).collect()
+}
+
+/// What each of a host's partitions is doing.
+pub(super) fn states_on(sources: &Sources<'_>, host: &HostName) -> Vec<PartitionState> {
+    let observed = sources.host(host);
+    let mut gpus: Vec<GpuKey> = sources.plan.gpus_of(host).map(|(key, _)| key.clone()).collect();
+    let seen = observed.into_iter().flat_map(|observed| observed.gpus.keys().cloned());
+    gpus.extend(seen.map(|address| GpuKey { host: host.clone(), address }));
+    gpus.sort();
+    gpus.dedup();
+    let uses = observed.map(Uses::of).unwrap_or_default();
+    gpus.iter().flat_map(|key| states_of(sources, key, &uses)).collect()
+}
+
+fn used_partitions_of(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Vec<PartitionView> {
     let host = sources.host(&key.host);
     let gpu = host.and_then(|observed| observed.gpus.get(&key.address));
     let decided = placement::decided_slots(key, sources.plan);
     let mut views: Vec<_> =
-        decided.iter().filter_map(|slot| decided_view(sources.plan, key, *slot, host, gpu)).collect();
+        decided.iter().filter_map(|slot| decided_view(sources.plan, key, *slot, (host, gpu), uses)).collect();
     let (Some(host), Some(gpu)) = (host, gpu) else { return views };
-    let undecided = |partition: &&ObservedPartition| {
-        partition.index.is_none_or(|index| !decided.contains(&Slot::Partition(index)))
-    };
-    views.extend(
-        gpu.partitions.iter().filter(undecided).map(|partition| foreign_view(key, (host, gpu), partition)),
-    );
+    let foreign = undecided(Some(gpu), &decided);
+    views.extend(foreign.map(|partition| foreign_view(key, (host, gpu), partition)));
     views
+}
+
+/// The partitions of a GPU that nobody decided.
+fn undecided<'a>(gpu: Option<&'a Gpu>, decided: &[Slot]) -> impl Iterator<Item = &'a ObservedPartition> {
+    let partitions = gpu.into_iter().flat_map(|gpu| &gpu.partitions);
+    partitions
+        .filter(|partition| partition.index.is_none_or(|index| !decided.contains(&Slot::Partition(index))))
 }
 
 /// The device behind a partition, as text.
@@ -126,20 +157,15 @@ fn decided_view(
     plan: &Plan,
     key: &GpuKey,
     slot: Slot,
-    host: Option<&HostInventory>,
-    gpu: Option<&Gpu>,
+    (host, gpu): (Option<&HostInventory>, Option<&Gpu>),
+    uses: &Uses,
 ) -> Option<PartitionView> {
     let Slot::Partition(index) = slot else { return None };
     let slot_key = SlotKey { gpu: key.clone(), slot };
     let seen = gpu.and_then(|gpu| placement::partition(gpu, index));
     let offer = plan.gpus.get(key).and_then(|planned| planned.size_of(index));
     let vm = plan.bookings.get(&slot_key).map(|booking| booking.vm.clone());
-    let state = match (host, &vm) {
-        (None, None) => PartitionState::Unready,
-        (None, Some(_)) => PartitionState::Booked,
-        (Some(host), Some(vm)) => booked_state(vm, seen, host),
-        (Some(host), None) => unbooked_state(plan, &slot_key, host, gpu),
-    };
+    let state = decided_state(plan, &slot_key, (host, gpu), uses);
     Some(PartitionView {
         host: key.host.clone(),
         gpu: key.address.clone(),
@@ -157,6 +183,25 @@ fn decided_view(
     })
 }
 
+fn decided_state(
+    plan: &Plan,
+    slot: &SlotKey,
+    (host, gpu): (Option<&HostInventory>, Option<&Gpu>),
+    uses: &Uses,
+) -> PartitionState {
+    let vm = plan.bookings.get(slot).map(|booking| &booking.vm);
+    let seen = gpu.and_then(|gpu| match slot.slot {
+        Slot::Partition(index) => placement::partition(gpu, index),
+        Slot::Whole => None,
+    });
+    match (host, vm) {
+        (None, None) => PartitionState::Unready,
+        (None, Some(_)) => PartitionState::Booked,
+        (Some(host), Some(vm)) => booked_state(vm, seen, host),
+        (Some(host), None) => unbooked_state(plan, slot, (host, gpu), uses),
+    }
+}
+
 fn booked_state(vm: &VmName, seen: Option<&ObservedPartition>, host: &HostInventory) -> PartitionState {
     let runs = host.domain(vm).is_some_and(|domain| domain.state.is_active());
     match seen {
@@ -167,8 +212,13 @@ fn booked_state(vm: &VmName, seen: Option<&ObservedPartition>, host: &HostInvent
     }
 }
 
-fn unbooked_state(plan: &Plan, slot: &SlotKey, host: &HostInventory, gpu: Option<&Gpu>) -> PartitionState {
-    let used = gpu.is_some_and(|gpu| Uses::of(host).is_used(slot.slot, gpu));
+fn unbooked_state(
+    plan: &Plan,
+    slot: &SlotKey,
+    (host, gpu): (&HostInventory, Option<&Gpu>),
+    uses: &Uses,
+) -> PartitionState {
+    let used = gpu.is_some_and(|gpu| uses.is_used(slot.slot, gpu));
     if used {
         PartitionState::Foreign
     } else if gpu.is_none() || placement::unready(slot, plan, host).is_some() {

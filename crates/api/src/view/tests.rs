@@ -12,7 +12,10 @@ use tranche_core::plan::{Booking, GpuPlan, Plan, VmGoal, VmPlan};
 use tranche_core::spec::{GpuMode, GpuSpec, Request, Run, Spec, VmSource, VmSpec};
 use tranche_core::step::VFIO_DRIVER;
 
-use super::{GpuStatus, PartitionState, Sources, VmState, gpu, gpus, host, partitions, vm};
+use super::{
+    GpuFigures, GpuStatus, PartitionFigures, PartitionState, Sources, VmFigures, VmState, gpu, gpus, host,
+    hosts, overview, partitions, vm, vms,
+};
 
 /// A situation: node1 with one GPU in four, and VM `a` that asks for a partition.
 struct Situation {
@@ -200,8 +203,44 @@ impl Situation {
         self
     }
 
+    /// In every situation the figures are those that whoever reads the lists would count.
     fn sources(&self) -> Sources<'_> {
-        Sources { spec: &self.spec, plan: &self.plan, inventory: &self.inventory, findings: &self.findings }
+        let Self { spec, plan, inventory, findings } = self;
+        let sources = Sources { spec, plan, inventory, findings };
+        let figures = overview(&sources);
+        let partitions = partitions(&sources);
+        let partitions_are = |state| partitions.iter().filter(|partition| partition.state == state).count();
+        let assigned = partitions.iter().filter(|partition| partition.vm.is_some()).count();
+        let counted = PartitionFigures {
+            total: partitions.len(),
+            assigned,
+            free: partitions_are(PartitionState::Free),
+            lost: partitions_are(PartitionState::Lost),
+        };
+        assert_eq!(figures.partitions, counted);
+        let vms = vms(&sources);
+        let vms_are = |state| vms.iter().filter(|vm| vm.state == state).count();
+        let counted = VmFigures {
+            total: vms.len(),
+            running: vms_are(VmState::Running),
+            waiting: vms_are(VmState::Waiting),
+            stopped: vms_are(VmState::Stopped),
+            unknown: vms_are(VmState::Unknown),
+        };
+        assert_eq!(figures.vms, counted);
+        let gpus = gpus(&sources);
+        let modes_are = |is: fn(&GpuMode) -> bool| gpus.iter().filter(|gpu| is(&gpu.mode)).count();
+        let counted = GpuFigures {
+            total: gpus.len(),
+            host: modes_are(|mode| *mode == GpuMode::Host),
+            partitioned: modes_are(|mode| mode.partitions().is_some()),
+            passthrough: modes_are(|mode| matches!(mode, GpuMode::Passthrough { .. })),
+            broken: gpus.iter().filter(|gpu| gpu.status.is_broken()).count(),
+        };
+        assert_eq!(figures.gpus, counted);
+        let hosts = hosts(&sources);
+        assert_eq!((figures.hosts.total, figures.hosts.up), (hosts.len(), hosts.len()), "nobody is a member");
+        sources
     }
 
     fn states(&self) -> Vec<PartitionState> {

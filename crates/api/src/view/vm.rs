@@ -182,7 +182,7 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
     VmView {
         name: name.clone(),
         id: spec.id,
-        state: state(spec.run, planned, host, domain, &findings),
+        state: state(spec.run, planned, host, domain, || findings.clone()),
         run: spec.run,
         host: planned.map(|planned| planned.host.clone()),
         moves_to: journey.map(|journey| journey.other.clone()),
@@ -211,6 +211,16 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
     }
 }
 
+/// What each VM does.
+pub(super) fn states<'a>(sources: &'a Sources<'a>) -> impl Iterator<Item = VmState> + 'a {
+    sources.spec.vms.iter().map(|(name, spec)| {
+        let planned = sources.plan.vms.get(name);
+        let host = planned.and_then(|planned| sources.host(&planned.host));
+        let domain = host.and_then(|host| host.domain(name)).filter(|domain| domain.uuid == spec.id.0);
+        state(spec.run, planned, host, domain, || sources.about_vm(name))
+    })
+}
+
 fn observed_gpu<'a>(sources: &Sources<'a>, key: &GpuKey) -> Option<&'a Gpu> {
     sources.host(&key.host)?.gpus.get(&key.address)
 }
@@ -230,7 +240,7 @@ fn state(
     planned: Option<&VmPlan>,
     host: Option<&HostInventory>,
     domain: Option<&Domain>,
-    findings: &[Finding],
+    findings: impl FnOnce() -> Vec<Finding>,
 ) -> VmState {
     if planned.is_some() && host.is_none_or(|host| host.domains().is_none()) {
         return VmState::Unknown;
@@ -246,7 +256,7 @@ fn state(
         Some(DomainState::Running) if stays_up => VmState::Running,
         Some(DomainState::Paused) if stays_up => VmState::Paused,
         Some(DomainState::Running | DomainState::Paused | DomainState::ShuttingDown) => VmState::Stopping,
-        Some(DomainState::Off { .. }) | None => idle_state(run, goal, findings),
+        Some(DomainState::Off { .. }) | None => idle_state(run, goal, &findings()),
     }
 }
 

@@ -1,12 +1,10 @@
 //! The first page: how everything is, in figures, and what needs somebody. It never lists all of anything.
 
 use maud::{Markup, html};
-use tranche_api::view::{GpuStatus, GpuView, HostView, PartitionState, PartitionView, VmState, VmView};
+use tranche_api::view::{GpuFigures, HostFigures, Overview, PartitionFigures, VmFigures};
 use tranche_core::capacity::{Capacity, SizeCapacity};
 use tranche_core::finding::{Finding, Severity};
 use tranche_core::operation::Operation;
-use tranche_core::plan::Standing;
-use tranche_core::spec::{Duty, GpuMode};
 
 use crate::ask::{Answer, Visit};
 use crate::layout::{Page, live};
@@ -14,26 +12,24 @@ use crate::links;
 use crate::parts::operation::progress;
 use crate::parts::table::{number, table, text};
 use crate::parts::{finding, meter, nothing};
-use crate::words::{Tone, badge, gpu_tone, number as count_of, operation_state, size_if_known, unknown};
+use crate::words::{Tone, badge, number as count_of, operation_state, size_if_known, unknown};
 
 /// How many findings, and operations, are shown here at most.
 const SHOWN_MAX: usize = 8;
 
 /// The overview.
 pub(crate) async fn show(visit: Visit) -> Answer {
-    let (hosts, gpus, partitions, vms, capacity, findings, operations) = tokio::join!(
-        visit.get::<Vec<HostView>>("/v1/hosts"),
-        visit.get::<Vec<GpuView>>("/v1/gpus"),
-        visit.get::<Vec<PartitionView>>("/v1/partitions"),
-        visit.get::<Vec<VmView>>("/v1/vms"),
+    let (figures, capacity, findings, operations) = tokio::join!(
+        visit.get::<Overview>("/v1/overview"),
         visit.get::<Capacity>("/v1/capacity"),
         visit.get::<Vec<Finding>>("/v1/findings"),
         visit.get::<Vec<Operation>>("/v1/operations"),
     );
+    let Overview { hosts, gpus, partitions, vms } = figures?;
     let (capacity, findings) = (capacity?, findings?);
     let tiles = html! {
         div class="tiles" {
-            (of_hosts(&hosts?)) (of_gpus(&gpus?)) (of_partitions(&partitions?)) (of_vms(&vms?)) (of_capacity(&capacity))
+            (of_hosts(&hosts)) (of_gpus(&gpus)) (of_partitions(&partitions)) (of_vms(&vms)) (of_capacity(&capacity))
         }
     };
     let body = html! {
@@ -74,57 +70,39 @@ fn parts(parts: &[(usize, &str)]) -> String {
     if told.is_empty() { unknown() } else { told.join(", ") }
 }
 
-fn of_hosts(hosts: &[HostView]) -> Markup {
-    let is_up = |host: &&HostView| host.member.as_ref().is_none_or(|member| member.standing == Standing::Up);
-    let up = hosts.iter().filter(is_up).count();
-    let kept = hosts
-        .iter()
-        .filter(|host| host.member.as_ref().is_some_and(|member| member.duty == Duty::Maintenance));
-    let (down, kept) = (hosts.len() - up, kept.count());
+fn of_hosts(hosts: &HostFigures) -> Markup {
+    let down = hosts.total.saturating_sub(hosts.up);
     let tone = if down > 0 { Tone::Bad } else { Tone::Good };
-    let more = parts(&[(up, "up"), (down, "down or lost"), (kept, "in maintenance")]);
-    tile("/hosts", "Hosts", &hosts.len().to_string(), tone, html! { (more) })
+    let more = parts(&[(hosts.up, "up"), (down, "down or lost"), (hosts.maintenance, "in maintenance")]);
+    tile("/hosts", "Hosts", &hosts.total.to_string(), tone, html! { (more) })
 }
 
-fn of_gpus(gpus: &[GpuView]) -> Markup {
-    let count = |is: fn(&GpuMode) -> bool| gpus.iter().filter(|gpu| is(&gpu.mode)).count();
-    let split = count(|mode| matches!(mode, GpuMode::Partitioned { .. } | GpuMode::Mixed { .. }));
-    let whole = count(|mode| matches!(mode, GpuMode::Passthrough { .. }));
-    let idle = count(|mode| matches!(mode, GpuMode::Host));
-    let is_broken = |gpu: &&GpuView| {
-        matches!(gpu_tone(gpu.status), Tone::Bad)
-            || matches!(gpu.status, GpuStatus::NeedsReset | GpuStatus::NeedsReboot)
-    };
-    let broken = gpus.iter().filter(is_broken).count();
-    let tone = if broken > 0 { Tone::Bad } else { Tone::Good };
+fn of_gpus(gpus: &GpuFigures) -> Markup {
+    let tone = if gpus.broken > 0 { Tone::Bad } else { Tone::Good };
     let more = parts(&[
-        (broken, "broken"),
-        (split, "partitioned"),
-        (whole, "passed through"),
-        (idle, "left to the host"),
+        (gpus.broken, "broken"),
+        (gpus.partitioned, "partitioned"),
+        (gpus.passthrough, "passed through"),
+        (gpus.host, "left to the host"),
     ]);
-    tile("/gpus", "GPUs", &gpus.len().to_string(), tone, html! { (more) })
+    tile("/gpus", "GPUs", &gpus.total.to_string(), tone, html! { (more) })
 }
 
-fn of_partitions(partitions: &[PartitionView]) -> Markup {
-    let count = |state| partitions.iter().filter(|partition| partition.state == state).count();
-    let (free, lost) = (count(PartitionState::Free), count(PartitionState::Lost));
-    let assigned = partitions.iter().filter(|partition| partition.vm.is_some()).count();
-    let other = partitions.len().saturating_sub(free + assigned);
+fn of_partitions(partitions: &PartitionFigures) -> Markup {
+    let PartitionFigures { total, assigned, free, lost } = *partitions;
+    let other = total.saturating_sub(free + assigned);
     let tone = if lost > 0 { Tone::Bad } else { Tone::Plain };
     let more = html! {
-        (meter("Partitions assigned", assigned, partitions.len()))
+        (meter("Partitions assigned", assigned, total))
         (parts(&[(assigned, "assigned"), (free, "free"), (other, "not to be had")]))
     };
-    tile("/gpus", "Partitions", &partitions.len().to_string(), tone, more)
+    tile("/gpus", "Partitions", &total.to_string(), tone, more)
 }
 
-fn of_vms(vms: &[VmView]) -> Markup {
-    let count = |state| vms.iter().filter(|vm| vm.state == state).count();
-    let (running, waiting) = (count(VmState::Running), count(VmState::Waiting));
-    let (stopped, silent) = (count(VmState::Stopped), count(VmState::Unknown));
-    let other = vms.len() - running - waiting - stopped - silent;
-    let tone = match (silent, waiting) {
+fn of_vms(vms: &VmFigures) -> Markup {
+    let VmFigures { total, running, waiting, stopped, unknown } = *vms;
+    let other = total.saturating_sub(running + waiting + stopped + unknown);
+    let tone = match (unknown, waiting) {
         (0, 0) => Tone::Good,
         (0, _) => Tone::Warn,
         _ => Tone::Bad,
@@ -134,9 +112,9 @@ fn of_vms(vms: &[VmView]) -> Markup {
         (waiting, "waiting"),
         (other, "on the way"),
         (stopped, "stopped"),
-        (silent, "unknown"),
+        (unknown, "unknown"),
     ];
-    tile("/vms", "VMs", &vms.len().to_string(), tone, html! { (parts(&told)) })
+    tile("/vms", "VMs", &total.to_string(), tone, html! { (parts(&told)) })
 }
 
 /// Red if the loss of some host would leave protected VMs without a place, amber if nothing more could start, else green.

@@ -259,6 +259,23 @@ fn the_checker_finds_a_planted_double_booking() {
         plan.bookings.insert(planted, booking.clone());
         let found = check::check(&plan);
         assert!(found.iter().any(|finding| finding.message.contains(about)), "{about}: {found:#?}");
+        assert_eq!(check::check_changes(&world.plan, &plan), found, "what is as before is sound");
+    }
+    for (plant, about) in [
+        (
+            (|plan| drop(plan.gpus.remove(&gpu(1)))) as fn(&mut tranche_core::plan::Plan),
+            "does not exist in mode",
+        ),
+        (
+            |plan| plan.vms.get_mut(&vm("a")).unwrap().host = "elsewhere".parse().unwrap(),
+            "runs on host elsewhere",
+        ),
+    ] {
+        let mut plan = world.plan.clone();
+        plant(&mut plan);
+        let found = check::check(&plan);
+        assert!(found.iter().any(|finding| finding.message.contains(about)), "{about}: {found:#?}");
+        assert_eq!(check::check_changes(&world.plan, &plan), found, "what is as before is sound");
     }
     let device = world.domains()["a"].live_devices.clone();
     let twin = tranche_core::inventory::Domain {

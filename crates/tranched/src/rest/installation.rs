@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use tranche_api::answer::{Accepted, Applied, Diagnosis, Preview, WhyNot};
+use tranche_api::view::{self, Overview};
 use tranche_core::change::Change;
 use tranche_core::declare::Declaration;
 use tranche_core::finding::Finding;
@@ -15,10 +16,24 @@ use tranche_core::spec::Policy;
 
 use super::input::{ChangeQuery, InPath, InQuery, InWholeBody, NoQuery};
 use super::page::{InPage, PageQuery, Paged};
-use super::{App, Refusal};
+use super::{App, Refusal, sources};
 use crate::clock;
 use crate::engine;
 use crate::openapi::Refusals;
+
+/// Everything in figures.
+#[utoipa::path(
+    get,
+    path = "/v1/overview", operation_id = "overview",
+    tag = "installation",
+    responses((status = 200, description = "How many of everything there are, and how they are.", body = Overview), Refusals)
+)]
+pub(super) async fn overview(
+    State(app): State<App>,
+    InQuery(NoQuery {}): InQuery<NoQuery>,
+) -> Result<Json<Overview>, Refusal> {
+    app.ask(|engine| Ok(view::overview(&sources(&engine.view())))).await.map(Json)
+}
 
 /// What is wrong or waits, the gravest first.
 #[utoipa::path(

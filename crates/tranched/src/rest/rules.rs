@@ -114,6 +114,9 @@ pub(super) async fn capacity(
     let without = without.map_err(|error| Refusal::from(say::invalid_name(&error)))?;
     let answer = app.ask(move |engine| {
         let seen = engine.view();
+        if without.is_empty() {
+            return Ok(seen.capacity().clone());
+        }
         let state = change::State { spec: &seen.spec, plan: &seen.plan, inventory: &seen.inventory };
         capacity::capacity(state, &without).map_err(Rejected::Refused)
     });

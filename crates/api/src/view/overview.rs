@@ -1,0 +1,157 @@
+//! How everything is, in figures: for the first page, and for whoever counts.
+//!
+//! The rows behind the figures are those of the lists; none of them is made for it, since a site has thousands.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use tranche_core::name::HostName;
+use tranche_core::plan::Standing;
+use tranche_core::spec::{Duty, GpuMode};
+
+use super::partition::{PartitionState, states_on};
+use super::{GpuStatus, Sources, VmState, gpu, vm};
+
+/// Everything in figures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Overview {
+    /// Hosts that have reported.
+    pub hosts: HostFigures,
+    /// GPUs that are reported, spoken for or in use.
+    pub gpus: GpuFigures,
+    /// Partitions of all GPUs.
+    pub partitions: PartitionFigures,
+    /// VMs.
+    pub vms: VmFigures,
+}
+
+/// Hosts in figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HostFigures {
+    /// All of them.
+    pub total: usize,
+    /// Those that are up.
+    pub up: usize,
+    /// Those in maintenance.
+    pub maintenance: usize,
+}
+
+/// GPUs in figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct GpuFigures {
+    /// All of them.
+    pub total: usize,
+    /// Those that are left to their host.
+    pub host: usize,
+    /// Those that are split.
+    pub partitioned: usize,
+    /// Those that are given away whole.
+    pub passthrough: usize,
+    /// Those that are stuck, sick, gone or wait for a reset, in whatever mode.
+    pub broken: usize,
+}
+
+/// Partitions in figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PartitionFigures {
+    /// All of them.
+    pub total: usize,
+    /// Those that a VM of Tranche has.
+    pub assigned: usize,
+    /// Those that could be had now.
+    pub free: usize,
+    /// Those whose device is gone while the VM runs.
+    pub lost: usize,
+}
+
+/// VMs in figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VmFigures {
+    /// All of them.
+    pub total: usize,
+    /// Those that run.
+    pub running: usize,
+    /// Those that wait for room.
+    pub waiting: usize,
+    /// Those that are off, as they shall be.
+    pub stopped: usize,
+    /// Those of which nothing is known, because their host is silent.
+    pub unknown: usize,
+}
+
+/// Everything in figures.
+pub fn overview(sources: &Sources<'_>) -> Overview {
+    Overview {
+        hosts: hosts(sources),
+        gpus: gpus(sources),
+        partitions: partitions(sources),
+        vms: vms(sources),
+    }
+}
+
+fn hosts(sources: &Sources<'_>) -> HostFigures {
+    let mut figures = HostFigures { total: sources.inventory.len(), ..HostFigures::default() };
+    for host in sources.inventory.keys() {
+        let standing = sources.plan.hosts.get(host).map(|planned| planned.standing).unwrap_or_default();
+        let wish = sources.spec.hosts.get(host);
+        figures.up += usize::from(wish.is_none() || standing == Standing::Up);
+        figures.maintenance += usize::from(wish.is_some_and(|wish| wish.duty == Duty::Maintenance));
+    }
+    figures
+}
+
+fn gpus(sources: &Sources<'_>) -> GpuFigures {
+    let mut figures = GpuFigures::default();
+    for (mode, status) in gpu::statuses(sources) {
+        figures.total += 1;
+        figures.broken += usize::from(status.is_broken());
+        *match mode {
+            GpuMode::Host => &mut figures.host,
+            GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => &mut figures.partitioned,
+            GpuMode::Passthrough { .. } => &mut figures.passthrough,
+        } += 1;
+    }
+    figures
+}
+
+fn partitions(sources: &Sources<'_>) -> PartitionFigures {
+    let mut figures = PartitionFigures::default();
+    let planned = sources.plan.gpus.keys().map(|gpu| &gpu.host);
+    let hosts: BTreeSet<&HostName> = sources.inventory.keys().chain(planned).collect();
+    for state in hosts.into_iter().flat_map(|host| states_on(sources, host)) {
+        figures.total += 1;
+        match state {
+            PartitionState::Free => figures.free += 1,
+            PartitionState::Booked | PartitionState::InUse => figures.assigned += 1,
+            PartitionState::Lost => {
+                figures.assigned += 1;
+                figures.lost += 1;
+            }
+            PartitionState::Foreign | PartitionState::Unready => {}
+        }
+    }
+    figures
+}
+
+fn vms(sources: &Sources<'_>) -> VmFigures {
+    let mut figures = VmFigures::default();
+    for state in vm::states(sources) {
+        figures.total += 1;
+        match state {
+            VmState::Running => figures.running += 1,
+            VmState::Waiting => figures.waiting += 1,
+            VmState::Stopped => figures.stopped += 1,
+            VmState::Unknown => figures.unknown += 1,
+            VmState::Paused | VmState::Starting | VmState::Moving | VmState::Stopping | VmState::Deleting => {
+            }
+        }
+    }
+    figures
+}
+
+impl GpuStatus {
+    /// Whether somebody has to see to it.
+    pub fn is_broken(self) -> bool {
+        matches!(self, Self::Stuck | Self::Sick | Self::Gone | Self::NeedsReset | Self::NeedsReboot)
+    }
+}
