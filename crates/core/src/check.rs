@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostics::invariant;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{DeviceSource, DomainState, Inventory};
-use crate::name::{GpuKey, HostName, Slot, SlotKey, VmName};
+use crate::name::{HostName, Slot, SlotKey, VmName};
 use crate::plan::{Booking, Plan, VmGoal};
 use crate::spec::GpuMode;
 

@@ -146,13 +146,15 @@ pub fn gpus(sources: &Sources<'_>) -> Vec<GpuView> {
     keys.iter().filter_map(|key| build(sources, key, uses.of(sources, &key.host))).collect()
 }
 
-/// What each GPU is used for and how it is, without the rest.
-pub(super) fn statuses<'a>(sources: &'a Sources<'a>) -> impl Iterator<Item = (&'a GpuMode, GpuStatus)> {
+/// What each GPU is used for, how it is, and what its partitions are doing, without the rest.
+pub(super) fn states<'a>(
+    sources: &'a Sources<'a>,
+) -> impl Iterator<Item = (&'a GpuMode, GpuStatus, Vec<PartitionState>)> {
     let mut uses = UsesOfHost::default();
     keys(sources).into_iter().map(move |key| {
         let partitions = states_of(sources, &key, uses.of(sources, &key.host));
         let mode = sources.plan.mode(&key);
-        (mode, status(sources, &key, mode, &partitions))
+        (mode, status(sources, &key, mode, &partitions), partitions)
     })
 }
 

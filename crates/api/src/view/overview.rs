@@ -2,14 +2,11 @@
 //!
 //! The rows behind the figures are those of the lists; none of them is made for it, since a site has thousands.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
-use tranche_core::name::HostName;
 use tranche_core::plan::Standing;
 use tranche_core::spec::{Duty, GpuMode};
 
-use super::partition::{PartitionState, states_on};
+use super::partition::PartitionState;
 use super::{GpuStatus, Sources, VmState, gpu, vm};
 
 /// Everything in figures.
@@ -81,12 +78,8 @@ pub struct VmFigures {
 
 /// Everything in figures.
 pub fn overview(sources: &Sources<'_>) -> Overview {
-    Overview {
-        hosts: hosts(sources),
-        gpus: gpus(sources),
-        partitions: partitions(sources),
-        vms: vms(sources),
-    }
+    let (gpus, partitions) = gpus(sources);
+    Overview { hosts: hosts(sources), gpus, partitions, vms: vms(sources) }
 }
 
 fn hosts(sources: &Sources<'_>) -> HostFigures {
@@ -100,37 +93,34 @@ fn hosts(sources: &Sources<'_>) -> HostFigures {
     figures
 }
 
-fn gpus(sources: &Sources<'_>) -> GpuFigures {
-    let mut figures = GpuFigures::default();
-    for (mode, status) in gpu::statuses(sources) {
-        figures.total += 1;
-        figures.broken += usize::from(status.is_broken());
+fn gpus(sources: &Sources<'_>) -> (GpuFigures, PartitionFigures) {
+    let (mut gpus, mut partitions) = (GpuFigures::default(), PartitionFigures::default());
+    for (mode, status, states) in gpu::states(sources) {
+        gpus.total += 1;
+        gpus.broken += usize::from(status.is_broken());
         *match mode {
-            GpuMode::Host => &mut figures.host,
-            GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => &mut figures.partitioned,
-            GpuMode::Passthrough { .. } => &mut figures.passthrough,
+            GpuMode::Host => &mut gpus.host,
+            GpuMode::Partitioned { .. } | GpuMode::Mixed { .. } => &mut gpus.partitioned,
+            GpuMode::Passthrough { .. } => &mut gpus.passthrough,
         } += 1;
-    }
-    figures
-}
-
-fn partitions(sources: &Sources<'_>) -> PartitionFigures {
-    let mut figures = PartitionFigures::default();
-    let planned = sources.plan.gpus.keys().map(|gpu| &gpu.host);
-    let hosts: BTreeSet<&HostName> = sources.inventory.keys().chain(planned).collect();
-    for state in hosts.into_iter().flat_map(|host| states_on(sources, host)) {
-        figures.total += 1;
-        match state {
-            PartitionState::Free => figures.free += 1,
-            PartitionState::Booked | PartitionState::InUse => figures.assigned += 1,
-            PartitionState::Lost => {
-                figures.assigned += 1;
-                figures.lost += 1;
-            }
-            PartitionState::Foreign | PartitionState::Unready => {}
+        for state in states {
+            count(&mut partitions, state);
         }
     }
-    figures
+    (gpus, partitions)
+}
+
+fn count(partitions: &mut PartitionFigures, state: PartitionState) {
+    partitions.total += 1;
+    match state {
+        PartitionState::Free => partitions.free += 1,
+        PartitionState::Booked | PartitionState::InUse => partitions.assigned += 1,
+        PartitionState::Lost => {
+            partitions.assigned += 1;
+            partitions.lost += 1;
+        }
+        PartitionState::Foreign | PartitionState::Unready => {}
+    }
 }
 
 fn vms(sources: &Sources<'_>) -> VmFigures {
