@@ -14,7 +14,7 @@ use tranche_core::spec::Spec;
 use tranche_store::State;
 
 use super::{Desk, Inner, Rejected, Submitted, WISH_TRIES, is_conflict, new_operation};
-use crate::view;
+use crate::{trail, view};
 
 /// How many wishes one commit may hold. Each is a few records; the store takes 128 in one transaction.
 const TOGETHER_MAX: usize = 16;
@@ -29,6 +29,8 @@ pub(super) struct Wishes {
 struct Wish {
     change: Change,
     now: Timestamp,
+    /// Where whoever asks stands in a trace that is kept.
+    follows: Option<String>,
     answer: Mutex<Option<Result<Submitted, Rejected>>>,
 }
 
@@ -41,7 +43,8 @@ impl Wish {
 impl Desk {
     /// Stores a wish, and returns when it is stored or refused.
     pub(super) fn take(&self, change: &Change, now: Timestamp) -> Result<Submitted, Rejected> {
-        let wish = Arc::new(Wish { change: change.clone(), now, answer: Mutex::new(None) });
+        let (change, follows, answer) = (change.clone(), trail::kept_here(), Mutex::new(None));
+        let wish = Arc::new(Wish { change, now, follows, answer });
         lock(&self.wishes.waiting).push_back(Arc::clone(&wish));
         loop {
             let mut inner = self.lock();
@@ -106,6 +109,12 @@ impl Desk {
                 }
             }
         });
+        let operations = accepted.iter().filter_map(|accepted| match accepted {
+            Submitted::Accepted { operation, .. } => Some(&**operation),
+            Submitted::Preview { .. } => None,
+        });
+        let follows = wishes.iter().map(|wish| wish.follows.as_deref());
+        self.lay_trails(&next.plan, operations.zip(follows));
         if !accepted.is_empty() {
             self.commit_wish(inner, next)?;
         }

@@ -29,7 +29,7 @@ use tranche_core::diagnostics as say;
 
 use super::guard::Peer;
 use super::input::too_large;
-use super::{App, Refusal};
+use super::{App, Refusal, followed};
 use crate::clock;
 use crate::cluster::door::Caller;
 
@@ -74,6 +74,7 @@ pub(super) async fn by_socket(
     let uid = peer.and_then(|Extension(ConnectInfo(peer))| peer.uid());
     let who = uid.map_or_else(|| "uid unknown".to_owned(), |uid| format!("uid {uid}"));
     request.extensions_mut().insert(Asker { who, role: Role::Admin });
+    followed::is_asked_by(Role::Admin);
     request.extensions_mut().insert(From("socket".to_owned()));
     next.run(request).await
 }
@@ -107,6 +108,7 @@ pub(super) async fn by_web(
     let extensions = request.extensions_mut();
     extensions.insert(from);
     if let Some((asker, session)) = known {
+        followed::is_asked_by(asker.role);
         if let Some(session) = session {
             extensions.insert(tranche_console::Visitor {
                 name: asker.who.clone(),
