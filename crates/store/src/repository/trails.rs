@@ -16,7 +16,7 @@ use tranche_core::name::{OperationId, Timestamp};
 use super::stored::{decode, encode};
 use super::{Repository, RepositoryError};
 use crate::key::{Key, KeyRange};
-use crate::txn::Txn;
+use crate::txn::{OPS_MAX, Txn};
 
 const TRAILS: &str = "trail";
 /// How long a trail is kept at most, in milliseconds: an operation that waits longer is followed no more.
@@ -45,13 +45,15 @@ impl Repository {
             return Ok(());
         }
         let lease = self.store.grant(TRAIL_TTL_MS)?;
-        let mut txn = Txn::new();
-        for trail in trails {
-            let key = key_of(trail.operation);
-            let value = encode(&key, trail)?;
-            txn = txn.put_leased(key, value, lease.id);
+        for trails in trails.chunks(OPS_MAX) {
+            let mut txn = Txn::new();
+            for trail in trails {
+                let key = key_of(trail.operation);
+                let value = encode(&key, trail)?;
+                txn = txn.put_leased(key, value, lease.id);
+            }
+            let _ = self.store.commit(&txn)?;
         }
-        let _ = self.store.commit(&txn)?;
         Ok(())
     }
 
@@ -70,11 +72,10 @@ impl Repository {
     /// # Errors
     /// Whether it was stored is not known.
     pub fn end_trails(&self, operations: &[OperationId]) -> Result<(), RepositoryError> {
-        if operations.is_empty() {
-            return Ok(());
+        for operations in operations.chunks(OPS_MAX) {
+            let txn = operations.iter().fold(Txn::new(), |txn, operation| txn.delete(key_of(*operation)));
+            let _ = self.store.commit(&txn)?;
         }
-        let txn = operations.iter().fold(Txn::new(), |txn, operation| txn.delete(key_of(*operation)));
-        let _ = self.store.commit(&txn)?;
         Ok(())
     }
 }
