@@ -22,6 +22,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use hyper::Method;
 use tracing::Dispatch;
 use tracing::dispatcher;
 use tracing_subscriber::registry::{LookupSpan, Registry};
@@ -98,4 +99,18 @@ fn here() -> Option<String> {
         let mut scope = registry.span(&current)?.scope();
         scope.find_map(|span| span.extensions().get::<Made>().map(|made| made.context().to_string()))
     })
+}
+
+/// A method, unless somebody made it up.
+pub(crate) fn known_method(method: &Method) -> &str {
+    let is_known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+    if is_known.contains(method) { method.as_str() } else { "_OTHER" }
 }

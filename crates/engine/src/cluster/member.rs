@@ -135,9 +135,10 @@ impl Member {
         let unread = unread.map(|error| part_unread(&self.name, &error.finding().message));
         let fresh = self.keep(&mut inner, read);
         inner.domains.clone_from(&domains);
-        // After what was decided: an operation's trail is laid before it is stored.
-        let trails = Trails::of(&self.repository);
-        let trails = inner.part.as_ref().map(|part| trails.on(&self.name, &part.plan)).unwrap_or_default();
+        // After what was decided: an operation's trail is laid before it is stored. A store that does not answer is not waited for again.
+        let known = inner.part.as_ref().filter(|_| fresh);
+        let trails = known.map(|part| Trails::of(&self.repository).on(&self.name, &part.plan));
+        let trails = trails.unwrap_or_default();
         let _turn = trails.turn(&self.name, now).entered();
         inner.hand.is_followed_by(trails);
         let mut seen = inner.hand.look(now);

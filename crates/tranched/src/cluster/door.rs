@@ -34,7 +34,7 @@ use tranche_engine::trail;
 
 use super::book::{self, Book};
 use super::pki;
-use crate::traces::TRACEPARENT;
+use crate::traces::{TRACEPARENT, known_method};
 
 /// How long a handshake, and a whole exchange, may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
@@ -215,7 +215,7 @@ impl Connection {
             target: trail::TARGET,
             "ask a member",
             trail.kind = "client",
-            http.request.method = head.method.as_str(),
+            http.request.method = known_method(&head.method),
             server.address = self.address,
         );
         // Whoever it is asked for follows what is done there, too.

@@ -3,7 +3,7 @@
 //! Deliberately absent: paths, queries, headers, bodies and who asked by name. They may hold what nobody else may read.
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, Method};
+use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::field::Empty;
@@ -11,7 +11,7 @@ use tracing::{Instrument as _, Span};
 use tranche_core::access::Role;
 use tranche_engine::trail::{self, TARGET};
 
-use crate::traces::TRACEPARENT;
+use crate::traces::{TRACEPARENT, known_method};
 
 /// Follows a request of somebody from outside: in their own trace if they name one, else in a new one.
 pub(super) async fn begin(request: Request, next: Next) -> Response {
@@ -33,7 +33,7 @@ async fn follow(request: Request, next: Next, begins: bool) -> Response {
         trail.begins = begins,
         trail.kind = "server",
         trail.follows = traceparent(request.headers()),
-        http.request.method = known(request.method()),
+        http.request.method = known_method(request.method()),
         http.route = Empty,
         http.response.status_code = Empty,
         tranche.role = Empty,
@@ -66,18 +66,4 @@ pub(super) fn is_asked_by(role: Role) {
 fn traceparent(headers: &HeaderMap) -> Option<&str> {
     let mut named = headers.get_all(TRACEPARENT).iter();
     named.next().filter(|_| named.next().is_none())?.to_str().ok()
-}
-
-/// A method, unless somebody made it up.
-fn known(method: &Method) -> &str {
-    let is_known = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-        Method::OPTIONS,
-    ];
-    if is_known.contains(method) { method.as_str() } else { "_OTHER" }
 }
