@@ -4,9 +4,12 @@
 //! and what of their answers matters, is decided here by method and path alone. Between that look and the change somebody else may
 //! change the same thing; their entry says so, too.
 //!
-//! Deliberately absent: GPUs that are meant by a set and not by name; what brings a host into a cluster or out of it, and what makes something that was not there.
+//! Which GPUs a set means, and what comes of a host that is to get into a cluster or out of it, no request tells: there, the same addresses
+//! are read once more when it was taken.
+//!
+//! Deliberately absent: what makes something that was not there, and what a host that is on its way into a cluster becomes later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use tranche_api::access::Changed;
@@ -40,6 +43,7 @@ const OF_VM_WITH_GPU: &[&str] = &["state", "host", "request"];
 const OF_HOST: &[&str] = &["duty", "labels", "agent", "leave_off", "reserved_memory_mib"];
 const OF_USER: &[&str] = &["role", "password_at"];
 const OF_TOKEN: &[&str] = &["role", "expires_at"];
+const OF_CLUSTER: &[&str] = &["standing", "cluster"];
 const OF_MEMBER: &[&str] = &["address", "role", "version"];
 
 /// A request that changes something that is there.
@@ -62,6 +66,7 @@ enum Of {
     User(String),
     Token(String),
     Member(String),
+    Cluster,
     Declaration,
 }
 
@@ -99,6 +104,9 @@ impl Deed {
             ("DELETE", ["users", name]) => (Of::User(own(name)), Compare::All),
             ("DELETE", ["tokens", name]) => (Of::Token(own(name)), Compare::All),
             ("DELETE", ["cluster", "members", name]) => (Of::Member(own(name)), Compare::All),
+            ("POST", ["cluster", "init" | "join" | "leave" | "replace" | "restore"]) => {
+                (Of::Cluster, Compare::All)
+            }
             ("POST", ["apply"]) => (Of::Declaration, Compare::Asked),
             _ => return None,
         };
@@ -116,9 +124,28 @@ impl Deed {
             Of::Policy | Of::Failover => vec!["/v1/policy".to_owned()],
             Of::User(_) => vec!["/v1/users".to_owned()],
             Of::Token(_) => vec!["/v1/tokens".to_owned()],
-            Of::Member(_) => vec!["/v1/cluster".to_owned()],
+            Of::Member(_) | Of::Cluster => vec!["/v1/cluster".to_owned()],
             Of::Declaration => ["/v1/policy", "/v1/gpus", "/v1/vms", "/v1/rules"].map(str::to_owned).into(),
         }
+    }
+
+    /// Whether only another look at the same addresses tells what a request led to.
+    pub fn is_seen_afterwards(&self, asked: &Value) -> bool {
+        match &self.of {
+            Of::Gpus => asked["selection"]["gpus"].as_array().is_none_or(Vec::is_empty),
+            Of::Cluster => true,
+            _ => false,
+        }
+    }
+
+    /// What differs between two looks, if both could be had.
+    pub fn changed_between(&self, told: &[Value], told_afterwards: &[Value]) -> Vec<Changed> {
+        if [told, told_afterwards].into_iter().flatten().any(Value::is_null) {
+            return Vec::new();
+        }
+        let (before, after) = (leaves(&self.before(told)), leaves(&self.before(told_afterwards)));
+        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        differing(names, &before, &after)
     }
 
     /// What was otherwise, by the answers from [`Deed::told_at`] in order; what could not be had is null.
@@ -131,20 +158,7 @@ impl Deed {
         if self.compare == Compare::All {
             names.extend(before.keys().filter(|name| !after.contains_key(*name)));
         }
-        let mut changed: Vec<Changed> = names
-            .into_iter()
-            .filter(|name| before.get(*name) != after.get(*name))
-            .map(|name| Changed {
-                field: cut(name),
-                before: before.get(name).cloned(),
-                after: after.get(name).cloned(),
-            })
-            .collect();
-        if changed.len() > FIELDS_MAX {
-            changed.truncate(FIELDS_MAX);
-            changed.push(Changed { field: CUT.to_owned(), before: None, after: None });
-        }
-        changed
+        differing(names, &before, &after)
     }
 
     fn before(&self, told: &[Value]) -> Value {
@@ -159,6 +173,7 @@ impl Deed {
             Of::User(name) => some_of(named(first, "name", name), OF_USER),
             Of::Token(name) => some_of(named(first, "name", name), OF_TOKEN),
             Of::Member(name) => some_of(named(&first["members"], "host", name), OF_MEMBER),
+            Of::Cluster => of_cluster(first),
             Of::Declaration => {
                 let [policy, gpus, vms, rules] = [0, 1, 2, 3].map(|at| told.get(at).unwrap_or(&Value::Null));
                 json!({ "policy": policy, "gpus": modes(gpus), "vms": by_name(vms, as_declared), "rules": rules })
@@ -199,6 +214,27 @@ impl Deed {
     }
 }
 
+/// The fields of these names that differ, as far as an entry has room.
+fn differing<'n>(
+    names: impl IntoIterator<Item = &'n String>,
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> Vec<Changed> {
+    let names = names.into_iter().filter(|name| before.get(*name) != after.get(*name));
+    let mut changed: Vec<Changed> = names
+        .map(|name| Changed {
+            field: cut(name),
+            before: before.get(name).cloned(),
+            after: after.get(name).cloned(),
+        })
+        .collect();
+    if changed.len() > FIELDS_MAX {
+        changed.truncate(FIELDS_MAX);
+        changed.push(Changed { field: CUT.to_owned(), before: None, after: None });
+    }
+    changed
+}
+
 fn some_of(value: &Value, fields: &[&str]) -> Value {
     let kept = fields.iter().filter_map(|field| Some(((*field).to_owned(), value.get(*field)?.clone())));
     kept.collect::<Map<_, _>>().into()
@@ -213,6 +249,17 @@ fn of_host(host: &Value) -> Value {
         if !fence.is_empty() {
             fields.insert("fence".to_owned(), fence.into());
         }
+    }
+    kept
+}
+
+/// What a host is in a cluster, and who is in that.
+fn of_cluster(cluster: &Value) -> Value {
+    let mut kept = some_of(cluster, OF_CLUSTER);
+    let members = cluster["members"].as_array().into_iter().flatten();
+    let members: Vec<Value> = members.map(|member| member["host"].clone()).collect();
+    if let Some(fields) = kept.as_object_mut().filter(|_| !members.is_empty()) {
+        fields.insert("members".to_owned(), members.into());
     }
     kept
 }
@@ -357,6 +404,57 @@ mod tests {
             changed("PUT", "/v1/hosts/n1", &[host], asked),
             ["fence.options.passwd: - -> (hidden)", "labels.rack: r1 -> r2", "duty: serve -> -"]
         );
+    }
+
+    /// What differs between what was told before a request and after it.
+    fn seen(method: &str, path: &str, asked: &Value, [before, after]: [Value; 2]) -> Vec<String> {
+        let deed = Deed::of(method, path).unwrap_or_else(|| panic!("{method} {path}"));
+        assert!(deed.is_seen_afterwards(asked), "{method} {path}");
+        deed.changed_between(&[before], &[after]).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn which_gpus_a_set_means_is_seen_afterwards() {
+        let gpus = |modes: [&str; 3]| -> Value {
+            let gpu = |(number, mode): (usize, &str)| json!({ "host": format!("n{number}"), "address": "0000:41:00.0", "asked_mode": { "mode": mode } });
+            modes.into_iter().enumerate().map(gpu).collect::<Vec<_>>().into()
+        };
+        let (before, after) = (gpus(["host", "host", "passthrough"]), gpus(["partitioned", "host", "host"]));
+        for selection in [json!({}), json!({ "like": "n0/0000:41:00.0" })] {
+            let asked = json!({ "selection": selection, "mode": { "mode": "partitioned" } });
+            assert_eq!(
+                seen("PUT", "/v1/gpus/mode", &asked, [before.clone(), after.clone()]),
+                ["n0/0000:41:00.0.mode: host → partitioned", "n2/0000:41:00.0.mode: passthrough → host"]
+            );
+        }
+        let by_name = json!({ "selection": { "gpus": ["n0/0000:41:00.0"] }, "mode": { "mode": "host" } });
+        let deed = Deed::of("PUT", "/v1/gpus/mode").unwrap();
+        assert!(!deed.is_seen_afterwards(&by_name), "it tells by itself");
+    }
+
+    #[test]
+    fn what_a_host_is_in_a_cluster_and_who_is_in_that_is_told_before_and_after() {
+        let alone = json!({ "host": "n1", "standing": "alone", "members": [] });
+        let of = |standing: &str, members: &[&str]| {
+            let members: Vec<Value> =
+                members.iter().map(|host| json!({ "host": host, "address": "a" })).collect();
+            json!({ "host": "n1", "standing": standing, "cluster": "lab", "members": members })
+        };
+        let asked = json!({ "token": "TRANCHE1.secret" });
+        for path in ["/v1/cluster/init", "/v1/cluster/join"] {
+            let told = seen("POST", path, &asked, [alone.clone(), of("entering", &[])]);
+            assert_eq!(told, ["cluster: none → lab", "standing: alone → entering"]);
+        }
+        let told =
+            seen("POST", "/v1/cluster/leave", &Value::Null, [of("member", &["n1", "n2"]), alone.clone()]);
+        assert_eq!(told, ["cluster was lab", "members was n1, n2", "standing: member → alone"]);
+        let both = [of("member", &["n1", "n2"]), of("member", &["n1"])];
+        let told = seen("POST", "/v1/cluster/replace", &json!({ "host": "n2" }), both);
+        assert_eq!(told, ["members: n1, n2 → n1"]);
+        assert!(seen("POST", "/v1/cluster/restore", &Value::Null, [alone, Value::Null]).is_empty());
+        for path in ["/v1/cluster/tokens", "/v1/cluster/defragment"] {
+            assert_eq!(Deed::of("POST", path), None, "{path}: there is nothing that was otherwise");
+        }
     }
 
     #[test]

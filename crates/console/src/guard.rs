@@ -3,7 +3,7 @@
 //! Deliberately absent: proving who somebody is (the daemon does) and what they may do (the REST interface decides).
 
 use axum::body::Body;
-use axum::extract::{Form, FromRequest as _, Request};
+use axum::extract::{Form, FromRequest as _, MatchedPath, Request};
 use axum::http::header::{self, HeaderName};
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -40,6 +40,16 @@ pub(crate) async fn arrive(mut request: Request, next: Next) -> Response {
     let arrived = Arrived(request.extensions().clone());
     request.extensions_mut().insert(arrived);
     next.run(request).await
+}
+
+/// Says in an answer by which route its request came: for those outside of a router who are told no paths, which may hold secrets.
+pub async fn tell_route(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
 }
 
 /// Tells browsers what a page may do.

@@ -23,6 +23,8 @@ use axum::Router;
 use axum::middleware::from_fn;
 use tranche_core::access::Role;
 
+pub use guard::tell_route;
+
 /// The cookie that carries the secret of a session. Browsers take a name with this prefix only over TLS, for the whole host, and from
 /// nobody else.
 pub const SESSION_COOKIE: &str = "__Host-tranche-session";
@@ -48,7 +50,8 @@ pub fn router(rest: Router) -> Router {
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::not_found)
         .with_state(ask::Console { rest })
-        .layer(from_fn(guard::guard));
+        .layer(from_fn(guard::guard))
+        .layer(from_fn(guard::tell_route));
     // Extensions are taken along before any path is matched: what a path of the console holds is no business of the REST router's.
     Router::new().fallback_service(pages).layer(from_fn(guard::arrive)).layer(from_fn(guard::headers))
 }

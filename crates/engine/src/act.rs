@@ -6,9 +6,21 @@ use std::sync::Mutex;
 use std::thread;
 
 use tranche_core::finding::Finding;
-use tranche_core::name::Timestamp;
+use tranche_core::name::{HostName, Timestamp};
 use tranche_core::step::{Step, StepSubject};
 use tranche_host::Host;
+
+use crate::trail::Trails;
+
+/// Where steps are carried out, and who follows them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) host: &'a dyn Host,
+    pub(super) name: &'a HostName,
+    pub(super) trails: &'a Trails,
+    /// Steps of so many subjects are carried out side by side.
+    pub(super) workers: usize,
+}
 
 /// What came of a step.
 #[derive(Debug)]
@@ -21,11 +33,11 @@ pub(super) struct Outcome {
 
 /// Carries out steps and returns what came of each one tried, subject by subject as they first come. Steps behind one that
 /// failed are not tried. GPUs come before VMs, so that a partition is never touched while its VM starts.
-pub(super) fn act(host: &dyn Host, due: Vec<Step>, workers: usize, now: Timestamp) -> Vec<Outcome> {
+pub(super) fn act(place: Place<'_>, due: Vec<Step>, now: Timestamp) -> Vec<Outcome> {
     let (gpus, vms): (Vec<_>, Vec<_>) =
         due.into_iter().partition(|step| matches!(step.subject(), StepSubject::Gpu(_)));
-    let mut outcomes = side_by_side(host, rows(gpus), workers, now);
-    outcomes.extend(side_by_side(host, rows(vms), workers, now));
+    let mut outcomes = side_by_side(place, rows(gpus), now);
+    outcomes.extend(side_by_side(place, rows(vms), now));
     outcomes
 }
 
@@ -43,19 +55,19 @@ fn rows(due: Vec<Step>) -> Vec<Vec<Step>> {
     rows
 }
 
-fn side_by_side(host: &dyn Host, rows: Vec<Vec<Step>>, workers: usize, now: Timestamp) -> Vec<Outcome> {
-    if workers == 1 || rows.len() < 2 {
-        return rows.into_iter().flat_map(|row| in_order(host, row, now)).collect();
+fn side_by_side(place: Place<'_>, rows: Vec<Vec<Step>>, now: Timestamp) -> Vec<Outcome> {
+    if place.workers == 1 || rows.len() < 2 {
+        return rows.into_iter().flat_map(|row| in_order(place, row, now)).collect();
     }
     let count = rows.len();
     let queue = Mutex::new(rows.into_iter().enumerate());
     let done = Mutex::new(BTreeMap::new());
     let next = || queue.lock().ok()?.next();
     thread::scope(|scope| {
-        for _ in 0..workers.min(count) {
+        for _ in 0..place.workers.min(count) {
             scope.spawn(|| {
                 while let Some((index, row)) = next() {
-                    let outcomes = in_order(host, row, now);
+                    let outcomes = in_order(place, row, now);
                     if let Ok(mut done) = done.lock() {
                         done.insert(index, outcomes);
                     }
@@ -66,12 +78,14 @@ fn side_by_side(host: &dyn Host, rows: Vec<Vec<Step>>, workers: usize, now: Time
     done.into_inner().unwrap_or_default().into_values().flatten().collect()
 }
 
-fn in_order(host: &dyn Host, row: Vec<Step>, now: Timestamp) -> Vec<Outcome> {
+fn in_order(place: Place<'_>, row: Vec<Step>, now: Timestamp) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for step in row {
-        let result = host.apply(&step, now);
+        let span = place.trails.step(place.name, &step);
+        let result = span.in_scope(|| place.host.apply(&step, now));
         let failed = result.is_err();
         if let Err(finding) = &result {
+            span.record("error.type", tracing::field::display(finding.code));
             tracing::warn!(step = %step, code = %finding.code, "{}", finding.message);
         } else {
             tracing::info!(step = %step, "done");

@@ -5,13 +5,14 @@
 //!
 //! Deliberately absent: hosts. What they report is given to [`Desk::decide`]; what they do follows from what it stores.
 
+mod followed;
 mod operations;
 mod preview;
 mod reading;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tranche_core::change::{self, Admitted, Change};
@@ -36,6 +37,7 @@ use self::operations::{NEWS_MAX, failures_that_matter, judge_operations, news_be
 use self::preview::effect_of;
 use self::wishes::{Wishes, take_over};
 use crate::hand::{as_member, with_host};
+use crate::trail;
 use crate::view::{self, View};
 
 pub use self::operations::News;
@@ -52,6 +54,8 @@ pub struct Desk {
     inner: Mutex<Inner>,
     wishes: Wishes,
     view: watch::Sender<Arc<View>>,
+    /// The host that decides here, for those who follow what it does.
+    decides_at: OnceLock<HostName>,
 }
 
 /// Where new names of VMs and operations come from.
@@ -215,7 +219,8 @@ impl Desk {
 
     fn over(repository: Repository, ids: Ids, inner: Inner) -> Self {
         let view = watch::Sender::new(Arc::new(inner.view(0)));
-        Self { repository, ids, inner: Mutex::new(inner), wishes: Wishes::default(), view }
+        let (inner, wishes, decides_at) = (Mutex::new(inner), Wishes::default(), OnceLock::new());
+        Self { repository, ids, inner, wishes, view, decides_at }
     }
 
     /// A desk that compares each decision with one that remembers nothing, and panics where they differ: for tests, because
@@ -278,6 +283,8 @@ impl Desk {
         }
         take_over(&mut next, spec);
         next.operations.extend(operations.iter().map(|operation| (operation.id, operation.clone())));
+        let follows = trail::kept_here();
+        self.lay_trails(&next.plan, operations.iter().map(|operation| (operation, follows.as_deref())));
         self.commit_wish(&mut inner, next)?;
         self.publish(&inner);
         Ok(Applied::Accepted { operations, findings })
@@ -375,8 +382,10 @@ impl Desk {
         terms: &Terms,
         now: Timestamp,
     ) -> Option<Decided> {
-        let stored = &inner.loaded.state;
-        let planned = inner.memory.plan(&stored.spec, &inner.inventory, &stored.plan, now);
+        let _decision = self.decision(inner, now).entered();
+        let stored = inner.loaded.state.clone();
+        let planned = trail::part!("plan")
+            .in_scope(|| inner.memory.plan(&stored.spec, &inner.inventory, &stored.plan, now));
         if inner.doubts {
             let anew = planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
             assert_eq!(planned, anew, "what is remembered changes what is decided");
@@ -405,9 +414,10 @@ impl Desk {
         let failures = failures_that_matter(&next, &inner.inventory);
         findings.extend(failures.iter().map(|failure| failure.finding.clone()));
         let put_back = judge_operations(&mut next, &inner.inventory, &findings, &failures, &inner.news, now);
-        let stored = self.commit(inner, next, terms).is_ok();
-        if stored {
+        let is_stored = trail::part!("commit").in_scope(|| self.commit(inner, next, terms)).is_ok();
+        if is_stored {
             inner.news.clear();
+            self.end_trails(&stored, &inner.loaded.state);
         }
         findings.extend(inner.store_finding.clone());
         findings.extend_from_slice(reported);
@@ -415,7 +425,7 @@ impl Desk {
         findings.sort();
         findings.dedup();
         inner.findings = findings.into();
-        (sound && stored).then(|| inner.decided(put_back))
+        (sound && is_stored).then(|| inner.decided(put_back))
     }
 
     fn commit_wish(&self, inner: &mut Inner, next: State) -> Result<(), Rejected> {

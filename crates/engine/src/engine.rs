@@ -62,6 +62,7 @@ impl Engine {
 
     fn with(desk: Desk, name: HostName, host: Arc<dyn Host>, workers: usize) -> Self {
         let hand = Mutex::new(Hand::new(Arc::clone(&host), workers));
+        desk.decides_at(&name);
         Self { name, host, desk: Arc::new(desk), hand }
     }
 
@@ -149,13 +150,17 @@ impl Engine {
     /// One turn of a host that stands alone: observe, plan, commit, act. Called by one thread only; takes as long as its longest step.
     pub fn pass(&self, now: Timestamp) -> PassReport {
         let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.desk.trails().turn(&self.name, now).entered();
         let seen = hand.look(now);
         let reports = Reports {
             inventory: Reported::One(Box::new(seen.clone())),
             news: news_of(&self.name, hand.take_news()),
             findings: Vec::new(),
         };
-        match self.desk.decide(reports, &Terms::default(), now) {
+        let decided = self.desk.decide(reports, &Terms::default(), now);
+        // Of wishes, too, that came while the host was looked at.
+        hand.is_followed_by(self.desk.trails());
+        match decided {
             Some(decided) => hand.act((&decided.spec, &decided.plan), &seen, &decided.put_back, now),
             None => {
                 let view = self.view();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tranche_core::falls::Starts;
 use tranche_core::inventory::{Done, HostInventory, Inventory};
 use tranche_core::journey::Sending;
-use tranche_core::name::{GpuAddress, Timestamp, VmName};
+use tranche_core::name::{GpuAddress, HostName, Timestamp, VmName};
 use tranche_core::operation::{LOG_LINES_MAX, LogLine, STEP_FAILURES_MAX, StepFailure};
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
@@ -17,7 +17,8 @@ use tranche_core::step::{Attempts, RETRY_FIRST_MS, Step, StepSubject};
 use tranche_core::steps;
 use tranche_host::Host;
 
-use crate::act::{Outcome, act};
+use crate::act::{Outcome, Place, act};
+use crate::trail::{self, Trails};
 
 /// The longest time for which only what was changed is looked at, in milliseconds. Splitting a GPU takes two such looks.
 const SURVEY_EVERY_MS: u64 = 5_000;
@@ -40,6 +41,8 @@ pub struct Hand {
     /// For how long VMs were foreseen to stand still that set out from here, with the number of the journey.
     foreseen: BTreeMap<VmName, (u64, Option<u64>)>,
     moved: Vec<Moved>,
+    /// Who follows what is done.
+    trails: Trails,
 }
 
 /// What a pass did.
@@ -94,7 +97,13 @@ impl Hand {
             news: Vec::new(),
             foreseen: BTreeMap::new(),
             moved: Vec::new(),
+            trails: Trails::default(),
         }
+    }
+
+    /// From now on these are who follows what is done.
+    pub(crate) fn is_followed_by(&mut self, trails: Trails) {
+        self.trails = trails;
     }
 
     /// The host.
@@ -104,6 +113,7 @@ impl Hand {
 
     /// Looks at the host: after steps that changed some GPUs only, at these; never for long without looking at everything.
     pub fn look(&mut self, now: Timestamp) -> HostInventory {
+        let _observes = trail::part!("observe").entered();
         let touched = mem::take(&mut self.touched);
         let fresh = !now.is_past(self.surveyed_at, SURVEY_EVERY_MS);
         let last = self.last.as_ref().filter(|_| fresh && !touched.is_empty());
@@ -176,7 +186,7 @@ impl Hand {
             _ if !spared.is_empty() => Some(now),
             tried => tried.into_iter().chain(pauses).min(),
         };
-        let outcomes = act(&*self.host, ready, self.workers, now);
+        let outcomes = self.do_steps(ready, &seen.host, now);
         self.remember(&outcomes, now);
         self.remember_starts(spec, &outcomes, now);
         let steps_failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
@@ -230,13 +240,18 @@ impl Hand {
     }
 
     /// Carries out steps that are due whatever the plan says.
-    pub fn carry_out(&mut self, due: Vec<Step>, now: Timestamp) -> PassReport {
+    pub fn carry_out(&mut self, due: Vec<Step>, host: &HostName, now: Timestamp) -> PassReport {
         let ready: Vec<Step> = due.into_iter().filter(|step| self.attempts.allows(step, now)).collect();
-        let outcomes = act(&*self.host, ready, self.workers, now);
+        let outcomes = self.do_steps(ready, host, now);
         self.remember(&outcomes, now);
         let steps_failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
         let next_due = (steps_failed > 0).then_some(Timestamp(now.0 + RETRY_FIRST_MS));
         PassReport { steps_tried: outcomes.len(), steps_failed, next_due, restored: true, moved: Vec::new() }
+    }
+
+    fn do_steps(&self, ready: Vec<Step>, name: &HostName, now: Timestamp) -> Vec<Outcome> {
+        let place = Place { host: &*self.host, name, trails: &self.trails, workers: self.workers };
+        trail::part!("act").in_scope(|| act(place, ready, now))
     }
 
     /// What a pass comes to in which nothing may be done, because what was decided could not be stored.

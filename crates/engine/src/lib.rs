@@ -19,6 +19,7 @@ pub mod cluster;
 mod desk;
 mod engine;
 mod hand;
+pub mod trail;
 mod view;
 
 pub use self::desk::{Applied, Decided, Desk, Ids, News, Rejected, Reported, Reports, Submitted};

@@ -37,7 +37,7 @@ pub use memory::MemoryStore;
 pub use record::{Entry, Event, Lease, LeaseId, Revision, Snapshot};
 pub use repository::{
     Beat, Beaten, Beats, Decisions, Loaded, Part, Repository, RepositoryError, Saved, Shared, Stands, State,
-    Terms,
+    Terms, Trail,
 };
 pub use samples::{SAMPLES_FILE_NAME, SampleFile};
 pub use sqlite::{FILE_NAME, LOCK_FILE_NAME, SCHEMA_VERSION, SIZE_BYTES_MAX, Settings, SqliteStore};

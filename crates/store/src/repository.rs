@@ -10,6 +10,7 @@ mod changes;
 mod cluster;
 mod layout;
 mod stored;
+mod trails;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -27,6 +28,7 @@ use tranche_core::spec::Spec;
 
 pub use self::cluster::{Beat, Beaten, Beats, Decisions, Part, Stands};
 use self::stored::malformed;
+pub use self::trails::Trail;
 use crate::error::{self, StoreError};
 use crate::key::Key;
 use crate::record::{Event, Revision};

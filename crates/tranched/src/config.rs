@@ -4,6 +4,7 @@
 //! test holds it to the defaults here.
 
 mod oidc;
+mod traces;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tranche_core::spec::Timers;
 use tranche_host::fence::Places;
 
 pub use self::oidc::{CALLBACK_PATH, OidcConfig, SESSION_HOURS};
+pub use self::traces::{ONE_IN, TracesConfig};
 
 /// The file that is read unless another is named. It may be missing.
 pub const DEFAULT_PATH: &str = "/etc/tranche/tranched.toml";
@@ -70,6 +72,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Logging in through an issuer.
     pub oidc: OidcConfig,
+    /// Traces for OpenTelemetry.
+    pub traces: TracesConfig,
     /// Logs.
     pub log: LogConfig,
 }
@@ -260,6 +264,7 @@ impl Default for Config {
             console: ConsoleConfig::default(),
             history: HistoryConfig::default(),
             oidc: OidcConfig::default(),
+            traces: TracesConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -432,6 +437,7 @@ impl Config {
         self.console.check()?;
         self.history.check()?;
         self.oidc.check()?;
+        self.traces.check()?;
         if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::Targets>() {
             return Err(wrong("log.level", &self.log.level, format!("a level such as info ({error})")));
         }
@@ -477,7 +483,7 @@ mod tests {
         let expected = Config { host: Some("node1".parse().unwrap()), ..Config::default() };
         assert_eq!(parse(&all).unwrap(), expected);
         let keys = all.lines().filter(is_setting).count();
-        assert_eq!(keys, 42, "every setting is in the file");
+        assert_eq!(keys, 45, "every setting is in the file");
     }
 
     #[test]

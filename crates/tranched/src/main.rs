@@ -13,6 +13,7 @@ use tranched::cluster::Cluster;
 use tranched::cluster::hold::Hold;
 use tranched::config::{self, Config};
 use tranched::member::vigil::Vigil;
+use tranched::traces::Traces;
 use tranched::{listen, logs, waiting, wiring, witness};
 
 /// What wrong settings exit with (sysexits.h: EX_CONFIG); the service manager does not try again.
@@ -115,11 +116,25 @@ enum Ended {
 }
 
 fn run(config: &Config, fake_host: Option<&str>) -> anyhow::Result<Ended> {
-    logs::start(&config.log)?;
+    let started = Traces::start(&config.traces, &config.host_name()?);
+    let (traces, layer) = started.context("the system refused to start threads")?.unzip();
+    logs::start(&config.log, layer)?;
+    let ended = run_followed(config, fake_host, traces.as_ref());
+    if let Some(traces) = traces {
+        traces.end();
+    }
+    ended
+}
+
+/// The same, while traces are made.
+fn run_followed(config: &Config, fake_host: Option<&str>, traces: Option<&Traces>) -> anyhow::Result<Ended> {
     // One that replaced itself would be called "exe".
     let _ = rustix::thread::set_name(c"tranched");
     let listening = listen::listen(&config.socket, &config.socket_group)?;
     let cluster = wiring::cluster(config)?;
+    if let Some((traces, membership)) = traces.zip(cluster.membership()) {
+        traces.of_cluster(membership.cluster);
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVERS)

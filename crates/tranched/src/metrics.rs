@@ -19,6 +19,7 @@ use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::GpuMode;
 
 use crate::engine::{Moved, PassReport};
+use crate::traces;
 
 /// The upper bounds of the histogram of passes, in seconds: from a quiet look to a step that hangs until its limit.
 const PASS_BOUNDS_S: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
@@ -74,6 +75,7 @@ impl Default for Metrics {
             Unit::Seconds,
             pauses_foreseen.clone(),
         );
+        kept.register("trace_spans_dropped", "Spans of traces that no collector took", traces::dropped());
         Self { kept, passes, steps, step_failures, moves, pauses, pauses_foreseen }
     }
 }

@@ -10,6 +10,7 @@ mod catalogue;
 mod cluster;
 mod consoles;
 mod events;
+mod followed;
 mod gpus;
 mod guard;
 mod history;
@@ -92,7 +93,10 @@ pub struct App {
 
 /// The whole REST interface, on the host's own socket.
 pub fn router(app: App) -> Router {
-    authorised(&app).layer(from_fn(admit::by_socket)).layer(from_fn_with_state(app.patience, guard::guard))
+    authorised(&app)
+        .layer(from_fn(admit::by_socket))
+        .layer(from_fn_with_state(app.patience, guard::guard))
+        .layer(from_fn(followed::begin))
 }
 
 /// The console and the whole REST interface, over HTTPS. The console asks the same interface, as whoever looks at it.
@@ -107,6 +111,7 @@ pub fn for_the_web(app: App) -> Router {
         .fallback(either)
         .layer(from_fn_with_state(app.clone(), admit::by_web))
         .layer(from_fn_with_state(app.patience, guard::guard))
+        .layer(from_fn(followed::begin))
 }
 
 /// The whole REST interface, for those who may ask what they ask.
@@ -121,7 +126,7 @@ fn authorised(app: &App) -> Router {
         .fallback(guard::not_found)
         .method_not_allowed_fallback(guard::method_not_allowed);
     let doorkeeper = Doorkeeper { app: app.clone(), rest: rest.clone() };
-    rest.layer(from_fn_with_state(doorkeeper, admit::authorise))
+    rest.layer(from_fn_with_state(doorkeeper, admit::authorise)).layer(from_fn(tranche_console::tell_route))
 }
 
 /// What members of the cluster may ask at the host's door: all that does not concern this host's own place in the cluster, and
@@ -226,7 +231,7 @@ impl App {
         question: impl FnOnce(&Engine) -> Result<T, Rejected> + Send + 'static,
     ) -> Result<T, Refusal> {
         let engine = Arc::clone(&self.engine);
-        let answer = tokio::task::spawn_blocking(move || question(&engine)).await;
+        let answer = tokio::task::spawn_blocking(followed::within(move || question(&engine))).await;
         answer.map_err(|_| Refusal::defect())?.map_err(Refusal::from)
     }
 

@@ -37,6 +37,7 @@ use crate::member::{Agents, Member, Parts, StoreMembers};
 use crate::oidc::Oidc;
 use crate::patience::Patience;
 use crate::rest::Access;
+use crate::traces::Followed;
 use crate::web::Web;
 
 /// How many steps of different GPUs and VMs are carried out side by side.
@@ -59,6 +60,7 @@ pub fn build(
         Some(store) => store as Arc<dyn Store>,
         None => open_store(config)?,
     };
+    let store = Followed::if_made(store);
     let repository = Repository::new(Arc::clone(&store));
     let access = Access::new(store, config.console.url(cluster.address())).through(Oidc::new(&config.oidc));
     let (bell, gate) = (Bell::default(), Gate::default());
@@ -87,8 +89,8 @@ pub fn build(
         let member = Member::new(Parts {
             name: name.clone(),
             host,
-            brisk_store: Arc::new(store.within(config.etcd.election_ms)),
-            store,
+            brisk_store: Followed::if_made(Arc::new(store.within(config.etcd.election_ms))),
+            store: Followed::if_made(store),
             desk: engine.desk(),
             fencer: Arc::clone(&agents) as Arc<dyn Fencer>,
             tester: agents,

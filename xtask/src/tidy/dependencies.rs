@@ -71,6 +71,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hyper-util",
             "openidconnect",
             "prometheus-client",
+            "prost",
             "rcgen",
             "ring",
             "rustix",

@@ -1,6 +1,7 @@
 //! Who may come in, and from where forms may come.
 
 use axum::body::Body;
+use axum::extract::MatchedPath;
 use axum::http::{Method, Request, StatusCode};
 use tower::ServiceExt as _;
 use tranche_core::access::Role;
@@ -173,6 +174,19 @@ async fn pages_and_the_rest_interface_share_a_root() {
     let ask = |path: &str| root.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
     assert_eq!(ask("/v1/hosts").await.unwrap().headers()["content-type"], "application/json");
     assert_eq!(ask("/hosts").await.unwrap().headers()["location"], "/login?next=/hosts");
+}
+
+#[tokio::test]
+async fn whoever_serves_the_pages_learns_which_of_them_was_asked_for_and_no_path() {
+    let fake = crate::fixture::Fake::new(crate::fixture::World::small(""));
+    let pages = tranche_console::router(fake.rest());
+    for (path, route) in
+        [("/vms/desk-01?secret=1", Some("/vms/{name}")), ("/login", Some("/login")), ("/secret", None)]
+    {
+        let answer = pages.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let told = answer.extensions().get::<MatchedPath>();
+        assert_eq!(told.map(MatchedPath::as_str), route, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tranche_store::{Part, Repository, RepositoryError};
 use super::trouble::Trouble;
 use super::{Heart, Rhythm};
 use crate::hand::{Hand, PassReport};
+use crate::trail::Trails;
 
 /// How long a report may be old before it is stored again although nothing changed, in milliseconds.
 pub(crate) const REPORT_EVERY_MS: u64 = 60_000;
@@ -134,6 +135,12 @@ impl Member {
         let unread = unread.map(|error| part_unread(&self.name, &error.finding().message));
         let fresh = self.keep(&mut inner, read);
         inner.domains.clone_from(&domains);
+        // After what was decided: an operation's trail is laid before it is stored. A store that does not answer is not waited for again.
+        let known = inner.part.as_ref().filter(|_| fresh);
+        let trails = known.map(|part| Trails::of(&self.repository).on(&self.name, &part.plan));
+        let trails = trails.unwrap_or_default();
+        let _turn = trails.turn(&self.name, now).entered();
+        inner.hand.is_followed_by(trails);
         let mut seen = inner.hand.look(now);
         let news = inner.hand.take_news();
         Done::remember(&mut inner.lately, news);
@@ -169,7 +176,7 @@ impl Member {
         inner.seen = Some(seen.clone());
         if is_given_up {
             // Nothing is begun before the leader has taken this host up again.
-            return soon(inner.hand.carry_out(steps::surrender(&part.plan, &seen), now), now);
+            return soon(inner.hand.carry_out(steps::surrender(&part.plan, &seen), &self.name, now), now);
         }
         let done = inner.hand.act((&part.spec, &part.plan), &seen, &BTreeSet::new(), now);
         if fresh { done } else { soon(done, now) }

@@ -115,7 +115,7 @@ fn note_news(operation: &mut Operation, state: change::State<'_>, news: &[(Subje
 }
 
 /// The subjects of steps that an operation depends on.
-fn subjects(operation: &Operation, plan: &Plan) -> Vec<Subject> {
+pub(super) fn subjects(operation: &Operation, plan: &Plan) -> Vec<Subject> {
     use tranche_core::operation::Goal;
     match &operation.goal {
         Goal::GpuMode { gpu, along, .. } => {

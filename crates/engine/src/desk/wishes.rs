@@ -15,7 +15,7 @@ use tranche_core::spec::Spec;
 use tranche_store::State;
 
 use super::{Desk, Inner, Rejected, Submitted, WISH_TRIES, is_conflict, new_operation};
-use crate::view;
+use crate::{trail, view};
 
 /// How many wishes one commit may hold. Each is a few records; the store takes 128 in one transaction.
 const TOGETHER_MAX: usize = 16;
@@ -38,6 +38,8 @@ struct Queue {
 struct Wish {
     change: Change,
     now: Timestamp,
+    /// Where whoever asks stands in a trace that is kept.
+    follows: Option<String>,
     answer: Mutex<Option<Answer>>,
 }
 
@@ -104,7 +106,8 @@ impl Drop for Turn<'_> {
 impl Desk {
     /// Stores a wish, and returns when it is stored or refused.
     pub(super) fn take(&self, change: &Change, now: Timestamp) -> Answer {
-        let wish = Arc::new(Wish { change: change.clone(), now, answer: Mutex::new(None) });
+        let (change, follows, answer) = (change.clone(), trail::kept_here(), Mutex::new(None));
+        let wish = Arc::new(Wish { change, now, follows, answer });
         lock(&self.wishes.queue).waiting.push_back(Arc::clone(&wish));
         loop {
             match self.wishes.wait(&wish) {
@@ -163,6 +166,12 @@ impl Desk {
                 }
             }
         });
+        let operations = accepted.iter().filter_map(|accepted| match accepted {
+            Submitted::Accepted { operation, .. } => Some(&**operation),
+            Submitted::Preview { .. } => None,
+        });
+        let follows = wishes.iter().map(|wish| wish.follows.as_deref());
+        self.lay_trails(&next.plan, operations.zip(follows));
         if !accepted.is_empty() {
             self.commit_wish(inner, next)?;
         }

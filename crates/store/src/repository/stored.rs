@@ -16,6 +16,7 @@ use tranche_core::shared::Shared;
 use tranche_core::spec::{GpuSpec, HostSpec, Policy, Rule, VmSpec};
 
 use super::RepositoryError;
+use super::trails::Trail;
 use crate::key::Key;
 
 /// A type that is stored.
@@ -68,7 +69,8 @@ first_version!(
     HostPlan,
     HostInventory,
     Heartbeat,
-    Operation
+    Operation,
+    Trail
 );
 // How often a host's part of the plan has changed.
 first_version!(u64);

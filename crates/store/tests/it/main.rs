@@ -10,3 +10,4 @@ mod samples;
 mod server;
 mod sqlite;
 mod subject;
+mod trails;

@@ -18,7 +18,7 @@ use super::pki::hex;
 pub type Records = BTreeMap<Key, Vec<u8>>;
 
 /// The roots of what belongs to a moment.
-const MOMENTARY: [&str; 4] = ["ask", "beat", "leader", "session"];
+const MOMENTARY: [&str; 5] = ["ask", "beat", "leader", "session", "trail"];
 /// The root of what concerns the cluster itself: [`super::registry`].
 const CLUSTER: &str = "cluster";
 /// What is said of a backup's form.

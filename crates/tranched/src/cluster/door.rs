@@ -28,10 +28,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tracing::Instrument as _;
 use tranche_core::name::HostName;
+use tranche_engine::trail;
 
 use super::book::{self, Book};
 use super::pki;
+use crate::traces::{TRACEPARENT, known_method};
 
 /// How long a handshake, and a whole exchange, may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
@@ -208,7 +211,20 @@ impl Connection {
         let (mut head, body) = request.into_parts();
         let host = HeaderValue::from_str(&self.address).map_err(|_| useless("the address"))?;
         head.headers.insert(header::HOST, host);
-        let sent = self.sender.send_request(Request::from_parts(head, Full::new(body))).await;
+        let span = tracing::info_span!(
+            target: trail::TARGET,
+            "ask a member",
+            trail.kind = "client",
+            http.request.method = known_method(&head.method),
+            server.address = self.address,
+        );
+        // Whoever it is asked for follows what is done there, too.
+        let here = span.in_scope(trail::here).and_then(|here| HeaderValue::from_str(&here).ok());
+        if let Some(here) = here {
+            head.headers.insert(TRACEPARENT, here);
+        }
+        let request = Request::from_parts(head, Full::new(body));
+        let sent = self.sender.send_request(request).instrument(span).await;
         sent.map_err(|error| AskError::Nonsense { address: self.address, source: error.into() })
     }
 }

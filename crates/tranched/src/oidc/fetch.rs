@@ -3,32 +3,25 @@
 //! An issuer proves who it is by a certificate of an authority that the settings name. What it tells about itself may name other
 //! addresses, which have to prove the same: nothing is asked without TLS.
 
-use std::fs;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{self, HeaderValue};
 use hyper::{Response, Uri};
-use hyper_util::rt::TokioIo;
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::cluster::door;
+use crate::outward;
 
 /// The longest answer that is read, in bytes: keys and tokens are some kilobytes.
 const ANSWER_LEN_MAX: usize = 1 << 20;
-/// The largest head of an answer, in bytes.
-const HEAD_LEN_MAX: usize = 64 * 1024;
 const HTTPS_PORT: u16 = 443;
 
 /// Asks whoever is certified by the authorities that it trusts.
@@ -81,14 +74,8 @@ impl Fetcher {
     /// There is no certificate in it.
     pub(super) async fn trusting(authority: &Utf8Path) -> Result<Self, FetchError> {
         let path = authority.to_owned();
-        let read = tokio::task::spawn_blocking(move || roots(&path)).await;
-        let roots = read.unwrap_or_else(|_| Err(io::Error::other("it was not read")));
-        let config = roots.and_then(|roots| {
-            let builder = ClientConfig::builder_with_provider(door::provider())
-                .with_safe_default_protocol_versions()
-                .map_err(io::Error::other)?;
-            Ok(builder.with_root_certificates(roots).with_no_client_auth())
-        });
+        let read = tokio::task::spawn_blocking(move || outward::trusting(&path)).await;
+        let config = read.unwrap_or_else(|_| Err(io::Error::other("it was not read")));
         let unusable = |source| FetchError::Authority { path: authority.to_owned(), source };
         Ok(Self { tls: Arc::new(config.map_err(unusable)?) })
     }
@@ -101,17 +88,8 @@ impl Fetcher {
         let name = ServerName::try_from(host.clone()).map_err(|_| nonsense())?;
         let stream = TcpStream::connect((host.as_str(), port)).await.map_err(unreachable)?;
         let stream = TlsConnector::from(self.tls).connect(name, stream).await.map_err(unreachable)?;
-        let mut builder = http1::Builder::new();
-        let handshake = builder.max_buf_size(HEAD_LEN_MAX).handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|_| nonsense())?;
-        // It ends when the answer is read and the sender dropped; its error is also the sender's.
-        tokio::spawn(connection);
-        let (mut head, body) = request.into_parts();
-        let authority = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
-        head.headers.insert(header::HOST, HeaderValue::from_str(authority).map_err(|_| nonsense())?);
-        head.uri = uri.path_and_query().map_or("/", |path| path.as_str()).parse().map_err(|_| nonsense())?;
-        let request = hyper::Request::from_parts(head, Full::new(Bytes::from(body)));
-        let (head, body) = sender.send_request(request).await.map_err(|_| nonsense())?.into_parts();
+        let answer = outward::send(stream, request.map(Bytes::from)).await;
+        let (head, body) = answer.map_err(|_| nonsense())?.into_parts();
         if head.status.is_server_error() {
             return Err(FetchError::Trouble { host: host.clone(), status: head.status.as_u16() });
         }
@@ -137,20 +115,10 @@ fn place(uri: &Uri) -> Result<(String, u16), FetchError> {
     Ok((host.to_owned(), uri.port_u16().unwrap_or(HTTPS_PORT)))
 }
 
-fn roots(path: &Utf8Path) -> io::Result<RootCertStore> {
-    let text = fs::read(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let mut roots = RootCertStore::empty();
-    // Among those of a machine there may be some that nobody can use.
-    let (usable, _) = roots.add_parsable_certificates(certificates.map_err(io::Error::other)?);
-    if usable == 0 {
-        return Err(io::Error::other("there is no certificate in PEM"));
-    }
-    Ok(roots)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::admit::{From, SessionSecret};
 use super::input::{InBody, InPath, InQuery, NoQuery};
 use super::page::{InPage, PageQuery, Paged};
-use super::{App, Refusal};
+use super::{App, Refusal, followed};
 use crate::clock;
 use crate::oidc::Oidc;
 use crate::openapi::Refusals;
@@ -122,7 +122,7 @@ impl Access {
         work: impl FnOnce(&Self) -> Result<T, Finding> + Send + 'static,
     ) -> Result<T, Refusal> {
         let access = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&access)).await;
+        let done = tokio::task::spawn_blocking(followed::within(move || work(&access))).await;
         done.map_err(|_| Refusal::defect())?.map_err(Refusal::from)
     }
 }

@@ -29,7 +29,7 @@ use tranche_core::diagnostics as say;
 
 use super::guard::Peer;
 use super::input::too_large;
-use super::{App, Refusal};
+use super::{App, Refusal, followed};
 use crate::clock;
 use crate::cluster::door::Caller;
 
@@ -74,6 +74,7 @@ pub(super) async fn by_socket(
     let uid = peer.and_then(|Extension(ConnectInfo(peer))| peer.uid());
     let who = uid.map_or_else(|| "uid unknown".to_owned(), |uid| format!("uid {uid}"));
     request.extensions_mut().insert(Asker { who, role: Role::Admin });
+    followed::is_asked_by(Role::Admin);
     request.extensions_mut().insert(From("socket".to_owned()));
     next.run(request).await
 }
@@ -107,6 +108,7 @@ pub(super) async fn by_web(
     let extensions = request.extensions_mut();
     extensions.insert(from);
     if let Some((asker, session)) = known {
+        followed::is_asked_by(asker.role);
         if let Some(session) = session {
             extensions.insert(tranche_console::Visitor {
                 name: asker.who.clone(),
@@ -170,13 +172,17 @@ pub(super) async fn authorise(
         Err(refusal) => return refusal.into_response(),
     };
     let who = asker.as_ref().map(|asker| asker.who.clone()).or_else(|| user_in(asked.as_deref()));
-    let changed = what_changes((method.as_str(), &path), asked.as_deref(), asker.as_ref(), &rest).await;
+    let otherwise =
+        Otherwise::before((method.as_str(), &path), asked.as_deref(), asker.as_ref(), &rest).await;
     let asked = if path == "/v1/sessions" { None } else { asked.as_deref().and_then(without_secrets) };
     let response = next.run(request).await;
     let noted = response.extensions().get::<Noted>().cloned();
     let (response, Outcome { title, user }) = outcome_of(response).await;
     // What was refused has changed nothing.
-    let changed = if response.status().is_success() { changed } else { Vec::new() };
+    let changed = match otherwise.filter(|_| response.status().is_success()) {
+        Some(otherwise) => otherwise.changed(asker.as_ref(), &rest).await,
+        None => Vec::new(),
+    };
     let entry = Entry { who, from, what, asked, changed };
     // Who logs in by a link is known only afterwards.
     let entry = Entry { who: entry.who.or(user.filter(|_| path == "/v1/sessions")), ..entry };
@@ -229,14 +235,40 @@ impl Entry {
     }
 }
 
-/// What a request that is about to be carried out will find otherwise. It is asked of the same routes.
-async fn what_changes(
-    (method, path): (&str, &str),
-    asked: Option<&[u8]>,
-    asker: Option<&Asker>,
-    rest: &Router,
-) -> Vec<Changed> {
-    let Some(deed) = Deed::of(method, path) else { return Vec::new() };
+/// What a request that is about to be carried out finds. It is asked of the same routes.
+struct Otherwise {
+    deed: Deed,
+    told: Vec<Value>,
+    asked: Value,
+}
+
+impl Otherwise {
+    /// None where nothing is known from before.
+    async fn before(
+        (method, path): (&str, &str),
+        asked: Option<&[u8]>,
+        asker: Option<&Asker>,
+        rest: &Router,
+    ) -> Option<Self> {
+        let deed = Deed::of(method, path)?;
+        let told = told_of(&deed, asker, rest).await?;
+        let asked = asked.and_then(|asked| serde_json::from_slice(asked).ok()).unwrap_or_default();
+        Some(Self { deed, told, asked })
+    }
+
+    /// What of it is otherwise, now that the request was taken.
+    async fn changed(self, asker: Option<&Asker>, rest: &Router) -> Vec<Changed> {
+        let Self { deed, told, asked } = self;
+        if !deed.is_seen_afterwards(&asked) {
+            return deed.changed(&told, &asked);
+        }
+        let afterwards = told_of(&deed, asker, rest).await;
+        afterwards.map(|afterwards| deed.changed_between(&told, &afterwards)).unwrap_or_default()
+    }
+}
+
+/// What is told now of what a request is about, unless that takes too long.
+async fn told_of(deed: &Deed, asker: Option<&Asker>, rest: &Router) -> Option<Vec<Value>> {
     let look = async {
         let mut told = Vec::new();
         for place in deed.told_at() {
@@ -244,9 +276,7 @@ async fn what_changes(
         }
         told
     };
-    let Ok(told) = tokio::time::timeout(BEFORE_WAIT, look).await else { return Vec::new() };
-    let asked = asked.and_then(|asked| serde_json::from_slice(asked).ok()).unwrap_or_default();
-    deed.changed(&told, &asked)
+    tokio::time::timeout(BEFORE_WAIT, look).await.ok()
 }
 
 /// What stands at a path now; none if it cannot be had.

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRef, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt as _, Limited};
@@ -23,7 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::input::{InBody, InPath, InQuery, NoQuery};
-use super::{App, Refusal, guard};
+use super::{App, Refusal, followed, guard};
 use crate::cluster::Cluster;
 use crate::cluster::carry::{BACKUP_LEN_MAX, Backup};
 use crate::cluster::door::Caller;
@@ -81,7 +81,7 @@ pub fn door(cluster: Cluster, members: Router, patience: Patience) -> Router {
         .merge(members)
         .layer(from_fn_with_state(cluster.clone(), members_only));
     let router = Router::new().route("/cluster/join", post(let_in)).with_state(cluster).merge(members);
-    finished(router, patience)
+    finished(router.layer(from_fn(tranche_console::tell_route)), patience).layer(from_fn(followed::go_on))
 }
 
 fn finished(router: Router, patience: Patience) -> Router {
@@ -113,7 +113,7 @@ pub(super) async fn wait_for<T: Send + 'static>(
     cluster: Cluster,
     work: impl FnOnce(&Cluster) -> Result<T, Finding> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let done = tokio::task::spawn_blocking(move || work(&cluster)).await;
+    let done = tokio::task::spawn_blocking(followed::within(move || work(&cluster))).await;
     done.map_err(|_| Refusal::defect())?.map_err(Refusal::from)
 }
 

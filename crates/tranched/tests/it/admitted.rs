@@ -321,6 +321,13 @@ async fn the_audit_log_has_what_a_thing_was_before_it_was_changed_and_nothing_of
     let (status, changed) = last();
     let was = policy["placement"].as_str().unwrap();
     assert_eq!((status, changed), (202, vec![format!("placement: {was} → {other}")]));
+    let split = json!({ "mode": { "mode": "partitioned", "count": 2 } });
+    let set = site.with_token("PUT", "/v1/gpus/mode", Some(&admin), split).await;
+    assert_eq!(set.status, StatusCode::ACCEPTED, "{}", set.body);
+    // No request names the GPUs of a set.
+    let split =
+        |gpu: &str| [format!("node1/{gpu}.count: none → 2"), format!("node1/{gpu}.mode: host → partitioned")];
+    assert_eq!(last().1, ["0000:10:00.0", "0000:14:00.0"].map(split).concat());
     site.with_token("DELETE", "/v1/users/bob", Some(&admin), Value::Null).await;
     let (_, changed) = last();
     assert!(changed.contains(&"role was operator".to_owned()), "{changed:?}");

@@ -58,7 +58,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A machine with these further settings of `[etcd]`.
+    /// A machine with these further settings: of `[etcd]`, and of whole sections behind it.
     fn new(name: &str, site: Arc<tempfile::TempDir>, etcd: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = Ports::claim(3);
@@ -80,7 +80,7 @@ impl Machine {
         machine
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("s")
     }
 
@@ -220,12 +220,17 @@ pub(crate) fn until<T>(what: &str, is_so: impl Fn() -> Option<T>) -> T {
 }
 
 pub(crate) fn cluster() -> [Machine; 3] {
+    cluster_with("")
+}
+
+/// The same, whose settings end with these.
+pub(crate) fn cluster_with(more: &str) -> [Machine; 3] {
     let site = tempfile::tempdir().unwrap();
     let agent = site.path().join(AGENT);
     fs::write(&agent, AGENT_SCRIPT.replace("SITE", site.path().to_str().unwrap())).unwrap();
     fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
     let site = Arc::new(site);
-    let machines = ["node1", "node2", "node3"].map(|name| Machine::new(name, Arc::clone(&site), ""));
+    let machines = ["node1", "node2", "node3"].map(|name| Machine::new(name, Arc::clone(&site), more));
     become_one(&machines);
     machines
 }

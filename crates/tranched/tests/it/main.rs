@@ -33,6 +33,7 @@ mod stores;
 mod stories;
 mod stream;
 mod told;
+mod traces;
 mod versions;
 mod vigil;
 mod web;

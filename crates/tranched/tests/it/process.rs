@@ -16,13 +16,13 @@ use tranche_host::tree::Tree as _;
 use tranche_store::{MonotonicClock, Settings, SqliteStore, Store as _, Txn};
 
 /// A directory in which daemons live one after the other.
-struct Home {
+pub(crate) struct Home {
     dir: tempfile::TempDir,
     manager: UnixDatagram,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -37,11 +37,11 @@ impl Home {
         home
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, more: &[&str]) -> Command {
+    pub(crate) fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tranched"));
         command.arg("--config").arg(self.path("tranched.toml")).args(more);
         command.env("NOTIFY_SOCKET", self.path("notify")).stdin(Stdio::null()).stderr(Stdio::piped());
@@ -49,14 +49,14 @@ impl Home {
     }
 
     /// Starts a daemon over a fake host and waits until it tells its manager that it is ready.
-    fn start(&self) -> Child {
+    pub(crate) fn start(&self) -> Child {
         let child = self.command(&["--fake-host", "gpus"]).spawn().unwrap();
         self.told("READY=1");
         child
     }
 
     /// Waits for the manager to be told something.
-    fn told(&self, what: &str) {
+    pub(crate) fn told(&self, what: &str) {
         let mut message = [0; 4096];
         loop {
             let len = self.manager.recv(&mut message).unwrap_or_else(|error| panic!("never {what}: {error}"));
@@ -68,7 +68,7 @@ impl Home {
     }
 
     /// What a path is answered with, head and body.
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = UnixStream::connect(self.path("s")).unwrap();
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -93,22 +93,24 @@ pub(crate) fn command() -> PathBuf {
 
 /// What a daemon answers at its socket: JSON, or any other text as such.
 pub(crate) fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    request_with(socket, &format!("{method} {path} HTTP/1.0"), body)
+}
+
+/// The same, with a head that has more than a method and a path.
+pub(crate) fn request_with(socket: &Path, head: &str, body: Option<&Value>) -> (u16, Value) {
     let mut stream = UnixStream::connect(socket).unwrap();
     let body = body.map(Value::to_string).unwrap_or_default();
-    let head = format!(
-        "{method} {path} HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {}",
-        body.len()
-    );
-    write!(stream, "{head}\r\n\r\n{body}").unwrap();
+    let more = format!("content-type: application/json\r\ncontent-length: {}", body.len());
+    write!(stream, "{head}\r\n{more}\r\n\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let (head, body) =
-        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {answer:?}"));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let (top, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {head}: {answer:?}"));
+    let status = top.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
