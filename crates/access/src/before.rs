@@ -25,6 +25,7 @@ const OF_VM: &[&str] = &[
     "run",
     "host",
     "request",
+    "labels",
     "reserved",
     "prefer_numa_node",
     "availability",
@@ -239,7 +240,7 @@ fn by_name(list: &Value, of: impl Fn(&Value) -> Value) -> Value {
 
 /// A VM in the words of a declaration.
 fn as_declared(vm: &Value) -> Value {
-    let mut declared = some_of(vm, &["name", "reserved", "availability", "prefer_numa_node"]);
+    let mut declared = some_of(vm, &["name", "labels", "reserved", "availability", "prefer_numa_node"]);
     if let Some(fields) = declared.as_object_mut() {
         fields.insert("gpu".to_owned(), vm["request"].clone());
         fields.insert("running".to_owned(), json!(vm["run"] == "running" || vm["run"] == "reset"));

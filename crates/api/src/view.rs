@@ -20,7 +20,7 @@ pub use gpu::{GpuStatus, GpuView, gpu, gpus};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
 pub use migration::MigrationView;
 pub use partition::{PartitionState, PartitionView, partitions, partitions_of};
-pub use vm::{VmOrigin, VmState, VmView, vm, vms};
+pub use vm::{VmOrigin, VmState, VmView, vm, vms, vms_that};
 
 /// What views are made from.
 #[derive(Debug, Clone, Copy)]

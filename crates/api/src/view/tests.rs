@@ -123,6 +123,7 @@ impl Situation {
             source: VmSource::Adopted,
             request: Request::ANY_PARTITION,
             reserved: false,
+            labels: tranche_core::label::Labels::new(),
             prefer_numa_node: None,
             availability: tranche_core::spec::Availability::default(),
             run: Run::Stopped,
