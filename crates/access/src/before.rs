@@ -39,8 +39,8 @@ const OF_VM_AT_WORK: &[&str] = &["state", "host"];
 /// What matters of a VM that is given a GPU, or whose GPU is taken away.
 const OF_VM_WITH_GPU: &[&str] = &["state", "host", "request"];
 const OF_HOST: &[&str] = &["duty", "labels", "agent", "leave_off", "reserved_memory_mib"];
-const OF_USER: &[&str] = &["role", "password_at"];
-const OF_TOKEN: &[&str] = &["role", "expires_at"];
+const OF_USER: &[&str] = &["role", "vm_labels", "password_at"];
+const OF_TOKEN: &[&str] = &["role", "vm_labels", "expires_at"];
 const OF_MEMBER: &[&str] = &["address", "role", "version"];
 
 /// A request that changes something that is there.

@@ -7,7 +7,7 @@ mod host;
 mod migration;
 mod partition;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod vm;
 
 use tranche_core::finding::{Finding, Subject};

@@ -16,7 +16,7 @@ use tranche_api::limits::PAGE_LEN_MAX;
 use tranche_core::diagnostics as say;
 
 use super::Refusal;
-use super::input::InQuery;
+use super::input::{InQuery, of_query};
 
 /// How a page of a list is asked for.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
@@ -53,6 +53,15 @@ impl<S: Send + Sync> FromRequestParts<S> for InPage {
 }
 
 impl InPage {
+    /// The page of the list at this path that a query asks for.
+    ///
+    /// # Errors
+    /// It asks for something else, or for the same twice.
+    pub(super) fn asked(path: &str, query: &str) -> Result<Self, Refusal> {
+        let PageQuery { limit, after } = of_query(query)?;
+        Ok(Self::at(path, limit, after, PAGE_LEN_MAX))
+    }
+
     /// A page of the list at this path.
     pub(super) fn at(path: &str, limit: Option<usize>, after: Option<String>, limit_max: usize) -> Self {
         Self { path: path.to_owned(), limit, after, limit_max, kept: String::new() }
