@@ -18,8 +18,11 @@ use crate::parts::form::hidden;
 const HTMX_CONFIG: &str =
     r#"{"allowEval":false,"includeIndicatorStyles":false,"historyEnabled":false,"selfRequestsOnly":true}"#;
 
-/// The menu: what each group is called, and its pages, each with what it reads of the REST interface.
-const MENU: [(&str, &[(&str, &str, &str)]); 3] = [
+/// A page of the menu: its address, its label, and what it reads of the REST interface.
+type Entry = (&'static str, &'static str, &'static str);
+
+/// The menu: what each group is called, and its pages.
+const MENU: [(&str, &[Entry]); 3] = [
     (
         "Resources",
         &[

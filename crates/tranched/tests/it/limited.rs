@@ -12,9 +12,9 @@ use tranched::clock;
 use crate::admitted::{PASSWORD, Site, Told, templates};
 
 /// Every name of a VM of others has this in it, and nothing else has.
-const FOREIGN: &str = "foreign";
+const STRANGER: &str = "stranger";
 const OWN: &str = "own-1";
-const OTHERS: &str = "foreign-1";
+const OTHERS: &str = "stranger-1";
 const NONE: &str = "missing-1";
 const LIMITED: [Role; 2] = [Role::Viewer, Role::Operator];
 
@@ -27,7 +27,7 @@ struct Teams {
 }
 
 /// What a VM of others has a disk of.
-const DISK: &str = "foreign-disk";
+const DISK: &str = "stranger-disk";
 
 fn hardware(disk: Option<&str>) -> Value {
     let disks: Vec<Value> = disk.iter().map(|disk| json!({"pool": "default", "volume": disk})).collect();
@@ -35,7 +35,7 @@ fn hardware(disk: Option<&str>) -> Value {
 }
 
 fn vm(name: &str, labels: &Value) -> Value {
-    json!({"name": name, "hardware": hardware((name == "foreign-2").then_some(DISK)), "request": {"kind": "partition"}, "labels": labels})
+    json!({"name": name, "hardware": hardware((name == "stranger-2").then_some(DISK)), "request": {"kind": "partition"}, "labels": labels})
 }
 
 impl Teams {
@@ -51,13 +51,13 @@ impl Teams {
         let mode = format!("/v1/gpus/node1/{}/mode", teams.gpu);
         teams.order("PUT", &mode, json!({"mode": "partitioned", "count": 2})).await;
         let (red, blue) = (json!({"team": "red"}), json!({"team": "blue"}));
-        for (name, labels) in [(OWN, &red), ("own-2", &red), (OTHERS, &blue), ("foreign-2", &json!({}))] {
+        for (name, labels) in [(OWN, &red), ("own-2", &red), (OTHERS, &blue), ("stranger-2", &json!({}))] {
             teams.order("POST", "/v1/vms", vm(name, labels)).await;
         }
         let rule = json!({"rule": "vms", "kind": "apart", "vms": [OWN, OTHERS], "strict": true});
         teams.order("PUT", "/v1/rules/apart", rule).await;
         // There is room for two of the four.
-        for name in [OTHERS, OWN, "own-2", "foreign-2"] {
+        for name in [OTHERS, OWN, "own-2", "stranger-2"] {
             teams.order("POST", &format!("/v1/vms/{name}/start"), json!({})).await;
         }
         teams
@@ -167,7 +167,7 @@ async fn nothing_that_somebody_limited_is_answered_names_a_vm_of_others() {
         paths.extend(["/v1/vms?label=team=blue", "/v1/capacity?without=node1"].map(str::to_owned));
         while let Some(path) = paths.pop() {
             let told = ask(&teams.site, "GET", &path, &token, &Value::Null).await;
-            assert!(!told.text.contains(FOREIGN), "{role} {path}: {}", told.text);
+            assert!(!told.text.contains(STRANGER), "{role} {path}: {}", told.text);
             told_of_own += usize::from(told.status == StatusCode::OK && told.text.contains(OWN));
             let Some(link) = told.headers.get(header::LINK).map(|link| link.to_str().unwrap().to_owned())
             else {
@@ -184,13 +184,13 @@ async fn nothing_that_somebody_limited_is_answered_names_a_vm_of_others() {
             let path = format!("/v1/vms/{OWN}/{act}?dry_run=true");
             let told = ask(&teams.site, "POST", &path, &token, &body).await;
             assert_eq!(told.status == StatusCode::OK, role == Role::Operator, "{}", told.text);
-            assert!(!told.text.contains(FOREIGN), "{role} {act}: {}", told.text);
+            assert!(!told.text.contains(STRANGER), "{role} {act}: {}", told.text);
         }
     }
     assert!(told_of_own > 20, "{told_of_own}");
     // What the same routes tell somebody without a limit does name them.
     let told = ask(&teams.site, "GET", "/v1/operations", &teams.admin, &Value::Null).await;
-    assert!(told.text.contains(FOREIGN));
+    assert!(told.text.contains(STRANGER));
     teams.settle();
 }
 
@@ -211,7 +211,7 @@ async fn a_list_is_cut_into_pages_of_what_is_theirs() {
     assert!(second.headers.get(header::LINK).is_none());
     for wrong in ["limit=0", "limit=x", "after=x", "limit=1&limit=2", "%6cimit=1&limit=1"] {
         let told = ask(&teams.site, "GET", &format!("/v1/vms?{wrong}"), &token, &Value::Null).await;
-        assert!(told.status == StatusCode::UNPROCESSABLE_ENTITY || !told.text.contains(FOREIGN), "{wrong}");
+        assert!(told.status == StatusCode::UNPROCESSABLE_ENTITY || !told.text.contains(STRANGER), "{wrong}");
     }
 }
 
@@ -278,7 +278,7 @@ async fn nobody_outside_can_say_to_what_they_are_limited() {
         let request = Request::get("/v1/vms").header("tranche-limited-to", "team=blue");
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         let told = teams.site.ask(request.body(Body::empty()).unwrap()).await;
-        assert_eq!(told.text.contains(FOREIGN), sees, "{}", told.text);
+        assert_eq!(told.text.contains(STRANGER), sees, "{}", told.text);
         assert!(told.headers.get("tranche-limited-to").is_none());
     }
 }
@@ -287,7 +287,7 @@ async fn nobody_outside_can_say_to_what_they_are_limited() {
 async fn a_name_that_is_escaped_is_no_way_around() {
     let teams = Teams::new().await;
     let token = teams.red(Role::Operator);
-    let escaped = OTHERS.replace('f', "%66");
+    let escaped = OTHERS.replace('g', "%67");
     for path in [
         format!("/v1/vms/{escaped}"),
         format!("/v1/vms/{escaped}/destinations"),
@@ -333,12 +333,12 @@ async fn the_pages_of_somebody_limited_name_no_vm_of_others_and_those_that_are_l
     for path in menu.into_iter().chain(others) {
         let told = page(path).await;
         assert_eq!(told.status, StatusCode::OK, "{path}: {}", told.text);
-        assert!(!told.text.contains(FOREIGN), "{path}: {}", told.text);
+        assert!(!told.text.contains(STRANGER), "{path}: {}", told.text);
     }
     assert_eq!(page(&format!("/vms/{OTHERS}")).await.status, StatusCode::NOT_FOUND);
     for path in ["/rules", "/policy", "/cluster", "/access", "/audit", "/homogeneity", "/partition"] {
         let told = page(path).await;
         assert_eq!(told.status, StatusCode::FORBIDDEN, "{path}");
-        assert!(!told.text.contains(FOREIGN), "{path}");
+        assert!(!told.text.contains(STRANGER), "{path}");
     }
 }
