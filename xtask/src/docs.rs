@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tranche_core::access::{is_open, needed};
+use tranche_core::access::{Reach, is_open, needed};
 
 /// A page that nobody edits.
 #[derive(Debug)]
@@ -82,9 +82,10 @@ fn roles() -> String {
     let mut text = String::from(
         "# Roles\n\n\
          The role that each request of the REST interface needs at least; [access.md](access.md) says what roles are. A test of\n\
-         the daemon asks every route with every role.\n\n\
+         the daemon asks every route with every role. The last column says whether it is left to somebody who is limited to VMs with\n\
+         a label, about those VMs.\n\n\
          <!-- Derived from crates/core/src/access.rs and openapi/v1.json by `cargo xtask docs`; do not edit. -->\n\n\
-         | request | role |\n| --- | --- |\n",
+         | request | role | limited |\n| --- | --- | --- |\n",
     );
     let document = document();
     let paths = document["paths"].as_object().into_iter().flatten();
@@ -92,7 +93,9 @@ fn roles() -> String {
         for method in methods.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase()) {
             let role =
                 if is_open(&method, path) { "none".to_owned() } else { needed(&method, path).to_string() };
-            writeln!(text, "| `{method} {path}` | {role} |").expect("a string grows");
+            let is_left = is_open(&method, path) || Reach::of(&method, path).is_some();
+            let left = if is_left { "yes" } else { "no" };
+            writeln!(text, "| `{method} {path}` | {role} | {left} |").expect("a string grows");
         }
     }
     text

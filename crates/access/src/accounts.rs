@@ -1,14 +1,16 @@
 //! Users, tokens, sessions and one-time links.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tranche_api::access::{
     CallerView, LinkMade, LogIn, LoggedIn, NewToken, Secret, SetUser, TOKEN_DAYS_MAX, TokenMade, TokenView,
     UserView,
 };
-use tranche_core::access::Role;
+use tranche_core::access::{Grant, Limit, Role};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
+use tranche_core::label::Label;
 use tranche_core::name::{Timestamp, UserName};
 use tranche_store::{Expected, Key, Outcome, Store, Txn};
 
@@ -31,12 +33,19 @@ pub struct Asker {
     pub who: String,
     /// What they may do.
     pub role: Role,
+    /// The VMs that they are limited to; to none if left out.
+    pub limit: Option<Limit>,
 }
 
 impl Asker {
+    /// Somebody who is granted this.
+    pub(crate) fn granted(who: String, Grant { role, limit }: Grant) -> Self {
+        Self { who, role, limit }
+    }
+
     /// As it is told to whoever asks.
     pub fn view(&self) -> CallerView {
-        CallerView { name: self.who.clone(), role: self.role }
+        caller(self.who.clone(), &Grant { role: self.role, limit: self.limit.clone() })
     }
 }
 
@@ -83,9 +92,13 @@ impl Accounts {
         let known = before.map(|(user, _)| user);
         let mut user = match known {
             Some(user) => user,
-            None => User { role: Role::Viewer, created_at: now, stamp: secret::new()?, password: None },
+            None => {
+                let grant = Grant { role: Role::Viewer, limit: None };
+                User { grant, created_at: now, stamp: secret::new()?, password: None }
+            }
         };
-        user.role = wish.role.unwrap_or(user.role);
+        let labels = wish.vm_labels.clone().unwrap_or_else(|| labels_of(&user.grant));
+        user.grant = Grant::new(wish.role.unwrap_or(user.grant.role), labels)?;
         if let Some(Secret(password)) = &wish.password {
             password::check(name, password)?;
             user.password = Some(Password { hash: password::hash(password)?, set_at: now });
@@ -171,7 +184,7 @@ impl Accounts {
         }
         let user = records::read::<User>(&*self.store, &records::user_key(&session.user))?;
         let user = user.map(|(user, _)| user).filter(|user| user.stamp == session.stamp);
-        Ok(user.map(|user| Asker { who: session.user.to_string(), role: user.role }))
+        Ok(user.map(|user| Asker::granted(session.user.to_string(), user.grant)))
     }
 
     /// Ends a session. One that has ended stays so.
@@ -207,7 +220,8 @@ impl Accounts {
         }
         let secret = secret::new()?;
         let expires_at = Timestamp(now.0 + u64::from(wish.days) * DAY_MS);
-        let token = Token { role: wish.role, created_at: now, expires_at, hash: secret::hash(&secret) };
+        let grant = Grant::new(wish.role, wish.vm_labels.clone())?;
+        let token = Token { grant, created_at: now, expires_at, hash: secret::hash(&secret) };
         let key = records::token_key(&name);
         let txn = Txn::new().expect(key.clone(), Expected::Absent).put(key, records::encode(&token));
         match self.store.commit(&txn).map_err(|error| error.finding())? {
@@ -238,7 +252,7 @@ impl Accounts {
         let token = records::read::<Token>(&*self.store, &records::token_key(&name))?;
         let token = token.map(|(token, _)| token).filter(|token| now < token.expires_at);
         let token = token.filter(|token| secret::is_same(&token.hash, &secret::hash(shown)));
-        Ok(token.map(|token| Asker { who: format!("token {name}"), role: token.role }))
+        Ok(token.map(|token| Asker::granted(format!("token {name}"), token.grant)))
     }
 
     /// Begins a session of a user, for which `spent` pays.
@@ -246,7 +260,7 @@ impl Accounts {
         let expires_at = Timestamp(now.0 + SESSION_LIFE_MS);
         let session = Login { user: name.clone(), stamp: user.stamp.clone(), expires_at };
         let secret = self.keep(&Session::User(session), now, spent)?.ok_or_else(say::link_failed)?;
-        let caller = CallerView { name: name.to_string(), role: user.role };
+        let caller = caller(name.to_string(), &user.grant);
         Ok(LoggedIn { secret: Secret(secret), caller, expires_at, subject: None })
     }
 
@@ -296,13 +310,25 @@ fn name_of(key: &Key) -> Option<UserName> {
     key.segments().next_back()?.parse().ok()
 }
 
+/// Who asks, as they are told.
+pub(crate) fn caller(name: String, grant: &Grant) -> CallerView {
+    CallerView { name, role: grant.role, vm_labels: labels_of(grant) }
+}
+
+fn labels_of(grant: &Grant) -> BTreeSet<Label> {
+    grant.limit.as_ref().map(|limit| limit.labels().clone()).unwrap_or_default()
+}
+
 fn user_view(name: UserName, user: &User) -> UserView {
     let password_at = user.password.as_ref().map(|password| password.set_at);
-    UserView { name, role: user.role, created_at: user.created_at, password_at }
+    let (role, vm_labels) = (user.grant.role, labels_of(&user.grant));
+    UserView { name, role, vm_labels, created_at: user.created_at, password_at }
 }
 
 fn token_view(name: UserName, token: &Token) -> TokenView {
-    TokenView { name, role: token.role, created_at: token.created_at, expires_at: token.expires_at }
+    let Token { grant, created_at, expires_at, .. } = token;
+    let vm_labels = labels_of(grant);
+    TokenView { name, role: grant.role, vm_labels, created_at: *created_at, expires_at: *expires_at }
 }
 
 #[cfg(test)]

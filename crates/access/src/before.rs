@@ -28,6 +28,7 @@ const OF_VM: &[&str] = &[
     "run",
     "host",
     "request",
+    "labels",
     "reserved",
     "prefer_numa_node",
     "availability",
@@ -41,8 +42,8 @@ const OF_VM_AT_WORK: &[&str] = &["state", "host"];
 /// What matters of a VM that is given a GPU, or whose GPU is taken away.
 const OF_VM_WITH_GPU: &[&str] = &["state", "host", "request"];
 const OF_HOST: &[&str] = &["duty", "labels", "agent", "leave_off", "reserved_memory_mib"];
-const OF_USER: &[&str] = &["role", "password_at"];
-const OF_TOKEN: &[&str] = &["role", "expires_at"];
+const OF_USER: &[&str] = &["role", "vm_labels", "password_at"];
+const OF_TOKEN: &[&str] = &["role", "vm_labels", "expires_at"];
 const OF_CLUSTER: &[&str] = &["standing", "cluster"];
 const OF_MEMBER: &[&str] = &["address", "role", "version"];
 
@@ -286,7 +287,7 @@ fn by_name(list: &Value, of: impl Fn(&Value) -> Value) -> Value {
 
 /// A VM in the words of a declaration.
 fn as_declared(vm: &Value) -> Value {
-    let mut declared = some_of(vm, &["name", "reserved", "availability", "prefer_numa_node"]);
+    let mut declared = some_of(vm, &["name", "labels", "reserved", "availability", "prefer_numa_node"]);
     if let Some(fields) = declared.as_object_mut() {
         fields.insert("gpu".to_owned(), vm["request"].clone());
         fields.insert("running".to_owned(), json!(vm["run"] == "running" || vm["run"] == "reset"));

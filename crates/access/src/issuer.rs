@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use tranche_api::access::{CallerView, LoggedIn, Secret};
-use tranche_core::access::Role;
+use tranche_api::access::{LoggedIn, Secret};
+use tranche_core::access::Grant;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::name::Timestamp;
 use tranche_store::{Expected, Txn};
 
-use crate::accounts::{Accounts, Asker, SESSION_LIFE_MS};
+use crate::accounts::{Accounts, Asker, SESSION_LIFE_MS, caller};
 use crate::attempt::Attempt;
 use crate::records::{self, Ends, Session, Vouched};
 
@@ -27,7 +27,7 @@ pub struct Issuer {
     /// What people call it.
     pub name: String,
     /// What each group may. Who is in none of them may nothing.
-    pub roles: BTreeMap<String, Role>,
+    pub roles: BTreeMap<String, Grant>,
     /// How long a session of its people lasts at most, in milliseconds.
     pub session_ms_max: u64,
 }
@@ -45,8 +45,8 @@ pub struct Person {
 
 impl Issuer {
     /// What somebody may who is in these groups: the most that any of them gives.
-    fn role_of(&self, groups: &[String]) -> Option<Role> {
-        groups.iter().filter_map(|group| self.roles.get(group)).max().copied()
+    fn grant_of(&self, groups: &[String]) -> Option<Grant> {
+        Grant::most(groups.iter().filter_map(|group| self.roles.get(group)))
     }
 
     /// What somebody is called here. No user, token or number can be called so, and no name can look like more than it is.
@@ -71,7 +71,7 @@ impl Accounts {
     ) -> Result<LoggedIn, Finding> {
         let issuer = self.issuer.as_ref().ok_or_else(say::issuer_missing)?;
         let who = issuer.who(&person.name);
-        let role = issuer.role_of(&person.groups).ok_or_else(|| say::no_role(&who))?;
+        let grant = issuer.grant_of(&person.groups).ok_or_else(|| say::no_role(&who))?;
         let groups = person.groups.iter().filter(|group| issuer.roles.contains_key(*group)).cloned();
         let expires_at = Timestamp(now.0 + issuer.session_ms_max.min(SESSION_LIFE_MS));
         let session = Session::Vouched(Vouched {
@@ -85,7 +85,7 @@ impl Accounts {
         let mark = records::encode(&Ends { expires_at: attempt.expires_at() });
         let spent = Txn::new().expect(key.clone(), Expected::Absent).put(key, mark);
         let secret = self.keep(&session, now, spent)?.ok_or_else(say::login_stale)?;
-        let (caller, subject) = (CallerView { name: who, role }, Some(person.subject.clone()));
+        let (caller, subject) = (caller(who, &grant), Some(person.subject.clone()));
         Ok(LoggedIn { secret: Secret(secret), caller, expires_at, subject })
     }
 
@@ -93,8 +93,8 @@ impl Accounts {
     /// anything.
     pub(crate) fn vouched(&self, session: &Vouched, now: Timestamp) -> Option<Asker> {
         let issuer = self.issuer.as_ref().filter(|issuer| issuer.url == session.issuer)?;
-        let role = issuer.role_of(&session.groups).filter(|_| now < session.expires_at)?;
-        Some(Asker { who: issuer.who(&session.name), role })
+        let grant = issuer.grant_of(&session.groups).filter(|_| now < session.expires_at)?;
+        Some(Asker::granted(issuer.who(&session.name), grant))
     }
 }
 
@@ -102,6 +102,7 @@ impl Accounts {
 mod tests {
     use std::sync::Arc;
 
+    use tranche_core::access::Role;
     use tranche_core::finding::Code;
     use tranche_store::{ManualClock, MemoryStore, Store};
 
@@ -114,7 +115,7 @@ mod tests {
         Issuer {
             url: "https://sso.example".to_owned(),
             name: "SSO".to_owned(),
-            roles: roles.map(|(group, role)| (group.to_owned(), role)).into(),
+            roles: roles.map(|(group, role)| (group.to_owned(), Grant { role, limit: None })).into(),
             session_ms_max: 60_000,
         }
     }
@@ -150,6 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn a_group_may_be_limited_to_vms_with_a_label_and_several_add_up() {
+        let mut issuer = issuer();
+        for team in ["red", "blue"] {
+            let limit = format!("team={team}").parse().ok();
+            issuer.roles.insert(team.to_owned(), Grant { role: Role::Operator, limit });
+        }
+        let accounts = Accounts::new(store()).trusting(issuer);
+        let limit = |groups: &[&str]| {
+            let session = enter(&accounts, &person(groups)).unwrap();
+            let asker = accounts.session(&session.secret.0, NOW).unwrap().unwrap();
+            assert_eq!(asker.view().vm_labels, session.caller.vm_labels);
+            asker.limit.map(|limit| limit.to_string())
+        };
+        assert_eq!(limit(&["red", "staff"]).as_deref(), Some("team=red"));
+        assert_eq!(limit(&["red", "blue"]).as_deref(), Some("team=blue,team=red"));
+        assert_eq!(limit(&["red", "gpu-operators"]), None);
+        assert_eq!(limit(&["red", "gpu-admins"]), None);
+    }
+
+    #[test]
     fn nobody_takes_the_name_of_a_user_of_a_token_or_of_somebody_else() {
         let names = [
             ("alice", "alice (via SSO)"),
@@ -170,7 +191,10 @@ mod tests {
         let session = enter(&accounts, &person(&["staff"])).unwrap();
         assert_eq!(session.expires_at, Timestamp(NOW.0 + 60_000));
         let asker = |at| accounts.session(&session.secret.0, at).unwrap();
-        assert_eq!(asker(NOW), Some(Asker { who: "alice (via SSO)".to_owned(), role: Role::Viewer }));
+        assert_eq!(
+            asker(NOW),
+            Some(Asker { who: "alice (via SSO)".to_owned(), role: Role::Viewer, limit: None })
+        );
         assert_eq!(asker(session.expires_at), None);
         let generous = accounts.trusting(Issuer { session_ms_max: u64::MAX, ..issuer() });
         let session = enter(&generous, &person(&["staff"])).unwrap();

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tranche_core::access::Role;
+use tranche_core::access::Grant;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::name::{Timestamp, UserName};
@@ -13,7 +13,8 @@ use tranche_store::{Entry, Key, KeyRange, Revision, Store};
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct User {
-    pub(crate) role: Role,
+    #[serde(rename = "role")]
+    pub(crate) grant: Grant,
     pub(crate) created_at: Timestamp,
     /// Changes with the password, and when somebody of the same name is made anew: sessions with another one are over.
     pub(crate) stamp: String,
@@ -31,7 +32,8 @@ pub(crate) struct Password {
 /// A token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Token {
-    pub(crate) role: Role,
+    #[serde(rename = "role")]
+    pub(crate) grant: Grant,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Timestamp,
     pub(crate) hash: String,

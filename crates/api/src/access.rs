@@ -1,9 +1,11 @@
 //! Who may come in: users, tokens, sessions. Secrets go over the wire once, when they are made or shown.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tranche_core::access::Role;
+use tranche_core::label::Label;
 use tranche_core::name::{Timestamp, UserName};
 
 /// Text that stays out of logs.
@@ -109,6 +111,9 @@ pub struct CallerView {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// The labels of the VMs that they are limited to: those that carry one of them. Without any there is no limit.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vm_labels: BTreeSet<Label>,
 }
 
 /// A user: `GET /v1/users`.
@@ -118,6 +123,9 @@ pub struct UserView {
     pub name: UserName,
     /// What they may do.
     pub role: Role,
+    /// The labels of the VMs that they are limited to: those that carry one of them. Without any there is no limit.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vm_labels: BTreeSet<Label>,
     /// When they were made known, in milliseconds since the Unix epoch.
     pub created_at: Timestamp,
     /// When the password was last set; none while there is none, and only a one-time link lets them in.
@@ -132,6 +140,9 @@ pub struct SetUser {
     /// What they may do; a viewer if that was never said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
+    /// The labels of the VMs that they are limited to: those that carry one of them. An empty list takes the limit away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm_labels: Option<BTreeSet<Label>>,
     /// A new password. It ends all sessions of the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
@@ -144,6 +155,9 @@ pub struct TokenView {
     pub name: UserName,
     /// What it may do.
     pub role: Role,
+    /// The labels of the VMs that it is limited to: those that carry one of them. Without any there is no limit.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vm_labels: BTreeSet<Label>,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_at: Timestamp,
     /// When it ends, in milliseconds since the Unix epoch.
@@ -158,6 +172,9 @@ pub struct NewToken {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// The labels of the VMs that it is limited to: those that carry one of them. Without any there is no limit.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vm_labels: BTreeSet<Label>,
     /// For how many days it lasts.
     #[serde(default = "days_default")]
     #[schema(minimum = 1, maximum = 3650, default = 90)]

@@ -12,6 +12,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod history;
 pub mod limits;
+pub mod narrow;
 pub mod problem;
 pub mod request;
 pub mod secret;

@@ -23,6 +23,9 @@ pub struct CreateVm {
     /// What it asks for; no GPU if left out.
     #[serde(default)]
     pub request: Request,
+    /// What people tell it apart by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Whether it keeps its partition while it is off.
     #[serde(default)]
     pub reserved: bool,
@@ -40,8 +43,8 @@ impl CreateVm {
     /// # Errors
     /// The name is none.
     pub fn into_change(self) -> Result<Change, NameError> {
-        let Self { name, hardware, request, reserved, prefer_numa_node, availability } = self;
-        let vm = NewVm { hardware, request, reserved, prefer_numa_node, availability };
+        let Self { name, hardware, request, labels, reserved, prefer_numa_node, availability } = self;
+        let vm = NewVm { hardware, request, labels, reserved, prefer_numa_node, availability };
         Ok(Change::CreateVm { name: name.parse()?, vm })
     }
 }

@@ -8,7 +8,7 @@ mod migration;
 mod overview;
 mod partition;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod vm;
 
 use tranche_core::finding::{Finding, Subject};
@@ -21,9 +21,10 @@ use tranche_core::spec::Spec;
 pub use gpu::{GpuStatus, GpuView, gpu, gpus};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
 pub use migration::MigrationView;
+pub(crate) use overview::vm_figures;
 pub use overview::{GpuFigures, HostFigures, Overview, PartitionFigures, VmFigures, overview};
-pub use partition::{PartitionState, PartitionView, partitions, partitions_of};
-pub use vm::{VmOrigin, VmState, VmView, vm, vms};
+pub use partition::{PartitionState, PartitionView, partitions, partitions_of, partitions_on};
+pub use vm::{VmOrigin, VmState, VmView, vm, vms, vms_that};
 
 /// What views are made from.
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,7 @@ async fn main() -> std::io::Result<()> {
         _ => World::small(""),
     };
     world.is_endless = true;
-    let visitor = Visitor { name: "maria".to_owned(), role, csrf: "example".to_owned() };
+    let visitor = Visitor { name: "maria".to_owned(), role, is_limited: false, csrf: "example".to_owned() };
     let look = move |mut request: Request, next: Next| {
         request.extensions_mut().insert(visitor.clone());
         next.run(request)

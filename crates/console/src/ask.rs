@@ -16,7 +16,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::ServiceExt as _;
 use tranche_api::Problem;
-use tranche_core::access::needed;
 use tranche_core::diagnostics::finding;
 use tranche_core::finding::{Code, Severity, Subject};
 
@@ -158,7 +157,7 @@ impl Visit {
 
     /// Whether the visitor may send such a request. It is the daemon that enforces it.
     pub(crate) fn may(&self, method: &str, path: &str) -> bool {
-        self.visitor.as_ref().is_some_and(|visitor| visitor.role >= needed(method, path))
+        self.visitor.as_ref().is_some_and(|visitor| visitor.may(method, path))
     }
 
     /// What forms carry.

@@ -6,7 +6,6 @@
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use maud::{DOCTYPE, Markup, html};
-use tranche_core::access::Role;
 
 use crate::Visitor;
 use crate::ask::{Trouble, Visit};
@@ -19,34 +18,35 @@ use crate::parts::form::hidden;
 const HTMX_CONFIG: &str =
     r#"{"allowEval":false,"includeIndicatorStyles":false,"historyEnabled":false,"selfRequestsOnly":true}"#;
 
+/// A page of the menu: its address, its label, and what it reads of the REST interface.
+type Entry = (&'static str, &'static str, &'static str);
+
 /// The menu: what each group is called, and its pages.
-const MENU: [(&str, &[(&str, &str)]); 3] = [
+const MENU: [(&str, &[Entry]); 3] = [
     (
         "Resources",
         &[
-            ("/", "Overview"),
-            ("/gpus", "GPUs"),
-            ("/partition", "Partitions"),
-            ("/vms", "VMs"),
-            ("/hosts", "Hosts"),
-            ("/cluster", "Cluster"),
+            ("/", "Overview", "/v1/findings"),
+            ("/gpus", "GPUs", "/v1/gpus"),
+            ("/partition", "Partitions", "/v1/homogeneity"),
+            ("/vms", "VMs", "/v1/vms"),
+            ("/hosts", "Hosts", "/v1/hosts"),
+            ("/cluster", "Cluster", "/v1/cluster"),
         ],
     ),
     (
         "State",
         &[
-            ("/findings", "Findings"),
-            ("/operations", "Operations"),
-            ("/homogeneity", "Homogeneity"),
-            ("/capacity", "Capacity"),
-            ("/rules", "Rules"),
-            ("/policy", "Policies"),
+            ("/findings", "Findings", "/v1/findings"),
+            ("/operations", "Operations", "/v1/operations"),
+            ("/homogeneity", "Homogeneity", "/v1/homogeneity"),
+            ("/capacity", "Capacity", "/v1/capacity"),
+            ("/rules", "Rules", "/v1/rules"),
+            ("/policy", "Policies", "/v1/policy"),
         ],
     ),
-    ("Administration", &[("/access", "Access"), ("/audit", "Audit log")]),
+    ("Administration", &[("/access", "Access", "/v1/users"), ("/audit", "Audit log", "/v1/audit")]),
 ];
-/// Pages that only administrators see.
-const OF_ADMINS: [&str; 2] = ["/access", "/audit"];
 
 /// The names of live regions. A page has as many of them as it needs, each once.
 pub(crate) const LIVE: [&str; 3] = ["live", "live-2", "live-3"];
@@ -90,7 +90,7 @@ impl Visit {
 pub(crate) fn trouble(visitor: Option<&Visitor>, path: &str, trouble: &Trouble) -> Response {
     let title = "That did not work";
     let body = finding::problem(&trouble.0);
-    let at = MENU.iter().flat_map(|(_, pages)| pages.iter()).map(|(at, _)| *at);
+    let at = MENU.iter().flat_map(|(_, pages)| pages.iter()).map(|(at, ..)| *at);
     let at = at.filter(|at| *at != "/").find(|at| path.starts_with(at)).unwrap_or_default();
     let page = Page { title, at, above: &[], body };
     let markup = if visitor.is_some() { framed(visitor, &page, None, false) } else { bare(title, page.body) };
@@ -182,7 +182,7 @@ fn who(visitor: &Visitor) -> Markup {
         div class="who" {
             span id="stale" class="badge warn" role="status" hidden { "Not up to date: the daemon does not answer" }
             button id="theme" class="quiet" type="button" hidden { "Theme" }
-            span { strong { (visitor.name) } " " span class="quiet" { (visitor.role) } }
+            span { strong { (visitor.name) } " " span class="quiet" { (visitor.role) @if visitor.is_limited { " on some VMs" } } }
             form method="post" action="/logout" data-needs="DELETE /v1/session" {
                 (hidden(CSRF, &visitor.csrf))
                 button class="quiet" { "Log out" }
@@ -192,15 +192,15 @@ fn who(visitor: &Visitor) -> Markup {
 }
 
 fn menu(visitor: &Visitor, at: &str) -> Markup {
-    let may_see = |page: &str| visitor.role == Role::Admin || !OF_ADMINS.contains(&page);
+    let may_see = |rest: &str| visitor.may("GET", rest);
     html! {
         nav class="menu" aria-label="Pages" {
             @for (group, pages) in MENU {
-                @if pages.iter().any(|(page, _)| may_see(page)) {
+                @if pages.iter().any(|(.., rest)| may_see(rest)) {
                     div {
                         p { (group) }
                         ul {
-                            @for (page, label) in pages.iter().filter(|(page, _)| may_see(page)) {
+                            @for (page, label, _) in pages.iter().filter(|(.., rest)| may_see(rest)) {
                                 li { a href=(page) aria-current=[(*page == at).then_some("page")] { (label) } }
                             }
                         }

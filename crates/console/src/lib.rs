@@ -21,7 +21,7 @@ mod words;
 
 use axum::Router;
 use axum::middleware::from_fn;
-use tranche_core::access::Role;
+use tranche_core::access::{Role, denied};
 
 pub use guard::tell_route;
 
@@ -36,9 +36,18 @@ pub struct Visitor {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// Whether they are limited to some VMs.
+    pub is_limited: bool,
     /// What each form that changes something carries, so that no other site can send one. It is bound to the session and told to nobody
     /// else.
     pub csrf: String,
+}
+
+impl Visitor {
+    /// Whether they may send such a request. It is the daemon that enforces it.
+    pub(crate) fn may(&self, method: &str, path: &str) -> bool {
+        denied(self.role, self.is_limited, method, path).is_none()
+    }
 }
 
 /// All pages. `rest` answers the REST interface, and is asked with the extensions of the visitor's own request, so that it knows who asks.

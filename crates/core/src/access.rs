@@ -5,12 +5,16 @@
 //!
 //! Deliberately absent: who somebody is, and how that is proved ([`crate::name::UserName`] only names them).
 
+mod limit;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::name::NameError;
+
+pub use self::limit::{Grant, Limit, Reach};
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,6 +84,25 @@ pub fn needed(method: &str, path: &str) -> Role {
         (["v1", "hosts", _, "drain" | "undrain"], _) => Role::Operator,
         _ => Role::Admin,
     }
+}
+
+/// What keeps somebody from a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// It is for another role.
+    Needs(Role),
+    /// It is for nobody who is limited to VMs with a label.
+    Limited,
+}
+
+/// What keeps somebody with a role, whether it is limited to VMs with a label or not, from a request. Which VMs that may be is judged where the
+/// request is answered.
+pub fn denied(role: Role, is_limited: bool, method: &str, path: &str) -> Option<Denied> {
+    let needs = needed(method, path);
+    if role < needs {
+        return Some(Denied::Needs(needs));
+    }
+    (is_limited && Reach::of(method, path).is_none()).then_some(Denied::Limited)
 }
 
 /// Whether a request opens a console of a VM, by its path. Such a one is an act, although it is asked for by GET, because WebSockets are.

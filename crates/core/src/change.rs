@@ -15,7 +15,7 @@ mod together;
 mod valid;
 mod vm;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,8 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
 use crate::homogeneity;
 use crate::inventory::{Domain, HostInventory, Inventory};
-use crate::name::{GpuKey, HostName, RuleName, Timestamp, VmId, VmName};
+use crate::label;
+use crate::name::{GpuKey, HostName, LabelKey, LabelValue, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
@@ -228,6 +229,9 @@ pub struct NewVm {
     /// What it asks for.
     #[serde(default)]
     pub request: Request,
+    /// What people tell it apart by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Whether it keeps its partition while it is off.
     #[serde(default)]
     pub reserved: bool,
@@ -304,7 +308,7 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::SetAllGpus(wish) => all::set_all(wish, state),
         Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
         Change::AdoptVm { name, vm } => vm::adopt(name, vm, state, now),
-        Change::SetVm { name, wish } => vm::set(name, *wish, state),
+        Change::SetVm { name, wish } => vm::set(name, wish, state),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
         Change::StartVm { name } => start_vm(name, state),
         Change::StopVm { name, force } => stop_vm(name, *force, state),
@@ -339,6 +343,7 @@ fn create_vm(
     let mut found = valid::hardware(name, &vm.hardware);
     found.extend(valid::request(&vm.request));
     found.extend(valid::availability(vm.availability));
+    found.extend(label::too_many(&vm.labels));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
     } else if let Some(planned) = state.plan.vms.get(name) {
@@ -351,6 +356,7 @@ fn create_vm(
         id,
         source: VmSource::Made(vm.hardware.clone()),
         request: vm.request.clone(),
+        labels: vm.labels.clone(),
         reserved: vm.reserved,
         prefer_numa_node: vm.prefer_numa_node,
         availability: vm.availability,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::change::{AdoptedVm, Change, NewVm};
 use crate::diagnostics as say;
 use crate::finding::Finding;
-use crate::name::{GpuAddress, GpuKey, HostName, RuleName, VmName};
+use crate::label;
+use crate::name::{GpuAddress, GpuKey, HostName, LabelKey, LabelValue, RuleName, VmName};
 use crate::spec::{
     Availability, AvailabilityPart, GpuMode, PolicyPart, Request, Rule, Run, Spec, VmHardware, VmPart,
     VmSource, VmSpec,
@@ -67,6 +68,10 @@ pub struct DeclaredVm {
     /// What it asks for.
     #[serde(default)]
     pub gpu: Request,
+    /// What people tell it apart by; those without a value (null) are taken away, those that are not named stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, Option<String>>))]
+    pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
     /// Whether it shall run; left as it is if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<bool>,
@@ -84,8 +89,9 @@ pub struct DeclaredVm {
 impl DeclaredVm {
     /// What is named of all that can be changed at any time.
     fn part(&self) -> VmPart {
-        let Self { reserved, prefer_numa_node, availability, .. } = self;
+        let Self { labels, reserved, prefer_numa_node, availability, .. } = self;
         VmPart {
+            labels: labels.clone(),
             reserved: *reserved,
             prefer_numa_node: prefer_numa_node.map(Some),
             availability: *availability,
@@ -204,14 +210,15 @@ fn new_vm(vm: &DeclaredVm) -> Change {
     let name = vm.name.clone();
     let (request, prefer_numa_node) = (vm.gpu.clone(), vm.prefer_numa_node);
     let reserved = vm.reserved.unwrap_or_default();
+    let labels = label::over(&vm.labels, &label::Labels::new());
     let availability = vm.availability.over(Availability::default());
     match vm.hardware.clone() {
         Some(hardware) => {
-            let vm = NewVm { hardware, request, reserved, prefer_numa_node, availability };
+            let vm = NewVm { hardware, request, labels, reserved, prefer_numa_node, availability };
             Change::CreateVm { name, vm }
         }
         None => {
-            let vm = AdoptedVm { request, reserved, prefer_numa_node, availability };
+            let vm = AdoptedVm { request, labels, reserved, prefer_numa_node, availability };
             Change::AdoptVm { name, vm }
         }
     }

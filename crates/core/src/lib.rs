@@ -24,6 +24,7 @@ pub mod homogeneity;
 pub mod identity;
 pub mod inventory;
 pub mod journey;
+pub mod label;
 pub mod liveness;
 pub mod map;
 pub mod membership;

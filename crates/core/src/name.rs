@@ -17,7 +17,7 @@ pub const HOST_NAME_LEN_MAX: usize = 253;
 pub const POOL_NAME_LEN_MAX: usize = 63;
 /// The longest name of a rule, in bytes.
 pub const RULE_NAME_LEN_MAX: usize = 63;
-/// The longest key, and the longest value, of a host's label, in bytes.
+/// The longest key, and the longest value, of a label, in bytes.
 pub const LABEL_LEN_MAX: usize = 63;
 /// The longest name of a user or a token, in bytes.
 pub const USER_NAME_LEN_MAX: usize = 63;
@@ -186,7 +186,7 @@ text_name!(
 );
 
 text_name!(
-    /// The key of a host's label.
+    /// The key of a label of a host or a VM.
     LabelKey,
     "label key",
     LABEL_LEN_MAX,
@@ -197,7 +197,7 @@ text_name!(
 );
 
 text_name!(
-    /// The value of a host's label.
+    /// The value of a label of a host or a VM.
     LabelValue,
     "label value",
     LABEL_LEN_MAX,

@@ -3,6 +3,7 @@
 //! A wish may be impossible; that is found out by [`crate::change`] when it is uttered and by [`crate::planner`] from
 //! then on. Nothing here says where anything runs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -20,9 +21,7 @@ pub use self::availability::{
     ShutdownPolicy, Timers,
 };
 pub use self::homogeneity::Homogeneity;
-pub use self::host::{
-    Departure, DepartureWay, Duty, FencePart, FenceSpec, HostPart, HostSpec, LABELS_PER_HOST_MAX, SaidDown,
-};
+pub use self::host::{Departure, DepartureWay, Duty, FencePart, FenceSpec, HostPart, HostSpec, SaidDown};
 pub use self::pace::{BANDWIDTH_MIB_S_MAX, Limits, PAUSE_MS_DEFAULT, PAUSE_MS_MAX, PAUSE_MS_MIN, Pace};
 pub use self::part::{
     AvailabilityPart, FailoverPart, PacePart, PolicyPart, RestartsPart, TimersPart, VmPart,
@@ -33,7 +32,7 @@ pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE,
 use crate::diagnostics::counted;
 use crate::identity::GpuIdentity;
 use crate::map::Map;
-use crate::name::{GpuKey, HostName, PoolName, RuleName, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, LabelKey, LabelValue, PoolName, RuleName, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
 pub const PARTITIONS_PER_GPU_MAX: u16 = 256;
@@ -187,6 +186,9 @@ pub struct VmSpec {
     pub source: VmSource,
     /// What it asks for.
     pub request: Request,
+    /// What people tell it apart by, and who may be limited to it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Whether a stopped VM keeps its partition.
     #[serde(default)]
     pub reserved: bool,

@@ -211,6 +211,7 @@ fn add_vm(vm: &VmName, setup: &VmSetup) -> Wish {
         hardware: hardware(setup),
         request: setup.gpu.clone(),
         reserved: setup.reserved,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: setup.availability,
     };

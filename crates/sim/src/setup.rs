@@ -90,6 +90,7 @@ fn wished(setup: &VmSetup, id: VmId, created_at: u64) -> VmSpec {
         source: VmSource::Made(hardware(setup)),
         request: setup.gpu.clone(),
         reserved: setup.reserved,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: setup.availability,
         run: if setup.running { Run::Running } else { Run::Stopped },

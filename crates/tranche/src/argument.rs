@@ -6,7 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tranche_core::name::{GpuAddress, GpuKey, HostName, LabelKey, LabelValue, PciAddress};
+use tranche_core::label::Label;
+use tranche_core::name::{GpuAddress, GpuKey, HostName, LabelKey, LabelValue, NameError, PciAddress};
 use tranche_core::spec::{PREFERENCE, Request, VolumeRef};
 
 /// A GPU as people write it: `node1/0000:41:00.0`, `0000:41:00.0`, `41:00.0`, or the name of a virtual one.
@@ -151,9 +152,8 @@ pub(crate) fn preferred_host(text: &str) -> Result<(HostName, u16), String> {
 
 /// A label: `KEY=VALUE`.
 pub(crate) fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, as in rack=3")?;
-    let wrong = |error| format!("{error}");
-    Ok((key.parse().map_err(wrong)?, value.parse().map_err(wrong)?))
+    let Label { key, value } = text.parse().map_err(|error: NameError| format!("{error}"))?;
+    Ok((key, value))
 }
 
 /// An option of a fence agent: `NAME=VALUE`.

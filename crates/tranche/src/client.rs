@@ -68,7 +68,8 @@ impl Client {
         L: DeserializeOwned + Default + IntoIterator + Extend<L::Item>,
     {
         let mut all = L::default();
-        let mut next = Some(format!("{path}?limit={PAGE_LEN_MAX}"));
+        let and = if path.contains('?') { '&' } else { '?' };
+        let mut next = Some(format!("{path}{and}limit={PAGE_LEN_MAX}"));
         while let Some(path) = next {
             let page = self.call_for_page::<L>(Method::GET, &path, None, self.leaderless)?;
             all.extend(page.body);

@@ -149,6 +149,7 @@ fn vm() -> NewVm {
         hardware,
         request: Request::ANY_PARTITION,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: Availability::default(),
     }

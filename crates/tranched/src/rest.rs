@@ -19,6 +19,7 @@ mod hosts;
 mod input;
 mod installation;
 mod leader;
+mod limited;
 mod meta;
 mod operations;
 mod page;
@@ -148,6 +149,7 @@ fn routes_of(app: &App) -> Router {
     of_the_hosts
         .route_layer(from_fn_with_state(app.clone(), guard::after_the_first_look))
         .merge(news)
+        .route_layer(from_fn_with_state(app.clone(), limited::wall))
         .route_layer(from_fn_with_state(app.clone(), leader::lead_to))
         .merge(of_the_daemon)
         .with_state(app.clone())

@@ -3,6 +3,7 @@
 //! The rows behind the figures are those of the lists; none of them is made for it, since a site has thousands.
 
 use serde::{Deserialize, Serialize};
+use tranche_core::name::VmName;
 use tranche_core::plan::Standing;
 use tranche_core::spec::{Duty, GpuMode};
 
@@ -79,7 +80,7 @@ pub struct VmFigures {
 /// Everything in figures.
 pub fn overview(sources: &Sources<'_>) -> Overview {
     let (gpus, partitions) = gpus(sources);
-    Overview { hosts: hosts(sources), gpus, partitions, vms: vms(sources) }
+    Overview { hosts: hosts(sources), gpus, partitions, vms: vm_figures(sources, |_| true) }
 }
 
 fn hosts(sources: &Sources<'_>) -> HostFigures {
@@ -123,9 +124,10 @@ fn count(partitions: &mut PartitionFigures, state: PartitionState) {
     }
 }
 
-fn vms(sources: &Sources<'_>) -> VmFigures {
+/// Those VMs in figures that are to be counted.
+pub(crate) fn vm_figures(sources: &Sources<'_>, is_counted: impl Fn(&VmName) -> bool) -> VmFigures {
     let mut figures = VmFigures::default();
-    for state in vm::states(sources) {
+    for (_, state) in vm::states(sources).filter(|(name, _)| is_counted(name)) {
         figures.total += 1;
         match state {
             VmState::Running => figures.running += 1,

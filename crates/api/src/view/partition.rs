@@ -1,5 +1,6 @@
 //! Partitions, as people see them: who holds which, and which could be had.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -86,16 +87,15 @@ impl fmt::Display for PartitionState {
 
 /// Every partition of every GPU, in order.
 pub fn partitions(sources: &Sources<'_>) -> Vec<PartitionView> {
-    let mut keys: Vec<GpuKey> = sources.plan.gpus.keys().cloned().collect();
-    for (host, observed) in sources.inventory {
-        keys.extend(
-            observed.gpus.keys().map(|address| GpuKey { host: host.clone(), address: address.clone() }),
-        );
-    }
-    keys.sort();
-    keys.dedup();
-    let mut uses = UsesOfHost::default();
-    keys.iter().flat_map(|key| used_partitions_of(sources, key, uses.of(sources, &key.host))).collect()
+    let planned = sources.plan.gpus.keys().map(|gpu| &gpu.host);
+    let hosts: BTreeSet<&HostName> = sources.inventory.keys().chain(planned).collect();
+    hosts.into_iter().flat_map(|host| partitions_on(sources, host)).collect()
+}
+
+/// Every partition of every GPU of a host, in order.
+pub fn partitions_on(sources: &Sources<'_>, host: &HostName) -> Vec<PartitionView> {
+    let uses = sources.host(host).map(Uses::of).unwrap_or_default();
+    gpus_on(sources, host).iter().flat_map(|key| used_partitions_of(sources, key, &uses)).collect()
 }
 
 /// The partitions of one GPU: those decided, by index, then those that nobody decided.
@@ -116,14 +116,18 @@ pub(super) fn states_of(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Vec
 
 /// What each of a host's partitions is doing.
 pub(super) fn states_on(sources: &Sources<'_>, host: &HostName) -> Vec<PartitionState> {
-    let observed = sources.host(host);
+    let uses = sources.host(host).map(Uses::of).unwrap_or_default();
+    gpus_on(sources, host).iter().flat_map(|key| states_of(sources, key, &uses)).collect()
+}
+
+/// The GPUs of a host that are there or decided, in order.
+fn gpus_on(sources: &Sources<'_>, host: &HostName) -> Vec<GpuKey> {
     let mut gpus: Vec<GpuKey> = sources.plan.gpus_of(host).map(|(key, _)| key.clone()).collect();
-    let seen = observed.into_iter().flat_map(|observed| observed.gpus.keys().cloned());
+    let seen = sources.host(host).into_iter().flat_map(|observed| observed.gpus.keys().cloned());
     gpus.extend(seen.map(|address| GpuKey { host: host.clone(), address }));
     gpus.sort();
     gpus.dedup();
-    let uses = observed.map(Uses::of).unwrap_or_default();
-    gpus.iter().flat_map(|key| states_of(sources, key, &uses)).collect()
+    gpus
 }
 
 fn used_partitions_of(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Vec<PartitionView> {

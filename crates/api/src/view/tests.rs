@@ -114,6 +114,32 @@ fn domain(state: DomainState) -> Domain {
 
 const OFF: DomainState = DomainState::Off { reason: OffReason::Unknown };
 
+fn wish() -> VmSpec {
+    VmSpec {
+        id: id(),
+        source: VmSource::Adopted,
+        request: Request::ANY_PARTITION,
+        reserved: false,
+        labels: tranche_core::label::Labels::new(),
+        prefer_numa_node: None,
+        availability: tranche_core::spec::Availability::default(),
+        run: Run::Stopped,
+        serial: 0,
+        relocation: None,
+        created_at: Timestamp(0),
+    }
+}
+
+/// VMs of these names, each of a team.
+pub(crate) fn labelled(vms: &[(&str, &str)]) -> Spec {
+    let mut spec = Spec::default();
+    for (name, team) in vms {
+        let labels = [("team".parse().unwrap(), team.parse().unwrap())].into();
+        spec.vms.insert(name.parse().unwrap(), VmSpec { labels, ..wish() });
+    }
+    spec
+}
+
 impl Situation {
     /// The GPU is split and the VM is off.
     fn new() -> Self {
@@ -121,19 +147,7 @@ impl Situation {
         let mode = GpuMode::Partitioned { count: 4, series: None };
         let mut spec = Spec::default();
         spec.gpus.insert(key(), GpuSpec { mode: mode.clone(), identity: gpu.identity(), reloads: 0 });
-        let wish = VmSpec {
-            id: id(),
-            source: VmSource::Adopted,
-            request: Request::ANY_PARTITION,
-            reserved: false,
-            prefer_numa_node: None,
-            availability: tranche_core::spec::Availability::default(),
-            run: Run::Stopped,
-            serial: 0,
-            relocation: None,
-            created_at: Timestamp(0),
-        };
-        spec.vms.insert(name(), wish);
+        spec.vms.insert(name(), wish());
         let mut plan = Plan::default();
         let planned = GpuPlan {
             mode,

@@ -1,12 +1,15 @@
 //! VMs, as people see them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{Console, Domain, DomainState, Gpu, HostInventory};
 use tranche_core::journey::Sending;
-use tranche_core::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
+use tranche_core::name::{
+    GpuAddress, GpuKey, HostName, LabelKey, LabelValue, Slot, SlotKey, Timestamp, VmId, VmName,
+};
 use tranche_core::placement;
 use tranche_core::plan::{VmGoal, VmPlan};
 use tranche_core::spec::{Availability, Request, Run, VmSource, VmSpec};
@@ -49,6 +52,9 @@ pub struct VmView {
     pub emulated: bool,
     /// What it asks for.
     pub request: Request,
+    /// What people tell it apart by.
+    #[serde(default)]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Whether it keeps its partition while it is off.
     pub reserved: bool,
     /// The NUMA node whose GPUs it prefers.
@@ -147,7 +153,13 @@ pub enum VmOrigin {
 
 /// Every VM, by name.
 pub fn vms(sources: &Sources<'_>) -> Vec<VmView> {
-    sources.spec.vms.iter().map(|(name, spec)| build(sources, name, spec)).collect()
+    vms_that(sources, |_| true)
+}
+
+/// The VMs whose wish is like that, by name.
+pub fn vms_that(sources: &Sources<'_>, are_so: impl Fn(&VmSpec) -> bool) -> Vec<VmView> {
+    let wanted = sources.spec.vms.iter().filter(|(_, spec)| are_so(spec));
+    wanted.map(|(name, spec)| build(sources, name, spec)).collect()
 }
 
 /// One VM, if there is one of that name.
@@ -198,6 +210,7 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
         emulated: gpu.is_some_and(|gpu| gpu.emulated),
         holds,
         request: spec.request.clone(),
+        labels: spec.labels.clone(),
         reserved: spec.reserved,
         prefer_numa_node: spec.prefer_numa_node,
         availability: spec.availability,
@@ -212,12 +225,12 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
 }
 
 /// What each VM does.
-pub(super) fn states<'a>(sources: &'a Sources<'a>) -> impl Iterator<Item = VmState> + 'a {
+pub(super) fn states<'a>(sources: &'a Sources<'a>) -> impl Iterator<Item = (&'a VmName, VmState)> {
     sources.spec.vms.iter().map(|(name, spec)| {
         let planned = sources.plan.vms.get(name);
         let host = planned.and_then(|planned| sources.host(&planned.host));
         let domain = host.and_then(|host| host.domain(name)).filter(|domain| domain.uuid == spec.id.0);
-        state(spec.run, planned, host, domain, || sources.about_vm(name))
+        (name, state(spec.run, planned, host, domain, || sources.about_vm(name)))
     })
 }
 

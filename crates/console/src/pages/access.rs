@@ -1,15 +1,18 @@
 //! Who may come in: users and tokens. Secrets are shown once, on the page that follows on their making.
 
+use std::collections::BTreeSet;
+
 use axum::http::{HeaderMap, Method};
 use maud::{Markup, html};
 use tranche_api::access::{
     LinkMade, NewToken, Secret, SetUser, TOKEN_DAYS_DEFAULT, TokenMade, TokenView, UserView,
 };
 use tranche_core::access::Role;
+use tranche_core::label::Label;
 use tranche_core::name::UserName;
 
-use crate::ask::{Answer, Visit};
-use crate::fields::{Named, Posted};
+use crate::ask::{Answer, Trouble, Visit};
+use crate::fields::{Fields, Named, Posted};
 use crate::guard::see_other;
 use crate::layout::Page;
 use crate::parts::form::{Deed, Field, button, change, choice, hidden};
@@ -85,6 +88,7 @@ fn role_form(visit: &Visit, user: &UserView, rest: &str) -> Markup {
         select name="role" aria-label={ "Role of " (user.name) } {
             @for role in Role::ALL { option value=(role) selected[role == user.role] { (role) } }
         }
+        input name="vm_labels" value=(labels_text(&user.vm_labels)) placeholder="all VMs" autocomplete="off" spellcheck="false" aria-label={ "Only VMs with a label, of " (user.name) };
         button { "Set" }
     };
     let form = change(visit, Deed { action: "/access/users", method: "PUT", rest }, content);
@@ -116,6 +120,7 @@ fn new_user(visit: &Visit) -> Markup {
         div class="row" {
             (Field { name: "name", label: "Name", ..Field::default() })
             (choice("role", "Role", &roles(), "viewer"))
+            (Field { name: "vm_labels", label: "Only VMs with a label", is_optional: true, help: "As team=red; with several, with commas between them, one of them is enough. Never for administrators.", ..Field::default() })
             (Field { name: "password", label: "Password", kind: "password", is_optional: true, help: "Without one, a one-time link lets them in.", ..Field::default() })
         }
         div class="buttons" { button class="main" { "Add user" } }
@@ -130,7 +135,7 @@ fn tokens_table(visit: &Visit, tokens: &[TokenView]) -> Markup {
         let deed = Deed { action: &action, method: "DELETE", rest: &rest };
         vec![
             html! { (token.name) },
-            html! { (token.role) },
+            html! { (token.role) @if !token.vm_labels.is_empty() { " on " (labels_text(&token.vm_labels)) } },
             time(token.created_at),
             time(token.expires_at),
             confirmed(visit, deed, "Revoke", token.name.as_str()),
@@ -147,11 +152,22 @@ fn new_token(visit: &Visit) -> Markup {
         div class="row" {
             (Field { name: "token", label: "Name", ..Field::default() })
             (choice("token_role", "Role", &roles(), "viewer"))
+            (Field { name: "token_vm_labels", label: "Only VMs with a label", is_optional: true, help: "As team=red; with several, with commas between them, one of them is enough. Never for administrators.", ..Field::default() })
             (Field { name: "days", label: "Days", value: &days, kind: "number", ..Field::default() })
         }
         div class="buttons" { button class="main" { "Make token" } }
     };
     html! { div class="panel change" { (change(visit, Deed { action: "/access/tokens", method: "POST", rest: "/v1/tokens" }, content)) } }
+}
+
+/// Labels as they are shown, and typed.
+fn labels_text(labels: &BTreeSet<Label>) -> String {
+    labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn labels(fields: &Fields, name: &str) -> Result<BTreeSet<Label>, Trouble> {
+    let pairs = fields.pairs(name, "Only VMs with a label")?;
+    Ok(pairs.into_iter().map(|(key, value)| Label { key, value }).collect())
 }
 
 /// Makes a user known, or changes one.
@@ -161,6 +177,8 @@ pub(crate) async fn set_user(visit: Visit, Posted(fields): Posted) -> Answer {
     let password = fields.raw("password").filter(|password| !password.is_empty());
     let wish = SetUser {
         role: fields.parsed("role", "Role")?,
+        // The form with the password has no such field, and changes nothing of it.
+        vm_labels: fields.raw("vm_labels").is_some().then(|| labels(&fields, "vm_labels")).transpose()?,
         password: password.map(|password| Secret(password.to_owned())),
     };
     visit.tell(Method::PUT, &format!("/v1/users/{name}"), Some(&wish)).await?;
@@ -193,6 +211,7 @@ pub(crate) async fn make_token(visit: Visit, Posted(fields): Posted) -> Answer {
     let wish = NewToken {
         name: fields.needed("token", "Name")?,
         role: fields.needed("token_role", "Role")?,
+        vm_labels: labels(&fields, "token_vm_labels")?,
         days: fields.parsed("days", "Days")?.unwrap_or(TOKEN_DAYS_DEFAULT),
     };
     let made: TokenMade = visit.ask(Method::POST, "/v1/tokens", Some(&wish)).await?;

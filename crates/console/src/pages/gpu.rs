@@ -30,8 +30,9 @@ pub(crate) async fn show(
 ) -> Answer {
     let key = GpuKey { host, address };
     let path = format!("/v1{}", links::gpu(&key));
+    let partitions = format!("/v1/partitions?host={}", key.host);
     let (gpu, partitions) =
-        tokio::join!(visit.get::<GpuView>(&path), visit.get::<Vec<PartitionView>>("/v1/partitions"));
+        tokio::join!(visit.get::<GpuView>(&path), visit.get::<Vec<PartitionView>>(&partitions));
     let gpu = gpu?;
     let mut partitions = partitions?;
     partitions.retain(|partition| partition.host == key.host && partition.gpu == key.address);

@@ -28,19 +28,18 @@ type Partitions = BTreeMap<(HostName, GpuAddress), Vec<PartitionView>>;
 
 /// The list.
 pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
-    let (gpus, partitions) = tokio::join!(
-        visit.get::<Vec<GpuView>>("/v1/gpus"),
-        visit.get::<Vec<PartitionView>>("/v1/partitions")
-    );
-    let gpus = gpus?;
-    let mut of_gpu = Partitions::new();
-    for partition in partitions? {
-        of_gpu.entry((partition.host.clone(), partition.gpu.clone())).or_default().push(partition);
-    }
+    let gpus: Vec<GpuView> = visit.get("/v1/gpus").await?;
     let all = gpus.len();
     let wanted: Vec<GpuView> = gpus.into_iter().filter(|gpu| is_wanted(gpu, &asked)).collect();
     let found = wanted.len();
     let paged = Paged::of(wanted, &asked, GPUS_PER_PAGE);
+    let mut of_gpu = Partitions::new();
+    for host in paged.rows.chunk_by(|a, b| a.host == b.host).filter_map(|gpus| gpus.first()) {
+        let path = format!("/v1/partitions?host={}", host.host);
+        for partition in visit.get::<Vec<PartitionView>>(&path).await? {
+            of_gpu.entry((partition.host.clone(), partition.gpu.clone())).or_default().push(partition);
+        }
+    }
     let body = html! {
         (filter(&asked))
         (live("live", html! {

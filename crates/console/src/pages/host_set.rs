@@ -12,6 +12,7 @@ use serde_json::to_value;
 use tranche_api::secret::is_secret;
 use tranche_api::view::{HostView, MemberView};
 use tranche_core::fence::SECRET;
+use tranche_core::label;
 use tranche_core::name::{AgentName, HostName, LabelKey, LabelValue};
 use tranche_core::spec::{FencePart, HostPart};
 
@@ -46,12 +47,7 @@ impl From<&MemberView> for Settings {
 
 impl Settings {
     fn with(mut self, part: &HostPart) -> Self {
-        for (key, value) in &part.labels {
-            match value {
-                Some(value) => drop(self.labels.insert(key.clone(), value.clone())),
-                None => drop(self.labels.remove(key)),
-            }
-        }
+        self.labels = label::over(&part.labels, &self.labels);
         match &part.fence {
             None => {}
             Some(None) => (self.agent, self.leave_off) = (None, false),
@@ -67,7 +63,7 @@ impl Settings {
     fn told(&self) -> Told {
         let agent = self.agent.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
         let then = if self.leave_off { "it stays off" } else { "it is turned on again" };
-        let labels = labels_text(&self.labels, ", ");
+        let labels = label::text(&self.labels, ", ");
         vec![
             ("Labels", if labels.is_empty() { "none".to_owned() } else { labels }),
             ("Memory kept for the host", size(self.reserved_memory_mib)),
@@ -75,11 +71,6 @@ impl Settings {
             ("After its power was cut", then.to_owned()),
         ]
     }
-}
-
-fn labels_text(labels: &BTreeMap<LabelKey, LabelValue>, between: &str) -> String {
-    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    labels.join(between)
 }
 
 const LEAVE_OFF: [(&str, &str); 2] =
@@ -91,7 +82,7 @@ pub(super) fn form(visit: &Visit, host: &HostView, typed: &Fields) -> Markup {
     let (page, rest) = (format!("{}/set", links::host(&host.name)), format!("/v1/hosts/{}", host.name));
     let now = Settings::from(member);
     let agent = now.agent.as_ref().map(ToString::to_string).unwrap_or_default();
-    let labels = labels_text(&now.labels, "\n");
+    let labels = label::text(&now.labels, "\n");
     let leave_off = if now.leave_off { "true" } else { "false" };
     let options = unsecret(typed.or("options", ""));
     let content = html! {
@@ -172,12 +163,9 @@ fn fence(fields: &Fields, was: &Settings) -> Result<Option<Option<FencePart>>, T
 
 fn part(fields: &Fields, was: &Settings) -> Result<HostPart, Trouble> {
     let typed: BTreeMap<LabelKey, LabelValue> = fields.pairs("labels", "Labels")?.into_iter().collect();
-    let gone = was.labels.keys().filter(|key| !typed.contains_key(*key)).map(|key| (key.clone(), None));
-    let new = typed.iter().filter(|(key, value)| was.labels.get(*key) != Some(*value));
-    let new = new.map(|(key, value)| (key.clone(), Some(value.clone())));
     let memory = fields.parsed("reserved_memory_mib", "Memory kept for the host in MiB")?;
     Ok(HostPart {
-        labels: gone.chain(new).collect(),
+        labels: label::between(&was.labels, &typed),
         fence: fence(fields, was)?,
         reserved_memory_mib: changed(memory, was.reserved_memory_mib),
     })

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 use tranche_api::view::{VmOrigin, VmState, VmView};
 use tranche_core::capacity::Capacity;
+use tranche_core::label;
 use tranche_core::spec::Request;
 
 use super::vm_new::{request_fields, sizes};
@@ -123,6 +124,7 @@ fn of_machine(vm: &VmView) -> Facts {
         .and("vCPUs", or_unknown(vm.vcpus))
         .and("Memory", size_if_known(vm.memory_mib))
         .and("Definition", origin)
+        .and_if("Labels", (!vm.labels.is_empty()).then(|| label::text(&vm.labels, ", ")))
         .and("UUID", html! { code { (vm.id) } })
         .and("Known since", time(vm.created_at))
 }

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use serde_json::to_value;
 use tranche_core::capacity::Capacity;
 use tranche_core::change::AdoptedVm;
+use tranche_core::label::Labels;
 use tranche_core::name::VmName;
 use tranche_core::spec::Availability;
 
@@ -54,6 +55,7 @@ fn form(visit: &Visit, sizes: &Sizes, typed: &Fields) -> Markup {
                 (request_fields(sizes, typed, Some("none")))
                 (ticked("reserved", "Keep its partition while it is off", "", typed.is_on_or("reserved", false)))
                 (limit(typed, "numa_node", "Preferred NUMA node", None::<u16>, "It is given a GPU of this node if one is free."))
+                (vm_set::labels_field(typed, &Labels::new()))
             }
             section class="panel" { h2 { "Availability" } (vm_set::fields(typed, &Availability::default())) }
         }
@@ -66,6 +68,7 @@ fn wish(fields: &Fields) -> Result<(VmName, AdoptedVm), Trouble> {
     let availability = Availability::default();
     let vm = AdoptedVm {
         request: request_of(fields)?,
+        labels: vm_set::labels_of(fields)?,
         reserved: fields.is_on("reserved"),
         prefer_numa_node: fields.parsed("numa_node", "Preferred NUMA node")?,
         availability: vm_set::part(fields, &availability)?.over(availability),

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use serde_json::to_value;
 use tranche_api::request::CreateVm;
 use tranche_core::capacity::Capacity;
+use tranche_core::label::Labels;
 use tranche_core::name::PoolName;
 use tranche_core::spec::{Availability, Firmware, Request, VmHardware, VolumeRef};
 
@@ -81,6 +82,7 @@ fn fields(sizes: &Sizes) -> Markup {
                 (request_fields(sizes, &Fields::default(), Some("any")))
                 (tick("reserved", "Keep its partition while it is off", ""))
                 (limit(&Fields::default(), "numa_node", "Preferred NUMA node", None::<u16>, "It is given a GPU of this node if one is free."))
+                (vm_set::labels_field(&Fields::default(), &Labels::new()))
             }
             section class="panel" {
                 h2 { "Availability" }
@@ -172,6 +174,7 @@ fn wish(fields: &Fields) -> Result<CreateVm, Trouble> {
             cloud_init: fields.text("cloud_init").map(|text| text.replace("\r\n", "\n")),
         },
         request: request_of(fields)?,
+        labels: vm_set::labels_of(fields)?,
         reserved: fields.is_on("reserved"),
         prefer_numa_node: fields.parsed("numa_node", "Preferred NUMA node")?,
         availability: vm_set::part(fields, &availability)?.over(availability),

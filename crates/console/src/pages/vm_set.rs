@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::to_value;
 use tranche_api::view::VmView;
 use tranche_core::journey::Migration;
+use tranche_core::label::{self, Labels, LabelsPart};
 use tranche_core::name::VmName;
 use tranche_core::spec::{Availability, AvailabilityPart, Failover, RestartsPart, VmPart};
 
@@ -17,12 +18,13 @@ use crate::fields::{Fields, changed};
 use crate::layout::Page;
 use crate::links;
 use crate::parts::facts::{Told, differences};
-use crate::parts::form::{Deed, change, limit, number, was, word};
+use crate::parts::form::{Deed, Lines, change, limit, number, was, word};
 use crate::proposal::{Beside, Proposal, mended};
 
 /// What can be changed of a VM.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
+    labels: Labels,
     reserved: bool,
     prefer_numa_node: Option<u16>,
     availability: Availability,
@@ -30,14 +32,20 @@ struct Kept {
 
 impl From<&VmView> for Kept {
     fn from(vm: &VmView) -> Self {
-        let VmView { reserved, prefer_numa_node, availability, .. } = vm;
-        Self { reserved: *reserved, prefer_numa_node: *prefer_numa_node, availability: *availability }
+        let VmView { labels, reserved, prefer_numa_node, availability, .. } = vm;
+        Self {
+            labels: labels.clone(),
+            reserved: *reserved,
+            prefer_numa_node: *prefer_numa_node,
+            availability: *availability,
+        }
     }
 }
 
 impl Kept {
-    fn with(self, part: VmPart) -> Self {
+    fn with(&self, part: &VmPart) -> Self {
         Self {
+            labels: label::over(&part.labels, &self.labels),
             reserved: part.reserved.unwrap_or(self.reserved),
             prefer_numa_node: part.prefer_numa_node.unwrap_or(self.prefer_numa_node),
             availability: part.availability.over(self.availability),
@@ -49,6 +57,8 @@ impl Kept {
         let mut told = told(&self.availability);
         told.push(("Keeps it while it is off", if self.reserved { "yes" } else { "no" }.to_owned()));
         told.push(("Prefers NUMA node", node));
+        let labels = label::text(&self.labels, ", ");
+        told.push(("Labels", if labels.is_empty() { "none".to_owned() } else { labels }));
         told
     }
 }
@@ -128,13 +138,14 @@ pub(super) fn form(visit: &Visit, vm: &VmView, typed: &Fields) -> Markup {
     let reserved = if kept.reserved { "true" } else { "false" };
     let content = html! {
         (was(typed, &kept))
-        h2 { "Change how much is done for it" }
+        h2 { "Change how much is done for it, and its labels" }
         p class="help" { "It is not restarted for that." }
         div class="columns" {
             div { (fields(typed, &kept.availability)) }
             div {
                 (word(typed, ("reserved", "Keep its partition while it is off"), &RESERVED, reserved, ""))
                 (limit(typed, "numa_node", "Preferred NUMA node", kept.prefer_numa_node, "It is given a GPU of this node if one is free, from its next start on."))
+                (labels_field(typed, &kept.labels))
             }
         }
         div class="buttons" { button class="main" { "Preview the change" } }
@@ -142,10 +153,32 @@ pub(super) fn form(visit: &Visit, vm: &VmView, typed: &Fields) -> Markup {
     html! { div class="panel change" { (change(visit, Deed { action: &page, method: "PATCH", rest: &rest }, content)) } }
 }
 
+/// The field of labels.
+pub(super) fn labels_field(typed: &Fields, now: &Labels) -> Markup {
+    let labels = label::text(now, "\n");
+    html! {
+        (Lines { name: "labels", label: "Labels", value: typed.or("labels", &labels), is_optional: true, help: "Each as key=value, such as team=red, on a line of its own. VMs are found by them, and people may be limited to those of one." })
+    }
+}
+
+/// The labels in that field.
+///
+/// # Errors
+/// A line is none.
+pub(super) fn labels_of(typed: &Fields) -> Result<Labels, Trouble> {
+    Ok(typed.pairs("labels", "Labels")?.into_iter().collect())
+}
+
 fn vm_part(typed: &Fields, was: &Kept) -> Result<VmPart, Trouble> {
     let node = typed.parsed("numa_node", "Preferred NUMA node")?;
     let is_other_node = typed.raw("numa_node").is_some() && node != was.prefer_numa_node;
+    let typed_labels = labels_of(typed)?;
     Ok(VmPart {
+        labels: if typed.raw("labels").is_some() {
+            label::between(&was.labels, &typed_labels)
+        } else {
+            LabelsPart::new()
+        },
         reserved: changed(typed.parsed("reserved", "Keep its partition while it is off")?, was.reserved),
         prefer_numa_node: is_other_node.then_some(node),
         availability: part(typed, &was.availability)?,
@@ -157,7 +190,7 @@ pub(super) async fn set(visit: &Visit, name: &VmName, fields: &Fields) -> Answer
     let vm: VmView = visit.get(&format!("/v1/vms/{name}")).await?;
     let (kept, page, form) = (Kept::from(&vm), links::vm(name), form(visit, &vm, fields));
     let title = format!("Change {name}");
-    let part = match vm_part(fields, &fields.was(kept)) {
+    let part = match vm_part(fields, &fields.was(kept.clone())) {
         Ok(part) => part,
         Err(trouble) => {
             let above = [(page.as_str(), name.as_str())];
@@ -165,7 +198,7 @@ pub(super) async fn set(visit: &Visit, name: &VmName, fields: &Fields) -> Answer
             return Ok(mended(visit, page, &trouble));
         }
     };
-    let differences = differences(&kept.told(), &kept.with(part).told());
+    let differences = differences(&kept.told(), &kept.with(&part).told());
     let proposal = Proposal {
         title,
         button: "Change it",

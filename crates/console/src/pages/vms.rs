@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 use tranche_api::view::{VmState, VmView};
+use tranche_core::label;
 
 use crate::ask::{Answer, Visit};
 use crate::fields::{Asked, Fields};
@@ -21,7 +22,7 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
     let paged = Paged::of(wanted, &asked, ROWS_PER_PAGE);
     let empty = if all == 0 { "There is no VM yet." } else { "No VM is like that." };
     let body = html! {
-        @if visit.may("POST", "/v1/vms") { p class="acts above-right" { a class="button" href="/adopt" { "Adopt a domain" } a class="button main" href="/vms/new" { "New VM" } } }
+        @if visit.may("POST", "/v1/vms") { p class="acts above-right" { @if visit.may("POST", "/v1/vms/name/adopt") { a class="button" href="/adopt" { "Adopt a domain" } } a class="button main" href="/vms/new" { "New VM" } } }
         (filter(&asked))
         (live("live", html! {
             p class="quiet" { @if found == all { (count_of(all, "VM", "VMs")) } @else { (found) " of " (count_of(all, "VM", "VMs")) } }
@@ -35,7 +36,9 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
 fn is_wanted(vm: &VmView, asked: &Fields) -> bool {
     let told = || {
         let (host, profile) = (or_unknown(vm.host.as_ref()), or_unknown(vm.profile.as_ref()));
-        format!("{} {host} {profile} {} {}", vm.name, or_unknown(vm.guest_os.as_ref()), request(&vm.request))
+        let labels = label::text(&vm.labels, " ");
+        let guest = or_unknown(vm.guest_os.as_ref());
+        format!("{} {host} {profile} {guest} {} {labels}", vm.name, request(&vm.request))
     };
     asked.get("text").is_none_or(|text| told().to_lowercase().contains(&text.to_lowercase()))
         && asked.get("state").is_none_or(|state| vm.state.as_str() == state)

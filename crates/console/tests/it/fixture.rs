@@ -274,6 +274,7 @@ impl World {
             emulated: false,
             request: Wish::Partition { vram_mib: None, profile: Some(self.text("12Q")) },
             reserved: false,
+            labels: tranche_core::label::Labels::new(),
             prefer_numa_node: None,
             availability: Availability::default(),
             origin: VmOrigin::Made,

@@ -39,7 +39,8 @@ impl Browser {
         let name = format!("maria{}", world.ending);
         let fake = Fake::new(world);
         let pages = tranche_console::router(fake.rest());
-        let visitor = role.into().map(|role| Visitor { name, role, csrf: CSRF.to_owned() });
+        let visitor =
+            role.into().map(|role| Visitor { name, role, is_limited: false, csrf: CSRF.to_owned() });
         Self { fake, pages, visitor }
     }
 

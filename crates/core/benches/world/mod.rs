@@ -181,6 +181,7 @@ fn vm(id: VmId) -> VmSpec {
         source: VmSource::Adopted,
         request: Request::ANY_PARTITION,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: tranche_core::spec::Availability::default(),
         run: Run::Running,

@@ -6,10 +6,11 @@ use super::{Admitted, Refusal, State, refuse_errors};
 use crate::diagnostics as say;
 use crate::fence;
 use crate::finding::Subject;
+use crate::label;
 use crate::name::{HostName, Timestamp};
 use crate::operation::Goal;
 use crate::plan::Standing;
-use crate::spec::{Departure, DepartureWay, Duty, HostPart, HostSpec, LABELS_PER_HOST_MAX, SaidDown, Spec};
+use crate::spec::{Departure, DepartureWay, Duty, HostPart, HostSpec, SaidDown, Spec};
 
 /// The longest id of a boot, in bytes: a UUID, with room to spare.
 const BOOT_ID_LEN_MAX: usize = 64;
@@ -165,9 +166,8 @@ fn member<'a>(host: &HostName, state: State<'a>) -> Result<&'a HostSpec, Refusal
 }
 
 fn validate(host: &HostName, wish: &HostSpec) -> Result<(), Refusal> {
-    if wish.labels.len() > LABELS_PER_HOST_MAX {
-        let found = wish.labels.len().to_string();
-        return Err(vec![say::invalid_value("The number of labels", &found, "32 at most")]);
+    if let Some(finding) = label::too_many(&wish.labels) {
+        return Err(vec![finding]);
     }
     let problems = wish.fence.iter().flat_map(|how| fence::problems(host, how)).collect();
     refuse_errors(problems).map(drop)

@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Admitted, Refusal, State, refuse_errors};
 use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
+use crate::label::LABELS_MAX;
 use crate::name::{HostName, RuleName, VmName};
 use crate::operation::Goal;
-use crate::spec::{
-    Company, HOST_PRIORITY_MAX, LABELS_PER_HOST_MAX, NAMES_PER_RULE_MAX, RULES_MAX, Rule, Run, Spec,
-};
+use crate::spec::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, RULES_MAX, Rule, Run, Spec};
 
 pub(super) fn set_rule(name: &RuleName, rule: &Rule, state: State<'_>) -> Result<Admitted, Refusal> {
     let hosts = known_hosts(state);
@@ -64,7 +63,7 @@ fn validate(rule: &Rule) -> Vec<Finding> {
             }
         }
         Rule::Labels { labels, .. } => {
-            number("The number of labels in the rule", labels.len(), 1, LABELS_PER_HOST_MAX);
+            number("The number of labels in the rule", labels.len(), 1, LABELS_MAX);
         }
         Rule::Vms { .. } => {}
     }

@@ -1,7 +1,7 @@
 //! Changes of VMs that leave their definitions alone: a domain is taken over as it is, and how much is done for a VM changes
 //! while it runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,8 @@ use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::Hypervisor;
 use crate::journey::Migration;
-use crate::name::{HostName, Timestamp, VmId, VmName};
+use crate::label;
+use crate::name::{HostName, LabelKey, LabelValue, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{Availability, Failover, Pace, Request, Run, Spec, VmPart, VmSource, VmSpec};
@@ -23,6 +24,9 @@ use crate::spec::{Availability, Failover, Pace, Request, Run, Spec, VmPart, VmSo
 pub struct AdoptedVm {
     /// What it asks for; no GPU if left out.
     pub request: Request,
+    /// What people tell it apart by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// Whether it keeps its partition while it is off.
     pub reserved: bool,
     /// The NUMA node whose GPUs it prefers.
@@ -41,6 +45,7 @@ pub(super) fn adopt(
 ) -> Result<Admitted, Refusal> {
     let mut found = valid::request(&vm.request);
     found.extend(valid::availability(vm.availability));
+    found.extend(label::too_many(&vm.labels));
     if state.spec.vms.contains_key(name) {
         found.push(say::vm_exists(name));
     }
@@ -68,6 +73,7 @@ pub(super) fn adopt(
         id: VmId(domain.uuid),
         source: VmSource::Adopted,
         request: vm.request.clone(),
+        labels: vm.labels.clone(),
         reserved: vm.reserved,
         prefer_numa_node: vm.prefer_numa_node,
         availability: vm.availability,
@@ -85,11 +91,12 @@ fn stays(name: &VmName, state: State<'_>) -> Option<Finding> {
 }
 
 /// Changes what can be changed of a VM at any time.
-pub(super) fn set(name: &VmName, wish: VmPart, state: State<'_>) -> Result<Admitted, Refusal> {
+pub(super) fn set(name: &VmName, wish: &VmPart, state: State<'_>) -> Result<Admitted, Refusal> {
     let before = vm_of(name, state)?;
     refuse_deleted(name, before)?;
     let spec = wish.over(before);
     let mut found: Vec<Finding> = valid::availability(spec.availability).into_iter().collect();
+    found.extend(label::too_many(&spec.labels));
     if found.is_empty() && spec.availability != before.availability {
         found.extend(capacity::protection(name, &spec, state));
     }
@@ -136,11 +143,21 @@ fn title(name: &VmName, before: &VmSpec, after: &VmSpec) -> String {
     note(after.reserved != before.reserved, reserved.to_owned());
     let node = after.prefer_numa_node.map_or_else(|| "none".to_owned(), |node| node.to_string());
     note(after.prefer_numa_node != before.prefer_numa_node, format!("NUMA node {node}"));
+    words.extend(label_words(before, after));
     if words.is_empty() {
         format!("leave VM {name} as it is")
     } else {
         format!("change VM {name}: {}", words.join(", "))
     }
+}
+
+/// What changes of its labels, in words.
+fn label_words(before: &VmSpec, after: &VmSpec) -> impl Iterator<Item = String> {
+    let changed = label::between(&before.labels, &after.labels).into_iter();
+    changed.map(|(key, value)| match value {
+        Some(value) => format!("label {key}={value}"),
+        None => format!("no label {key}"),
+    })
 }
 
 /// The hosts that have to hear of wishes although nothing may be decided anew for them: how often a host starts a VM again,

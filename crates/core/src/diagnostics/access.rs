@@ -1,7 +1,7 @@
 //! Who may come in and do what, in words. None of them says whether a user exists to somebody who has not logged in.
 
 use super::error;
-use crate::access::Role;
+use crate::access::{Limit, Role};
 use crate::finding::{Code, Finding, Subject};
 use crate::name::UserName;
 
@@ -133,6 +133,42 @@ pub fn forbidden(who: &str, has: Role, needs: Role) -> Finding {
     let message = format!("This is for the role {needs}, and {who} has the role {has}.");
     let hint = "An administrator can change that: 'tranche user set NAME --role ROLE'.";
     error(Code::Forbidden, Subject::Input(who.to_owned()), message, hint)
+}
+
+/// Somebody who is limited to VMs with a label, and asks for something else.
+pub fn beyond_limit(who: &str, limit: &Limit) -> Finding {
+    let message =
+        format!("This concerns more than the VMs with the label {limit}, to which {who} is limited.");
+    let hint = "Ask somebody without such a limit. An administrator can change it: 'tranche user set NAME --no-vm-label'.";
+    error(Code::Forbidden, Subject::Input(who.to_owned()), message, hint)
+}
+
+/// A VM that would be nobody's who asks for it.
+pub fn label_needed(limit: &Limit) -> Finding {
+    let message = format!("The VM would not carry the label {limit}, and be none of yours.");
+    let hint = format!("Give it one of these labels, and leave it there: {limit}.");
+    error(Code::Forbidden, Subject::Input("labels".to_owned()), message, hint)
+}
+
+/// A volume that a VM of others has.
+pub fn volume_of_others(pool: &str, volume: &str) -> Finding {
+    let message = format!("The volume {pool}/{volume} belongs to a VM that is none of yours.");
+    let hint = "Name a volume that no other VM has; 'virsh vol-list' shows those of a pool.";
+    error(Code::Forbidden, Subject::Input("hardware.disks".to_owned()), message, hint)
+}
+
+/// An administrator who would be limited.
+pub fn admin_limited(limit: &Limit) -> Finding {
+    let message = format!("An administrator cannot be limited to VMs with the label {limit}.");
+    let hint = "Choose the role viewer or operator, or leave the label out.";
+    error(Code::InvalidValue, Subject::Input("vm_labels".to_owned()), message, hint)
+}
+
+/// The host that answered does not know what it is to leave out.
+pub fn limit_unknown() -> Finding {
+    let message = "The host that leads is of a version that cannot limit anybody to some VMs.".to_owned();
+    let hint = "Bring all hosts to one version, or ask somebody without such a limit.";
+    error(Code::VersionMismatch, Subject::Installation, message, hint)
 }
 
 /// Somebody else changed the same user at the same moment.

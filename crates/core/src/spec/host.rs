@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::label;
 use crate::name::{AgentName, LabelKey, LabelValue, Timestamp};
-
-/// The most labels of a host.
-pub const LABELS_PER_HOST_MAX: usize = 32;
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,12 +154,7 @@ impl HostPart {
     /// The host with this changed; nothing if it concerns an agent that the host does not have.
     pub fn over(&self, now: &HostSpec) -> Option<HostSpec> {
         let mut next = now.clone();
-        for (key, value) in &self.labels {
-            match value {
-                Some(value) => drop(next.labels.insert(key.clone(), value.clone())),
-                None => drop(next.labels.remove(key)),
-            }
-        }
+        next.labels = label::over(&self.labels, &now.labels);
         match &self.fence {
             None => {}
             Some(None) => next.fence = None,

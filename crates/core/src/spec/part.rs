@@ -1,6 +1,8 @@
 //! Parts of what people ask for: what somebody names of it, to be laid over what was asked for before. What a part leaves out
 //! stays as it is, so that nobody resets by accident what he did not think of.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
@@ -8,12 +10,18 @@ use super::{
     RestartPolicy, ShutdownPolicy, Timers, VcpusPerCpu, VmSpec,
 };
 use crate::journey::Migration;
+use crate::label;
+use crate::name::{LabelKey, LabelValue};
 
 /// What can be changed of a VM at any time. The VM is not restarted for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmPart {
+    /// Labels that it gets; those without a value (null) are taken away.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, Option<String>>))]
+    pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
     /// Whether it keeps its partition while it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<bool>,
@@ -35,8 +43,9 @@ pub(super) fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 
 impl VmPart {
     /// The VM with this changed.
-    pub fn over(self, now: &VmSpec) -> VmSpec {
+    pub fn over(&self, now: &VmSpec) -> VmSpec {
         VmSpec {
+            labels: label::over(&self.labels, &now.labels),
             reserved: self.reserved.unwrap_or(now.reserved),
             prefer_numa_node: self.prefer_numa_node.unwrap_or(now.prefer_numa_node),
             availability: self.availability.over(now.availability),

@@ -24,6 +24,7 @@ fn create(name: &str, hardware: VmHardware) -> Change {
         hardware,
         request: Request::None,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: tranche_core::spec::Availability::default(),
     };
@@ -283,6 +284,7 @@ fn a_declaration_becomes_the_changes_that_are_needed_and_no_others() {
             gpu: Request::ANY_PARTITION,
             running: Some(true),
             reserved: None,
+            labels: tranche_core::label::LabelsPart::new(),
             prefer_numa_node: Some(1),
             availability: tranche_core::spec::AvailabilityPart::default(),
         }],

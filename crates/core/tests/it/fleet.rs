@@ -79,6 +79,7 @@ impl Fleet {
             source: VmSource::Made(hardware()),
             request,
             reserved: false,
+            labels: tranche_core::label::Labels::new(),
             prefer_numa_node: None,
             availability: Availability::default(),
             run: Run::Running,

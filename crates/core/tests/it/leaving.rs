@@ -163,8 +163,14 @@ fn a_name_is_free_again_only_when_the_dead_host_has_nothing_of_it_left() {
     let _ = decide(&mut fleet);
     let create = |name: VmName| {
         let (request, availability) = (Request::None, Availability::default());
-        let vm =
-            NewVm { hardware: hardware(), request, reserved: false, prefer_numa_node: None, availability };
+        let vm = NewVm {
+            hardware: hardware(),
+            request,
+            labels: tranche_core::label::Labels::new(),
+            reserved: false,
+            prefer_numa_node: None,
+            availability,
+        };
         Change::CreateVm { name, vm }
     };
     let state = State { spec: &fleet.spec, plan: &fleet.plan, inventory: &fleet.inventory };

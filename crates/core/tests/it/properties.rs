@@ -78,6 +78,7 @@ fn happen(world: &mut World, happening: Happening, libvirt: &mut Option<Hypervis
                 hardware: hardware(),
                 request,
                 reserved: index == 0,
+                labels: tranche_core::label::Labels::new(),
                 prefer_numa_node: None,
                 availability: tranche_core::spec::Availability::default(),
             };

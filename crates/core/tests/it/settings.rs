@@ -6,6 +6,7 @@ use tranche_core::effect::{VmEffect, preview};
 use tranche_core::finding::{Code, Finding, Severity};
 use tranche_core::inventory::Hypervisor;
 use tranche_core::journey::Migration;
+use tranche_core::label::{self, Labels, LabelsPart};
 use tranche_core::name::*;
 use tranche_core::spec::*;
 
@@ -59,10 +60,16 @@ fn how_much_is_done_for_a_vm_changes_while_it_runs_and_nothing_else_of_it_does()
         restarts,
         ..AvailabilityPart::default()
     };
-    let all = VmPart { reserved: Some(true), prefer_numa_node: Some(Some(1)), availability };
+    let all = VmPart {
+        labels: LabelsPart::new(),
+        reserved: Some(true),
+        prefer_numa_node: Some(Some(1)),
+        availability,
+    };
     world.accepts(&set("a", all));
     let after = VmSpec {
         reserved: true,
+        labels: Labels::new(),
         prefer_numa_node: Some(1),
         availability: Availability {
             priority: 500,
@@ -101,7 +108,12 @@ fn what_changes_of_a_vm_is_said_in_words() {
         restarts,
         ..AvailabilityPart::default()
     };
-    let wish = VmPart { reserved: Some(true), prefer_numa_node: Some(Some(0)), availability: much };
+    let wish = VmPart {
+        reserved: Some(true),
+        prefer_numa_node: Some(Some(0)),
+        availability: much,
+        ..VmPart::default()
+    };
     assert_eq!(
         title(wish),
         "change VM a: failover stay, restarts 0, restarts elsewhere 9, reserved, NUMA node 0"
@@ -118,7 +130,14 @@ fn a_vm_that_is_unknown_or_on_its_way_out_is_not_changed_and_no_priority_is_too_
     let new = |priority: u16| {
         let availability = Availability { priority, ..Availability::default() };
         let (request, reserved, prefer_numa_node) = (ANY, false, None);
-        let made = NewVm { hardware: hardware(), request, reserved, prefer_numa_node, availability };
+        let made = NewVm {
+            hardware: hardware(),
+            request,
+            labels: Labels::new(),
+            reserved,
+            prefer_numa_node,
+            availability,
+        };
         let adopted = AdoptedVm { availability, ..AdoptedVm::default() };
         (Change::CreateVm { name: vm("b"), vm: made }, Change::AdoptVm { name: vm("mine"), vm: adopted })
     };
@@ -229,6 +248,7 @@ fn declared(name: &str) -> DeclaredVm {
         gpu: ANY,
         running: None,
         reserved: None,
+        labels: LabelsPart::new(),
         prefer_numa_node: None,
         availability: AvailabilityPart::default(),
     }
@@ -247,7 +267,7 @@ fn a_declaration_changes_what_it_names_of_a_vm_that_exists_and_leaves_the_rest()
     let stay = failover(Failover::Stay).availability;
     let names = DeclaredVm { availability: stay, reserved: Some(false), ..declared("a") };
     let wish = VmPart { reserved: Some(false), ..care(stay) };
-    assert_eq!(changes(&world, names.clone()), Ok(vec![set("a", wish)]));
+    assert_eq!(changes(&world, names.clone()), Ok(vec![set("a", wish.clone())]));
     world.accepts(&set("a", wish));
     let known = &world.spec.vms[&vm("a")];
     assert_eq!((known.availability.priority, known.availability.failover), (500, Failover::Stay));
@@ -283,6 +303,7 @@ fn a_declared_domain_is_adopted_with_all_that_is_declared_for_it() {
     let mine = DeclaredVm {
         hardware: None,
         reserved: Some(true),
+        labels: label_part(&[("team", Some("red")), ("gone", None)]),
         prefer_numa_node: Some(1),
         availability: part,
         ..declared("mine")
@@ -295,6 +316,7 @@ fn a_declared_domain_is_adopted_with_all_that_is_declared_for_it() {
         (known.source.clone(), known.reserved, known.prefer_numa_node),
         (VmSource::Adopted, true, Some(1))
     );
+    assert_eq!(label::text(&known.labels, ","), "team=red");
     assert_eq!(known.availability, Availability { failover: Failover::Stay, ..Availability::default() });
     assert_eq!(changes(&world, mine), Ok(Vec::new()));
 }
@@ -321,4 +343,50 @@ fn a_declaration_that_names_one_policy_leaves_a_pause_of_failover_and_all_others
     assert_eq!(changes(&world, PolicyPart::default()), []);
     world.accepts(&Change::SetPolicy { policy });
     assert_eq!(changes(&world, spread), [], "applying twice changes nothing");
+}
+
+fn label_part(labels: &[(&str, Option<&str>)]) -> LabelsPart {
+    let label = |(key, value): &(&str, Option<&str>)| {
+        (key.parse().unwrap(), value.map(|value| value.parse().unwrap()))
+    };
+    labels.iter().map(label).collect()
+}
+
+fn labelled(labels: &[(&str, Option<&str>)]) -> VmPart {
+    VmPart { labels: label_part(labels), ..VmPart::default() }
+}
+
+#[test]
+fn labels_of_a_vm_are_given_and_taken_by_name_and_the_others_stay_as_they_are() {
+    let mut world = with_a_running_vm();
+    let is = |world: &World| label::text(&world.spec.vms[&vm("a")].labels, ",");
+    let wish = labelled(&[("team", Some("red")), ("tier", Some("gold"))]);
+    let title = |world: &World, wish: &VmPart| {
+        admit(&set("a", wish.clone()), world.state(), VmId(uuid::Uuid::nil()), world.now).unwrap().title
+    };
+    assert_eq!(title(&world, &wish), "change VM a: label team=red, label tier=gold");
+    world.accepts(&set("a", wish));
+    let then = labelled(&[("team", Some("blue")), ("tier", None), ("none", None)]);
+    assert_eq!(title(&world, &then), "change VM a: label team=blue, no label tier");
+    world.accepts(&set("a", then));
+    assert_eq!(is(&world), "team=blue");
+    world.accepts(&set("a", priority(7)));
+    assert_eq!(is(&world), "team=blue", "what is not named stays");
+    let declared = DeclaredVm { labels: label_part(&[("team", Some("blue"))]), ..declared("a") };
+    assert_eq!(changes(&world, declared), Ok(Vec::new()), "applying twice changes nothing");
+}
+
+#[test]
+fn a_vm_has_no_more_labels_than_a_host_may_have() {
+    let mut world = with_a_running_vm();
+    let keys: Vec<String> = (0..=label::LABELS_MAX).map(|number| format!("key{number}")).collect();
+    let pairs: Vec<(&str, Option<&str>)> = keys.iter().map(|key| (key.as_str(), Some("v"))).collect();
+    world.refuses(&set("a", labelled(&pairs)), Code::InvalidValue);
+    world.accepts(&set("a", labelled(&pairs[1..])));
+    world.refuses(&set("a", labelled(&pairs[..1])), Code::InvalidValue);
+    let labels = label::over(&label_part(&pairs), &Labels::new());
+    let (request, reserved, prefer_numa_node) = (ANY, false, None);
+    let availability = Availability::default();
+    let made = NewVm { hardware: hardware(), request, labels, reserved, prefer_numa_node, availability };
+    world.refuses(&Change::CreateVm { name: vm("b"), vm: made }, Code::InvalidValue);
 }

@@ -73,6 +73,7 @@ fn a_reserved_partition_does_not_bring_memory_along() {
         hardware: hardware(),
         request: Request::ANY_PARTITION,
         reserved: true,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: Availability::default(),
     };

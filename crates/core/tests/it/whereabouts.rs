@@ -23,6 +23,7 @@ fn spec(source: VmSource) -> VmSpec {
         source,
         request: Request::ANY_PARTITION,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: Availability::default(),
         run: Run::Running,

@@ -167,6 +167,7 @@ impl World {
             hardware: hardware(),
             request,
             reserved: false,
+            labels: tranche_core::label::Labels::new(),
             prefer_numa_node: None,
             availability: Availability::default(),
         };

@@ -113,6 +113,7 @@ impl Life {
             hardware: hardware(),
             request,
             reserved: false,
+            labels: tranche_core::label::Labels::new(),
             prefer_numa_node: None,
             availability: tranche_core::spec::Availability::default(),
         };

@@ -114,6 +114,7 @@ fn add_vm(state: &mut State, index: usize) {
         source: VmSource::Made(hardware),
         request: Request::ANY_PARTITION,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: tranche_core::spec::Availability::default(),
         run: Run::Running,

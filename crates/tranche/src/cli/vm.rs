@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use tranche_core::journey::Migration;
-use tranche_core::name::{HostName, VmName};
+use tranche_core::label::Label;
+use tranche_core::name::{HostName, LabelKey, LabelValue, VmName};
 use tranche_core::spec::{
     Availability, AvailabilityPart, Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Pace, PacePart,
     Request, RestartPolicy, RestartsPart, VmPart, VolumeRef,
@@ -26,7 +27,7 @@ pub enum VmCommand {
     /// Its XML stays yours: Tranche adds and removes only the GPU's device.
     #[command(after_long_help = "Examples:\n  tranche vm adopt desk-07 --gpu any")]
     Adopt(AdoptArgs),
-    /// Change how much is done to keep a VM running, and what is kept for it
+    /// Change how much is done to keep a VM running, what is kept for it, and its labels
     ///
     /// What is not named stays as it is. It takes effect at once, and the VM is not restarted.
     #[command(after_long_help = SET_EXAMPLES)]
@@ -111,7 +112,12 @@ pub enum VmCommand {
         doing: Doing,
     },
     /// List the VMs
-    List,
+    #[command(after_long_help = "Examples:\n  tranche vm list\n  tranche vm list --label team=red")]
+    List {
+        /// Only those that carry all these labels, with commas between them
+        #[arg(long = "label", value_delimiter = ',', value_name = "KEY=VALUE")]
+        labels: Vec<Label>,
+    },
     /// Show everything about a VM
     Show {
         /// The VM
@@ -172,6 +178,7 @@ const SET_EXAMPLES: &str = "\
 Examples:
   tranche vm set cad-01 --priority 500
   tranche vm set desk-01 --failover stay --restarts 10 --restarts-elsewhere 0
+  tranche vm set desk-01 --label team=red,tier=gold --remove-label owner
   tranche vm set desk-01 --no-reserved --dry-run";
 
 const ATTACH_EXAMPLES: &str = "\
@@ -218,6 +225,9 @@ pub struct CreateArgs {
     /// Prefer GPUs of this NUMA node
     #[arg(long, value_name = "NODE")]
     pub numa_node: Option<u16>,
+    /// Labels by which it is told apart, with commas between them
+    #[arg(long = "label", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = argument::label)]
+    pub labels: Vec<(LabelKey, LabelValue)>,
     /// How much is done for it.
     #[command(flatten)]
     pub care: CareArgs,
@@ -240,6 +250,9 @@ pub struct AdoptArgs {
     /// Prefer GPUs of this NUMA node
     #[arg(long, value_name = "NODE")]
     pub numa_node: Option<u16>,
+    /// Labels by which it is told apart, with commas between them
+    #[arg(long = "label", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = argument::label)]
+    pub labels: Vec<(LabelKey, LabelValue)>,
     /// How much is done for it.
     #[command(flatten)]
     pub care: CareArgs,
@@ -284,7 +297,7 @@ impl From<CareArgs> for Availability {
 }
 
 /// What changes of a VM.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = true)]
 pub struct SetArgs {
     /// Who is served first when there is not room for all: the higher, 0 to 1000
@@ -320,13 +333,22 @@ pub struct SetArgs {
     /// Prefer GPUs of no NUMA node, from its next start on
     #[arg(long)]
     no_numa_node: bool,
+    /// Labels by which it is told apart, with commas between them
+    #[arg(long = "label", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = argument::label)]
+    labels: Vec<(LabelKey, LabelValue)>,
+    /// Labels that it has no more, with commas between them
+    #[arg(long = "remove-label", value_delimiter = ',', value_name = "KEY")]
+    removed_labels: Vec<LabelKey>,
 }
 
 impl From<SetArgs> for VmPart {
     fn from(args: SetArgs) -> Self {
         let restarts = RestartsPart { local: args.restarts, elsewhere: args.restarts_elsewhere };
         let failover = args.failover.map(Into::into);
+        let removed = args.removed_labels.into_iter().map(|key| (key, None));
+        let labels = args.labels.into_iter().map(|(key, value)| (key, Some(value)));
         Self {
+            labels: removed.chain(labels).collect(),
             reserved: (args.reserved || args.no_reserved).then_some(args.reserved),
             prefer_numa_node: (args.numa_node.is_some() || args.no_numa_node).then_some(args.numa_node),
             availability: AvailabilityPart {

@@ -17,22 +17,25 @@ const SECRET_LEN_MAX: u64 = 4_096;
 pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
         UserCommand::List => daemon.show(daemon.client.list::<Vec<UserView>>("/users")?.as_slice()),
-        UserCommand::Create { name, role, password } => {
+        UserCommand::Create { name, role, vm_labels, password } => {
             let users: Vec<UserView> = daemon.client.list("/users")?;
             if users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_exists(&name))));
             }
             let password = if password.password_stdin { Some(secret_from_stdin()?) } else { None };
             let has_password = password.is_some();
-            let user = set(&name, &SetUser { role: Some(role), password }, daemon)?;
+            let vm_labels = (!vm_labels.is_empty()).then(|| vm_labels.into_iter().collect());
+            let user = set(&name, &SetUser { role: Some(role), vm_labels, password }, daemon)?;
             if has_password { daemon.show(&user) } else { link(&name, daemon) }
         }
-        UserCommand::Set { name, role } => {
+        UserCommand::Set { name, role, vm_labels, no_vm_label } => {
             let users: Vec<UserView> = daemon.client.list("/users")?;
             if !users.iter().any(|user| user.name == name) {
                 return Err(Failure::Refused(Box::new(say::user_not_found(&name))));
             }
-            daemon.show(&set(&name, &SetUser { role: Some(role), password: None }, daemon)?)
+            let is_named = no_vm_label || !vm_labels.is_empty();
+            let vm_labels = is_named.then(|| vm_labels.into_iter().collect());
+            daemon.show(&set(&name, &SetUser { role, vm_labels, password: None }, daemon)?)
         }
         UserCommand::Password { name, stdin } => {
             let users: Vec<UserView> = daemon.client.list("/users")?;
@@ -40,7 +43,7 @@ pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Fa
                 return Err(Failure::Refused(Box::new(say::user_not_found(&name))));
             }
             let password = Some(if stdin { secret_from_stdin()? } else { from_terminal()? });
-            daemon.show(&set(&name, &SetUser { role: None, password }, daemon)?)
+            daemon.show(&set(&name, &SetUser { password, ..SetUser::default() }, daemon)?)
         }
         UserCommand::Link { name } => link(&name, daemon),
         UserCommand::Delete { name } => {
@@ -53,8 +56,9 @@ pub(super) fn user(command: UserCommand, daemon: &Daemon<'_>) -> Result<Exit, Fa
 pub(super) fn token(command: ApiTokenCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
     match command {
         ApiTokenCommand::List => daemon.show(daemon.client.list::<Vec<TokenView>>("/tokens")?.as_slice()),
-        ApiTokenCommand::Create { name, role, days } => {
-            let asked = NewToken { name: name.to_string(), role, days };
+        ApiTokenCommand::Create { name, role, vm_labels, days } => {
+            let asked =
+                NewToken { name: name.to_string(), role, vm_labels: vm_labels.into_iter().collect(), days };
             daemon.show(&daemon.client.send::<TokenMade>(Method::POST, "/tokens", Some(&asked))?)
         }
         ApiTokenCommand::Revoke { name } => {

@@ -25,6 +25,7 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
                 request: args.gpu,
                 reserved: args.reserved,
                 prefer_numa_node: args.numa_node,
+                labels: args.labels.into_iter().collect(),
                 availability: args.care.into(),
             };
             change::post(&path(&args.name, "/adopt"), &body, args.doing, daemon)
@@ -53,7 +54,11 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
             let path = path(&name, if force { "?force=true" } else { "" });
             change::delete(&path, doing, daemon)
         }
-        VmCommand::List => daemon.show(daemon.client.list::<Vec<VmView>>("/vms")?.as_slice()),
+        VmCommand::List { labels } => {
+            let labels: Vec<String> = labels.iter().map(ToString::to_string).collect();
+            let all = if labels.is_empty() { String::new() } else { format!("?label={}", labels.join(",")) };
+            daemon.show(daemon.client.list::<Vec<VmView>>(&format!("/vms{all}"))?.as_slice())
+        }
         VmCommand::Show { name } => daemon.show(&daemon.client.get::<VmView>(&path(&name, ""))?),
         VmCommand::History { name, part, host } => {
             history::show(&path(&name, ""), part, host.as_ref(), daemon)
@@ -92,6 +97,7 @@ fn creation(args: CreateArgs) -> Result<CreateVm, Failure> {
         },
         request: args.gpu,
         reserved: args.reserved,
+        labels: args.labels.into_iter().collect(),
         prefer_numa_node: args.numa_node,
         availability: args.care.into(),
     })

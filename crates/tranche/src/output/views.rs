@@ -18,6 +18,7 @@ use tranche_api::answer::{Accepted, Applied, Diagnosis, WhyNot};
 use tranche_api::view::{VmOrigin, VmView};
 use tranche_core::finding::Finding;
 use tranche_core::journey::Migration;
+use tranche_core::label;
 use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::{Failover, Pace};
 
@@ -71,6 +72,7 @@ impl Show for VmView {
         let fields = sheet(&[
             ("VM", self.name.to_string()),
             ("UUID", self.id.to_string()),
+            ("Labels", label::text(&self.labels, ", ")),
             ("State", self.state.to_string()),
             ("Host", self.host.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("Asks for", format!("{}{reserved}", text::request(&self.request))),

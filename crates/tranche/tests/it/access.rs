@@ -14,7 +14,13 @@ use crate::{check, command};
 const THEN: Timestamp = Timestamp(1_764_518_400_000);
 
 fn user(name: &str, role: Role, password_at: Option<Timestamp>) -> UserView {
-    UserView { name: name.parse().unwrap(), role, created_at: THEN, password_at }
+    UserView {
+        name: name.parse().unwrap(),
+        role,
+        vm_labels: Default::default(),
+        created_at: THEN,
+        password_at,
+    }
 }
 
 fn link() -> LinkMade {
@@ -85,8 +91,13 @@ fn a_password_comes_from_standard_input_or_a_terminal_and_never_from_the_command
 
 #[test]
 fn a_token_is_printed_alone_so_that_it_can_be_written_into_a_file() {
-    let token =
-        TokenView { name: "ci".parse().unwrap(), role: Role::Viewer, created_at: THEN, expires_at: THEN };
+    let token = TokenView {
+        name: "ci".parse().unwrap(),
+        role: Role::Viewer,
+        vm_labels: Default::default(),
+        created_at: THEN,
+        expires_at: THEN,
+    };
     let made = TokenMade { secret: Secret("tranche_ci.s".to_owned()), token: token.clone() };
     let daemon = Daemon::new()
         .answers("POST /v1/tokens", &made)

@@ -158,6 +158,7 @@ pub(crate) fn desk_01() -> VmView {
         emulated: true,
         request: Request::ANY_PARTITION,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: tranche_core::spec::Availability::default(),
         origin: VmOrigin::Made,

@@ -68,6 +68,7 @@ fn vm(number: usize) -> VmSpec {
         source: VmSource::Made(hardware),
         request: Request::ANY_PARTITION,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: Availability::default(),
         run: Run::Running,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 use serde::Deserialize;
-use tranche_core::access::Role;
+use tranche_core::access::Grant;
 
 use super::{ConfigError, wrong};
 
@@ -42,7 +42,7 @@ pub struct OidcConfig {
     /// Where the issuer sends browsers back to; where they came from if empty.
     pub redirect_url: String,
     /// What each group may.
-    pub roles: BTreeMap<String, Role>,
+    pub roles: BTreeMap<String, Grant>,
 }
 
 impl Default for OidcConfig {
@@ -135,14 +135,30 @@ fn is_https(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tranche_core::access::Role;
+
     use super::*;
 
     fn good() -> OidcConfig {
         OidcConfig {
             issuer: "https://sso.example.com/realms/staff".to_owned(),
             client_id: "tranche".to_owned(),
-            roles: [("gpu-admins".to_owned(), Role::Admin)].into(),
+            roles: [("gpu-admins".to_owned(), Grant { role: Role::Admin, limit: None })].into(),
             ..OidcConfig::default()
+        }
+    }
+
+    #[test]
+    fn a_group_is_given_a_role_or_one_that_is_limited_to_vms_with_a_label() {
+        let read = |roles: &str| toml::from_str::<OidcConfig>(&format!("[roles]\n{roles}"));
+        let config =
+            read("staff = \"viewer\"\nred = { role = \"operator\", vm_labels = [\"team=red\"] }").unwrap();
+        let limit = |group: &str| config.roles[group].limit.as_ref().map(ToString::to_string);
+        assert_eq!((limit("staff"), limit("red").as_deref()), (None, Some("team=red")));
+        for wrong in
+            ["{ role = \"admin\", vm_labels = [\"team=red\"] }", "{ role = \"viewer\", vm_labels = [] }"]
+        {
+            assert!(read(&format!("red = {wrong}")).is_err(), "{wrong}");
         }
     }
 

@@ -7,6 +7,8 @@
 //! socket ─ by_socket┘                      └─► the route ─► audit, if it could change something
 //! ```
 //!
+//! What becomes of a request of somebody who is limited to some VMs is [`super::limited`]'s.
+//!
 //! A session counts for the pages of the console only: programs show a token. So no other site can make a browser ask the REST
 //! interface, and the pages' forms carry a proof of their own.
 
@@ -24,12 +26,12 @@ use tower::ServiceExt as _;
 use tranche_access::{Asker, Deed, without_secrets};
 use tranche_api::access::{AuditEntry, Changed};
 use tranche_api::limits::BODY_LEN_MAX;
-use tranche_core::access::{Role, is_open as is_open_route, needed, opens_console};
+use tranche_core::access::{Denied, Role, denied, is_open as is_open_route, opens_console};
 use tranche_core::diagnostics as say;
 
 use super::guard::Peer;
 use super::input::too_large;
-use super::{App, Refusal, followed};
+use super::{App, Refusal, followed, limited};
 use crate::clock;
 use crate::cluster::door::Caller;
 
@@ -73,7 +75,7 @@ pub(super) async fn by_socket(
 ) -> Response {
     let uid = peer.and_then(|Extension(ConnectInfo(peer))| peer.uid());
     let who = uid.map_or_else(|| "uid unknown".to_owned(), |uid| format!("uid {uid}"));
-    request.extensions_mut().insert(Asker { who, role: Role::Admin });
+    request.extensions_mut().insert(Asker { who, role: Role::Admin, limit: None });
     followed::is_asked_by(Role::Admin);
     request.extensions_mut().insert(From("socket".to_owned()));
     next.run(request).await
@@ -113,6 +115,7 @@ pub(super) async fn by_web(
             extensions.insert(tranche_console::Visitor {
                 name: asker.who.clone(),
                 role: asker.role,
+                is_limited: asker.limit.is_some(),
                 csrf: tranche_access::csrf_of(&session),
             });
             extensions.insert(SessionSecret(session));
@@ -150,10 +153,16 @@ pub(super) async fn authorise(
         _ if is_open(&method, &path) => None,
         None => Some(say::login_required()),
         Some(asker) => {
-            let needs = needed(method.as_str(), &path);
-            (asker.role < needs).then(|| say::forbidden(&asker.who, asker.role, needs))
+            let limit = asker.limit.as_ref();
+            match (denied(asker.role, limit.is_some(), method.as_str(), &path), limit) {
+                (None, _) => None,
+                (Some(Denied::Needs(needs)), _) => Some(say::forbidden(&asker.who, asker.role, needs)),
+                (Some(Denied::Limited), Some(limit)) => Some(say::beyond_limit(&asker.who, limit)),
+                (Some(Denied::Limited), None) => Some(say::login_required()),
+            }
         }
     };
+    let limit = asker.as_ref().filter(|_| !is_open(&method, &path)).and_then(|asker| asker.limit.clone());
     let what = format!("{method} {path}");
     if let Some(finding) = refusal {
         let entry = Entry { who: asker.map(|asker| asker.who), from, what, asked: None, changed: Vec::new() };
@@ -165,7 +174,7 @@ pub(super) async fn authorise(
         return response;
     }
     if only_looks {
-        return next.run(request).await;
+        return limited::hand_on(limit.as_ref(), request, next, &rest).await;
     }
     let (request, asked) = match kept(request, &path).await {
         Ok(kept) => kept,
@@ -175,7 +184,7 @@ pub(super) async fn authorise(
     let otherwise =
         Otherwise::before((method.as_str(), &path), asked.as_deref(), asker.as_ref(), &rest).await;
     let asked = if path == "/v1/sessions" { None } else { asked.as_deref().and_then(without_secrets) };
-    let response = next.run(request).await;
+    let response = limited::hand_on(limit.as_ref(), request, next, &rest).await;
     let noted = response.extensions().get::<Noted>().cloned();
     let (response, Outcome { title, user }) = outcome_of(response).await;
     // What was refused has changed nothing.

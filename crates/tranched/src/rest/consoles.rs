@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
 use tranche_api::Problem;
 use tranche_api::view::{VmState, VmView};
-use tranche_core::access::needed;
+use tranche_core::access::{Limit, denied};
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::Console;
@@ -140,9 +140,9 @@ async fn open(
     };
     let (noted, mut response) = match opened.await {
         Ok((line, place)) => {
-            let outcome = format!("{} of VM {} opened", wish.console, wish.name);
+            let (outcome, name) = (format!("{} of VM {} opened", wish.console, wish.name), wish.name.clone());
             let carry = async move |socket| {
-                consoles::carry(socket, line, by.ends(&app)).await;
+                consoles::carry(socket, line, by.ends(&app, &name)).await;
                 drop(place);
             };
             (Noted { status: StatusCode::SWITCHING_PROTOCOLS, outcome }, socket.on_upgrade(carry))
@@ -211,8 +211,9 @@ impl By {
     }
 
     /// Returns when whoever came in so may have no console any more.
-    async fn ends(self, app: &App) {
+    async fn ends(self, app: &App, vm: &VmName) {
         let mut unknown = 0;
+        let path = format!("/v1/vms/{vm}/console");
         loop {
             tokio::time::sleep(LOOK).await;
             let now = clock::now();
@@ -228,7 +229,13 @@ impl By {
                 Self::Socket => std::future::pending().await,
             };
             match asker {
-                Ok(Some(asker)) if asker.role >= needed("GET", "/v1/vms/any/console") => unknown = 0,
+                Ok(Some(asker)) if denied(asker.role, asker.limit.is_some(), "GET", &path).is_none() => {
+                    match app.is_theirs(asker.limit.as_ref(), vm).await {
+                        Ok(true) => unknown = 0,
+                        Err(_) if unknown < UNKNOWN_MAX => unknown += 1,
+                        _ => return,
+                    }
+                }
                 Err(_) if unknown < UNKNOWN_MAX => unknown += 1,
                 _ => return,
             }
@@ -237,6 +244,12 @@ impl By {
 }
 
 impl App {
+    /// Whether a VM is one of those that somebody is limited to, if they are.
+    async fn is_theirs(&self, limit: Option<&Limit>, vm: &VmName) -> Result<bool, Refusal> {
+        let Some(limit) = limit else { return Ok(true) };
+        self.vm_anywhere(vm).await.map(|vm| limit.allows(&vm.labels))
+    }
+
     /// Opens a console, on whichever host its VM is.
     async fn line_to(&self, wish: &Wish) -> Result<Box<dyn Line>, Refusal> {
         let vm = self.vm_anywhere(&wish.name).await?;

@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use serde::Deserialize;
 use tranche_api::answer::{Accepted, Preview};
+use tranche_api::limits::PAGE_LEN_MAX;
 use tranche_api::view::{self, GpuView, PartitionView};
 use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
@@ -77,20 +79,42 @@ pub(super) async fn set_mode(
     app.change(change, query.dry_run).await
 }
 
+/// Of which GPUs partitions are asked for, and a page of them.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PartitionsQuery {
+    /// Only those of this host.
+    #[param(required = false, value_type = Option<HostName>)]
+    host: Option<HostName>,
+    /// So many items at most, 1 to 1,000; all if left out. If there are more, the header `Link` leads to the next page.
+    #[param(required = false, minimum = 1, maximum = 1_000)]
+    limit: Option<usize>,
+    /// Only what comes behind the page whose `Link` has this. It is no text to be made up.
+    #[param(required = false)]
+    after: Option<String>,
+}
+
 /// Every partition.
 #[utoipa::path(
     get,
     path = "/v1/partitions", operation_id = "list_partitions",
     tag = "gpus",
-    params(PageQuery),
+    params(PartitionsQuery),
     responses((status = 200, description = "Every partition, in order.", body = Vec<PartitionView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
 pub(super) async fn partitions(
     State(app): State<App>,
-    page: InPage,
+    InQuery(PartitionsQuery { host, limit, after }): InQuery<PartitionsQuery>,
 ) -> Result<Paged<Vec<PartitionView>>, Refusal> {
+    let page = InPage::at("/v1/partitions", limit, after, PAGE_LEN_MAX);
+    let seen = app.engine.view();
+    let (partitions, page) = match &host {
+        None => (view::partitions(&sources(&seen)), page),
+        Some(host) => (view::partitions_on(&sources(&seen), host), page.keeping(&format!("host={host}"))),
+    };
     // Of one GPU, those that have an index come first.
-    page.of(view::partitions(&sources(&app.engine.view())), |partition| {
+    page.of(partitions, |partition| {
         let PartitionView { host, gpu, index, device, .. } = partition;
         (host.clone(), gpu.clone(), index.is_none(), *index, device.clone())
     })

@@ -196,13 +196,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for InQuery<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let query = Query::from_request_parts(parts, state).await.map_err(|error: QueryRejection| {
-            let message = format!("The request's query is wrong: {}.", error.body_text());
-            let hint = "GET /v1/openapi.json describes the parameters that this request takes.";
-            Refusal::request(StatusCode::UNPROCESSABLE_ENTITY, "query", message, hint)
-        })?;
+        let query = Query::from_request_parts(parts, state).await.map_err(|error| refuse_query(&error))?;
         Ok(Self(query.0))
     }
+}
+
+/// What a query says.
+pub(super) fn of_query<T: DeserializeOwned>(query: &str) -> Result<T, Refusal> {
+    let uri = format!("/?{query}").parse().map_err(|_| Refusal::defect())?;
+    Query::try_from_uri(&uri).map(|Query(read)| read).map_err(|error| refuse_query(&error))
+}
+
+fn refuse_query(error: &QueryRejection) -> Refusal {
+    let message = format!("The request's query is wrong: {}.", error.body_text());
+    let hint = "GET /v1/openapi.json describes the parameters that this request takes.";
+    Refusal::request(StatusCode::UNPROCESSABLE_ENTITY, "query", message, hint)
 }
 
 /// How a change is asked for.

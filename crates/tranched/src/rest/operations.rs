@@ -62,10 +62,13 @@ pub(super) async fn show(
     // Over or not: the answer says where it stands.
     let _ = tokio::time::timeout(limit, over).await;
     let operation = app.engine.view().operations.get(&id).cloned();
-    operation.map(Json).ok_or_else(|| {
-        let message = format!("There is no operation {id}, or it has been forgotten.");
-        let hint = "'tranche operation list' shows those that are remembered.";
-        let subject = Subject::Input(id.to_string());
-        Refusal::from(finding(Code::OperationNotFound, Severity::Error, subject, message, hint))
-    })
+    operation.map(Json).ok_or_else(|| not_found(id))
+}
+
+/// There is no such operation.
+pub(super) fn not_found(id: OperationId) -> Refusal {
+    let message = format!("There is no operation {id}, or it has been forgotten.");
+    let hint = "'tranche operation list' shows those that are remembered.";
+    let subject = Subject::Input(id.to_string());
+    Refusal::from(finding(Code::OperationNotFound, Severity::Error, subject, message, hint))
 }

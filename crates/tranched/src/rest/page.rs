@@ -16,7 +16,7 @@ use tranche_api::limits::PAGE_LEN_MAX;
 use tranche_core::diagnostics as say;
 
 use super::Refusal;
-use super::input::InQuery;
+use super::input::{InQuery, of_query};
 
 /// How a page of a list is asked for.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
@@ -38,6 +38,8 @@ pub(super) struct InPage {
     limit: Option<usize>,
     after: Option<String>,
     limit_max: usize,
+    /// What leaves only some of the list, as it stands in the query, with `&` behind it.
+    kept: String,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for InPage {
@@ -51,9 +53,23 @@ impl<S: Send + Sync> FromRequestParts<S> for InPage {
 }
 
 impl InPage {
+    /// The page of the list at this path that a query asks for.
+    ///
+    /// # Errors
+    /// It asks for something else, or for the same twice.
+    pub(super) fn asked(path: &str, query: &str) -> Result<Self, Refusal> {
+        let PageQuery { limit, after } = of_query(query)?;
+        Ok(Self::at(path, limit, after, PAGE_LEN_MAX))
+    }
+
     /// A page of the list at this path.
     pub(super) fn at(path: &str, limit: Option<usize>, after: Option<String>, limit_max: usize) -> Self {
-        Self { path: path.to_owned(), limit, after, limit_max }
+        Self { path: path.to_owned(), limit, after, limit_max, kept: String::new() }
+    }
+
+    /// The same, of a list that this part of the query leaves some of: the way to the next page asks for the same ones.
+    pub(super) fn keeping(self, query: &str) -> Self {
+        Self { kept: format!("{query}&"), ..self }
     }
 
     /// The page of these items. `key` tells each from all others, and is in their order.
@@ -82,7 +98,8 @@ impl InPage {
         items.truncate(limit);
         let last = items.last().filter(|_| !is_last);
         let next = last
-            .map(|last| format!("<{}?limit={limit}&after={}>; rel=\"next\"", self.path, write(&key(last))));
+            .map(|last| (&self.path, &self.kept, write(&key(last))))
+            .map(|(path, kept, last)| format!("<{path}?{kept}limit={limit}&after={last}>; rel=\"next\""));
         Ok(Paged { body: items, next })
     }
 }

@@ -3,30 +3,59 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use serde::Deserialize;
 use tranche_api::answer::{Accepted, Preview};
+use tranche_api::limits::PAGE_LEN_MAX;
 use tranche_api::request::{AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
 use tranche_api::view::{self, VmView};
 use tranche_core::change::{AdoptedVm, Change};
 use tranche_core::diagnostics as say;
+use tranche_core::label::Label;
 use tranche_core::migration::Outlook;
-use tranche_core::name::VmName;
-use tranche_core::spec::VmPart;
+use tranche_core::name::{NameError, VmName};
+use tranche_core::spec::{VmPart, VmSpec};
 
 use super::input::{ChangeQuery, DeleteQuery, InBody, InPath, InQuery, NoQuery};
-use super::page::{InPage, PageQuery, Paged};
+use super::page::{InPage, Paged};
 use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
+
+/// Which VMs are asked for, and a page of them.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct VmsQuery {
+    /// Only those that carry all these labels, each as `key=value`, with commas between them.
+    #[param(required = false, example = "team=red")]
+    label: Option<String>,
+    /// So many items at most, 1 to 1,000; all if left out. If there are more, the header `Link` leads to the next page.
+    #[param(required = false, minimum = 1, maximum = 1_000)]
+    limit: Option<usize>,
+    /// Only what comes behind the page whose `Link` has this. It is no text to be made up.
+    #[param(required = false)]
+    after: Option<String>,
+}
 
 /// Every VM.
 #[utoipa::path(
     get,
     path = "/v1/vms", operation_id = "list_vms",
     tag = "vms",
-    params(PageQuery),
+    params(VmsQuery),
     responses((status = 200, description = "Every VM, by name.", body = Vec<VmView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
-pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<VmView>>, Refusal> {
-    page.of(view::vms(&sources(&app.engine.view())), |vm| vm.name.clone())
+pub(super) async fn list(
+    State(app): State<App>,
+    InQuery(VmsQuery { label, limit, after }): InQuery<VmsQuery>,
+) -> Result<Paged<Vec<VmView>>, Refusal> {
+    let page = InPage::at("/v1/vms", limit, after, PAGE_LEN_MAX);
+    let Some(text) = label else {
+        return page.of(view::vms(&sources(&app.engine.view())), |vm| vm.name.clone());
+    };
+    let labels = text.split(',').map(str::parse).collect::<Result<Vec<Label>, NameError>>()?;
+    let carries = |vm: &VmSpec| labels.iter().all(|label| label.is_of(&vm.labels));
+    let vms = view::vms_that(&sources(&app.engine.view()), carries);
+    page.keeping(&format!("label={text}")).of(vms, |vm| vm.name.clone())
 }
 
 /// Makes a VM. It is off at first.
@@ -96,8 +125,8 @@ pub(super) async fn adopt(
     app.change(Change::AdoptVm { name, vm }, query.dry_run).await
 }
 
-/// Changes what can be changed of a VM at any time: how much is done to keep it running, and what is kept for it. What is left out
-/// stays as it is, and the VM is not restarted.
+/// Changes what can be changed of a VM at any time: how much is done to keep it running, what is kept for it, and its labels. What is
+/// left out stays as it is, and the VM is not restarted.
 #[utoipa::path(
     patch,
     path = "/v1/vms/{name}", operation_id = "set_vm",

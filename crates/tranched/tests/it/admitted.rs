@@ -35,6 +35,7 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 pub(crate) struct Site {
     pub(crate) access: Access,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) engine: Arc<Engine>,
     router: Router,
 }
 
@@ -63,7 +64,7 @@ impl Site {
         let app = App {
             bell: Bell::default(),
             events: Events::new(engine.watch()),
-            engine,
+            engine: Arc::clone(&engine),
             metrics: Arc::default(),
             pulse: Pulse::new(Duration::from_secs(60)),
             cluster: Cluster::nowhere("node1".parse().unwrap()),
@@ -73,19 +74,23 @@ impl Site {
             history: forgetful("node1", machine.host()),
             patience: Patience::default(),
         };
-        Self { access, store, router: rest::for_the_web(app) }
+        Self { access, store, engine, router: rest::for_the_web(app) }
     }
 
     pub(crate) fn with_users(self) -> Self {
         for role in Role::ALL {
-            let wish = SetUser { role: Some(role), password: Some(Secret(PASSWORD.to_owned())) };
+            let wish = SetUser {
+                role: Some(role),
+                password: Some(Secret(PASSWORD.to_owned())),
+                ..SetUser::default()
+            };
             self.access.accounts.set_user(&role.as_str().parse().unwrap(), &wish, clock::now()).unwrap();
         }
         self
     }
 
     fn token(&self, role: Role) -> String {
-        let wish = NewToken { name: format!("of-{role}"), role, days: 1 };
+        let wish = NewToken { name: format!("of-{role}"), role, vm_labels: Default::default(), days: 1 };
         self.access.accounts.make_token(&wish, clock::now()).unwrap().secret.0
     }
 
@@ -104,7 +109,13 @@ impl Site {
         Told { status: head.status, headers: head.headers, body, text }
     }
 
-    async fn with_token(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Told {
+    pub(crate) async fn with_token(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Value,
+    ) -> Told {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -117,7 +128,7 @@ impl Site {
         self.with_token("POST", "/v1/sessions", None, json!({ "user": user, "password": password })).await
     }
 
-    fn audit(&self) -> Vec<(String, String, u16)> {
+    pub(crate) fn audit(&self) -> Vec<(String, String, u16)> {
         let entries = self.access.audit.last(100).unwrap().into_iter();
         entries.map(|entry| (entry.who, entry.what, entry.status)).collect()
     }
@@ -134,11 +145,16 @@ fn filled(path: &str) -> String {
 
 /// Every route of the interface.
 fn routes() -> Vec<(String, String)> {
+    templates().into_iter().map(|(way, path)| (way, filled(&path))).collect()
+}
+
+/// The same, as the document has them.
+pub(crate) fn templates() -> Vec<(String, String)> {
     let document: Value = serde_json::from_str(tranched::openapi::TEXT).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let methods = |path: &String, ways: &Value| {
         let ways: Vec<String> = ways.as_object().unwrap().keys().map(|way| way.to_uppercase()).collect();
-        let path = filled(path);
+        let path = path.clone();
         ways.into_iter().map(move |way| (way, path.clone())).collect::<Vec<_>>()
     };
     paths.iter().flat_map(|(path, ways)| methods(path, ways)).collect()

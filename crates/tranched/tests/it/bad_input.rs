@@ -245,3 +245,29 @@ async fn a_declaration_with_one_wrong_part_changes_nothing_at_all() {
     assert!(view.spec.gpus.is_empty() && view.operations.is_empty());
     assert_eq!(served.get("/v1/policy").await.json(), json!({"placement": "pack"}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_vms_are_checked_wherever_they_come_in() {
+    let served = Served::start(Machine::gpus(1, 8)).await;
+    let labelled = |labels: Value| {
+        let mut vm = new_vm("a");
+        vm["labels"] = labels;
+        vm
+    };
+    let long = "x".repeat(64);
+    for bad in ["", "<script>", "a b", "a/b", "é", "-a", "a=b", "a\nb", long.as_str()] {
+        for labels in [json!({ bad: "red" }), json!({ "team": bad })] {
+            refused(&served.post("/v1/vms", &labelled(labels)).await, 422, "invalid_request");
+        }
+        let escaped: String = bad.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        refused(&served.get(&format!("/v1/vms?label=team={escaped}")).await, 422, "invalid_name");
+    }
+    for labels in [json!(["team=red"]), json!({ "team": 1 }), json!({ "team": null }), json!("team=red")] {
+        refused(&served.post("/v1/vms", &labelled(labels)).await, 422, "invalid_request");
+    }
+    let many: Value =
+        (0..33).map(|number| (format!("k{number}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
+    refused(&served.post("/v1/vms", &labelled(many)).await, 422, "invalid_value");
+    refused(&served.get("/v1/vms?label=team").await, 422, "invalid_name");
+    assert!(served.engine.view().spec.vms.is_empty());
+}

@@ -277,6 +277,7 @@ fn vm(host: &HostName, index: usize) -> (VmName, VmSpec) {
         source: VmSource::Made(hardware),
         request: Request::None,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: Availability::default(),
         run: Run::Stopped,

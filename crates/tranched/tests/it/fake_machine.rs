@@ -71,6 +71,7 @@ pub(crate) fn new_vm(request: Request) -> NewVm {
         hardware,
         request,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability: tranche_core::spec::Availability::default(),
     }

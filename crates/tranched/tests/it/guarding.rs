@@ -192,6 +192,7 @@ fn wished(availability: Availability) -> VmSpec {
         source: VmSource::Made(new_vm(Request::None).hardware),
         request: Request::None,
         reserved: false,
+        labels: tranche_core::label::Labels::new(),
         prefer_numa_node: None,
         availability,
         run: Run::Running,

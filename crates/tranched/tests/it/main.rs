@@ -15,6 +15,7 @@ mod homogeneity;
 mod issuer;
 mod kill_walk;
 mod leading;
+mod limited;
 mod losses;
 mod machines;
 mod matrix;

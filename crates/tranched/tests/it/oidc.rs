@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use serde_json::{Value, json};
-use tranche_core::access::Role;
+use tranche_core::access::{Grant, Role};
 use tranched::config::OidcConfig;
 use tranched::oidc::Oidc;
 
@@ -48,7 +48,7 @@ impl Stage {
             client_id: CLIENT.to_owned(),
             client_secret_file: secret,
             authority: issuer.path("ca.pem"),
-            roles: roles.map(|(group, role)| (group.to_owned(), role)).into(),
+            roles: roles.map(|(group, role)| (group.to_owned(), Grant { role, limit: None })).into(),
             ..OidcConfig::default()
         };
         change(&mut config);

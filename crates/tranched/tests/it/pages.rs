@@ -128,3 +128,25 @@ async fn a_page_out_of_range_or_behind_nothing_is_refused() {
     );
     served.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_are_listed_by_their_labels_and_pages_of_them_are_of_the_same_ones() {
+    let served = furnished().await;
+    for (name, labels) in [("a", json!({ "team": "red", "tier": "gold" })), ("c", json!({ "team": "red" }))] {
+        let answer = served.patch(&format!("/v1/vms/{name}"), &json!({ "labels": labels })).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+    }
+    let names = |answer: &crate::served::Answer| {
+        let vms = answer.json();
+        let names = vms.as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&served.get("/v1/vms?label=team=red").await), ["a", "c"]);
+    assert_eq!(names(&served.get("/v1/vms?label=team=red,tier=gold").await), ["a"]);
+    assert_eq!(names(&served.get("/v1/vms?label=team=blue").await), [""; 0]);
+    let first = served.get("/v1/vms?label=team=red&limit=1").await;
+    let second = served.get(&next(&first).expect("there is another page")).await;
+    assert_eq!((names(&first), names(&second)), (vec!["a".to_owned()], vec!["c".to_owned()]));
+    assert_eq!(next(&second), None);
+    assert_eq!(served.get("/v1/vms/a").await.json()["labels"], json!({ "team": "red", "tier": "gold" }));
+}

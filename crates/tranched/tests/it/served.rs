@@ -142,6 +142,10 @@ impl Served {
         self.send(Method::PUT, path, Some(body.to_string().into())).await
     }
 
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PATCH, path, Some(body.to_string().into())).await
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::POST, path, Some(body.to_string().into())).await
     }

@@ -244,6 +244,7 @@ impl World {
             hardware,
             request,
             reserved: false,
+            labels: tranche_core::label::Labels::new(),
             prefer_numa_node: None,
             availability: tranche_core::spec::Availability::default(),
         };

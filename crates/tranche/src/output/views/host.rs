@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tranche_api::view::{HostView, LibvirtView, MemberView};
 use tranche_core::inventory::{Guard, Iommu};
+use tranche_core::label;
 use tranche_core::plan::{DownBy, Standing};
 use tranche_core::spec::Duty;
 
@@ -115,11 +116,10 @@ fn membership(member: &MemberView) -> Vec<(&'static str, String)> {
         Duty::Serving => "takes VMs",
         Duty::Maintenance => "maintenance: takes none",
     };
-    let labels: Vec<String> = member.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut fields =
         vec![("Standing", standing), ("Duty", duty.to_owned()), ("Fenced by", fencing_in_full(member))];
-    if !labels.is_empty() {
-        fields.push(("Labels", labels.join(", ")));
+    if !member.labels.is_empty() {
+        fields.push(("Labels", label::text(&member.labels, ", ")));
     }
     if member.reserved_memory_mib > 0 {
         fields.push(("Reserved", text::size(member.reserved_memory_mib)));
