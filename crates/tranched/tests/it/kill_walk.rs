@@ -185,18 +185,18 @@ fn two_gpus() -> Machine {
 }
 
 fn split(index: u8, count: u16) -> Scene {
-    Scene::Ask(Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Partitioned { count, series: None } })
+    Scene::ask(Change::SetGpuMode { gpu: gpu(index), mode: GpuMode::Partitioned { count, series: None } })
 }
 
 fn create(name: &str, request: Request) -> Scene {
-    Scene::Ask(Change::CreateVm { name: vm(name), vm: new_vm(request) })
+    Scene::ask(Change::CreateVm { name: vm(name), vm: new_vm(request) })
 }
 
 /// A part of a story.
 #[derive(Debug, Clone)]
 enum Scene {
     /// Somebody asks for a change, and asks again if the daemon dies before it answers.
-    Ask(Change),
+    Ask(Box<Change>),
     /// The machine loses its power.
     PowerCut,
     /// The kernel makes no more virtual functions than so many.
@@ -207,16 +207,22 @@ enum Scene {
     Define(&'static str),
 }
 
+impl Scene {
+    fn ask(change: Change) -> Self {
+        Self::Ask(Box::new(change))
+    }
+}
+
 fn start(name: &str) -> Scene {
-    Scene::Ask(Change::StartVm { name: vm(name) })
+    Scene::ask(Change::StartVm { name: vm(name) })
 }
 
 fn stop(name: &str) -> Scene {
-    Scene::Ask(Change::StopVm { name: vm(name), force: false })
+    Scene::ask(Change::StopVm { name: vm(name), force: false })
 }
 
 fn delete(name: &str) -> Scene {
-    Scene::Ask(Change::DeleteVm { name: vm(name), force: true })
+    Scene::ask(Change::DeleteVm { name: vm(name), force: true })
 }
 
 /// Tells a story to daemons of which the first one may die. Returns how many places to die there were.
@@ -328,7 +334,7 @@ fn vms_that_start_crash_stop_and_wait_end_the_same_wherever_the_daemon_is_killed
         start("b"),
         Scene::Crash("a"),
         stop("b"),
-        Scene::Ask(Change::RestartVm { name: vm("a"), force: false }),
+        Scene::ask(Change::RestartVm { name: vm("a"), force: false }),
     ];
     walk(&two_gpus(), &story, 20);
 }
@@ -340,7 +346,7 @@ fn detaching_deleting_and_a_power_cut_end_the_same_wherever_the_daemon_is_killed
         create("a", ANY),
         create("b", ANY),
         start("a"),
-        Scene::Ask(Change::DetachGpu { name: vm("b"), restart: false }),
+        Scene::ask(Change::DetachGpu { name: vm("b"), restart: false }),
         delete("b"),
         Scene::PowerCut,
     ];
@@ -349,7 +355,7 @@ fn detaching_deleting_and_a_power_cut_end_the_same_wherever_the_daemon_is_killed
 
 #[test]
 fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death() {
-    let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu(1), mode });
+    let mode = |mode| Scene::ask(Change::SetGpuMode { gpu: gpu(1), mode });
     walk(
         &two_gpus(),
         &[
@@ -364,7 +370,7 @@ fn changing_a_gpu_from_partitions_to_passthrough_and_back_survives_every_death()
             mode(GpuMode::Passthrough { allow_console: false, pool: None }),
             mode(GpuMode::Host),
             split(1, 1),
-            Scene::Ask(Change::AttachGpu {
+            Scene::ask(Change::AttachGpu {
                 name: vm("whole"),
                 request: Request::Whole { gpus: 1, pool: None },
                 restart: false,
@@ -383,7 +389,7 @@ fn a_change_of_mode_that_is_rolled_back_ends_the_same_wherever_the_daemon_is_kil
 
 #[test]
 fn drained_vms_end_where_there_is_room_or_wait_wherever_the_daemon_is_killed() {
-    let drain = |index, mode| Scene::Ask(Change::DrainGpu { gpu: gpu(index), mode });
+    let drain = |index, mode| Scene::ask(Change::DrainGpu { gpu: gpu(index), mode });
     let passthrough = GpuMode::Passthrough { allow_console: false, pool: None };
     let story = [
         split(0, 2),
@@ -401,7 +407,7 @@ fn drained_vms_end_where_there_is_room_or_wait_wherever_the_daemon_is_killed() {
 fn what_is_done_to_an_adopted_vm_ends_the_same_wherever_the_daemon_is_killed() {
     let desk = "<domain type='kvm'><name>desk</name><uuid>6f1c1c52-0c0e-4f4e-9e63-0d9b6a4f7f01</uuid>\
                 <memory unit='MiB'>256</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><devices/></domain>";
-    let ask = Scene::Ask;
+    let ask = Scene::ask;
     let story = [
         split(0, 2),
         Scene::Define(desk),
@@ -417,7 +423,7 @@ fn what_is_done_to_an_adopted_vm_ends_the_same_wherever_the_daemon_is_killed() {
 
 /// Splits a GPU, loses power under a VM, and releases it.
 fn life_of(address: &str, count: u16) -> [Scene; 6] {
-    let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu_at(address), mode });
+    let mode = |mode| Scene::ask(Change::SetGpuMode { gpu: gpu_at(address), mode });
     [
         mode(GpuMode::Partitioned { count, series: None }),
         create("a", ANY),
@@ -440,7 +446,7 @@ fn mediated_devices_on_functions_survive_every_death() {
 
 #[test]
 fn typed_functions_of_several_sizes_and_passthrough_take_turns_wherever_the_daemon_is_killed() {
-    let mode = |mode| Scene::Ask(Change::SetGpuMode { gpu: gpu_at("0000:41:00.0"), mode });
+    let mode = |mode| Scene::ask(Change::SetGpuMode { gpu: gpu_at("0000:41:00.0"), mode });
     let story = [
         mode(GpuMode::Mixed { sizes: ["8Q", "4Q"].map(str::to_owned).to_vec() }),
         mode(GpuMode::Passthrough { allow_console: false, pool: None }),
@@ -457,12 +463,12 @@ fn functions_with_quotas_and_functions_that_stay_survive_every_death() {
 
 fn reload(count: u16) -> Scene {
     let mode = GpuMode::Partitioned { count, series: None };
-    Scene::Ask(Change::ReloadDriver { gpu: gpu_at("0000:05:00.0"), mode })
+    Scene::ask(Change::ReloadDriver { gpu: gpu_at("0000:05:00.0"), mode })
 }
 
 fn split_instinct(count: u16) -> Scene {
     let mode = GpuMode::Partitioned { count, series: None };
-    Scene::Ask(Change::SetGpuMode { gpu: gpu_at("0000:05:00.0"), mode })
+    Scene::ask(Change::SetGpuMode { gpu: gpu_at("0000:05:00.0"), mode })
 }
 
 #[test]
