@@ -228,9 +228,13 @@ impl Fleet {
             match decisions.next(LISTEN) {
                 Ok(true) => self.wake(number, Instant::now()),
                 Ok(false) => {}
+                // At the end etcd is gone before those who listen to it.
                 Err(_) => {
                     self.skipped.fetch_add(1, Ordering::Relaxed);
-                    decisions = repository.watch_decisions(name).expect("etcd is heard");
+                    match repository.watch_decisions(name) {
+                        Ok(again) => decisions = again,
+                        Err(_) => thread::sleep(LISTEN),
+                    }
                 }
             }
         }
