@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use camino::Utf8Path;
 use rustix::process::Signal;
@@ -66,7 +67,10 @@ fn consoles_are_lent_by_libvirt_and_carry_what_the_guest_says() {
     Domain::define_xml(&connect, &xml.replace("</domain>", blind)).unwrap();
     apply(&hypervisor, &[vm.start()]);
     let mut line = hypervisor.open_console(&vm.name, vm.id, Console::Serial, false).unwrap();
+    line.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     line.write_all(b"typed").unwrap();
+    // What it said before somebody listened is lost: it says it again.
+    Domain::lookup_by_name(&connect, "speaks").unwrap().reset().unwrap();
     let mut said = String::new();
     while !said.contains("SeaBIOS") {
         let mut chunk = [0; 256];
