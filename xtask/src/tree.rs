@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// Directories that hold what was built or fetched, not what was written.
-const SKIPPED: &[&str] = &[".git", ".lab", "node_modules", "target"];
+const SKIPPED: &[&str] = &[".git", ".hypothesis", ".lab", "node_modules", "target"];
 /// A longer file is data, not text that somebody reads.
 const TEXT_LEN_MAX_BYTES: u64 = 1 << 20;
 
