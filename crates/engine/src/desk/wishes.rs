@@ -199,3 +199,55 @@ pub(super) fn take_over(next: &mut State, spec: Spec) {
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use tranche_core::spec::Policy;
+    use tranche_store::{MemoryStore, Repository};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::desk::Ids;
+
+    const NOW: Timestamp = Timestamp(1);
+
+    /// A desk where the first who needs an id panics.
+    fn haunted() -> Desk {
+        let panics = AtomicBool::new(true);
+        let ids = move || {
+            assert!(!panics.swap(false, Ordering::SeqCst), "a planted panic");
+            Uuid::nil()
+        };
+        let repository = Repository::new(Arc::new(MemoryStore::default()));
+        Desk::open(repository, Ids(Arc::new(ids))).expect("an empty store")
+    }
+
+    #[test]
+    fn a_panic_over_one_wish_answers_those_beside_it_and_leaves_the_turn_to_the_next() {
+        let desk = haunted();
+        let wish = || {
+            let change = Change::SetPolicy { policy: Policy::default() };
+            Arc::new(Wish { change, now: NOW, follows: None, answer: Mutex::new(None) })
+        };
+        let (own, other) = (wish(), wish());
+        lock(&desk.wishes.queue).waiting.extend([Arc::clone(&own), Arc::clone(&other)]);
+        let Waited::Turn(mut turn) = desk.wishes.wait(&own) else { panic!("nobody is at it") };
+        let attempt = thread::scope(|scope| {
+            let at_it = scope.spawn(|| {
+                let mut inner = desk.lock();
+                let together = turn.take().to_vec();
+                desk.take_together(&mut inner, together);
+                drop(turn);
+            });
+            at_it.join()
+        });
+        assert!(attempt.is_err(), "it panicked");
+        let Waited::Answered(Err(rejected)) = desk.wishes.wait(&other) else { panic!("it was given up") };
+        assert!(is_conflict(&rejected), "whoever asked may ask again");
+        let change = Change::SetPolicy { policy: Policy::default() };
+        assert!(desk.submit(&change, false, NOW).is_ok(), "the desk takes wishes as before");
+    }
+}
