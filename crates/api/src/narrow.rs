@@ -15,6 +15,7 @@ use tranche_core::label::Labels;
 use tranche_core::migration::Outlook;
 use tranche_core::name::{Slot, SlotKey, VmName};
 use tranche_core::operation::Operation;
+use tranche_core::plan::{VmGoal, VmPlan};
 
 use crate::answer::{Accepted, ChangeEvent, Preview, WhyNot};
 use crate::problem::Problem;
@@ -214,8 +215,18 @@ impl Narrow for Overview {
     }
 }
 
+/// How much is free, and of protected VMs theirs.
 impl Narrow for Capacity {
     fn narrow(&mut self, theirs: &Theirs<'_>) {
+        let Sources { spec, plan, .. } = theirs.sources;
+        for host in &mut self.hosts {
+            let own = spec.vms.iter().filter(|(name, vm)| {
+                let is_here = |planned: &&VmPlan| planned.goal == VmGoal::Run && planned.host == host.host;
+                let runs = vm.run.is_up() && plan.vms.get(*name).filter(is_here).is_some();
+                runs && vm.is_protected() && theirs.are(name)
+            });
+            host.protected = host.protected.min(own.count());
+        }
         let narrow = |stranded: &mut Vec<Stranded>| {
             stranded.retain(|stranded| theirs.are(&stranded.vm));
             stranded.iter_mut().for_each(|stranded| stranded.why.narrow(theirs));

@@ -342,3 +342,25 @@ async fn the_pages_of_somebody_limited_name_no_vm_of_others_and_those_that_are_l
         assert!(!told.text.contains(STRANGER), "{path}");
     }
 }
+
+#[tokio::test]
+async fn of_figures_about_vms_somebody_who_is_limited_is_told_those_of_theirs() {
+    let teams = Teams::new().await;
+    let red = teams.red(Role::Viewer);
+    let look = async |path: &str, token: &str| ask(&teams.site, "GET", path, token, &Value::Null).await.body;
+    let (all, own) = (look("/v1/overview", &teams.admin).await, look("/v1/overview", &red).await);
+    assert_eq!((&all["vms"]["total"], &all["partitions"]["assigned"]), (&json!(4), &json!(2)), "{all}");
+    let listed = look("/v1/vms", &red).await;
+    let running = listed.as_array().unwrap().iter().filter(|vm| vm["state"] == "running").count();
+    let held = listed.as_array().unwrap().iter().filter(|vm| vm["holds"] != json!([])).count();
+    assert!(held < 2, "others have one: {listed}");
+    assert_eq!((&own["vms"]["total"], &own["vms"]["running"]), (&json!(2), &json!(running)), "{own}");
+    assert_eq!(own["partitions"]["assigned"], json!(held), "{own}");
+    for count in ["total", "free", "lost"] {
+        assert_eq!(own["partitions"][count], all["partitions"][count], "{count} of the site");
+    }
+    assert_eq!((&own["hosts"], &own["gpus"]), (&all["hosts"], &all["gpus"]));
+    let (all, own) = (look("/v1/capacity", &teams.admin).await, look("/v1/capacity", &red).await);
+    let protected = |told: &Value| told["hosts"][0]["protected"].as_u64().unwrap();
+    assert_eq!(protected(&all), protected(&own) + 1, "one that is protected is another team's: {all} {own}");
+}

@@ -130,6 +130,22 @@ async fn a_page_out_of_range_or_behind_nothing_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_listed_by_their_host_and_pages_of_them_are_of_the_same_one() {
+    let served = furnished().await;
+    let whole = served.get("/v1/partitions").await.json();
+    let of_host = served.get("/v1/partitions?host=node1").await;
+    assert_eq!(of_host.json(), whole, "it stands alone");
+    assert_eq!(served.get("/v1/partitions?host=elsewhere").await.json(), json!([]));
+    assert_eq!(served.get("/v1/partitions?host=no%20name").await.problem().0, 422);
+    let first = served.get("/v1/partitions?host=node1&limit=4").await;
+    let path = next(&first).unwrap();
+    assert!(path.contains("host=node1"), "{path}");
+    let behind = served.get(&path).await.json();
+    assert_eq!([items(&first.json()), items(&behind)].concat(), items(&whole));
+    served.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn vms_are_listed_by_their_labels_and_pages_of_them_are_of_the_same_ones() {
     let served = furnished().await;
     for (name, labels) in [("a", json!({ "team": "red", "tier": "gold" })), ("c", json!({ "team": "red" }))] {
