@@ -7,6 +7,7 @@
 mod all;
 mod arrival;
 mod gpu;
+mod handover;
 mod host;
 mod migrate;
 mod policy;
@@ -21,16 +22,18 @@ use serde::{Deserialize, Serialize};
 
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
 pub use self::arrival::{Arrival, arrive};
+pub use self::handover::{Heard, can_go, hear, judge_offer};
 pub use self::together::admit_all;
 pub use self::valid::RESOURCE_NAME_LEN_MAX;
 pub use self::vm::{AdoptedVm, hosts_to_tell};
 use crate::capacity;
 use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
+use crate::handover::{Order, Verdict};
 use crate::homogeneity;
 use crate::inventory::{Domain, HostInventory, Inventory};
 use crate::label;
-use crate::name::{GpuKey, HostName, LabelKey, LabelValue, RuleName, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, InvitationId, LabelKey, LabelValue, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
@@ -120,6 +123,41 @@ pub enum Change {
         name: VmName,
         /// Where; on the best other host if left out.
         to: Option<HostName>,
+    },
+    /// Make a place for one VM that comes from a host with another store.
+    Invite {
+        /// What it is known by.
+        id: InvitationId,
+        /// Until when it can be used.
+        until: Timestamp,
+    },
+    /// Forget such a place that nobody has used.
+    Uninvite {
+        /// Which.
+        id: InvitationId,
+    },
+    /// Hand a VM over to a host with another store, which has said how it would take it.
+    HandOver {
+        /// The VM.
+        name: VmName,
+        /// What it was invited by.
+        invitation: InvitationId,
+        /// What the other host has said.
+        verdict: Box<Verdict>,
+    },
+    /// Keep a VM that goes to a host with another store.
+    TakeBack {
+        /// The VM.
+        name: VmName,
+        /// It may have arrived there, and whoever asks has seen that it does not run there and never will.
+        force: bool,
+    },
+    /// Make a VM this host's own that comes from a host with another store.
+    TakeOver {
+        /// The VM.
+        name: VmName,
+        /// Whoever asks has seen that its old host does not run it and never will.
+        force: bool,
     },
     /// Let a VM ask for a GPU or a partition.
     AttachGpu {
@@ -314,6 +352,13 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::StopVm { name, force } => stop_vm(name, *force, state),
         Change::RestartVm { name, force } => restart_vm(name, *force, state),
         Change::MigrateVm { name, to } => migrate::migrate(name, to.as_ref(), state),
+        Change::Invite { id, until } => handover::invite(id, *until, state, now),
+        Change::Uninvite { id } => handover::uninvite(id, state),
+        Change::HandOver { name, invitation, verdict } => {
+            handover::hand_over(name, invitation, verdict, state)
+        }
+        Change::TakeBack { name, force } => handover::take_back(name, *force, state),
+        Change::TakeOver { name, force } => handover::take_over(name, *force, state),
         Change::AttachGpu { name, request, restart } => attach_gpu(name, request, *restart, state),
         Change::DetachGpu { name, restart } => detach_gpu(name, *restart, state),
         Change::SetRule { name, rule } => rule::set_rule(name, rule, state),
@@ -340,17 +385,7 @@ fn create_vm(
     id: VmId,
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
-    let mut found = valid::hardware(name, &vm.hardware);
-    found.extend(valid::request(&vm.request));
-    found.extend(valid::availability(vm.availability));
-    found.extend(label::too_many(&vm.labels));
-    if state.spec.vms.contains_key(name) {
-        found.push(say::vm_exists(name));
-    } else if let Some(planned) = state.plan.vms.get(name) {
-        found.push(say::vm_to_be_ended(name, &planned.host));
-    } else if state.domain(name).is_some() {
-        found.push(say::domain_exists(name));
-    }
+    let found = create_findings(name, (&vm.hardware, &vm.request, vm.availability, &vm.labels), state);
     let mut warnings = refuse_errors(found)?;
     let spec = VmSpec {
         id,
@@ -363,6 +398,7 @@ fn create_vm(
         run: Run::Stopped,
         serial: 0,
         relocation: None,
+        handover: None,
         created_at: now,
     };
     // It is off at first, so this is only said; starting it is refused if that is the policy.
@@ -371,7 +407,38 @@ fn create_vm(
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
 }
 
+/// What speaks against a VM that is new here.
+fn create_findings(
+    name: &VmName,
+    (hardware, request, availability, labels): (
+        &VmHardware,
+        &Request,
+        Availability,
+        &BTreeMap<LabelKey, LabelValue>,
+    ),
+    state: State<'_>,
+) -> Vec<Finding> {
+    let mut found = valid::hardware(name, hardware);
+    found.extend(valid::request(request));
+    found.extend(valid::availability(availability));
+    found.extend(label::too_many(labels));
+    if state.spec.vms.contains_key(name) {
+        found.push(say::vm_exists(name));
+    } else if let Some(planned) = state.plan.vms.get(name) {
+        found.push(say::vm_to_be_ended(name, &planned.host));
+    } else if state.domain(name).is_some() {
+        found.push(say::domain_exists(name));
+    }
+    found
+}
+
 fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
+    if let Some(incoming) = state.spec.vms.get(name).and_then(VmSpec::incoming) {
+        return match force || incoming.order != Order::Land {
+            true => Ok(handover::turn_away(name, incoming, state)),
+            false => Err(vec![say::vm_is_coming(name, &incoming.from)]),
+        };
+    }
     let mut spec = vm_of(name, state)?.clone();
     if state.is_active(name) && !force {
         let mut finding = say::vm_running(name, "deleting it");
@@ -514,7 +581,15 @@ fn host_of<'a>(key: &GpuKey, state: State<'a>) -> Result<&'a HostInventory, Refu
 }
 
 fn vm_of<'a>(name: &VmName, state: State<'a>) -> Result<&'a VmSpec, Refusal> {
-    state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])
+    let spec = state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])?;
+    if let Some(incoming) = spec.incoming() {
+        return Err(vec![say::vm_is_coming(name, &incoming.from)]);
+    }
+    let parting = state.plan.vms.get(name).and_then(|planned| planned.parting.as_ref());
+    match parting.filter(|parting| parting.is_away() && spec.outgoing().is_some()) {
+        Some(parting) => Err(vec![say::vm_is_leaving(name, &parting.to)]),
+        None => Ok(spec),
+    }
 }
 
 fn refuse_deleted(name: &VmName, spec: &VmSpec) -> Result<(), Refusal> {

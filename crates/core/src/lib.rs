@@ -19,6 +19,7 @@ pub mod falls;
 pub mod fence;
 pub mod finding;
 pub mod guest;
+pub mod handover;
 pub mod history;
 pub mod homogeneity;
 pub mod identity;

@@ -114,6 +114,13 @@ pub fn outlooks(name: &VmName, state: State<'_>) -> Result<Vec<Outlook>, Vec<Fin
     Ok(others.map(|observed| outlook((name, spec, planned), observed, &board, state)).collect())
 }
 
+/// What would become of a VM on one host; none if nothing is known of the VM or the host.
+pub(crate) fn outlook_on(name: &VmName, host: &HostName, state: State<'_>) -> Option<Outlook> {
+    let (spec, planned) = (state.spec.vms.get(name)?, state.plan.vms.get(name)?);
+    let observed = state.inventory.get(host)?;
+    Some(outlook((name, spec, planned), observed, &Board::of(state), state))
+}
+
 fn outlook(
     (name, spec, planned): (&VmName, &VmSpec, &VmPlan),
     observed: &HostInventory,

@@ -115,6 +115,16 @@ fn starts_with_alphanumeric(text: &str) -> bool {
 }
 
 text_name!(
+    /// An invitation to send a VM to a host: the SHA-256 of its token's secret, in lower-case hexadecimal.
+    InvitationId,
+    "invitation",
+    64,
+    |text| text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+    "64 hexadecimal digits",
+    "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
+);
+
+text_name!(
     /// A host: an RFC 1123 host name, lower case.
     HostName,
     "host name",

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::{Class, Finding, Severity, Subject};
+use crate::handover::{Parting, Stage};
 use crate::journey::Sending;
-use crate::name::{GpuKey, HostName, OperationId, Timestamp, VmName};
+use crate::name::{GpuKey, HostName, InvitationId, OperationId, Timestamp, VmName};
 use crate::plan::{VmGoal, VmPlan};
 use crate::spec::{Duty, GpuMode, GpuSpec, Run};
 use crate::step::{Step, VFIO_DRIVER};
@@ -126,6 +127,15 @@ pub enum Goal {
         /// Where it shall run; any other host will do if left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<HostName>,
+    },
+    /// The VM is another store's.
+    VmHandedOver {
+        /// The VM.
+        vm: VmName,
+        /// What it was invited by.
+        invitation: InvitationId,
+        /// Where it goes.
+        to: HostName,
     },
     /// The VM is gone.
     VmGone {
@@ -312,6 +322,7 @@ fn progress(goal: &Goal, state: State<'_>) -> Verdict {
         },
         Goal::HostEmpty { host, along } => hosts_progress(std::iter::once(host).chain(along), state),
         Goal::HostQuiet { host } => quiet_progress(host, state),
+        Goal::VmHandedOver { vm, invitation, to } => handed_over_progress(vm, invitation, to, state),
         Goal::VmGone { vm } => match state.spec.vms.get(vm) {
             None => Verdict::new(OperationState::Succeeded, 100),
             Some(spec) if spec.run != Run::Deleted => Verdict::new(OperationState::Superseded, 0),
@@ -350,12 +361,40 @@ fn moved_progress(
     }
 }
 
+fn handed_over_progress(
+    vm: &VmName,
+    invitation: &InvitationId,
+    to: &HostName,
+    state: State<'_>,
+) -> Verdict {
+    let Some(spec) = state.spec.vms.get(vm) else { return Verdict::new(OperationState::Succeeded, 100) };
+    let planned = state.plan.vms.get(vm);
+    let parting = planned.and_then(|planned| planned.parting.as_ref());
+    let parting = parting.filter(|parting| parting.invitation == *invitation);
+    if let Some(why) = parting.and_then(Parting::in_vain) {
+        let findings = vec![say::handover_in_vain(vm, to, why)];
+        return Verdict { findings, ..Verdict::new(OperationState::Failed, 0) };
+    }
+    if spec.outgoing().is_none_or(|wish| wish.invitation != *invitation) {
+        return Verdict::new(OperationState::Superseded, 0);
+    }
+    let percent = match parting.map(|parting| &parting.stage) {
+        None | Some(Stage::Prepares) => 5,
+        Some(Stage::Goes { .. }) => planned.and_then(|planned| sent_percent(vm, planned, state)).unwrap_or(10),
+        Some(Stage::Stops { .. } | Stage::CalledOff { .. }) => 50,
+        Some(Stage::Lands) => 90,
+        Some(Stage::Left | Stage::Drops { .. } | Stage::Stayed { .. }) => 95,
+    };
+    Verdict::new(OperationState::Running, percent)
+}
+
 /// How far a VM is that goes to another host while it runs, in percent of the whole move.
 fn sent_percent(vm: &VmName, planned: &VmPlan, state: State<'_>) -> Option<u8> {
-    let journey = planned.open_journey()?;
+    let journey = planned.open_journey().map(|journey| journey.number);
+    let number = journey.or_else(|| planned.open_parting().map(|parting| parting.number))?;
     let sent = state.inventory.get(&planned.host)?.progress.sent.get(vm)?;
     match sent.state {
-        Sending::UnderWay { percent, .. } if sent.number == journey.number => {
+        Sending::UnderWay { percent, .. } if sent.number == number => {
             Some(10 + u8::try_from(u16::from(percent) * 80 / 100).unwrap_or(80))
         }
         Sending::UnderWay { .. } | Sending::Failed { .. } => None,
@@ -467,7 +506,11 @@ fn concerns(goal: &Goal, subject: &Subject, state: State<'_>) -> bool {
                 || matches!(subject, Subject::Host(host)
                     if *host == gpu.host || along.keys().any(|other| other.host == *host))
         }
-        Goal::VmRuns { vm, .. } | Goal::VmMoved { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
+        Goal::VmRuns { vm, .. }
+        | Goal::VmMoved { vm, .. }
+        | Goal::VmHandedOver { vm, .. }
+        | Goal::VmOff { vm }
+        | Goal::VmGone { vm } => {
             let held = || state.plan.held_by(vm).any(|(slot, _)| subject.gpu() == Some(&slot.gpu));
             let host = || {
                 state.plan.vms.get(vm).is_some_and(|planned| *subject == Subject::Host(planned.host.clone()))

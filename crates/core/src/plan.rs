@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bookings::Bookings;
 use crate::falls::Tried;
+use crate::handover::{Awaited, Parting};
 use crate::identity::GpuIdentity;
 use crate::inventory::{OffReason, Offer};
 use crate::journey::{Journey, Missed};
@@ -150,12 +151,34 @@ pub struct VmPlan {
     /// The last such way that came to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<Missed>,
+    /// Its way to a host with another store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parting: Option<Parting>,
+    /// What is done for it while it comes from a host with another store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<Awaited>,
 }
 
 impl VmPlan {
     /// What was decided for a VM that was never seen yet.
     pub fn new(host: HostName, id: VmId, goal: VmGoal) -> Self {
-        Self { host, id, goal, settled: None, tried: None, ran_on: None, journey: None, missed: None }
+        Self {
+            host,
+            id,
+            goal,
+            settled: None,
+            tried: None,
+            ran_on: None,
+            journey: None,
+            missed: None,
+            parting: None,
+            awaited: None,
+        }
+    }
+
+    /// Its way to a host with another store, while that is under way.
+    pub fn open_parting(&self) -> Option<&Parting> {
+        self.parting.as_ref().filter(|parting| parting.is_open())
     }
 
     /// Its journey, while it is not settled where the VM is going to be.

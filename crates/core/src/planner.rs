@@ -12,12 +12,14 @@
 //! It is a pure function, and it never gives up: what cannot be done now yields a finding and is tried again with the
 //! next inventory. It never looks at how the last plan came about.
 
+mod awaiting;
 mod bookings;
 mod departures;
 mod falls;
 mod homes;
 mod journeys;
 mod memory;
+mod partings;
 mod standing;
 mod vms;
 
@@ -76,6 +78,7 @@ fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, la
     planner.judge_standing();
     planner.judge_hosts();
     planner.judge_journeys();
+    planner.judge_partings();
     planner.abandon_strangers();
     planner.abandon_dead_hosts();
     planner.judge_falls();

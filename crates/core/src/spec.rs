@@ -30,9 +30,10 @@ pub use self::part::{
 pub use self::rule::{Company, HOST_PRIORITY_MAX, NAMES_PER_RULE_MAX, PREFERENCE, RULES_MAX, Rule};
 
 use crate::diagnostics::counted;
+use crate::handover::{Handover, Incoming, Invitation, Outgoing};
 use crate::identity::GpuIdentity;
 use crate::map::Map;
-use crate::name::{GpuKey, HostName, LabelKey, LabelValue, PoolName, RuleName, Timestamp, VmId, VmName};
+use crate::name::{GpuKey, HostName, InvitationId, LabelKey, LabelValue, PoolName, RuleName, Timestamp, VmId, VmName};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
 pub const PARTITIONS_PER_GPU_MAX: u16 = 256;
@@ -68,6 +69,10 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<RuleName, Rule>))]
     pub rules: Map<RuleName, Rule>,
+    /// Places for VMs that come from hosts with other stores.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<InvitationId, Invitation>))]
+    pub invitations: Map<InvitationId, Invitation>,
 }
 
 impl Spec {
@@ -205,6 +210,9 @@ pub struct VmSpec {
     /// The last command to run it on another host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relocation: Option<Relocation>,
+    /// Its way to a host with another store, or from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// When it was created: ties are broken by age.
     pub created_at: Timestamp,
 }
@@ -235,6 +243,16 @@ impl VmSpec {
     /// Whether it is wished that the VM is started elsewhere when its host dies, and that can be.
     pub fn is_protected(&self) -> bool {
         self.availability.failover == Failover::Restart && matches!(self.source, VmSource::Made(_))
+    }
+
+    /// The wish that it goes to a host with another store, if there is one.
+    pub fn outgoing(&self) -> Option<&Outgoing> {
+        if let Some(Handover::Out(outgoing)) = &self.handover { Some(outgoing) } else { None }
+    }
+
+    /// What is known of it while it comes from a host with another store, and is that host's.
+    pub fn incoming(&self) -> Option<&Incoming> {
+        if let Some(Handover::In(incoming)) = &self.handover { Some(incoming) } else { None }
     }
 }
 

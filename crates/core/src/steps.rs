@@ -4,6 +4,7 @@
 //! computation yields the rest. A step that could hurt is simply not due while anything could be hurt by it: partitions
 //! are remade only while none is open, and a VM starts only when everything that it holds is ready.
 
+mod handover;
 mod travel;
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use crate::spec::{Failover, GpuMode, Spec, VmSource};
 use crate::step::{Near, Step, StepSubject, VFIO_DRIVER, VmDevice};
 use crate::{placement, reload};
 
+use self::handover::{awaited_steps, parting_steps};
 use self::travel::{arrival_steps, call_off, journey_steps, leftover_steps};
 pub(crate) use self::travel::{is_copy, needs_more};
 
@@ -362,6 +364,12 @@ fn vm_steps(
     if let Some(journey) = planned.open_journey() {
         return journey_steps((name, planned), journey, observed, (domain, spec));
     }
+    if let Some(parting) = planned.open_parting() {
+        return parting_steps((name, planned), parting, observed, (domain, spec));
+    }
+    if let Some(awaited) = &planned.awaited {
+        return awaited_steps((name, planned), awaited, observed, (domain, spec));
+    }
     if let Some(left_over) = call_off((name, planned), observed) {
         return vec![left_over];
     }
@@ -389,6 +397,7 @@ fn vm_steps(
             let made = spec.vms.get(name).is_none_or(|spec| matches!(spec.source, VmSource::Made(_)));
             match domain {
                 Some(_) if made => vec![Step::UndefineVm { vm, id }],
+                None if observed.progress.expects.contains(name) => vec![Step::UndefineVm { vm, id }],
                 _ => clear_devices(name, planned, domain),
             }
         }

@@ -199,9 +199,12 @@ impl Hand {
     fn note_foreseen(&mut self, plan: &Plan, seen: &HostInventory) {
         self.foreseen.retain(|vm, _| seen.progress.sent.contains_key(vm) || plan.vms.contains_key(vm));
         let here = plan.vms.iter().filter(|(_, planned)| planned.host == seen.host);
-        let journeys = here.filter_map(|(vm, planned)| Some((vm, planned.open_journey()?)));
-        self.foreseen
-            .extend(journeys.map(|(vm, journey)| (vm.clone(), (journey.number, journey.foreseen_ms))));
+        let travelling = here.filter_map(|(vm, planned)| {
+            let journey = planned.open_journey().map(|journey| (journey.number, journey.foreseen_ms));
+            let parting = || planned.open_parting().map(|parting| (parting.number, parting.foreseen_ms));
+            Some((vm.clone(), journey.or_else(parting)?))
+        });
+        self.foreseen.extend(travelling);
     }
 
     /// What is to be started now although it was started before fell. Nothing is said of what a hypervisor that is down ran.

@@ -96,6 +96,7 @@ fn wished(setup: &VmSetup, id: VmId, created_at: u64) -> VmSpec {
         run: if setup.running { Run::Running } else { Run::Stopped },
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(created_at),
     }
 }

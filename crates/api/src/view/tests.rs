@@ -126,6 +126,7 @@ fn wish() -> VmSpec {
         run: Run::Stopped,
         serial: 0,
         relocation: None,
+        handover: None,
         created_at: Timestamp(0),
     }
 }

@@ -187,6 +187,7 @@ fn vm(id: VmId) -> VmSpec {
         run: Run::Running,
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(0),
     }
 }

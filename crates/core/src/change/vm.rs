@@ -80,6 +80,7 @@ pub(super) fn adopt(
         run,
         serial: 0,
         relocation: None,
+        handover: None,
         created_at: now,
     };
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("adopt VM {name}"), warnings))

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::falls::Falls;
+use crate::handover::Told;
 use crate::journey::Sent;
 use crate::name::{HostName, VmName};
 use crate::operation::{LogLine, StepFailure};
@@ -49,6 +50,9 @@ pub struct Progress {
     /// VMs that it sends or has sent to other hosts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sent: BTreeMap<VmName, Sent>,
+    /// What hosts with other stores said last of VMs that go there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<VmName, Told>,
     /// How much memory the guests of its VMs change, in MiB/s, as last measured. A new value comes only if it is quite another.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty_mib_s: BTreeMap<VmName, u32>,

@@ -94,8 +94,11 @@ impl Planner<'_> {
         if !rests || self.is_travelling(&booking.vm) {
             return true;
         }
-        if self.is_elsewhere(slot, booking) {
+        if self.is_elsewhere(slot, booking) || self.has_left(&booking.vm) {
             return false;
+        }
+        if self.plan.vms.get(&booking.vm).is_some_and(|planned| planned.open_parting().is_some()) {
+            return true;
         }
         let observed = self.inventory.get(&slot.gpu.host);
         // A VM that rests does not go back to what failed under it, unless that is reserved for it.

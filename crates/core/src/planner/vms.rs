@@ -118,6 +118,8 @@ impl Planner<'_> {
         };
         as_it_shall
             && planned.journey.is_none()
+            && planned.parting.is_none()
+            && spec.handover.is_none()
             && planned.id == spec.id
             && planned.host == observed.host
             && planned.tried.is_none()
@@ -126,6 +128,13 @@ impl Planner<'_> {
     fn decide_vm(&mut self, name: &VmName, spec: &VmSpec, board: &mut Board<'_>) {
         if self.is_travelling(name) {
             self.report_journey(name);
+            return;
+        }
+        if let Some(incoming) = spec.incoming() {
+            self.await_vm((name, spec), incoming, board);
+            return;
+        }
+        if self.parts(name, spec) {
             return;
         }
         let Some(host) = self.home_of(name, spec, board) else { return };
@@ -151,11 +160,18 @@ impl Planner<'_> {
         let settled = self.settled(name, spec, domain, observed, before);
         let goal = self.goal((name, spec), domain, observed, settled.as_ref(), board);
         let before = self.plan.vms.remove(name).filter(|planned| planned.id == spec.id);
-        let (tried, journey, missed) =
-            before.map_or((None, None, None), |before| (before.tried, before.journey, before.missed));
-        let missed = missed.filter(|missed| missed.serial == spec.serial);
-        let journey = self.left_behind(name, &host, journey);
-        let planned = VmPlan { settled, tried, ran_on, journey, missed, ..VmPlan::new(host, spec.id, goal) };
+        let before = before.unwrap_or_else(|| VmPlan::new(host.clone(), spec.id, goal));
+        let missed = before.missed.filter(|missed| missed.serial == spec.serial);
+        let journey = self.left_behind(name, &host, before.journey);
+        let planned = VmPlan {
+            settled,
+            tried: before.tried,
+            ran_on,
+            journey,
+            missed,
+            parting: before.parting.filter(|parting| parting.is_remembered(spec)),
+            ..VmPlan::new(host, spec.id, goal)
+        };
         self.plan.vms.insert(name.clone(), planned);
     }
 
@@ -285,7 +301,8 @@ impl Planner<'_> {
         rests(planned, spec, domain, boot_id)
     }
 
-    /// Deleted VMs of which neither domain nor booking nor device is left, and those whose host is down. `before` is the plan that
+    /// Deleted VMs, and those that another store has by now, of which neither domain nor booking nor device is left; and deleted
+    /// ones whose host is down. `before` is the plan that
     /// this pass began with: a host that was told by it to start a VM may be about to.
     pub(super) fn gone(&self, before: &Plan) -> Vec<VmName> {
         let may_be_starting = |name: &VmName, host: &HostName| {
@@ -301,7 +318,8 @@ impl Planner<'_> {
             if !self.is_in_step(&planned.host) || may_be_starting || planned.journey.is_some() {
                 return false;
             }
-            let Some(domains) = self.inventory.get(&planned.host).and_then(|seen| seen.domains()) else {
+            let Some(seen) = self.inventory.get(&planned.host) else { return false };
+            let Some(domains) = seen.domains().filter(|_| !seen.progress.expects.contains(name)) else {
                 return false;
             };
             let nothing_left = match (domains.get(name.as_str()), &spec.source) {
@@ -315,7 +333,8 @@ impl Planner<'_> {
                 && !self.is_left_elsewhere(name, spec, &planned.host)
         };
         let wished = self.scope.vms().filter_map(|name| self.spec.vms.get_key_value(name));
-        let deleted = wished.filter(|(_, spec)| spec.run == Run::Deleted);
+        let is_over = |name: &VmName, spec: &VmSpec| spec.run == Run::Deleted || self.is_handed_over(name);
+        let deleted = wished.filter(|(name, spec)| is_over(name, spec));
         deleted.filter(|(name, spec)| is_gone(name, spec)).map(|(name, _)| name.clone()).collect()
     }
 

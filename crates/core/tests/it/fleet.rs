@@ -85,6 +85,7 @@ impl Fleet {
             run: Run::Running,
             serial: 1,
             relocation: None,
+            handover: None,
             created_at: Timestamp(age),
         };
         self.spec.vms.entry(vm(name)).or_insert(spec)

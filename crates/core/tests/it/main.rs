@@ -11,6 +11,7 @@ mod failback;
 mod falls;
 mod fencing;
 mod fleet;
+mod handover;
 mod histories;
 mod homogeneity;
 mod journeys;

@@ -29,6 +29,7 @@ fn spec(source: VmSource) -> VmSpec {
         run: Run::Running,
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(0),
     }
 }

@@ -18,6 +18,8 @@ use uuid::Uuid;
 /// Spec, plan and one modelled host.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
+    /// What the host calls itself.
+    pub(crate) name: HostName,
     pub(crate) spec: Spec,
     pub(crate) plan: Plan,
     pub(crate) inventory: Inventory,
@@ -72,9 +74,14 @@ pub(crate) fn hardware() -> VmHardware {
 impl World {
     /// One host with so many GPUs, on buses 1, 2, …; each offers 1 to 8 partitions. Odd buses are on NUMA node 1.
     pub(crate) fn with_gpus(count: u8) -> Self {
+        Self::named(host(), count)
+    }
+
+    /// The same under another name.
+    pub(crate) fn named(name: HostName, count: u8) -> Self {
         let gpus = (1..=count).map(|bus| (GpuAddress::Pci(pf(bus)), model_gpu(bus))).collect();
         let seen = HostInventory {
-            host: host(),
+            host: name.clone(),
             boot_id: "boot-0".to_owned(),
             observed_at: Timestamp(0),
             system: SystemFacts {
@@ -102,9 +109,10 @@ impl World {
             unread: None,
         };
         Self {
+            name: name.clone(),
             spec: Spec::default(),
             plan: Plan::default(),
-            inventory: Inventory::from([(host(), seen.into())]),
+            inventory: Inventory::from([(name, seen.into())]),
             findings: Vec::new(),
             now: Timestamp(1),
             mixed: BTreeSet::new(),
@@ -114,7 +122,7 @@ impl World {
     }
 
     pub(crate) fn seen(&mut self) -> &mut HostInventory {
-        self.inventory.get_mut(&host()).unwrap()
+        self.inventory.get_mut(&self.name).unwrap()
     }
 
     pub(crate) fn gpu(&mut self, bus: u8) -> &mut Gpu {
@@ -157,7 +165,8 @@ impl World {
     /// Sets a mode and carries it out.
     #[track_caller]
     pub(crate) fn set_mode(&mut self, bus: u8, mode: GpuMode) {
-        self.accepts(&Change::SetGpuMode { gpu: gpu(bus), mode });
+        let gpu = GpuKey { host: self.name.clone(), ..gpu(bus) };
+        self.accepts(&Change::SetGpuMode { gpu, mode });
         self.settle();
     }
 
@@ -188,7 +197,7 @@ impl World {
     }
 
     pub(crate) fn runs(&self, name: &str) -> bool {
-        self.inventory[&host()].domain(&vm(name)).is_some_and(|domain| domain.state.is_active())
+        self.inventory[&self.name].domain(&vm(name)).is_some_and(|domain| domain.state.is_active())
     }
 
     /// The one slot that a VM holds.
@@ -219,9 +228,9 @@ impl World {
             self.spec.vms.remove(&name);
         }
         // The host reads what was decided before it acts, and says so when it reports next.
-        let generation = self.plan.generations.get(&host()).copied().unwrap_or_default();
+        let generation = self.plan.generations.get(&self.name).copied().unwrap_or_default();
         self.seen().progress.generation = generation;
-        steps(&self.spec, &self.plan, &self.inventory[&host()])
+        steps(&self.spec, &self.plan, &self.inventory[&self.name])
     }
 
     /// Passes until nothing is due.
@@ -513,7 +522,7 @@ impl World {
     }
 
     fn holders_if_there(&mut self, source: &DeviceSource) -> Option<&mut Vec<Holder>> {
-        for seen in self.inventory.get_mut(&host()).unwrap().gpus.values_mut() {
+        for seen in self.inventory.get_mut(&self.name).unwrap().gpus.values_mut() {
             if seen.address.pci().map(|address| DeviceSource::Pci { address }) == Some(source.clone()) {
                 assert_eq!(seen.driver.as_deref(), Some(VFIO_DRIVER));
                 return Some(&mut seen.open_by);

@@ -121,7 +121,11 @@ pub(super) fn subjects(operation: &Operation, plan: &Plan) -> Vec<Subject> {
         Goal::GpuMode { gpu, along, .. } => {
             std::iter::once(gpu).chain(along.keys()).cloned().map(Subject::Gpu).collect()
         }
-        Goal::VmRuns { vm, .. } | Goal::VmMoved { vm, .. } | Goal::VmOff { vm } | Goal::VmGone { vm } => {
+        Goal::VmRuns { vm, .. }
+        | Goal::VmMoved { vm, .. }
+        | Goal::VmHandedOver { vm, .. }
+        | Goal::VmOff { vm }
+        | Goal::VmGone { vm } => {
             let gpus = plan.held_by(vm).map(|(slot, _)| Subject::Gpu(slot.gpu.clone()));
             std::iter::once(Subject::Vm(vm.clone())).chain(gpus).collect()
         }

@@ -7,8 +7,8 @@ use tranche_core::name::{HostName, VmName};
 use tranche_core::plan::{Standing, VmPlan};
 
 use super::layout::{
-    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HOME, HostPlans, HostSpecs, Inventories, Operations,
-    Rules, VmPlans, VmSpecs, home, policy,
+    Bookings, Drawer, Generations, GpuPlans, GpuSpecs, HOME, HostPlans, HostSpecs, Inventories, Invitations,
+    Operations, Rules, VmPlans, VmSpecs, home, policy,
 };
 use super::stored::encode;
 use super::{RepositoryError, State, Terms};
@@ -132,6 +132,7 @@ pub(super) fn between(
     groups.extend(singly(host_wishes));
     groups.extend(diff.policy()?.map(|change| vec![change]));
     groups.extend(singly(gpu_wishes));
+    groups.extend(singly(diff.of::<Invitations>()?));
     groups.extend(singly(vm_wishes));
     groups.extend(singly(diff.of::<Rules>()?));
     groups.extend(singly(diff.of::<GpuPlans>()?));

@@ -22,9 +22,10 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use tranche_core::handover::Invitation;
 use tranche_core::inventory::HostInventory;
 use tranche_core::map::Map;
-use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, SlotKey, VmName};
+use tranche_core::name::{GpuKey, HostName, InvitationId, NameError, OperationId, RuleName, SlotKey, VmName};
 use tranche_core::operation::Operation;
 use tranche_core::plan::{Booking, GpuPlan, HostPlan, VmPlan};
 use tranche_core::shared::Shared;
@@ -140,6 +141,7 @@ drawers! {
     VmSpecs "spec/vm/" VmName => VmSpec, spec.vms;
     HostSpecs "spec/host/" HostName => HostSpec, spec.hosts;
     Rules "spec/rule/" RuleName => Rule, spec.rules;
+    Invitations "spec/invitation/" InvitationId => Invitation, spec.invitations;
     HostPlans "plan/host/" HostName => HostPlan, plan.hosts;
     GpuPlans "plan/gpu/" GpuKey => GpuPlan, plan.gpus;
     Bookings "plan/booking/" SlotKey => Booking, plan.bookings;

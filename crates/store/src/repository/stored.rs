@@ -8,6 +8,7 @@ use std::error::Error;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tranche_core::handover::Invitation;
 use tranche_core::inventory::HostInventory;
 use tranche_core::liveness::Heartbeat;
 use tranche_core::operation::Operation;
@@ -63,6 +64,7 @@ first_version!(
     VmSpec,
     HostSpec,
     Rule,
+    Invitation,
     GpuPlan,
     Booking,
     VmPlan,

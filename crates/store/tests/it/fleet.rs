@@ -120,6 +120,7 @@ fn add_vm(state: &mut State, index: usize) {
         run: Run::Running,
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(1_700_000_000_000),
     };
     state.spec.vms.insert(name.clone(), spec);

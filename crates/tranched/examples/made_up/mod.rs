@@ -74,6 +74,7 @@ fn vm(number: usize) -> VmSpec {
         run: Run::Running,
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(number as u64),
     }
 }

@@ -283,6 +283,7 @@ fn vm(host: &HostName, index: usize) -> (VmName, VmSpec) {
         run: Run::Stopped,
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(1),
     };
     (format!("{host}-vm-{index}").parse().unwrap(), wish)

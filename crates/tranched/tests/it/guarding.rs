@@ -198,6 +198,7 @@ fn wished(availability: Availability) -> VmSpec {
         run: Run::Running,
         serial: 1,
         relocation: None,
+        handover: None,
         created_at: Timestamp(1),
     }
 }
