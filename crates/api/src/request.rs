@@ -115,6 +115,35 @@ pub struct MigrateVm {
     pub to: Option<HostName>,
 }
 
+/// Hands a VM over to a host that has a store of its own: `POST /v1/vms/{name}/handover`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HandOverVm {
+    /// The other host's console, as `https://HOST:7440`; the address in the token if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The token that the other host has made for it.
+    pub token: String,
+}
+
+/// Settles whose a VM is that is on its way between hosts with stores of their own: `POST /v1/vms/{name}/take-back` where it was,
+/// `POST /v1/vms/{name}/take-over` where it goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TakeVm {
+    /// Whoever asks has seen that the other host does not run it and never will. If it does, it runs twice and ruins its disks.
+    pub force: bool,
+}
+
+/// Invites a VM of another host: `POST /v1/invitations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct InviteVm {
+    /// For how many minutes the token can be used, 1 to 1,440; an hour if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<u64>,
+}
+
 /// Restarts a VM: `POST /v1/vms/{name}/restart`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]

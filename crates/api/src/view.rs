@@ -4,6 +4,7 @@
 
 mod gpu;
 mod host;
+mod invitation;
 mod migration;
 mod overview;
 mod partition;
@@ -20,6 +21,7 @@ use tranche_core::spec::Spec;
 
 pub use gpu::{GpuStatus, GpuView, gpu, gpus};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
+pub use invitation::{InvitationMade, InvitationState, InvitationView, invitations};
 pub use migration::MigrationView;
 pub(crate) use overview::vm_figures;
 pub use overview::{GpuFigures, HostFigures, Overview, PartitionFigures, VmFigures, overview};

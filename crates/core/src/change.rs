@@ -29,10 +29,11 @@ pub use self::vm::{AdoptedVm, hosts_to_tell};
 use crate::capacity;
 use crate::diagnostics as say;
 use crate::finding::{Finding, Severity, Subject};
-use crate::handover::{Order, Verdict};
+use crate::handover::Order;
 use crate::homogeneity;
 use crate::inventory::{Domain, HostInventory, Inventory};
 use crate::label;
+use crate::migration::Outlook;
 use crate::name::{GpuKey, HostName, InvitationId, LabelKey, LabelValue, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
@@ -143,7 +144,7 @@ pub enum Change {
         /// What it was invited by.
         invitation: InvitationId,
         /// What the other host has said.
-        verdict: Box<Verdict>,
+        outlook: Box<Outlook>,
     },
     /// Keep a VM that goes to a host with another store.
     TakeBack {
@@ -354,8 +355,8 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::MigrateVm { name, to } => migrate::migrate(name, to.as_ref(), state),
         Change::Invite { id, until } => handover::invite(id, *until, state, now),
         Change::Uninvite { id } => handover::uninvite(id, state),
-        Change::HandOver { name, invitation, verdict } => {
-            handover::hand_over(name, invitation, verdict, state)
+        Change::HandOver { name, invitation, outlook } => {
+            handover::hand_over(name, invitation, outlook, state)
         }
         Change::TakeBack { name, force } => handover::take_back(name, *force, state),
         Change::TakeOver { name, force } => handover::take_over(name, *force, state),

@@ -214,6 +214,7 @@ codes! {
     MigrateLiveOnly "migrate_live_only" Conflict "A VM that only moves while it runs cannot do so to any host.",
     MigrateBlocked "migrate_blocked" Conflict "A VM that shall run on another host stays where it is, because none can take it.",
     InvitationRefused "invitation_refused" Denied "A token by which a VM may come from another host is unknown, was used, or is over.",
+    PeerSilent "peer_silent" Unavailable "A host with another store, to which a VM shall go, does not answer or is another one than its token says.",
     HandoverInCluster "handover_in_cluster" Conflict "VMs move by tokens only between hosts that stand alone, and this one is a member of a cluster.",
     VmOnItsWay "vm_on_its_way" Conflict "A VM is on its way between hosts with stores of their own, and one of them alone decides about it meanwhile.",
     VmNotOnItsWay "vm_not_on_its_way" Conflict "A VM is neither on its way to a host with another store nor coming from one.",

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::change::State;
 use crate::finding::Finding;
 use crate::inventory::{DomainState, HostInventory, Inventory};
-use crate::migration::{Forecast, Way};
+use crate::migration::Way;
 use crate::name::{GpuKey, HostName, InvitationId, SlotKey, Timestamp, VmId, VmName};
 use crate::plan::GpuPlan;
 use crate::spec::VmSpec;
@@ -357,23 +357,6 @@ impl Offer {
         });
         Some(Self { host: observed.about(name, &held), gpus: gpus.collect(), name: name.clone(), vm, held })
     }
-}
-
-/// How an offered VM would come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Verdict {
-    /// What the host that was asked calls itself.
-    pub host: HostName,
-    /// What would happen.
-    pub way: Way,
-    /// What keeps the VM from running there.
-    pub why_not: Vec<Finding>,
-    /// What stands against sending it while it runs.
-    pub live_obstacles: Vec<Finding>,
-    /// What that would cost.
-    pub forecast: Option<Forecast>,
 }
 
 /// What is answered to a [`Message`].

@@ -361,12 +361,7 @@ fn moved_progress(
     }
 }
 
-fn handed_over_progress(
-    vm: &VmName,
-    invitation: &InvitationId,
-    to: &HostName,
-    state: State<'_>,
-) -> Verdict {
+fn handed_over_progress(vm: &VmName, invitation: &InvitationId, to: &HostName, state: State<'_>) -> Verdict {
     let Some(spec) = state.spec.vms.get(vm) else { return Verdict::new(OperationState::Succeeded, 100) };
     let planned = state.plan.vms.get(vm);
     let parting = planned.and_then(|planned| planned.parting.as_ref());
@@ -380,7 +375,9 @@ fn handed_over_progress(
     }
     let percent = match parting.map(|parting| &parting.stage) {
         None | Some(Stage::Prepares) => 5,
-        Some(Stage::Goes { .. }) => planned.and_then(|planned| sent_percent(vm, planned, state)).unwrap_or(10),
+        Some(Stage::Goes { .. }) => {
+            planned.and_then(|planned| sent_percent(vm, planned, state)).unwrap_or(10)
+        }
         Some(Stage::Stops { .. } | Stage::CalledOff { .. }) => 50,
         Some(Stage::Lands) => 90,
         Some(Stage::Left | Stage::Drops { .. } | Stage::Stayed { .. }) => 95,

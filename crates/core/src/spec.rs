@@ -33,7 +33,9 @@ use crate::diagnostics::counted;
 use crate::handover::{Handover, Incoming, Invitation, Outgoing};
 use crate::identity::GpuIdentity;
 use crate::map::Map;
-use crate::name::{GpuKey, HostName, InvitationId, LabelKey, LabelValue, PoolName, RuleName, Timestamp, VmId, VmName};
+use crate::name::{
+    GpuKey, HostName, InvitationId, LabelKey, LabelValue, PoolName, RuleName, Timestamp, VmId, VmName,
+};
 
 /// The most partitions that any GPU may be split into (the widest SR-IOV function seen has 127 VFs).
 pub const PARTITIONS_PER_GPU_MAX: u16 = 256;

@@ -6,6 +6,7 @@
 //! Deliberately absent: hosts. What they report is given to [`Desk::decide`]; what they do follows from what it stores.
 
 mod followed;
+mod hearing;
 mod operations;
 mod preview;
 mod reading;

@@ -4,6 +4,7 @@
 //! First start, repair, recovery after a crash and every command take this same path. Of a member of a cluster only the desk is
 //! used, while it leads: its host is the hand of a [`crate::cluster::Member`].
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tranche_core::change::Change;
 use tranche_core::declare::Declaration;
 use tranche_core::finding::Finding;
+use tranche_core::handover::Told;
 use tranche_core::inventory::Console;
 use tranche_core::migration::Outlook;
 use tranche_core::name::{HostName, Timestamp, VmId, VmName};
@@ -30,6 +32,8 @@ pub struct Engine {
     desk: Arc<Desk>,
     /// Only the pass uses it, so nobody waits for it.
     hand: Mutex<Hand>,
+    /// What hosts with other stores said last of VMs that go there.
+    told: Mutex<BTreeMap<VmName, Told>>,
 }
 
 impl Engine {
@@ -63,7 +67,7 @@ impl Engine {
     fn with(desk: Desk, name: HostName, host: Arc<dyn Host>, workers: usize) -> Self {
         let hand = Mutex::new(Hand::new(Arc::clone(&host), workers));
         desk.decides_at(&name);
-        Self { name, host, desk: Arc::new(desk), hand }
+        Self { name, host, desk: Arc::new(desk), hand, told: Mutex::default() }
     }
 
     /// Where it is decided. A member of a cluster shares it with whoever leads there.
@@ -147,11 +151,20 @@ impl Engine {
         self.desk.examine(self.host.observe(now), now)
     }
 
+    /// Keeps what hosts with other stores said last of VMs that go there. Returns whether that is news for the next pass.
+    pub fn note_told(&self, told: BTreeMap<VmName, Told>) -> bool {
+        let mut known = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != told;
+        *known = told;
+        is_news
+    }
+
     /// One turn of a host that stands alone: observe, plan, commit, act. Called by one thread only; takes as long as its longest step.
     pub fn pass(&self, now: Timestamp) -> PassReport {
         let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
         let _turn = self.desk.trails().turn(&self.name, now).entered();
-        let seen = hand.look(now);
+        let mut seen = hand.look(now);
+        seen.progress.told.clone_from(&self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let reports = Reports {
             inventory: Reported::One(Box::new(seen.clone())),
             news: news_of(&self.name, hand.take_news()),

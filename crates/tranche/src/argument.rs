@@ -10,6 +10,34 @@ use tranche_core::label::Label;
 use tranche_core::name::{GpuAddress, GpuKey, HostName, LabelKey, LabelValue, NameError, PciAddress};
 use tranche_core::spec::{PREFERENCE, Request, VolumeRef};
 
+/// Where a VM goes: a member of the cluster, or the console of a host that is in none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A member.
+    Host(HostName),
+    /// The console of another host.
+    Url(String),
+}
+
+impl Destination {
+    /// The member, if it is one.
+    pub fn into_host(self) -> Option<HostName> {
+        if let Self::Host(host) = self { Some(host) } else { None }
+    }
+}
+
+impl FromStr for Destination {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.starts_with("https://") {
+            Ok(Self::Url(text.to_owned()))
+        } else {
+            text.parse().map(Self::Host)
+        }
+    }
+}
+
 /// A GPU as people write it: `node1/0000:41:00.0`, `0000:41:00.0`, `41:00.0`, or the name of a virtual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuArg {

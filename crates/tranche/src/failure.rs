@@ -53,6 +53,10 @@ pub(crate) enum Failure {
     TooLong { path: PathBuf, len_bytes: usize, max_bytes: usize },
     #[error("{what} cannot be written.")]
     Write { what: String, source: std::io::Error },
+    #[error("A VM goes to a host of another cluster, or of none, only with its token.")]
+    NoToken,
+    #[error("A token is for a host that is in no cluster, and --to names a member.")]
+    TokenForMember,
     #[error("systemd does not say what it is about to do.")]
     Systemd { source: std::io::Error },
     #[error("{}", .0.message)]
@@ -128,6 +132,10 @@ impl Failure {
             Self::UnknownModel { .. } => "List them with: tranche catalogue list".to_owned(),
             Self::HostNeeded { hosts } => format!("Name one of: {}.", hosts.join(", ")),
             Self::TooLong { max_bytes, .. } => format!("It may be {max_bytes} bytes long at most."),
+            Self::NoToken => "Make one there with 'tranche vm invite', and give it with --token.".to_owned(),
+            Self::TokenForMember => {
+                "Leave --token out, or name that host's console: --to https://HOST:7440.".to_owned()
+            }
             Self::Systemd { .. } => {
                 "Run it as root, or say which way the host goes: --reboot or --shutdown.".to_owned()
             }

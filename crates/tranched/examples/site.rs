@@ -30,6 +30,7 @@ use tranched::config::{Config, ConsoleConfig};
 use tranched::daemon::Daemon;
 use tranched::engine::Engine;
 use tranched::gate::Gate;
+use tranched::handover::Handovers;
 use tranched::history::History;
 use tranched::member::guard::Guard;
 use tranched::member::vigil::Times;
@@ -138,12 +139,15 @@ fn daemon(store: &Arc<dyn Store>, dir: &Utf8PathBuf, port: u16) -> Daemon {
     let listen = format!("127.0.0.1:{port}");
     let config = ConsoleConfig { listen, ..ConsoleConfig::default() };
     let access = Access::new(Arc::clone(store), config.url("127.0.0.1"));
+    let handovers = Handovers::new(Arc::clone(store), Vec::new());
+    let shown = handovers.shown.clone();
     Daemon {
         engine: Arc::new(engine),
         bell,
         gate: Gate::default(),
         tick: TICK,
-        web: Some(Web { config, state_dir: dir.clone(), host: name, cluster: cluster.clone() }),
+        web: Some(Web { config, state_dir: dir.clone(), host: name, cluster: cluster.clone(), shown }),
+        handovers,
         cluster,
         member: Some((member, Guard::none())),
         access,

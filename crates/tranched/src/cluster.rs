@@ -48,7 +48,7 @@ use self::door::{Address, Identity};
 use self::lines::Lines;
 use self::registry::{JoinAnswer, JoinRequest, MemberRecord, Registry};
 use self::seat::Running;
-use self::token::Token;
+use self::token::{Opens, Token};
 use self::walk::Ground;
 use crate::clock;
 use crate::config::{ClusterConfig, Config, EtcdConfig};
@@ -329,7 +329,7 @@ impl Cluster {
     /// # Errors
     /// The token is none, or it is in a cluster, or on its way into another.
     pub fn join(&self, token: &str, address: Option<&str>) -> Result<(), Finding> {
-        let parsed: Token = token.parse().map_err(say::token_invalid)?;
+        let parsed = Token::read(Opens::Cluster, token).map_err(say::token_invalid)?;
         let how = || How::Joins { token: parsed.to_string() };
         let known = self.lock().standing.clone();
         if let Standing::Entering(mut entering) = known
@@ -498,7 +498,10 @@ impl Cluster {
         let secret =
             token::new_secret().map_err(|_| say::cluster_file("A secret", "the system has no randomness"))?;
         Registry(store.as_ref()).offer(&secret, only, until, now)?;
-        Ok(TokenCreated { token: Token { addresses, authority, secret }.to_string(), until })
+        Ok(TokenCreated {
+            token: Token { opens: Opens::Cluster, addresses, authority, secret }.to_string(),
+            until,
+        })
     }
 
     /// Lets a machine in that has a token.

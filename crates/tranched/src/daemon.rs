@@ -28,6 +28,7 @@ use crate::consoles::Consoles;
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::gate::Gate;
+use crate::handover::{Handovers, courier};
 use crate::history::History;
 use crate::looper::{Looper, Pass, Stage};
 use crate::member::Member;
@@ -63,6 +64,8 @@ pub struct Daemon {
     pub access: Access,
     /// How busy this host was.
     pub history: History,
+    /// What it takes to hand VMs over to hosts with stores of their own, and to take them in.
+    pub handovers: Handovers,
     /// Where the console is served; nowhere if left out.
     pub web: Option<Web>,
     /// How long it waits for itself.
@@ -112,6 +115,7 @@ impl Daemon {
             access: self.access,
             consoles: Consoles::default(),
             history: self.history.clone(),
+            handovers: self.handovers.clone(),
             patience: self.patience,
         };
         let (stop, stopped) = watch::channel(false);
@@ -120,6 +124,11 @@ impl Daemon {
         self.cluster.follow(self.engine.watch());
         self.cluster.resume();
         self.cluster.care();
+        // A member of a cluster hands nothing over.
+        let courier = member.is_none().then(|| {
+            let (engine, peers) = (Arc::clone(&self.engine), self.handovers.peers.clone());
+            tokio::spawn(courier::run(engine, peers, self.bell.clone(), stopped.clone()))
+        });
         let pass = pass(member.clone(), self.engine);
         let looper = Looper { pass, bell: self.bell.clone(), pulse: pulse.clone(), metrics, tick: self.tick };
         if let (Some(member), Some(guard)) = (&member, guard) {
@@ -157,7 +166,7 @@ impl Daemon {
             // Waits a moment for the store.
             let _ = tokio::task::spawn_blocking(move || member.end()).await;
         }
-        for task in [following, announcing, watchdog].into_iter().chain(door).chain(web) {
+        for task in [following, announcing, watchdog].into_iter().chain(door).chain(web).chain(courier) {
             task.abort();
         }
         ended

@@ -12,6 +12,7 @@ pub mod consoles;
 pub mod daemon;
 pub mod events;
 pub mod gate;
+pub mod handover;
 pub mod history;
 pub mod listen;
 pub mod logs;

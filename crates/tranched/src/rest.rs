@@ -13,6 +13,7 @@ mod events;
 mod followed;
 mod gpus;
 mod guard;
+mod handover;
 mod history;
 mod homogeneity;
 mod hosts;
@@ -23,6 +24,7 @@ mod limited;
 mod meta;
 mod operations;
 mod page;
+mod peers;
 mod refusal;
 mod rules;
 mod upgrade;
@@ -41,7 +43,7 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceExt as _;
 use tranche_api::answer::{Accepted, Preview};
 use tranche_api::view::Sources;
-use tranche_core::change::Change;
+use tranche_core::change::{self, Change};
 use tranche_core::operation::Operation;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -52,6 +54,7 @@ use crate::cluster::Cluster;
 use crate::consoles::Consoles;
 use crate::engine::{Engine, Rejected, Submitted, View};
 use crate::events::Events;
+use crate::handover::Handovers;
 use crate::history::History;
 use crate::member::Member;
 use crate::metrics::Metrics;
@@ -88,6 +91,8 @@ pub struct App {
     pub consoles: Consoles,
     /// How busy this host was.
     pub history: History,
+    /// What it takes to hand VMs over to hosts with stores of their own, and to take them in.
+    pub handovers: Handovers,
     /// How long requests wait.
     pub patience: Patience,
 }
@@ -104,8 +109,13 @@ pub fn router(app: App) -> Router {
 pub fn for_the_web(app: App) -> Router {
     let rest = authorised(&app);
     let pages = tranche_console::router(rest.clone());
+    let peers = peers::routes(&app);
     let either = async move |request: Request| {
-        let router = if admit::is_rest(request.uri().path()) { rest } else { pages };
+        let router = match request.uri().path() {
+            path if path.starts_with(peers::PREFIX) => peers,
+            path if admit::is_rest(path) => rest,
+            _ => pages,
+        };
         router.oneshot(request).await
     };
     Router::new()
@@ -224,6 +234,7 @@ fn of_the_hosts() -> OpenApiRouter<App> {
         .routes(routes!(installation::apply))
         .routes(routes!(installation::diff))
         .routes(routes!(installation::policy, installation::set_policy))
+        .merge(handover::routes())
 }
 
 impl App {
@@ -251,6 +262,11 @@ impl App {
             }
         }
     }
+}
+
+/// What the core judges by.
+pub(crate) fn state_of(view: &View) -> change::State<'_> {
+    change::State { spec: &view.spec, plan: &view.plan, inventory: &view.inventory }
 }
 
 /// What the views of the API are made from.

@@ -28,6 +28,7 @@ pub use certificate::Certificate;
 use crate::cluster::Cluster;
 use crate::cluster::door::Door;
 use crate::config::ConsoleConfig;
+use crate::handover::Shown;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -49,6 +50,8 @@ pub struct Web {
     pub host: HostName,
     /// The host's side of its cluster, which certifies it.
     pub cluster: Cluster,
+    /// Told what is shown.
+    pub shown: Shown,
 }
 
 impl Web {
@@ -85,6 +88,7 @@ impl Web {
             }
             opened => opened,
         }?;
+        self.shown.set(certificate.digest());
         Ok((door, certificate.fingerprint()))
     }
 }

@@ -29,6 +29,7 @@ use crate::daemon::Daemon;
 use crate::engine::Engine;
 use crate::engine::cluster::Fencer;
 use crate::gate::Gate;
+use crate::handover::Handovers;
 use crate::history::History;
 use crate::listen;
 use crate::member::guard::{self, Finder, Guard};
@@ -62,13 +63,15 @@ pub fn build(
     };
     let store = Followed::if_made(store);
     let repository = Repository::new(Arc::clone(&store));
+    let libvirt = if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) };
+    let handovers = Handovers::new(Arc::clone(&store), libvirt.clone());
     let access = Access::new(store, config.console.url(cluster.address())).through(Oidc::new(&config.oidc));
     let (bell, gate) = (Bell::default(), Gate::default());
-    let libvirt = if fake.is_some() { Vec::new() } else { ways::sockets_of(&config.libvirt.uri) };
     let host = match fake {
         Some(preset) => fake_host(config, preset, &name)?,
         None => {
-            let carrier = Carrier::new(&config.socket, cluster.clone(), runtime.clone());
+            let carrier =
+                Carrier::new(&config.socket, cluster.clone(), handovers.peers.clone(), runtime.clone());
             // A host that takes no VM in while it runs sends none either.
             let ways = (!libvirt.is_empty()).then(|| Arc::new(carrier) as Arc<dyn Ways>);
             real_host(config, &name, &bell, &gate, ways)?
@@ -106,8 +109,10 @@ pub fn build(
     let tick = Duration::from_secs(config.tick_s);
     let patience = Patience::default();
     let (state_dir, host) = (config.state_dir.clone(), name);
-    let web = Some(Web { config: config.console.clone(), state_dir, host, cluster: cluster.clone() });
-    Ok(Daemon { engine: Arc::new(engine), bell, gate, tick, cluster, member, access, history, web, patience })
+    let shown = handovers.shown.clone();
+    let web = Some(Web { config: config.console.clone(), state_dir, host, cluster: cluster.clone(), shown });
+    let engine = Arc::new(engine);
+    Ok(Daemon { engine, bell, gate, tick, cluster, member, access, history, handovers, web, patience })
 }
 
 /// Keeps the watchdog that the daemon before left armed, if there is one, while this one may wait for the store.

@@ -33,6 +33,9 @@ pub struct VmView {
     /// The host that it goes to while it runs, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves_to: Option<HostName>,
+    /// The host with a store of its own that it comes from, and whose it is until it has arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comes_from: Option<HostName>,
     /// How much of it is there, in percent, as far as its host has told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved_percent: Option<u8>,
@@ -91,7 +94,7 @@ pub enum VmState {
     Paused,
     /// It is on its way up.
     Starting,
-    /// It runs, and is being sent to another host.
+    /// It is on its way to another host, or from one.
     Moving,
     /// It is on its way down.
     Stopping,
@@ -174,10 +177,12 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
     let is_here = |slot: &SlotKey| planned.is_none_or(|planned| planned.host == slot.gpu.host);
     let held = sources.plan.held_by(name).filter(|(slot, _)| is_here(slot));
     let holds: Vec<SlotKey> = held.map(|(slot, _)| slot.clone()).collect();
-    let journey = planned.and_then(VmPlan::open_journey);
+    let journey = planned.and_then(VmPlan::open_journey).map(|journey| (journey.number, &journey.other));
+    let parting = planned.and_then(VmPlan::open_parting).map(|parting| (parting.number, &parting.to));
+    let goes = journey.or(parting);
     let sent = host.and_then(|host| host.progress.sent.get(name));
-    let moved_percent = journey.zip(sent).and_then(|(journey, sent)| match sent.state {
-        Sending::UnderWay { percent, .. } if sent.number == journey.number => Some(percent),
+    let moved_percent = goes.zip(sent).and_then(|((number, _), sent)| match sent.state {
+        Sending::UnderWay { percent, .. } if sent.number == number => Some(percent),
         _ => None,
     });
     let first = holds.first();
@@ -197,7 +202,8 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
         state: state(spec.run, planned, host, domain, || findings.clone()),
         run: spec.run,
         host: planned.map(|planned| planned.host.clone()),
-        moves_to: journey.map(|journey| journey.other.clone()),
+        moves_to: goes.map(|(_, to)| to.clone()),
+        comes_from: spec.incoming().map(|incoming| incoming.from.clone()),
         moved_percent,
         gpu: first.map(|slot| slot.gpu.address.clone()),
         partition: first.and_then(|slot| match slot.slot {
@@ -261,7 +267,10 @@ fn state(
     let goal = planned.map(|planned| planned.goal);
     let cycles = matches!(goal, Some(VmGoal::Cycle | VmGoal::Reset));
     let stays_up = run.is_up() && !cycles || goal == Some(VmGoal::Leave);
-    if planned.is_some_and(|planned| planned.open_journey().is_some()) {
+    let is_under_way = |planned: &VmPlan| {
+        planned.open_journey().is_some() || planned.open_parting().is_some() || planned.awaited.is_some()
+    };
+    if planned.is_some_and(is_under_way) {
         return VmState::Moving;
     }
     match domain.map(|domain| domain.state) {

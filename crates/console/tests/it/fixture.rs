@@ -264,6 +264,7 @@ impl World {
             run: Run::Running,
             host: None,
             moves_to: None,
+            comes_from: None,
             moved_percent: None,
             gpu: None,
             partition: None,

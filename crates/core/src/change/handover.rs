@@ -6,10 +6,10 @@ use super::{Admitted, Refusal, State, create_findings, refuse_deleted, refuse_er
 use crate::diagnostics as say;
 use crate::finding::Subject;
 use crate::handover::{
-    Handover, INVITATIONS_MAX, Incoming, Invitation, Message, Offer, Order, Outcome, Outgoing, Stage, Stays, Used,
-    Verdict, with_guest_host,
+    Handover, INVITATIONS_MAX, Incoming, Invitation, Message, Offer, Order, Outcome, Outgoing, Stage, Stays,
+    Used, with_guest_host,
 };
-use crate::migration::{self, Way};
+use crate::migration::{self, Outlook, Way};
 use crate::name::{HostName, InvitationId, Timestamp, VmName};
 use crate::operation::Goal;
 use crate::plan::{Booking, VmGoal, VmPlan};
@@ -62,13 +62,13 @@ fn recorded(spec: Spec, title: String, subject: Subject) -> Admitted {
 pub(super) fn hand_over(
     name: &VmName,
     invitation: &InvitationId,
-    verdict: &Verdict,
+    outlook: &Outlook,
     state: State<'_>,
 ) -> Result<Admitted, Refusal> {
     let mut spec = can_go(name, state)?.clone();
-    let to = &verdict.host;
-    if verdict.way == Way::Neither {
-        let why = verdict.why_not.iter().chain(&verdict.live_obstacles).cloned();
+    let to = &outlook.host;
+    if outlook.way == Way::Neither {
+        let why = outlook.why_not.iter().chain(&outlook.live_obstacles).cloned();
         return Err(std::iter::once(say::handover_refused(name, to)).chain(why).collect());
     }
     let parting = state.plan.vms.get(name).and_then(|planned| planned.parting.as_ref());
@@ -80,12 +80,12 @@ pub(super) fn hand_over(
         to: to.clone(),
         invitation: invitation.clone(),
         serial: spec.serial,
-        foreseen_ms: verdict.forecast.map(|forecast| forecast.pause_ms),
+        foreseen_ms: outlook.forecast.map(|forecast| forecast.pause_ms),
         stays: None,
     }));
     let goal = Goal::VmHandedOver { vm: name.clone(), invitation: invitation.clone(), to: to.clone() };
     let title = format!("hand VM {name} over to host {to}");
-    Ok(with_vm(state, name, spec, goal, title, verdict.live_obstacles.clone()))
+    Ok(with_vm(state, name, spec, goal, title, outlook.live_obstacles.clone()))
 }
 
 /// A VM that could go to a host with another store: it is made by Tranche, runs, and is not on its way.
@@ -227,7 +227,7 @@ pub fn hear(
 ///
 /// # Errors
 /// It can never come: there is one of its name or its UUID, it is not made by Tranche, or something of it is out of range.
-pub fn judge_offer(offer: &Offer, state: State<'_>) -> Result<Verdict, Refusal> {
+pub fn judge_offer(offer: &Offer, state: State<'_>) -> Result<Outlook, Refusal> {
     let host = alone(state)?;
     let Offer { name, vm, host: from, .. } = offer;
     let VmSource::Made(hardware) = &vm.source else {
@@ -252,14 +252,7 @@ pub fn judge_offer(offer: &Offer, state: State<'_>) -> Result<Verdict, Refusal> 
     }
     let inventory = with_guest_host(state.inventory, from);
     let both = State { spec: &spec, plan: &plan, inventory: &inventory };
-    let outlook = migration::outlook_on(name, &host, both).ok_or_else(|| vec![say::host_silent(&host)])?;
-    Ok(Verdict {
-        host,
-        way: outlook.way,
-        why_not: outlook.why_not,
-        live_obstacles: outlook.live_obstacles,
-        forecast: outlook.forecast,
-    })
+    migration::outlook_on(name, &host, both).ok_or_else(|| vec![say::host_silent(&host)])
 }
 
 fn comes(
@@ -273,10 +266,10 @@ fn comes(
     if vm.id != message.id {
         return Err(vec![say::invitation_refused("it is about another VM than the one that is offered")]);
     }
-    let verdict = judge_offer(&message.offer, state)?;
-    if verdict.way == Way::Neither {
-        let why = verdict.why_not.into_iter().chain(verdict.live_obstacles);
-        return Err(std::iter::once(say::handover_refused(name, &verdict.host)).chain(why).collect());
+    let outlook = judge_offer(&message.offer, state)?;
+    if outlook.way == Way::Neither {
+        let why = outlook.why_not.into_iter().chain(outlook.live_obstacles);
+        return Err(std::iter::once(say::handover_refused(name, &outlook.host)).chain(why).collect());
     }
     let from = host.host.clone();
     let incoming = Incoming {
@@ -284,8 +277,8 @@ fn comes(
         invitation: id.clone(),
         turn: message.turn,
         order: message.order,
-        way: verdict.way,
-        live_obstacles: verdict.live_obstacles,
+        way: outlook.way,
+        live_obstacles: outlook.live_obstacles,
     };
     let coming = VmSpec {
         run: Run::Running,

@@ -107,3 +107,38 @@ pub fn handover_silent(vm: &VmName, to: &HostName) -> Finding {
         ),
     )
 }
+
+/// What was given as the address of another host is none.
+pub fn peer_address(url: &str) -> Finding {
+    error(
+        Code::InvalidValue,
+        Subject::Input("to".to_owned()),
+        format!("{url:?} is not the address of another host's console."),
+        "It looks like https://HOST:7440, as 'tranche vm invite' tells it there.",
+    )
+}
+
+/// A host with another store refuses.
+pub fn peer_refused(place: &str, why: &str, hint: &str) -> Finding {
+    error(Code::InvitationRefused, Subject::Input("to".to_owned()), format!("{place} refuses: {why}"), hint)
+}
+
+/// A host with another store does not answer.
+pub fn peer_silent(place: &str, why: &str) -> Finding {
+    error(
+        Code::PeerSilent,
+        Subject::Input("to".to_owned()),
+        format!("{place} does not answer: {why}."),
+        "Its console's port must be reached from here (setting 'console.listen' there), and the token must be of that very host.",
+    )
+}
+
+/// A host that serves no console cannot be asked by others.
+pub fn nowhere_to_come() -> Finding {
+    error(
+        Code::PeerSilent,
+        Subject::Installation,
+        "This host serves no console, so the VM's host could not ask it.".to_owned(),
+        "Set 'console.listen' to an address and a port that the VM's host reaches, such as [::]:7440, and restart tranched.",
+    )
+}

@@ -86,6 +86,7 @@ remedies! {
     MigrateLiveOnly "`tranche vm destinations VM` says of each host what stands against it." "Mend that, or allow a restart: `tranche vm set VM --migration live-or-restart`.",
     MigrateBlocked "`tranche why-not VM HOST` says why, of each host; the other findings of the refusal do, too." "Make room there, name no host (any will do then), or take the move back: `tranche vm migrate VM --to ITS-HOST`.",
     InvitationRefused "A token serves one VM, for the time that it was made for: `tranche vm invitations` on the host that made it." "Make a new one there: `tranche vm invite`.",
+    PeerSilent "`curl -k https://HOST:7440/healthz` from the VM's host. A certificate that was renewed since the token was made is another one." "Open that port between the two hosts; then a new token: `tranche vm invite` there.",
     HandoverInCluster "`tranche cluster status`: the host is a member." "Inside a cluster VMs move by `tranche vm migrate VM --to HOST`. A host that stands alone brings its VMs along when it joins.",
     VmOnItsWay "`tranche vm show VM` on both hosts says how far it is. Until it has arrived it is its old host's." "Wait. If the other host is gone for good **and does not run the VM**: `tranche vm take-back VM --force` where it was, or `tranche vm take-over VM --force` where it was to go. Only one of the two.",
     VmNotOnItsWay "`tranche vm show VM`." "Nothing is to be done.",

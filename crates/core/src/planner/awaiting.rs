@@ -23,9 +23,11 @@ impl Planner<'_> {
         self.sort_bookings(name, &host);
         let observed = &self.inventory[&host];
         let known = self.plan.vms.get(name).and_then(|planned| planned.awaited.as_ref());
-        let is_known = known.is_some_and(|known| (known.turn, known.order) == (incoming.turn, incoming.order));
+        let is_known =
+            known.is_some_and(|known| (known.turn, known.order) == (incoming.turn, incoming.order));
         // While libvirt does not answer nothing is known, and what was seen before may have changed.
-        let word = observed.domains().filter(|_| is_known).map(|_| self.word_of_awaited(name, spec, observed));
+        let word =
+            observed.domains().filter(|_| is_known).map(|_| self.word_of_awaited(name, spec, observed));
         if !matches!(incoming.order, Order::Drop) && observed.domains().is_some() {
             self.book(name, spec, observed, board);
         }
@@ -35,7 +37,8 @@ impl Planner<'_> {
     }
 
     fn word_of_awaited(&self, name: &VmName, spec: &VmSpec, observed: &HostInventory) -> Word {
-        let state = observed.domain(name).filter(|domain| domain.uuid == spec.id.0).map(|domain| domain.state);
+        let state =
+            observed.domain(name).filter(|domain| domain.uuid == spec.id.0).map(|domain| domain.state);
         let holds = self.held_by(name).len() == spec.request.slots();
         let is_ready = holds && observed.progress.expects.contains(name);
         let ready = is_ready.then(|| ready_devices(name, &self.plan, observed)).flatten();

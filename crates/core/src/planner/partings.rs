@@ -80,7 +80,9 @@ impl Planner<'_> {
                     (None, Some(Answer::Dropped { why })) => may_drop.then(|| drops(why.clone())),
                     // The same partition is ready there, and nothing of the VM runs there.
                     (None, Some(Answer::Seen { word, .. })) if is_off && is_ready(word) => Some(Stage::Left),
-                    _ if !is_off && !forced && is_late(SHUTDOWN_MS_MAX) => Some(Stage::Stops { forced: true }),
+                    _ if !is_off && !forced && is_late(SHUTDOWN_MS_MAX) => {
+                        Some(Stage::Stops { forced: true })
+                    }
                     _ if is_off && is_late(WORD_MS_MAX) => {
                         Some(drops(format!("host {} did not say that it is ready", parting.to)))
                     }
@@ -186,9 +188,14 @@ impl Planner<'_> {
             Some(DomainState::Off { reason }) => reason,
             Some(_) => {
                 let spec = self.spec.vms.get(name);
-                let may_stop = spec.is_some_and(|spec| spec.availability.migration == Migration::LiveOrRestart);
+                let may_stop =
+                    spec.is_some_and(|spec| spec.availability.migration == Migration::LiveOrRestart);
                 let is_wanted = self.against_parting(name, parting).is_none();
-                return Some(if may_stop && is_wanted { Stage::Stops { forced: false } } else { drops(why.to_owned()) });
+                return Some(if may_stop && is_wanted {
+                    Stage::Stops { forced: false }
+                } else {
+                    drops(why.to_owned())
+                });
             }
         };
         if off == OffReason::Migrated {
@@ -247,7 +254,9 @@ impl Planner<'_> {
             return superseded();
         };
         match wish.stays {
-            Some(Stays::ByWord) => return Some(format!("somebody said that host {} does not run it", wish.to)),
+            Some(Stays::ByWord) => {
+                return Some(format!("somebody said that host {} does not run it", wish.to));
+            }
             Some(Stays::CalledOff) if !parting.is_away() => return Some("it was called off".to_owned()),
             Some(Stays::CalledOff) | None => {}
         }

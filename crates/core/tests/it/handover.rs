@@ -226,8 +226,7 @@ fn a_token_serves_one_vm_and_not_for_ever() {
     other.spec.vms.get_mut(&name).unwrap().id = tranche_core::name::VmId(uuid::Uuid::from_u128(99));
     let offer = tranche_core::handover::Offer::of(&name, other.state()).unwrap();
     let order = tranche_core::handover::Order::Prepare;
-    let message =
-        tranche_core::handover::Message { id: offer.vm.id, turn: 1, order, offer: Box::new(offer) };
+    let message = tranche_core::handover::Message { id: offer.vm.id, turn: 1, order, offer: Box::new(offer) };
     let refused = tranche_core::change::hear(&invitation, &message, pair.there.state(), pair.there.now);
     assert_eq!(refused.unwrap_err()[0].code, Code::InvitationRefused);
 }

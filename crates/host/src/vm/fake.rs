@@ -8,7 +8,7 @@
 
 mod consoles;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use self::consoles::Consoles;
 use super::xml::{self, Acceleration, Definition, Disk, Facts, XmlError};
-use super::{Hypervisor, refusal};
+use super::{Hypervisor, Travels, refusal};
 use crate::fake::DeviceUse;
 
 /// The versions that the model reports: those of Debian 13.
@@ -61,6 +61,8 @@ struct Model {
     domains: BTreeMap<String, FakeDomain>,
     next_pid: u32,
     resources: Resources,
+    /// VMs for which what they need when they arrive is ready.
+    expects: BTreeSet<VmName>,
 }
 
 #[derive(Debug)]
@@ -97,8 +99,13 @@ impl Stored {
 impl FakeHypervisor {
     /// A hypervisor without domains, whose domains use these devices.
     pub fn new(devices: Arc<dyn DeviceUse>) -> Self {
-        let model =
-            Model { down: None, domains: BTreeMap::new(), next_pid: FIRST_PID, resources: usual_resources() };
+        let model = Model {
+            down: None,
+            domains: BTreeMap::new(),
+            next_pid: FIRST_PID,
+            resources: usual_resources(),
+            expects: BTreeSet::new(),
+        };
         Self { model: Mutex::new(model), devices }
     }
 
@@ -251,6 +258,11 @@ impl FakeHypervisor {
 }
 
 impl Hypervisor for FakeHypervisor {
+    /// It sends nothing, and takes in what is shut down elsewhere.
+    fn travels(&self) -> Travels {
+        Travels { expects: self.lock().expects.clone(), ..Travels::default() }
+    }
+
     fn observe(&self) -> inventory::Hypervisor {
         let mut model = self.lock();
         if let Some(reason) = &model.down {
@@ -319,14 +331,16 @@ impl Hypervisor for FakeHypervisor {
                     Err(Box::new(say::vm_running(vm, "removing its definition")))
                 }
                 _ => {
+                    model.expects.remove(vm);
                     model.domains.remove(vm.as_str());
                     Ok(())
                 }
             },
-            Step::ExpectVm { vm, .. }
-            | Step::SendVm { vm, .. }
-            | Step::CallOffVm { vm, .. }
-            | Step::ResumeVm { vm, .. } => {
+            Step::ExpectVm { vm, .. } => {
+                model.expects.insert(vm.clone());
+                Ok(())
+            }
+            Step::SendVm { vm, .. } | Step::CallOffVm { vm, .. } | Step::ResumeVm { vm, .. } => {
                 Err(refusal::refused(vm, "move the domain", "this model sends nothing", ""))
             }
             _ => Err(refusal::not_about_a_vm(step)),

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use tranche_core::journey::Migration;
 use tranche_core::label::Label;
-use tranche_core::name::{HostName, LabelKey, LabelValue, VmName};
+use tranche_core::name::{HostName, InvitationId, LabelKey, LabelValue, VmName};
 use tranche_core::spec::{
     Availability, AvailabilityPart, Failover, Firmware, PRIORITY_DEFAULT, PRIORITY_MAX, Pace, PacePart,
     Request, RestartPolicy, RestartsPart, VmPart, VolumeRef,
 };
 
 use super::{Doing, PartArgs};
-use crate::argument::{self, OrDefault};
+use crate::argument::{self, Destination, OrDefault};
 
 /// Virtual machines.
 #[derive(Debug, Subcommand)]
@@ -76,15 +76,18 @@ pub enum VmCommand {
     /// It goes there while it runs, if hosts, cards and drivers can do that and it may (--migration of 'tranche vm set'); else it is shut
     /// down where it is and started there. --dry-run says which, and of each other host what would become of it there. To take it
     /// back while it waits for room: --to the host that it runs on.
-    #[command(
-        after_long_help = "Examples:\n  tranche vm migrate desk-02 --dry-run\n  tranche vm migrate desk-02 --to node3"
-    )]
+    ///
+    /// Between two hosts that are in no cluster: 'tranche vm invite' on the other one makes a token, and --to is that host's console.
+    #[command(after_long_help = MIGRATE_EXAMPLES)]
     Migrate {
         /// The VM
         name: VmName,
-        /// Where; on the best other host if left out
-        #[arg(long, value_name = "HOST")]
-        to: Option<HostName>,
+        /// Where: a member of the cluster, or the console of a host that is in none; the best other member if left out
+        #[arg(long, value_name = "HOST|URL")]
+        to: Option<Destination>,
+        /// What the other host has made by 'tranche vm invite'; `-` reads it from standard input
+        #[arg(long, value_name = "TOKEN")]
+        token: Option<String>,
         /// How to do it.
         #[command(flatten)]
         doing: Doing,
@@ -99,6 +102,49 @@ pub enum VmCommand {
     Destinations {
         /// The VM
         name: VmName,
+    },
+    /// Invite a VM of another host that is in no cluster: make a token by which one VM may come
+    ///
+    /// Until it has arrived, whoever has the token can do with this host's VMs what root can: hand it on as you would a password.
+    #[command(after_long_help = "Examples:\n  tranche vm invite\n  tranche vm invite --minutes 10")]
+    Invite {
+        /// For how many minutes it can be used, 1 to 1440; an hour if left out
+        #[arg(long)]
+        minutes: Option<u64>,
+    },
+    /// List the invitations, and what came of them
+    Invitations,
+    /// Withdraw an invitation that nobody has used
+    Uninvite {
+        /// Its ID, as 'tranche vm invitations' shows it
+        id: InvitationId,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Keep a VM that goes to a host that is in no cluster
+    ///
+    /// Of one that may have arrived there only that host knows whether it has it. If it is gone for good, --force keeps the VM here.
+    TakeBack {
+        /// The VM
+        name: VmName,
+        /// You have seen that the other host does not run it, and it never will. If it does, it runs twice and ruins its disks
+        #[arg(long)]
+        force: bool,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
+    },
+    /// Keep a VM that came from a host that is in no cluster and is gone for good
+    TakeOver {
+        /// The VM
+        name: VmName,
+        /// You have seen that its old host does not run it, and it never will. If it does, it runs twice and ruins its disks
+        #[arg(long)]
+        force: bool,
+        /// How to do it.
+        #[command(flatten)]
+        doing: Doing,
     },
     /// Forget a VM. Its disks stay; an adopted domain stays too
     Delete {
@@ -166,6 +212,11 @@ pub enum VmCommand {
         force: bool,
     },
 }
+
+const MIGRATE_EXAMPLES: &str = "Examples:
+  tranche vm migrate desk-02 --dry-run
+  tranche vm migrate desk-02 --to node3
+  tranche vm migrate desk-02 --to https://other:7440 --token TRANCHEVM1.…";
 
 const CREATE_EXAMPLES: &str = "\
 Examples:

@@ -3,15 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use tranche_api::request::{AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, RestartVm, StopVm};
-use tranche_api::view::VmView;
+use hyper::Method;
+use tranche_api::request::{
+    AttachGpu, CreateVm, DetachGpu, HandOverVm, InviteVm, MigrateVm, Nothing, RestartVm, StopVm, TakeVm,
+};
+use tranche_api::view::{InvitationMade, InvitationView, VmView};
 use tranche_core::change::AdoptedVm;
 use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
 use tranche_core::spec::{CLOUD_INIT_LEN_MAX, VmHardware, VmPart};
 
-use super::{Daemon, change, console, history};
-use crate::cli::{CreateArgs, VmCommand};
+use super::{Daemon, access, change, console, history};
+use crate::argument::Destination;
+use crate::cli::{CreateArgs, Doing, VmCommand};
 use crate::failure::{Exit, Failure};
 
 pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failure> {
@@ -40,7 +44,14 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         VmCommand::Restart { name, force, doing } => {
             change::post(&path(&name, "/restart"), &RestartVm { force }, doing, daemon)
         }
-        VmCommand::Migrate { name, to, doing } => {
+        VmCommand::Migrate { name, to: Some(Destination::Url(to)), token, doing } => {
+            hand_over(&name, Some(to), token, doing, daemon)
+        }
+        VmCommand::Migrate { name, to: None, token: Some(token), doing } => {
+            hand_over(&name, None, Some(token), doing, daemon)
+        }
+        VmCommand::Migrate { name, to, token: None, doing } => {
+            let to = to.and_then(Destination::into_host);
             let exit = change::post(&path(&name, "/migrate"), &MigrateVm { to }, doing, daemon)?;
             // Whoever looks before he leaps wants to see all the other sides.
             if doing.dry_run && daemon.console.is_for_people() {
@@ -48,6 +59,21 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
                 destinations(&name, daemon)?;
             }
             Ok(exit)
+        }
+        VmCommand::Migrate { token: Some(_), .. } => Err(Failure::TokenForMember),
+        VmCommand::Invite { minutes } => {
+            let asked = InviteVm { minutes };
+            daemon.show(&daemon.client.send::<InvitationMade>(Method::POST, "/invitations", Some(&asked))?)
+        }
+        VmCommand::Invitations => {
+            daemon.show(daemon.client.get::<Vec<InvitationView>>("/invitations")?.as_slice())
+        }
+        VmCommand::Uninvite { id, doing } => change::delete(&format!("/invitations/{id}"), doing, daemon),
+        VmCommand::TakeBack { name, force, doing } => {
+            change::post(&path(&name, "/take-back"), &TakeVm { force }, doing, daemon)
+        }
+        VmCommand::TakeOver { name, force, doing } => {
+            change::post(&path(&name, "/take-over"), &TakeVm { force }, doing, daemon)
         }
         VmCommand::Destinations { name } => destinations(&name, daemon),
         VmCommand::Delete { name, force, doing } => {
@@ -72,6 +98,27 @@ pub(super) fn run(command: VmCommand, daemon: &Daemon<'_>) -> Result<Exit, Failu
         }
         VmCommand::Console { name, force } => console::open(&name, force, daemon),
     }
+}
+
+/// Hands a VM over to a host that is in no cluster.
+fn hand_over(
+    name: &VmName,
+    to: Option<String>,
+    token: Option<String>,
+    doing: Doing,
+    daemon: &Daemon<'_>,
+) -> Result<Exit, Failure> {
+    let token = match token.as_deref() {
+        None => return Err(Failure::NoToken),
+        Some("-") => access::secret_from_stdin()?.0,
+        Some(token) => token.to_owned(),
+    };
+    let (path, asked) = (path(name, "/handover"), HandOverVm { to, token });
+    if doing.dry_run {
+        let outlook: Outlook = daemon.client.send(Method::POST, &change::dry(&path), Some(&asked))?;
+        return daemon.show([outlook].as_slice());
+    }
+    change::post(&path, &asked, doing, daemon)
 }
 
 fn destinations(name: &VmName, daemon: &Daemon<'_>) -> Result<Exit, Failure> {

@@ -9,6 +9,7 @@ mod gpu;
 mod history;
 mod homogeneity;
 mod host;
+mod invitation;
 mod migration;
 mod plan;
 mod policy;
@@ -90,6 +91,7 @@ impl Show for VmView {
             ("Migration", migration(self)),
             ("Moves", moves(self)),
             ("Moves to", moves_to(self)),
+            ("Comes from", self.comes_from.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("Since", text::time(self.created_at)),
         ]);
         text::findings_below(&fields, &self.findings)

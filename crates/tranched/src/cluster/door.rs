@@ -128,6 +128,8 @@ pub enum AskError {
 pub enum Trust<'a> {
     /// Whoever is certified by the authority with this fingerprint. We show nothing.
     Fingerprint([u8; 32]),
+    /// Whoever has the certificate with this fingerprint, whatever it says. We show nothing.
+    Certificate([u8; 32]),
     /// The member of our cluster whose key has this fingerprint, and no other. We show who we are.
     Member(&'a Identity, &'a str),
 }
@@ -270,6 +272,11 @@ fn client_config(trust: Trust<'_>) -> Result<ClientConfig, AskError> {
             let pinned = Arc::new(Pinned { authority, key: None, provider: provider() });
             Ok(builder.dangerous().with_custom_certificate_verifier(pinned).with_no_client_auth())
         }
+        Trust::Certificate(fingerprint) => {
+            let authority = Known::Itself(fingerprint);
+            let pinned = Arc::new(Pinned { authority, key: None, provider: provider() });
+            Ok(builder.dangerous().with_custom_certificate_verifier(pinned).with_no_client_auth())
+        }
         Trust::Member(identity, meant) => {
             let pinned = Pinned {
                 authority: Known::Certificate(certificate(&identity.authority)?),
@@ -292,6 +299,8 @@ enum Known {
     Fingerprint([u8; 32]),
     /// As such.
     Certificate(CertificateDer<'static>),
+    /// There is none: the certificate that is shown has this fingerprint. A host that stands alone has signed it itself.
+    Itself([u8; 32]),
 }
 
 /// Believes whoever is certified by an authority and, where that is known, has the key that is meant: certificates outlive
@@ -314,6 +323,10 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let authority = match &self.authority {
+            Known::Itself(meant) if pki::fingerprint(end_entity) == *meant => {
+                return Ok(ServerCertVerified::assertion());
+            }
+            Known::Itself(_) => return Err(unknown()),
             Known::Certificate(authority) => authority,
             Known::Fingerprint(meant) => {
                 let is_meant = |shown: &&CertificateDer<'_>| pki::fingerprint(shown) == *meant;

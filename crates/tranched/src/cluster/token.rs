@@ -1,8 +1,8 @@
-//! Join tokens: what a machine needs to know to become a member, in one line of text.
+//! Tokens that open another machine's door, in one line of text: to become a member of its cluster, or to send it a VM.
 //!
-//! `TRANCHE1.` and then, in base64url: the addresses of members that may let it in, the fingerprint of the cluster's
-//! authority, a secret, and a checksum. The machine sends the secret only to one that proves to be certified by that authority, so that
-//! whoever is between the two learns nothing. The store has only the secret's hash.
+//! `TRANCHE1.` or `TRANCHEVM1.` and then, in base64url: the addresses of machines behind that door, the fingerprint of the cluster's
+//! authority or of the machine's own certificate, a secret, and a checksum. The secret is sent only to one that proves to be certified by that
+//! authority, or to have that certificate, so that whoever is between the two learns nothing. The store has only the secret's hash.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,6 @@ use tranche_core::name::{HostName, Timestamp};
 
 use super::pki::hex;
 
-const PREFIX: &str = "TRANCHE1.";
 /// The length of a secret and of a fingerprint, in bytes.
 const LEN: usize = 32;
 /// The length of what tells a token that was not copied as a whole, in bytes.
@@ -26,12 +25,32 @@ const ADDRESSES_MAX: usize = 8;
 /// How long after its end a machine that has used a token may ask again, because the answer was lost, in milliseconds.
 const ASK_AGAIN_MS: u64 = 10 * 60 * 1_000;
 
-/// A join token.
+/// What a token opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opens {
+    /// A cluster, to a new member.
+    Cluster,
+    /// A host that stands alone, to one VM.
+    Host,
+}
+
+impl Opens {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Cluster => "TRANCHE1.",
+            Self::Host => "TRANCHEVM1.",
+        }
+    }
+}
+
+/// A token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
+    /// What it opens.
+    pub opens: Opens,
     /// Where to ask, as `host:port`.
     pub addresses: Vec<String>,
-    /// The SHA-256 of the authority's certificate.
+    /// The SHA-256 of the authority's certificate, or of the host's own.
     pub authority: [u8; LEN],
     /// What opens the door.
     pub secret: [u8; LEN],
@@ -112,16 +131,21 @@ impl std::fmt::Display for Token {
         let mut bytes = [self.authority, self.secret].concat();
         bytes.extend(self.addresses.join(",").as_bytes());
         bytes.extend(checksum(&bytes));
-        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+        write!(f, "{}{}", self.opens.prefix(), URL_SAFE_NO_PAD.encode(bytes))
     }
 }
 
-impl std::str::FromStr for Token {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl Token {
+    /// The token that a text is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(opens: Opens, text: &str) -> Result<Self, &'static str> {
         let text = text.trim();
-        let coded = text.strip_prefix(PREFIX).ok_or("it does not begin with TRANCHE1.")?;
+        let coded = text.strip_prefix(opens.prefix()).ok_or(match opens {
+            Opens::Cluster => "it does not begin with TRANCHE1.",
+            Opens::Host => "it does not begin with TRANCHEVM1.",
+        })?;
         if coded.len() > LEN_MAX {
             return Err("it is too long");
         }
@@ -139,7 +163,7 @@ impl std::str::FromStr for Token {
         if addresses.is_empty() || addresses.len() > ADDRESSES_MAX {
             return Err(too_short);
         }
-        Ok(Self { addresses, authority: *authority, secret: *secret })
+        Ok(Self { opens, addresses, authority: *authority, secret: *secret })
     }
 }
 
@@ -149,23 +173,24 @@ mod tests {
 
     fn token() -> Token {
         let addresses = ["10.0.0.1:7443", "[fe80::1]:7443"].map(str::to_owned).to_vec();
-        Token { addresses, authority: [7; LEN], secret: [9; LEN] }
+        Token { opens: Opens::Cluster, addresses, authority: [7; LEN], secret: [9; LEN] }
     }
 
     #[test]
     fn a_token_is_one_line_and_reads_back() {
         let text = token().to_string();
-        assert!(text.starts_with(PREFIX) && !text.contains(char::is_whitespace));
-        assert_eq!(text.parse(), Ok(token()));
-        assert_eq!(format!(" {text}\n").parse(), Ok(token()), "as it is copied");
+        assert!(text.starts_with("TRANCHE1.") && !text.contains(char::is_whitespace));
+        assert_eq!(Token::read(Opens::Cluster, &text), Ok(token()));
+        assert_eq!(Token::read(Opens::Cluster, &format!(" {text}\n")), Ok(token()), "as it is copied");
+        assert!(Token::read(Opens::Host, &text).is_err(), "it opens something else");
         assert!(!format!("{:?}", token()).contains('9'), "logs never show the secret");
     }
 
     #[test]
     fn what_is_cut_off_or_something_else_is_refused() {
         let text = token().to_string();
-        for wrong in ["", "TRANCHE2.aaaa", &text[..60], &text[..PREFIX.len() + 87], &format!("{text}!")] {
-            assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+        for wrong in ["", "TRANCHE2.aaaa", &text[..60], &text[..9 + 87], &format!("{text}!")] {
+            assert!(Token::read(Opens::Cluster, wrong).is_err(), "{wrong}");
         }
     }
 

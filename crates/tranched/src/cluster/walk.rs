@@ -36,7 +36,7 @@ use super::pki::{self, Authority, PkiError, Subject};
 use super::registry::{JoinAnswer, JoinRequest, MemberRecord, Ports, Registry, member_key};
 use super::revoked;
 use super::seat::{self, Running};
-use super::token::Token;
+use super::token::{Opens, Token};
 use super::waits::{self, Waits};
 use super::{luggage, parting};
 use crate::clock;
@@ -185,7 +185,7 @@ impl Ground<'_> {
     }
 
     fn be_let_in(&self, token: &str, request: String, entering: &mut Entering) -> Result<(), Finding> {
-        let token: Token = token.parse().map_err(|why: &str| say::token_invalid(why))?;
+        let token = Token::read(Opens::Cluster, token).map_err(say::token_invalid)?;
         let membership = &mut entering.membership;
         let asked = JoinRequest {
             secret: URL_SAFE_NO_PAD.encode(token.secret),

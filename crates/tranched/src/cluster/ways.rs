@@ -24,7 +24,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, UPGRADE};
+use hyper::header::{AUTHORIZATION, CONNECTION, UPGRADE};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -40,6 +40,8 @@ use tranche_host::vm::{Way, Ways};
 use super::Cluster;
 use super::door::{self, Address, Identity, Trust};
 use super::walk::chain;
+use crate::handover::peer::LIBVIRT;
+use crate::handover::{Peer, Peers};
 
 /// What a connection to a door is turned into.
 pub const PROTOCOL: &str = "tranche-way";
@@ -66,6 +68,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Carrier {
     dir: Utf8PathBuf,
     cluster: Cluster,
+    peers: Peers,
     runtime: Handle,
     /// How many were opened, so that no two have the same name.
     opened: AtomicU64,
@@ -74,12 +77,23 @@ pub struct Carrier {
 impl Carrier {
     /// Opens none yet. The sockets will lie in a directory beside the daemon's own one, in which only its user and root get
     /// anywhere; what an earlier life left there is removed.
-    pub fn new(socket: &Utf8Path, cluster: Cluster, runtime: Handle) -> Self {
+    pub fn new(socket: &Utf8Path, cluster: Cluster, peers: Peers, runtime: Handle) -> Self {
         let dir = socket.with_extension("ways");
         if let Err(error) = sweep(&dir) {
             tracing::warn!(%dir, %error, "sockets of an earlier life stay behind");
         }
-        Self { dir, cluster, runtime, opened: AtomicU64::new(0) }
+        Self { dir, cluster, peers, runtime, opened: AtomicU64::new(0) }
+    }
+
+    /// How another host is reached: as a member of this one's cluster, or as one that has invited a VM.
+    fn behind(&self, host: &HostName) -> Result<Behind, String> {
+        let identity = self.cluster.identity().map_err(|finding| finding.message)?;
+        if let Some(identity) = identity {
+            let door = self.cluster.door_of(host).map_err(|finding| finding.message)?;
+            return Ok(Behind::Door(door, Box::new(identity)));
+        }
+        let peer = self.peers.of_host(host).map_err(|error| error.to_string())?;
+        peer.map(Behind::Console).ok_or_else(|| say::cluster_none().message)
     }
 
     fn listen(&self, host: &HostName) -> io::Result<(Utf8PathBuf, UnixListener)> {
@@ -95,10 +109,7 @@ impl Carrier {
 
 impl Ways for Carrier {
     fn open(&self, host: &HostName) -> Result<Way, String> {
-        let door = self.cluster.door_of(host).map_err(|finding| finding.message)?;
-        let identity = self.cluster.identity().map_err(|finding| finding.message)?;
-        let identity = identity.ok_or_else(|| say::cluster_none().message)?;
-        let there = Arc::new(There { host: host.clone(), door, identity });
+        let there = Arc::new(There { host: host.clone(), behind: self.behind(host)? });
         let (tell, told) = mpsc::channel();
         let first = Arc::clone(&there);
         // Not waited for with the runtime's own means, which panic when it has ended meanwhile.
@@ -139,15 +150,32 @@ pub type Entered = TokioIo<Upgraded>;
 #[derive(Debug)]
 struct There {
     host: HostName,
-    door: Address,
-    identity: Identity,
+    behind: Behind,
+}
+
+/// What leads to another host's libvirt.
+#[derive(Debug)]
+enum Behind {
+    /// Its door for members of the cluster.
+    Door(Address, Box<Identity>),
+    /// Its console's port, for whoever has its token.
+    Console(Peer),
 }
 
 impl There {
     async fn enter(&self) -> Result<Entered, String> {
-        let trust = Trust::Member(&self.identity, &self.door.key);
-        let entered = tokio::time::timeout(ENTER_TIME, enter(&self.door.place, trust)).await;
-        entered.unwrap_or_else(|_| Err(format!("{} does not answer in time", self.door.place)))
+        let entering = async {
+            match &self.behind {
+                Behind::Door(door, identity) => enter(&door.place, Trust::Member(identity, &door.key)).await,
+                Behind::Console(peer) => {
+                    let shown = peer.authorization();
+                    let entered = enter_at(&peer.place, peer.trust(), LIBVIRT, Some(&shown)).await;
+                    entered.map_err(|shut| shut.to_string())
+                }
+            }
+        };
+        let entered = tokio::time::timeout(ENTER_TIME, entering).await;
+        entered.unwrap_or_else(|_| Err(format!("host {} does not answer in time", self.host)))
     }
 }
 
@@ -156,7 +184,7 @@ impl There {
 /// # Errors
 /// Why that is refused, or nobody answers, in words.
 pub async fn enter(place: &str, trust: Trust<'_>) -> Result<Entered, String> {
-    enter_at(place, trust, PATH).await.map_err(|shut| shut.to_string())
+    enter_at(place, trust, PATH, None).await.map_err(|shut| shut.to_string())
 }
 
 /// Why nobody was let through.
@@ -170,16 +198,24 @@ pub enum Shut {
     Silent(String),
 }
 
-/// Asks to be let through to what is at this path behind the door at `HOST:PORT`.
+/// Asks to be let through to what is at this path behind the door at `HOST:PORT`, and shows what it takes, where it takes anything.
 ///
 /// # Errors
 /// See [`Shut`].
-pub async fn enter_at(place: &str, trust: Trust<'_>, path: &str) -> Result<Entered, Shut> {
+pub async fn enter_at(
+    place: &str,
+    trust: Trust<'_>,
+    path: &str,
+    authorization: Option<&str>,
+) -> Result<Entered, Shut> {
     fn silent(error: impl std::error::Error + 'static) -> Shut {
         Shut::Silent(chain(&error))
     }
     let connection = door::connect(place, trust).await.map_err(silent)?;
-    let request = Request::post(path).header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL);
+    let mut request = Request::post(path).header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL);
+    if let Some(authorization) = authorization {
+        request = request.header(AUTHORIZATION, authorization);
+    }
     let request = request.body(Bytes::new()).map_err(silent)?;
     let response = connection.send(request).await.map_err(silent)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -324,7 +360,8 @@ mod tests {
 
     fn carrier(dir: &tempfile::TempDir) -> Carrier {
         let cluster = Cluster::nowhere("node1".parse().unwrap());
-        Carrier::new(&socket_in(dir), cluster, Handle::current())
+        let store = tranche_store::MemoryStore::new(Arc::new(tranche_store::ManualClock::default()));
+        Carrier::new(&socket_in(dir), cluster, Peers::new(Arc::new(store)), Handle::current())
     }
 
     #[tokio::test]

@@ -77,6 +77,11 @@ impl Access {
         Self { accounts, oidc: Some(Arc::new(oidc)), ..self }
     }
 
+    /// Where people find the console of this host.
+    pub(super) fn console_url(&self) -> Option<&str> {
+        self.console_url.as_deref()
+    }
+
     /// Begins a session of whom the issuer vouches for.
     async fn vouched(
         &self,

@@ -313,7 +313,7 @@ impl App {
             .collect();
         let path = format!("{}?{}", AT_DOOR.replace("{name}", wish.name.as_str()), query.join("&"));
         let trust = Trust::Member(&identity, &door.key);
-        let entered = tokio::time::timeout(ENTER_TIME, ways::enter_at(&door.place, trust, &path)).await;
+        let entered = tokio::time::timeout(ENTER_TIME, ways::enter_at(&door.place, trust, &path, None)).await;
         match entered.unwrap_or_else(|_| Err(Shut::Silent("it does not answer in time".to_owned()))) {
             Ok(entered) => Ok(Box::new(entered)),
             Err(Shut::Refused(problem)) => Err(Refusal::from(*problem)),

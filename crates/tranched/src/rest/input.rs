@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tranche_api::limits::BODY_LEN_MAX;
-use tranche_core::name::{GpuKey, HostName, NameError, OperationId, RuleName, UserName, VmName};
+use tranche_core::name::{
+    GpuKey, HostName, InvitationId, NameError, OperationId, RuleName, UserName, VmName,
+};
 
 use super::Refusal;
 
@@ -167,7 +169,7 @@ macro_rules! from_one_text {
     };
 }
 
-from_one_text!(HostName, VmName, OperationId, RuleName, UserName);
+from_one_text!(HostName, VmName, OperationId, RuleName, UserName, InvitationId);
 
 /// Any text: what it names is looked up, and either is there or is not.
 impl FromTexts for String {

@@ -15,6 +15,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use camino::Utf8PathBuf;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -69,28 +70,26 @@ async fn to_libvirt(
         let message = format!("Host {} has as many ways to its libvirt as it allows.", way_in.host);
         return Err(Refusal::busy(&message));
     };
-    let libvirt = way_in.connect().await?;
+    let libvirt = connect_to(way_in.member.libvirt(), &way_in.host).await?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(let_through(upgrade, libvirt, from, way_in.member, place));
     let agreed = [(CONNECTION, "upgrade"), (UPGRADE, PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, agreed).into_response())
 }
 
-impl WayIn {
-    /// Connects to libvirt, at the first socket where it answers.
-    async fn connect(&self) -> Result<UnixStream, Finding> {
-        let mut why = Vec::new();
-        for socket in self.member.libvirt() {
-            match UnixStream::connect(socket).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => why.push(format!("{socket}: {error}")),
-            }
+/// Connects to libvirt, at the first socket where it answers.
+pub(super) async fn connect_to(sockets: &[Utf8PathBuf], host: &HostName) -> Result<UnixStream, Finding> {
+    let mut why = Vec::new();
+    for socket in sockets {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => why.push(format!("{socket}: {error}")),
         }
-        if why.is_empty() {
-            return Err(not_the_systems_own(&self.host));
-        }
-        Err(say::libvirt_down(&self.host, &why.join("; ")))
     }
+    if why.is_empty() {
+        return Err(not_the_systems_own(host));
+    }
+    Err(say::libvirt_down(host, &why.join("; ")))
 }
 
 fn not_the_systems_own(host: &HostName) -> Finding {

@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use anyhow::Context as _;
 use camino::Utf8Path;
-use ring::digest;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -97,11 +96,14 @@ impl Certificate {
             .with_single_cert(self.chain.clone(), self.key.clone_key())?)
     }
 
+    /// Its SHA-256.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        pki::fingerprint(self.chain.first().map_or(&[][..], |first| first))
+    }
+
     /// What a browser shows of it, to be compared: its SHA-256.
     pub(super) fn fingerprint(&self) -> String {
-        let first = self.chain.first().map_or(&[][..], |first| first);
-        let bytes = digest::digest(&digest::SHA256, first);
-        bytes.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+        self.digest().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
     }
 }
 

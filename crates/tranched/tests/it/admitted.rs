@@ -22,6 +22,7 @@ use tranched::cluster::door::Caller;
 use tranched::consoles::Consoles;
 use tranched::engine::Engine;
 use tranched::events::Events;
+use tranched::handover::Handovers;
 use tranched::oidc::Oidc;
 use tranched::patience::Patience;
 use tranched::pulse::Pulse;
@@ -72,6 +73,7 @@ impl Site {
             access: access.clone(),
             consoles: Consoles::default(),
             history: forgetful("node1", machine.host()),
+            handovers: Handovers::new(Arc::clone(&store), Vec::new()),
             patience: Patience::default(),
         };
         Self { access, store, engine, router: rest::for_the_web(app) }

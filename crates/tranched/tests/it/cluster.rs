@@ -447,7 +447,9 @@ fn a_wrong_token_and_a_cluster_that_is_not_the_one_that_was_meant_are_refused() 
     host.sets_out(How::Begins);
     host.arrives().unwrap();
     let cluster = host.opens(&runtime);
-    let good: tranched::cluster::token::Token = cluster.token(None).unwrap().token.parse().unwrap();
+    let made = cluster.token(None).unwrap().token;
+    let good =
+        tranched::cluster::token::Token::read(tranched::cluster::token::Opens::Cluster, &made).unwrap();
     let refused = |change: fn(&mut tranched::cluster::token::Token)| {
         let mut token = good.clone();
         change(&mut token);

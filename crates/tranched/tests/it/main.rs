@@ -10,6 +10,7 @@ mod etcd;
 mod fake_machine;
 mod faults;
 mod guarding;
+mod handover;
 mod history;
 mod homogeneity;
 mod issuer;

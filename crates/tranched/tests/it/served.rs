@@ -19,11 +19,14 @@ use tranche_host::fake::Machine;
 use tranche_store::{MemoryStore, Repository, Store};
 use tranched::bell::Bell;
 use tranched::cluster::Cluster;
+use tranched::config::ConsoleConfig;
 use tranched::daemon::{Daemon, DaemonError};
 use tranched::engine::{Engine, View};
 use tranched::gate::Gate;
+use tranched::handover::Handovers;
 use tranched::patience::Patience;
 use tranched::rest::Access;
+use tranched::web::Web;
 
 use crate::fake_machine::{FakeMachine, forgetful};
 
@@ -34,6 +37,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Served {
     pub(crate) engine: Arc<Engine>,
     pub(crate) machine: FakeMachine,
+    bell: Bell,
     dir: tempfile::TempDir,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), DaemonError>>,
@@ -74,27 +78,51 @@ impl Answer {
 impl Served {
     /// Serves a machine, and waits until it was looked at.
     pub(crate) async fn start(machine: Machine) -> Self {
-        let machine = FakeMachine::new("node1".parse().unwrap(), machine);
+        Self::named("node1", machine, None).await
+    }
+
+    /// The same under another name, with its console at an address on loopback.
+    pub(crate) async fn named(name: &str, machine: Machine, console: Option<String>) -> Self {
+        let machine = FakeMachine::new(name.parse().unwrap(), machine);
         let host = machine.host();
-        let served = Self::over(machine, host, Patience::default());
+        let served = Self::at(name, (machine, host), Patience::default(), console);
         served.until("the host reports", |view| !view.inventory.is_empty()).await;
         served
     }
 
     /// Serves a machine as this host shows it, and waits for nothing.
     pub(crate) fn over(machine: FakeMachine, host: Arc<dyn Host>, patience: Patience) -> Self {
+        Self::at("node1", (machine, host), patience, None)
+    }
+
+    fn at(
+        name: &str,
+        (machine, host): (FakeMachine, Arc<dyn Host>),
+        patience: Patience,
+        console: Option<String>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixListener::bind(dir.path().join("s")).unwrap();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store, None));
+        let handovers = Handovers::new(Arc::clone(&store), Vec::new());
+        let url = console.as_ref().map(|address| format!("https://{address}"));
+        let (repository, access) = (Repository::new(Arc::clone(&store)), Access::new(store, url));
         let history_of = Arc::clone(&host);
-        let engine = Arc::new(Engine::open("node1".parse().unwrap(), host, repository, 2).unwrap());
+        let engine = Arc::new(Engine::open(name.parse().unwrap(), host, repository, 2).unwrap());
         // The tick is so long that a test hangs if nothing but the tick would wake the loop.
         let tick = Duration::from_secs(3600);
         let (bell, gate) = (Bell::default(), Gate::default());
-        let cluster = Cluster::nowhere("node1".parse().unwrap());
+        let rung = bell.clone();
+        let cluster = Cluster::nowhere(name.parse().unwrap());
         let engine_of = Arc::clone(&engine);
-        let history = forgetful("node1", history_of);
+        let history = forgetful(name, history_of);
+        let web = console.map(|listen| Web {
+            config: ConsoleConfig { listen, ..ConsoleConfig::default() },
+            state_dir: dir.path().to_str().unwrap().into(),
+            host: name.parse().unwrap(),
+            cluster: cluster.clone(),
+            shown: handovers.shown.clone(),
+        });
         let daemon = Daemon {
             engine: engine_of,
             bell,
@@ -104,14 +132,20 @@ impl Served {
             member: None,
             access,
             history,
-            web: None,
+            handovers,
+            web,
             patience,
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(daemon.serve(socket, async {
             let _ = stopped.await;
         }));
-        Self { engine, machine, dir, stop, task }
+        Self { engine, machine, bell: rung, dir, stop, task }
+    }
+
+    /// Wakes its loop, after a wish that did not come by its socket.
+    pub(crate) fn ring(&self) {
+        self.bell.ring();
     }
 
     /// A connection to its socket.

@@ -80,6 +80,7 @@ impl Port {
             state_dir: dir.path().to_str().unwrap().into(),
             host: "node1".parse().unwrap(),
             cluster: Cluster::nowhere("node1".parse().unwrap()),
+            shown: tranched::handover::Shown::default(),
         };
         let router = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
         let (stop, stopped) = watch::channel(false);

@@ -9,7 +9,7 @@ use tranche_core::inventory::*;
 use tranche_core::journey::{Sending, Sent};
 use tranche_core::name::*;
 use tranche_core::spec::Request;
-use tranche_core::step::{Step, VmDevice};
+use tranche_core::step::{Step, VFIO_DRIVER, VmDevice};
 
 use crate::world::{World, gpu, partitioned, vm};
 
@@ -108,9 +108,9 @@ impl Pair {
             return false;
         }
         let offer = Offer::of(&vm(NAME), state).expect("it is known");
-        let Ok(verdict) = change::judge_offer(&offer, self.there.state()) else { return false };
+        let Ok(outlook) = change::judge_offer(&offer, self.there.state()) else { return false };
         let (name, invitation) = (vm(NAME), self.invitation.clone());
-        self.here.submit(&Change::HandOver { name, invitation, verdict: Box::new(verdict) }).is_ok()
+        self.here.submit(&Change::HandOver { name, invitation, outlook: Box::new(outlook) }).is_ok()
     }
 
     #[track_caller]
@@ -229,7 +229,13 @@ impl Pair {
 
     fn sends(&mut self, number: u64, devices: &[VmDevice]) {
         assert_eq!(self.domain(Side::Here), Some(DomainState::Running), "only what runs is sent");
-        if self.domain(Side::There).is_some() || !self.is_awaited() {
+        let partitions = &self.there.gpu(1).partitions;
+        let is_bound = |device: &VmDevice| {
+            let found = partitions.iter().find(|it| DeviceSource::from(&it.device) == device.source);
+            found.is_some_and(|it| it.driver.as_deref() == Some(VFIO_DRIVER))
+        };
+        let is_bound = devices.iter().all(is_bound);
+        if self.domain(Side::There).is_some() || !self.is_awaited() || !is_bound {
             return self.notes(number, Sending::Failed { why: "it is not let in".to_owned() });
         }
         let devices: Vec<HostDevice> =
@@ -340,7 +346,11 @@ impl Pair {
     pub(super) fn owners(&self) -> Vec<Side> {
         let here = self.here.spec.vms.contains_key(&vm(NAME)) && !self.has_left();
         let there = self.there.spec.vms.get(&vm(NAME)).is_some_and(|spec| spec.incoming().is_none());
-        [(Side::Here, here), (Side::There, there)].into_iter().filter(|(_, it)| *it).map(|(side, _)| side).collect()
+        [(Side::Here, here), (Side::There, there)]
+            .into_iter()
+            .filter(|(_, it)| *it)
+            .map(|(side, _)| side)
+            .collect()
     }
 
     fn has_left(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The steps about VMs, carried out through libvirt. Each asks first whether it has been carried out already, and
 //! compares the UUID before it touches anything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tranche_core::diagnostics as say;
@@ -68,7 +69,7 @@ impl Shared {
             Step::StartVm { vm, id } => start(connect, vm, *id),
             Step::ShutDownVm { vm, id } => shut_down(connect, vm, *id),
             Step::KillVm { vm, id } => kill(connect, vm, *id),
-            Step::ExpectVm { vm, id, hardware } => self.expect(vm, *id, hardware),
+            Step::ExpectVm { vm, id, hardware } => self.expect(connect, vm, *id, hardware),
             Step::SendVm { vm, id, number, to, devices, limits } => {
                 self.send(link, (vm, *id), (*number, to), (devices, *limits))
             }
@@ -120,8 +121,16 @@ impl Shared {
         defined.map(drop).map_err(refused(vm, "take the definition"))
     }
 
-    /// Makes the disk that a VM brings along by name only.
-    fn expect(&self, vm: &VmName, id: VmId, hardware: &VmHardware) -> Applied {
+    /// Makes the disk that a VM brings along by name only, and sees whether its others are here: what another host had made a moment
+    /// ago, a pool knows once it is read anew.
+    fn expect(&self, connect: &Connect, vm: &VmName, id: VmId, hardware: &VmHardware) -> Applied {
+        let pools: BTreeSet<&str> = hardware.disks.iter().map(|disk| disk.pool.as_str()).collect();
+        for pool in pools {
+            let doing = format!("read pool {pool}");
+            let found = StoragePool::lookup_by_name(connect, &c_text(pool)).map_err(refused(vm, &doing))?;
+            found.refresh(0).map(drop).map_err(refused(vm, &doing))?;
+        }
+        disks(connect, vm, hardware)?;
         if let Some(user_data) = &hardware.cloud_init {
             self.seeds.make(vm, id, user_data).map_err(|error| error.finding(vm))?;
         }

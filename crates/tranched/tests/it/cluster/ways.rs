@@ -17,6 +17,7 @@ use tranched::cluster::ways::{self, Carrier, Entered};
 use tranched::consoles::Consoles;
 use tranched::engine::Engine;
 use tranched::events::Events;
+use tranched::handover::Handovers;
 use tranched::member::vigil::Times;
 use tranched::member::{Agents, Member, Parts, StoreMembers};
 use tranched::metrics::Metrics;
@@ -35,6 +36,11 @@ fn named(name: &str) -> HostName {
 }
 
 /// What answers on a member.
+/// The hosts that nothing goes to.
+fn nobody() -> tranched::handover::Peers {
+    tranched::handover::Peers::new(Arc::new(tranche_store::MemoryStore::default()))
+}
+
 fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8PathBuf>) -> App {
     let host = FakeMachine::new(named(name), Fake::gpus(1, 4)).host();
     let (repository, history_of) = (Repository::new(Arc::clone(&store)), Arc::clone(&host));
@@ -60,6 +66,7 @@ fn app(name: &str, cluster: Cluster, store: Arc<dyn Store>, libvirt: Vec<Utf8Pat
         access: Access::new(Arc::new(tranche_store::MemoryStore::default()), None),
         events: Events::new(engine.watch()),
         history: forgetful(name, history_of),
+        handovers: Handovers::new(Arc::new(tranche_store::MemoryStore::default()), Vec::new()),
         engine: Arc::new(engine),
         bell: Bell::default(),
         metrics: Arc::new(Metrics::default()),
@@ -120,7 +127,7 @@ impl Pair {
         second.arrives().unwrap();
         let here = second.opens(&runtime);
         let socket = second.config.state_dir.join("s");
-        let carrier = Carrier::new(&socket, here.clone(), runtime.handle().clone());
+        let carrier = Carrier::new(&socket, here.clone(), nobody(), runtime.handle().clone());
         let member = member.unwrap();
         Self { runtime, first, _second: second, there, here, member, libvirt, ended, carrier }
     }
