@@ -24,7 +24,7 @@ pub use migration::MigrationView;
 pub(crate) use overview::vm_figures;
 pub use overview::{GpuFigures, HostFigures, Overview, PartitionFigures, VmFigures, overview};
 pub use partition::{PartitionState, PartitionView, partitions, partitions_of, partitions_on};
-pub use vm::{VmOrigin, VmState, VmView, vm, vms, vms_that};
+pub use vm::{VmOrigin, VmState, VmView, vm, vms};
 
 /// What views are made from.
 #[derive(Debug, Clone, Copy)]

@@ -25,6 +25,7 @@ mod operations;
 mod page;
 mod refusal;
 mod rules;
+mod standing;
 mod upgrade;
 mod vms;
 mod ways;

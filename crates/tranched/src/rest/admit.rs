@@ -31,7 +31,8 @@ use tranche_core::diagnostics as say;
 
 use super::guard::Peer;
 use super::input::too_large;
-use super::{App, Refusal, followed, limited};
+use super::standing::By;
+use super::{App, Refusal, events, followed, limited};
 use crate::clock;
 use crate::cluster::door::Caller;
 
@@ -174,7 +175,12 @@ pub(super) async fn authorise(
         return response;
     }
     if only_looks {
-        return limited::hand_on(limit.as_ref(), request, next, &rest).await;
+        let by = (path == events::PATH).then(|| By::of(request.extensions(), request.headers()));
+        let answer = limited::hand_on(limit.as_ref(), request, next, &rest).await;
+        return match by.filter(|_| answer.status().is_success()) {
+            Some(by) => events::while_allowed(answer, app, by, limit),
+            None => answer,
+        };
     }
     let (request, asked) = match kept(request, &path).await {
         Ok(kept) => kept,

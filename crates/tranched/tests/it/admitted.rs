@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{Method, Request, StatusCode, header};
+use axum::{Extension, Router};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use tranche_api::access::{NewToken, Secret, SetUser};
@@ -36,6 +36,7 @@ pub(crate) struct Site {
     pub(crate) access: Access,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) events: Events,
     router: Router,
 }
 
@@ -61,9 +62,10 @@ impl Site {
         engine.pass(Timestamp(1));
         let (engine, url) = (Arc::new(engine), "https://node1:7440".to_owned());
         let access = Access::new(Arc::clone(&store), Some(url)).through(oidc);
+        let events = Events::new(engine.watch());
         let app = App {
             bell: Bell::default(),
-            events: Events::new(engine.watch()),
+            events: events.clone(),
             engine: Arc::clone(&engine),
             metrics: Arc::default(),
             pulse: Pulse::new(Duration::from_secs(60)),
@@ -74,7 +76,7 @@ impl Site {
             history: forgetful("node1", machine.host()),
             patience: Patience::default(),
         };
-        Self { access, store, engine, router: rest::for_the_web(app) }
+        Self { access, store, engine, events, router: rest::for_the_web(app) }
     }
 
     pub(crate) fn with_users(self) -> Self {
@@ -94,11 +96,22 @@ impl Site {
         self.access.accounts.make_token(&wish, clock::now()).unwrap().secret.0
     }
 
-    pub(crate) async fn ask(&self, request: Request<Body>) -> Told {
+    /// What answers, as it does whoever comes from outside.
+    pub(crate) fn door(&self) -> Router {
         let address: SocketAddr = "192.0.2.7:40000".parse().unwrap();
-        let mut request = request;
-        request.extensions_mut().insert(ConnectInfo(Caller { host: None, key: None, address }));
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        self.router.clone().layer(Extension(ConnectInfo(Caller { host: None, key: None, address })))
+    }
+
+    /// The stream of events that somebody with a token reads.
+    pub(crate) async fn stream(&self, token: &str) -> Body {
+        let request = Request::get("/v1/events").header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let response = self.door().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body()
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Told {
+        let response = self.door().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         // A stream of events does not end.
         let is_stream =

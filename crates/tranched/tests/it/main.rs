@@ -30,6 +30,7 @@ mod process;
 mod race;
 mod seats;
 mod served;
+mod standing;
 mod stores;
 mod stories;
 mod stream;
