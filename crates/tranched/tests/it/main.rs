@@ -3,6 +3,7 @@
 mod admitted;
 mod bad_input;
 mod catalogue;
+mod certified;
 mod cluster;
 mod consoles;
 mod desk;
