@@ -42,7 +42,7 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceExt as _;
 use tranche_api::answer::{Accepted, Preview};
 use tranche_api::view::Sources;
-use tranche_core::change::Change;
+use tranche_core::change::{self, Change};
 use tranche_core::operation::Operation;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -257,6 +257,11 @@ impl App {
 /// What the views of the API are made from.
 fn sources(view: &View) -> Sources<'_> {
     Sources { spec: &view.spec, plan: &view.plan, inventory: &view.inventory, findings: &view.findings }
+}
+
+/// What decisions are made from.
+fn state(view: &View) -> change::State<'_> {
+    change::State { spec: &view.spec, plan: &view.plan, inventory: &view.inventory }
 }
 
 fn location_of(operation: &Operation) -> String {
