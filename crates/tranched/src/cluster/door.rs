@@ -479,7 +479,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, AskError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use axum::Router;
     use axum::extract::ConnectInfo;
     use axum::routing::post;
@@ -489,7 +489,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn identity(authority: &Authority, host: &str, now: Timestamp) -> Identity {
+    pub(crate) fn identity(authority: &Authority, host: &str, now: Timestamp) -> Identity {
         let host: HostName = host.parse().unwrap();
         let key = pki::new_key().unwrap();
         let subject = Subject { host: &host, address: "127.0.0.1", keeps_store: false };
@@ -515,7 +515,7 @@ mod tests {
         address
     }
 
-    fn key_of(identity: &Identity) -> String {
+    pub(crate) fn key_of(identity: &Identity) -> String {
         pki::certified_key(&pki::der(&identity.server).unwrap()).unwrap()
     }
 
