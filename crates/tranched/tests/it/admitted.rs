@@ -300,6 +300,45 @@ async fn whoever_guesses_passwords_has_to_wait_and_nobody_learns_who_there_is() 
 }
 
 #[tokio::test]
+async fn whoever_has_a_password_cannot_guess_those_of_others_between_their_own_logins() {
+    let site = Site::new().with_users();
+    for _ in 0..4 {
+        assert_eq!(site.log_in("viewer", "wrong").await.status, StatusCode::UNAUTHORIZED);
+    }
+    // Their own slips of the pen are forgiven.
+    assert_eq!(site.log_in("viewer", PASSWORD).await.status, StatusCode::CREATED);
+    let mut guesses = 0;
+    while site.log_in("admin", "wrong").await.status == StatusCode::UNAUTHORIZED {
+        guesses += 1;
+        assert!(guesses < 10, "nobody stops it");
+        site.log_in("viewer", PASSWORD).await;
+    }
+    assert_eq!(guesses, 5);
+}
+
+#[tokio::test]
+async fn what_nothing_comes_of_cannot_push_everything_else_out_of_the_audit_log() {
+    let site = Site::new();
+    let [viewer, admin] = [site.token(Role::Viewer), site.token(Role::Admin)];
+    for number in 0..200 {
+        site.with_token("DELETE", &format!("/v1/rules/x{number}"), Some(&viewer), Value::Null).await;
+        site.with_token("POST", "/v1/sessions", None, json!({ "nonsense": number })).await;
+    }
+    let kept = site.access.audit.last(1_000).unwrap();
+    assert!(kept.iter().all(|entry| entry.who == "token of-viewer"), "{kept:?}");
+    assert!((100..110).contains(&kept.len()), "{}", kept.len());
+    // Nor can one entry be as large as a request.
+    let (long, asked) = ("x".repeat(5_000), json!({ "y".repeat(50_000): 1 }));
+    site.with_token("DELETE", &format!("/v1/rules/{long}"), Some(&admin), Value::Null).await;
+    site.with_token("PUT", "/v1/users/bob", Some(&admin), asked).await;
+    for entry in site.access.audit.last(2).unwrap() {
+        assert_eq!(entry.who, "token of-admin");
+        let outcome = entry.outcome.unwrap_or_default();
+        assert!(entry.what.len() < 600 && outcome.len() < 1_100, "{} {}", entry.what.len(), outcome.len());
+    }
+}
+
+#[tokio::test]
 async fn what_was_changed_or_refused_is_remembered_without_secrets_and_what_was_only_looked_at_is_not() {
     let site = Site::new().with_users();
     let [viewer, admin] = [site.token(Role::Viewer), site.token(Role::Admin)];
