@@ -18,7 +18,7 @@ use tranche_core::placement::Uses;
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
-pub use gpu::{GpuStatus, GpuView, gpu, gpus};
+pub use gpu::{GpuStatus, GpuView, gpu, gpu_keys, gpus, gpus_at};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
 pub use migration::MigrationView;
 pub(crate) use overview::vm_figures;

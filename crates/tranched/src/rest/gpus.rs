@@ -26,7 +26,11 @@ use crate::openapi::Refusals;
     responses((status = 200, description = "Every GPU, in order.", body = Vec<GpuView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
 pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<GpuView>>, Refusal> {
-    page.of(view::gpus(&sources(&app.engine.view())), |gpu| (gpu.host.clone(), gpu.address.clone()))
+    let seen = app.engine.view();
+    let sources = sources(&seen);
+    let keys = page.of(view::gpu_keys(&sources), |key| (key.host.clone(), key.address.clone()))?;
+    // Only those on the page are made.
+    Ok(keys.map(|keys| view::gpus_at(&sources, &keys)))
 }
 
 /// One GPU.
