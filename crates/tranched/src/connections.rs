@@ -173,4 +173,16 @@ mod tests {
         site.until_there_is_a_place().await;
         drop(unread);
     }
+
+    #[tokio::test]
+    async fn what_is_answered_waits_for_no_acknowledgement() {
+        let now: Timestamp = clock::now();
+        let own = identity(&Authority::new("c", now).unwrap(), "node1", now);
+        let mut door = Door::open(([127, 0, 0, 1], 0).into(), &own).await.unwrap();
+        let address = door.local_addr().unwrap().address.to_string();
+        let key = key_of(&own);
+        let (entered, asks) = tokio::join!(door.accept(), connect(&address, Trust::Member(&own, &key)));
+        asks.unwrap();
+        assert!(entered.0.get_ref().0.nodelay().unwrap());
+    }
 }

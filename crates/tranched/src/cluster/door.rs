@@ -535,18 +535,6 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_answered_waits_for_no_acknowledgement() {
-        let now = clock::now();
-        let identity = identity(&Authority::new("c", now).unwrap(), "node1", now);
-        let mut door = Door::open(([127, 0, 0, 1], 0).into(), &identity).await.unwrap();
-        let address = door.local_addr().unwrap().address.to_string();
-        let key = key_of(&identity);
-        let (entered, asks) = tokio::join!(door.accept(), connect(&address, Trust::Member(&identity, &key)));
-        asks.unwrap();
-        assert!(entered.0.get_ref().0.nodelay().unwrap());
-    }
-
-    #[tokio::test]
     async fn members_know_each_other_and_a_stranger_with_the_fingerprint_is_nobody() {
         let now = clock::now();
         let authority = Authority::new("lab", now).unwrap();
