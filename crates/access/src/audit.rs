@@ -88,13 +88,18 @@ fn key(entry: &AuditEntry, number: u32) -> Key {
 pub fn without_secrets(body: &[u8]) -> Option<String> {
     let mut value: Value = serde_json::from_slice(body).ok()?;
     hide(&mut value);
-    let mut text = value.to_string();
-    if text.len() > ASKED_LEN_MAX {
-        let end = (0..=ASKED_LEN_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    let text = cut(value.to_string(), ASKED_LEN_MAX);
+    (text != "{}" && text != "null").then_some(text)
+}
+
+/// A text that is cut if it is longer than so many bytes.
+pub fn cut(mut text: String, len_max: usize) -> String {
+    if text.len() > len_max {
+        let end = (0..=len_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
         text.truncate(end);
         text.push('…');
     }
-    (text != "{}" && text != "null").then_some(text)
+    text
 }
 
 fn hide(value: &mut Value) {

@@ -28,9 +28,9 @@ mod throttle;
 
 pub use accounts::{Accounts, Asker, LINK_LIFE_MS, SESSION_LIFE_MS};
 pub use attempt::{ATTEMPT_LIFE_MS, Attempt};
-pub use audit::{AUDIT_KEPT_MAX, Audit, without_secrets};
+pub use audit::{AUDIT_KEPT_MAX, Audit, cut, without_secrets};
 pub use before::Deed;
 pub use issuer::{Issuer, Person};
 pub use password::PASSWORD_LEN_MIN;
 pub use secret::csrf_of;
-pub use throttle::{BY_ADDRESS, BY_USER, Patience, Throttle};
+pub use throttle::{BY_ADDRESS, BY_REFUSAL, BY_USER, Patience, Throttle};

@@ -23,6 +23,8 @@ pub struct Patience {
 
 /// With one address, whoever it tries to be.
 pub const BY_ADDRESS: Patience = Patience { free: 5, wait_ms_max: 5 * 60 * 1_000 };
+/// With entries of the audit log about what was refused to one who asks: so many, and then one a minute.
+pub const BY_REFUSAL: Patience = Patience { free: 100, wait_ms_max: 60_000 };
 /// With one user, from wherever: so little that nobody can keep somebody else out for long.
 pub const BY_USER: Patience = Patience { free: 20, wait_ms_max: 10_000 };
 
@@ -68,9 +70,20 @@ impl Throttle {
         failed.last = now;
     }
 
-    /// An attempt has succeeded: what was before is forgiven.
-    pub fn succeeded(&self, who: &str) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(who);
+    /// An attempt has succeeded: what was before is forgiven. Returns how many failures that were.
+    pub fn succeeded(&self, who: &str) -> u32 {
+        let forgiven = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(who);
+        forgiven.map_or(0, |failed| failed.count)
+    }
+
+    /// So many of the failures are forgiven, and no others.
+    pub fn forgive(&self, who: &str, count: u32) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(failed) = failures.get_mut(who) else { return };
+        failed.count = failed.count.saturating_sub(count);
+        if failed.count == 0 {
+            failures.remove(who);
+        }
     }
 }
 
@@ -104,6 +117,17 @@ mod tests {
         assert_eq!(throttle.wait_ms("a", at(2_000)), None);
         throttle.succeeded("a");
         assert_eq!(throttle.wait_ms("a", NOW), None);
+    }
+
+    #[test]
+    fn some_failures_are_forgiven_and_the_others_count_on() {
+        let throttle = failed_times(6);
+        throttle.forgive("a", 1);
+        assert_eq!(throttle.wait_ms("a", NOW), Some(1_000));
+        throttle.failed("a", NOW);
+        assert_eq!(throttle.succeeded("a"), 6);
+        throttle.forgive("a", 1);
+        assert_eq!((throttle.succeeded("a"), throttle.wait_ms("a", NOW)), (0, None));
     }
 
     #[test]

@@ -33,12 +33,14 @@ pub struct Theirs<'a> {
     asked: Option<&'a VmName>,
     /// What the VMs of others are called, and the domains that are no VM.
     others: BTreeSet<&'a str>,
+    /// Those of them that are no words: names of domains that are no VM may be anything.
+    odd: Vec<&'a str>,
 }
 
 impl<'a> Theirs<'a> {
     /// Those of a limit.
     pub fn new(sources: Sources<'a>, limit: &'a Limit, asked: Option<&'a VmName>) -> Self {
-        let mut theirs = Self { sources, limit, asked, others: BTreeSet::new() };
+        let mut theirs = Self { sources, limit, asked, others: BTreeSet::new(), odd: Vec::new() };
         let Sources { spec, plan, inventory, .. } = sources;
         let domains = inventory.values().filter_map(|observed| observed.domains());
         let names = spec.vms.keys().map(VmName::as_str);
@@ -46,6 +48,8 @@ impl<'a> Theirs<'a> {
         let names = names.chain(plan.bookings.values().map(|booking| booking.vm.as_str()));
         let names = names.chain(domains.flat_map(|domains| domains.keys().map(String::as_str)));
         let others: BTreeSet<&str> = names.filter(|name| !theirs.has(name)).collect();
+        let is_odd = |name: &&str| !name.is_empty() && !name.bytes().all(is_part_of_a_name);
+        theirs.odd = others.iter().copied().filter(is_odd).collect();
         theirs.others = others;
         theirs
     }
@@ -95,10 +99,8 @@ impl<'a> Theirs<'a> {
 
     /// Blots the names of other VMs out of a sentence.
     pub fn blot(&self, text: &mut String) {
-        // Names of domains that are no VM may be anything.
-        let is_odd = |name: &&&str| !name.bytes().all(is_part_of_a_name);
-        for name in self.others.iter().filter(is_odd) {
-            if !name.is_empty() && text.contains(*name) {
+        for name in &self.odd {
+            if text.contains(*name) {
                 *text = text.replace(*name, BLOT);
             }
         }

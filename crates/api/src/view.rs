@@ -19,14 +19,14 @@ use tranche_core::placement::Uses;
 use tranche_core::plan::Plan;
 use tranche_core::spec::Spec;
 
-pub use gpu::{GpuStatus, GpuView, gpu, gpus};
+pub use gpu::{GpuStatus, GpuView, gpu, gpu_keys, gpus, gpus_at};
 pub use host::{HostView, LibvirtView, MemberView, host, hosts};
 pub use invitation::{InvitationMade, InvitationState, InvitationView, invitations};
 pub use migration::MigrationView;
 pub(crate) use overview::vm_figures;
 pub use overview::{GpuFigures, HostFigures, Overview, PartitionFigures, VmFigures, overview};
 pub use partition::{PartitionState, PartitionView, partitions, partitions_of, partitions_on};
-pub use vm::{VmOrigin, VmState, VmView, vm, vms, vms_that};
+pub use vm::{VmOrigin, VmState, VmView, vm, vms};
 
 /// What views are made from.
 #[derive(Debug, Clone, Copy)]

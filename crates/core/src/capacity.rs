@@ -86,11 +86,10 @@ pub struct Stranded {
 /// # Errors
 /// A host that is to be left out does not exist.
 pub fn capacity(state: State<'_>, without: &BTreeSet<HostName>) -> Result<Capacity, Vec<Finding>> {
-    let known: Vec<&HostName> = state.inventory.keys().collect();
     let unknown: Vec<Finding> = without
         .iter()
         .filter(|host| !state.inventory.contains_key(*host))
-        .map(|host| say::host_not_found(host, &known))
+        .map(|host| state.unheard(host))
         .collect();
     if !unknown.is_empty() {
         return Err(unknown);

@@ -304,6 +304,15 @@ impl<'a> State<'a> {
         hosts.find_map(|(_, observed)| observed.domain(vm))
     }
 
+    /// Why nothing is known of a host: it is a member of the cluster that has not reported yet, or there is none of that name.
+    pub fn unheard(&self, host: &HostName) -> Finding {
+        if self.spec.hosts.contains_key(host) {
+            return say::host_silent(host);
+        }
+        let known: BTreeSet<&HostName> = self.inventory.keys().chain(self.spec.hosts.keys()).collect();
+        say::host_not_found(host, &known.into_iter().collect::<Vec<_>>())
+    }
+
     /// Whether a VM was seen to run.
     pub fn is_active(&self, vm: &VmName) -> bool {
         self.domain(vm).is_some_and(|domain| domain.state.is_active())
@@ -573,12 +582,7 @@ fn with_vm(
 }
 
 fn host_of<'a>(key: &GpuKey, state: State<'a>) -> Result<&'a HostInventory, Refusal> {
-    let known: Vec<_> = state.inventory.keys().collect();
-    state
-        .inventory
-        .get(&key.host)
-        .map(|seen| &**seen)
-        .ok_or_else(|| vec![say::host_not_found(&key.host, &known)])
+    state.inventory.get(&key.host).map(|seen| &**seen).ok_or_else(|| vec![state.unheard(&key.host)])
 }
 
 fn vm_of<'a>(name: &VmName, state: State<'a>) -> Result<&'a VmSpec, Refusal> {

@@ -184,7 +184,7 @@ pub fn host_silent(host: &HostName) -> Finding {
         Code::HostSilent,
         Subject::Host(host.clone()),
         message,
-        "The daemon is still looking at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.",
+        "Its daemon has just begun to look at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.",
     )
 }
 

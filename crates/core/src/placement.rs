@@ -242,11 +242,12 @@ pub fn unready(slot: &SlotKey, plan: &Plan, observed: &HostInventory) -> Option<
 }
 
 fn unready_partition(slot: &SlotKey, index: u16, gpu: &Gpu, plan: &Plan) -> Option<String> {
-    let remade = plan.mode(&slot.gpu).partitions().is_none_or(|count| {
+    let planned = plan.gpus.get(&slot.gpu);
+    let remade = planned.and_then(|planned| planned.mode.partitions()).is_none_or(|count| {
         gpu.vfs_for(count).is_some_and(|vfs| gpu.sriov.as_ref().map(|sriov| sriov.vfs) != Some(vfs))
     });
-    let offer = plan.gpus.get(&slot.gpu).and_then(|planned| planned.size_of(index));
-    if plan.gpus.get(&slot.gpu).is_some_and(|planned| planned.reload.is_some()) {
+    let offer = planned.and_then(|planned| planned.size_of(index));
+    if planned.is_some_and(|planned| planned.reload.is_some()) {
         return Some("its GPU's driver is to be loaded anew first".to_owned());
     }
     let Some(partition) = partition(gpu, index) else { return Some("it does not exist yet".to_owned()) };

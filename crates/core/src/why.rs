@@ -14,8 +14,7 @@ use crate::spec::{Request, VmSpec};
 /// The VM or the host does not exist.
 pub fn why_not(name: &VmName, host: &HostName, state: State<'_>) -> Result<Vec<Finding>, Vec<Finding>> {
     let spec = state.spec.vms.get(name).ok_or_else(|| vec![say::vm_not_found(name)])?;
-    let known: Vec<_> = state.inventory.keys().collect();
-    let observed = state.inventory.get(host).ok_or_else(|| vec![say::host_not_found(host, &known)])?;
+    let observed = state.inventory.get(host).ok_or_else(|| vec![state.unheard(host)])?;
     Ok(why_not_by((name, spec), observed, &Board::of(state), state))
 }
 

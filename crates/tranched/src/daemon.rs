@@ -23,7 +23,8 @@ use tranche_core::finding::Finding;
 
 use crate::bell::Bell;
 use crate::cluster::Cluster;
-use crate::cluster::door::{Caller, Door};
+use crate::cluster::door::Door;
+use crate::connections::{self, Bounds};
 use crate::consoles::Consoles;
 use crate::engine::Engine;
 use crate::events::Events;
@@ -44,6 +45,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// How long requests and the pass that is under way get to end.
 const END_TIME: Duration = Duration::from_secs(5);
+
+/// Members ask each other, and a machine on its way in asks to be let in.
+const AT_DOOR: Bounds = Bounds { known: 1_024, strangers: 64, unread_ms: None };
 
 /// What a daemon works with.
 #[derive(Debug)]
@@ -181,7 +185,7 @@ pub async fn open_door(
     cluster: &Cluster,
     members: Router,
     patience: Patience,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<Option<JoinHandle<()>>, DaemonError> {
     let identity = cluster.identity().map_err(|finding| DaemonError::Cluster(Box::new(finding)))?;
     let Some(identity) = identity else { return Ok(None) };
@@ -195,15 +199,7 @@ pub async fn open_door(
     };
     let door = opened.map_err(system("open the cluster's port"))?;
     let router = rest::door(cluster.clone(), members, patience);
-    let service = router.into_make_service_with_connect_info::<Caller>();
-    let stop = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    Ok(Some(tokio::spawn(async move {
-        if let Err(error) = axum::serve(door, service).with_graceful_shutdown(stop).await {
-            tracing::error!(%error, "other hosts are not answered any more");
-        }
-    })))
+    Ok(Some(tokio::spawn(connections::serve(door, router, AT_DOOR, stopped))))
 }
 
 /// What a turn of the host's loop is.

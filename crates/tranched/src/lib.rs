@@ -8,6 +8,7 @@ pub mod bell;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+mod connections;
 pub mod consoles;
 pub mod daemon;
 pub mod events;

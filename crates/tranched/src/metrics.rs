@@ -15,11 +15,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tranche_api::view::{self, GpuView, PartitionState, PartitionView, Sources, VmState};
 use tranche_core::inventory::{PartitionTelemetry, Telemetry};
+use tranche_core::map::Map;
+use tranche_core::name::OperationId;
 use tranche_core::operation::{Operation, OperationState};
 use tranche_core::spec::GpuMode;
 
 use crate::engine::{Moved, PassReport};
 use crate::traces;
+
+/// What every name begins with.
+const PREFIX: &str = "tranche";
 
 /// The upper bounds of the histogram of passes, in seconds: from a quiet look to a step that hangs until its limit.
 const PASS_BOUNDS_S: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
@@ -39,6 +44,17 @@ pub struct Metrics {
     pauses_foreseen: Histogram,
 }
 
+/// What the host that decides knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What there is.
+    pub sources: Sources<'a>,
+    /// The number of the view.
+    pub revision: u64,
+    /// Every operation that is remembered.
+    pub operations: &'a Map<OperationId, Operation>,
+}
+
 /// Labels of one number: names with values, in order.
 type Labels = Vec<(&'static str, String)>;
 
@@ -47,7 +63,7 @@ type Counts = Family<Labels, Gauge>;
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut kept = Registry::with_prefix("tranche");
+        let mut kept = Registry::with_prefix(PREFIX);
         let passes = Histogram::new(PASS_BOUNDS_S);
         let (steps, step_failures) = (Counter::default(), Counter::default());
         let (pauses, pauses_foreseen) = (Histogram::new(PAUSE_BOUNDS_S), Histogram::new(PAUSE_BOUNDS_S));
@@ -101,18 +117,13 @@ impl Metrics {
         }
     }
 
-    /// Everything as text (OpenMetrics 1.0).
-    pub fn text<'a>(
-        &self,
-        sources: &Sources<'_>,
-        leads: bool,
-        revision: u64,
-        operations: impl Iterator<Item = &'a Operation>,
-    ) -> String {
+    /// Everything as text (OpenMetrics 1.0). Who follows knows nothing of the cluster: of that it tells no numbers, not even zeros, so that
+    /// what all hosts tell can be added up.
+    pub fn text(&self, known: Option<Known<'_>>) -> String {
         let mut text = String::new();
-        let mut present = present(sources, revision, operations);
         let leading: Gauge = Gauge::default();
-        leading.set(leads.into());
+        leading.set(known.is_some().into());
+        let mut present = known.map_or_else(|| Registry::with_prefix(PREFIX), present);
         present.register(
             "leads",
             "Whether this host decides, and so tells of GPUs, VMs and findings",
@@ -128,12 +139,9 @@ impl Metrics {
 }
 
 /// What is counted in the present view.
-fn present<'a>(
-    sources: &Sources<'_>,
-    revision: u64,
-    operations: impl Iterator<Item = &'a Operation>,
-) -> Registry {
-    let mut registry = Registry::with_prefix("tranche");
+fn present(Known { sources, revision, operations }: Known<'_>) -> Registry {
+    let sources = &sources;
+    let mut registry = Registry::with_prefix(PREFIX);
     let mut gauge = |name: &str, help: &str, counts: BTreeMap<Labels, i64>| {
         let family = Counts::default();
         for (labels, count) in counts {
@@ -158,7 +166,7 @@ fn present<'a>(
     let help = "Memory of partitions that guests use, where the driver tells";
     gauge("partition_memory_used_bytes", help, measured_of_each(&partitions, used));
     gauge("vms", "VMs, by state", vms(sources));
-    gauge("operations", "Operations that are remembered, by state", operation_states(operations));
+    gauge("operations", "Operations that are remembered, by state", operation_states(operations.values()));
     gauge("findings", "Findings that stand, by code and severity", findings(sources));
     let revision = i64::try_from(revision).unwrap_or(i64::MAX);
     gauge(
@@ -266,7 +274,7 @@ mod tests {
 
     use tranche_core::finding::Subject;
     use tranche_core::inventory::Inventory;
-    use tranche_core::name::{OperationId, Timestamp};
+    use tranche_core::name::Timestamp;
     use tranche_core::operation::Goal;
     use tranche_core::plan::Plan;
     use tranche_core::spec::Spec;
@@ -317,7 +325,8 @@ mod tests {
         let inventory = Inventory::from([(seen.host.clone(), seen.into())]);
         let (spec, plan) = (Spec::default(), Plan::default());
         let sources = Sources { spec: &spec, plan: &plan, inventory: &inventory, findings: &[] };
-        let text = Metrics::default().text(&sources, true, 1, std::iter::empty());
+        let known = Known { sources, revision: 1, operations: &Map::default() };
+        let text = Metrics::default().text(Some(known));
         let measured: Vec<&str> =
             text.lines().filter(|line| line.starts_with("tranche_") && line.contains("gpu=")).collect();
         assert_eq!(
@@ -332,6 +341,29 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn who_follows_tells_of_its_own_daemon_and_no_number_of_the_cluster() {
+        let metrics = Metrics::default();
+        let numbers = |text: &str| -> BTreeSet<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+        };
+        let (spec, plan, inventory) = (Spec::default(), Plan::default(), Inventory::default());
+        let sources = Sources { spec: &spec, plan: &plan, inventory: &inventory, findings: &[] };
+        let leads = metrics.text(Some(Known { sources, revision: 1, operations: &Map::default() }));
+        let follows = metrics.text(None);
+        assert!(follows.contains("\ntranche_leads 0\n") && leads.contains("\ntranche_leads 1\n"));
+        let only_leader: Vec<String> = numbers(&leads).difference(&numbers(&follows)).cloned().collect();
+        assert_eq!(only_leader, ["tranche_view_revision", "tranche_vms"], "an empty cluster has no others");
+        let own = [
+            "tranche_build_info",
+            "tranche_leads",
+            "tranche_steps_total",
+            "tranche_pass_duration_seconds_count",
+        ];
+        assert!(own.iter().all(|name| numbers(&follows).contains(*name)), "{follows}");
     }
 
     /// Alerts and dashboard are held to the page by `cargo xtask tidy`.
@@ -375,7 +407,8 @@ mod tests {
         let moved = vec![Moved::Failed];
         let report = PassReport { steps_tried: 0, steps_failed: 0, next_due: None, restored: true, moved };
         metrics.pass(Duration::ZERO, &report);
-        let text = metrics.text(&sources, true, 1, std::iter::once(&operation));
+        let operations = Map::from_iter([(operation.id, operation)]);
+        let text = metrics.text(Some(Known { sources, revision: 1, operations: &operations }));
         let end = |kind: &str| match kind {
             "info" => "_info",
             "counter" => "_total",

@@ -27,6 +27,7 @@ mod page;
 mod peers;
 mod refusal;
 mod rules;
+mod standing;
 mod upgrade;
 mod vms;
 mod ways;
@@ -272,6 +273,11 @@ pub(crate) fn state_of(view: &View) -> change::State<'_> {
 /// What the views of the API are made from.
 fn sources(view: &View) -> Sources<'_> {
     Sources { spec: &view.spec, plan: &view.plan, inventory: &view.inventory, findings: &view.findings }
+}
+
+/// What decisions are made from.
+fn state(view: &View) -> change::State<'_> {
+    change::State { spec: &view.spec, plan: &view.plan, inventory: &view.inventory }
 }
 
 fn location_of(operation: &Operation) -> String {

@@ -1,25 +1,20 @@
 //! HTTPS for people and programs: the console, and the REST interface with tokens, on a port of its own.
 //!
 //! It comes and goes without the rest: a port that is taken or a certificate that is of no use is told and tried again, and VMs are
-//! looked after meanwhile. Whoever sends its request slowly, or holds a connection and asks nothing, is let go.
+//! looked after meanwhile.
 //!
-//! Deliberately absent: who may do what ([`crate::rest`]), and what members of the cluster ask each other
+//! Deliberately absent: how many connections there may be, and for how long ([`crate::connections`]), who may do what ([`crate::rest`]), and what members of the cluster ask each other
 //! ([`crate::cluster::door`]).
 
 mod certificate;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::ConnectInfo;
 use axum::serve::Listener as _;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tranche_core::name::HostName;
 
@@ -28,14 +23,11 @@ pub use certificate::Certificate;
 use crate::cluster::Cluster;
 use crate::cluster::door::Door;
 use crate::config::ConsoleConfig;
+use crate::connections::{self, Bounds};
 use crate::handover::Shown;
 
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 1_024;
-/// How long the head of a request may take, also of the next one on a connection.
-const HEAD_TIME: Duration = Duration::from_secs(30);
-/// The largest head of a request, in bytes.
-const HEAD_LEN_MAX: usize = 32 * 1024;
+/// Nobody shows a certificate here.
+const BOUNDS: Bounds = Bounds { known: 0, strangers: 1_024, unread_ms: Some(60_000) };
 /// Between two attempts to open the port.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -64,7 +56,7 @@ impl Web {
                     Ok((door, fingerprint)) => {
                         let local = door.local_addr().map_or(address, |caller| caller.address);
                         tracing::info!(address = %local, fingerprint, "the console is served over HTTPS");
-                        return serve(door, router, stopped).await;
+                        return connections::serve(door, router, BOUNDS, stopped).await;
                     }
                     Err(error) => {
                         tracing::error!("the console cannot be served at {address}: {error:#}");
@@ -72,7 +64,7 @@ impl Web {
                 }
                 tokio::select! {
                     () = tokio::time::sleep(AGAIN) => {}
-                    () = ended(stopped.clone()) => return,
+                    () = connections::ended(stopped.clone()) => return,
                 }
             }
         }))
@@ -91,42 +83,4 @@ impl Web {
         self.shown.set(certificate.digest());
         Ok((door, certificate.fingerprint()))
     }
-}
-
-async fn serve(mut door: Door, router: Router, stopped: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (stream, caller) = tokio::select! {
-            accepted = door.accept() => accepted,
-            () = ended(stopped.clone()) => return,
-        };
-        let service = router.clone().layer(axum::Extension(ConnectInfo(caller)));
-        let stop = ended(stopped.clone());
-        tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIME)
-                .max_buf_size(HEAD_LEN_MAX)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = stop => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection broke");
-            }
-            drop(place);
-        });
-    }
-}
-
-/// Returns when serving shall end.
-async fn ended(mut stopped: watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

@@ -1,6 +1,6 @@
 //! Partitions, as people see them: who holds which, and which could be had.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -105,13 +105,11 @@ pub fn partitions_of(sources: &Sources<'_>, key: &GpuKey) -> Vec<PartitionView> 
 
 /// What each of a GPU's partitions is doing, in the order of [`partitions_of`].
 pub(super) fn states_of(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Vec<PartitionState> {
-    let host = sources.host(&key.host);
-    let gpu = host.and_then(|observed| observed.gpus.get(&key.address));
+    let look = Look::at(sources, key, uses);
     let decided = placement::decided_slots(key, sources.plan);
     let partitions = decided.iter().filter(|slot| matches!(slot, Slot::Partition(_)));
-    let keys = partitions.map(|slot| SlotKey { gpu: key.clone(), slot: *slot });
-    let states = keys.map(|slot| decided_state(sources.plan, &slot, (host, gpu), uses));
-    states.chain(undecided(gpu, &decided).map(|_| PartitionState::Foreign)).collect()
+    let states = partitions.map(|slot| look.state(*slot));
+    states.chain(undecided(look.gpu, &decided).map(|_| PartitionState::Foreign)).collect()
 }
 
 /// What each of a host's partitions is doing.
@@ -131,12 +129,10 @@ fn gpus_on(sources: &Sources<'_>, host: &HostName) -> Vec<GpuKey> {
 }
 
 fn used_partitions_of(sources: &Sources<'_>, key: &GpuKey, uses: &Uses) -> Vec<PartitionView> {
-    let host = sources.host(&key.host);
-    let gpu = host.and_then(|observed| observed.gpus.get(&key.address));
+    let look = Look::at(sources, key, uses);
     let decided = placement::decided_slots(key, sources.plan);
-    let mut views: Vec<_> =
-        decided.iter().filter_map(|slot| decided_view(sources.plan, key, *slot, (host, gpu), uses)).collect();
-    let (Some(host), Some(gpu)) = (host, gpu) else { return views };
+    let mut views: Vec<_> = decided.iter().filter_map(|slot| look.view(*slot)).collect();
+    let (Some(host), Some(gpu)) = (look.host, look.gpu) else { return views };
     let foreign = undecided(Some(gpu), &decided);
     views.extend(foreign.map(|partition| foreign_view(key, (host, gpu), partition)));
     views
@@ -157,52 +153,74 @@ pub(super) fn device_text(device: &PartitionDevice) -> String {
     }
 }
 
-fn decided_view(
-    plan: &Plan,
-    key: &GpuKey,
-    slot: Slot,
-    (host, gpu): (Option<&HostInventory>, Option<&Gpu>),
-    uses: &Uses,
-) -> Option<PartitionView> {
-    let Slot::Partition(index) = slot else { return None };
-    let slot_key = SlotKey { gpu: key.clone(), slot };
-    let seen = gpu.and_then(|gpu| placement::partition(gpu, index));
-    let offer = plan.gpus.get(key).and_then(|planned| planned.size_of(index));
-    let vm = plan.bookings.get(&slot_key).map(|booking| booking.vm.clone());
-    let state = decided_state(plan, &slot_key, (host, gpu), uses);
-    Some(PartitionView {
-        host: key.host.clone(),
-        gpu: key.address.clone(),
-        index: Some(index),
-        device: seen.map(|partition| device_text(&partition.device)),
-        profile: offer
-            .map(|offer| offer.profile.clone())
-            .or_else(|| seen.and_then(|seen| seen.profile.clone())),
-        vram_mib: seen.and_then(|seen| seen.vram_mib).or_else(|| offer.and_then(|offer| offer.vram_mib)),
-        state,
-        vm,
-        telemetry: seen.and_then(|seen| seen.telemetry),
-        migration: host.zip(seen).and_then(|(host, seen)| own_migration(seen, host)),
-        emulated: gpu.is_some_and(|gpu| gpu.emulated),
-    })
+/// A GPU, with what its decided partitions are told by, looked up once for all of them: a site has tens of thousands.
+struct Look<'a> {
+    plan: &'a Plan,
+    key: &'a GpuKey,
+    host: Option<&'a HostInventory>,
+    gpu: Option<&'a Gpu>,
+    /// Who has what of it.
+    held: BTreeMap<Slot, &'a VmName>,
+    uses: &'a Uses,
 }
 
-fn decided_state(
-    plan: &Plan,
-    slot: &SlotKey,
-    (host, gpu): (Option<&HostInventory>, Option<&Gpu>),
-    uses: &Uses,
-) -> PartitionState {
-    let vm = plan.bookings.get(slot).map(|booking| &booking.vm);
-    let seen = gpu.and_then(|gpu| match slot.slot {
-        Slot::Partition(index) => placement::partition(gpu, index),
-        Slot::Whole => None,
-    });
-    match (host, vm) {
-        (None, None) => PartitionState::Unready,
-        (None, Some(_)) => PartitionState::Booked,
-        (Some(host), Some(vm)) => booked_state(vm, seen, host),
-        (Some(host), None) => unbooked_state(plan, slot, (host, gpu), uses),
+impl<'a> Look<'a> {
+    fn at(sources: &Sources<'a>, key: &'a GpuKey, uses: &'a Uses) -> Self {
+        let (plan, host) = (sources.plan, sources.host(&key.host));
+        let gpu = host.and_then(|observed| observed.gpus.get(&key.address));
+        let held = plan.bookings_on(key).map(|(slot, booking)| (slot.slot, &booking.vm)).collect();
+        Self { plan, key, host, gpu, held, uses }
+    }
+
+    fn seen(&self, slot: Slot) -> Option<&'a ObservedPartition> {
+        self.gpu.and_then(|gpu| match slot {
+            Slot::Partition(index) => placement::partition(gpu, index),
+            Slot::Whole => None,
+        })
+    }
+
+    fn view(&self, slot: Slot) -> Option<PartitionView> {
+        let Slot::Partition(index) = slot else { return None };
+        let seen = self.seen(slot);
+        let offer = self.plan.gpus.get(self.key).and_then(|planned| planned.size_of(index));
+        Some(PartitionView {
+            host: self.key.host.clone(),
+            gpu: self.key.address.clone(),
+            index: Some(index),
+            device: seen.map(|partition| device_text(&partition.device)),
+            profile: offer
+                .map(|offer| offer.profile.clone())
+                .or_else(|| seen.and_then(|seen| seen.profile.clone())),
+            vram_mib: seen.and_then(|seen| seen.vram_mib).or_else(|| offer.and_then(|offer| offer.vram_mib)),
+            state: self.state(slot),
+            vm: self.held.get(&slot).map(|vm| (*vm).clone()),
+            telemetry: seen.and_then(|seen| seen.telemetry),
+            migration: self.host.zip(seen).and_then(|(host, seen)| own_migration(seen, host)),
+            emulated: self.gpu.is_some_and(|gpu| gpu.emulated),
+        })
+    }
+
+    fn state(&self, slot: Slot) -> PartitionState {
+        match (self.host, self.held.get(&slot)) {
+            (None, None) => PartitionState::Unready,
+            (None, Some(_)) => PartitionState::Booked,
+            (Some(host), Some(vm)) => booked_state(vm, self.seen(slot), host),
+            (Some(host), None) => self.unbooked_state(slot, host),
+        }
+    }
+
+    fn unbooked_state(&self, slot: Slot, host: &HostInventory) -> PartitionState {
+        let is_unready = || {
+            let slot = SlotKey { gpu: self.key.clone(), slot };
+            placement::unready(&slot, self.plan, host).is_some()
+        };
+        if self.gpu.is_some_and(|gpu| self.uses.is_used(slot, gpu)) {
+            PartitionState::Foreign
+        } else if self.gpu.is_none() || is_unready() {
+            PartitionState::Unready
+        } else {
+            PartitionState::Free
+        }
     }
 }
 
@@ -213,22 +231,6 @@ fn booked_state(vm: &VmName, seen: Option<&ObservedPartition>, host: &HostInvent
         None => PartitionState::Unready,
         Some(partition) if runs || !partition.open_by.is_empty() => PartitionState::InUse,
         Some(_) => PartitionState::Booked,
-    }
-}
-
-fn unbooked_state(
-    plan: &Plan,
-    slot: &SlotKey,
-    (host, gpu): (&HostInventory, Option<&Gpu>),
-    uses: &Uses,
-) -> PartitionState {
-    let used = gpu.is_some_and(|gpu| uses.is_used(slot.slot, gpu));
-    if used {
-        PartitionState::Foreign
-    } else if gpu.is_none() || placement::unready(slot, plan, host).is_some() {
-        PartitionState::Unready
-    } else {
-        PartitionState::Free
     }
 }
 

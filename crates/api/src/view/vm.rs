@@ -156,13 +156,7 @@ pub enum VmOrigin {
 
 /// Every VM, by name.
 pub fn vms(sources: &Sources<'_>) -> Vec<VmView> {
-    vms_that(sources, |_| true)
-}
-
-/// The VMs whose wish is like that, by name.
-pub fn vms_that(sources: &Sources<'_>, are_so: impl Fn(&VmSpec) -> bool) -> Vec<VmView> {
-    let wanted = sources.spec.vms.iter().filter(|(_, spec)| are_so(spec));
-    wanted.map(|(name, spec)| build(sources, name, spec)).collect()
+    sources.spec.vms.iter().map(|(name, spec)| build(sources, name, spec)).collect()
 }
 
 /// One VM, if there is one of that name.

@@ -206,7 +206,8 @@ fn describe(kinds: &Kinds<'_>, state: State<'_>) -> Vec<(String, GpuKey)> {
 }
 
 fn not_to_be_split(key: &GpuKey, state: State<'_>) -> Finding {
-    let seen = state.inventory.get(&key.host).and_then(|observed| observed.gpus.get(&key.address));
+    let Some(host) = state.inventory.get(&key.host) else { return state.unheard(&key.host) };
+    let seen = host.gpus.get(&key.address);
     seen.map_or_else(|| say::gpu_not_found(key), |gpu| say::not_partitionable(key, &gpu.model))
 }
 

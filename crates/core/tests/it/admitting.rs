@@ -1,14 +1,15 @@
 //! What is refused at the door, and with which code.
 
+use tranche_core::capacity::capacity;
 use tranche_core::change::{AdoptedVm, Change, NewVm};
 use tranche_core::declare::{self, Declaration, DeclaredGpu, DeclaredVm};
 use tranche_core::effect::{VmEffect, preview};
-use tranche_core::finding::Code;
+use tranche_core::finding::{Code, Finding};
 use tranche_core::inventory::{GroupMember, Hypervisor, Iommu, IommuGroup};
-use tranche_core::name::{GpuKey, VmName};
+use tranche_core::name::{GpuKey, HostName, Timestamp, VmName};
 use tranche_core::spec::{
-    AvailabilityPart, Company, FailoverPart, FailoverPolicy, GpuMode, Pace, PacePart, Policy, PolicyPart,
-    Request, Rule, Timers, TimersPart, VmHardware, VmPart, VmSource, VolumeRef,
+    AvailabilityPart, Company, FailoverPart, FailoverPolicy, GpuMode, HostSpec, Pace, PacePart, Policy,
+    PolicyPart, Request, Rule, Timers, TimersPart, VmHardware, VmPart, VmSource, VolumeRef,
 };
 use tranche_core::step::Step;
 use tranche_core::why::why_not;
@@ -101,6 +102,25 @@ fn a_gpu_that_cannot_is_told_why() {
     world.refuses(&set(9, partitioned(2)), Code::GpuNotFound);
     let elsewhere = GpuKey { host: "node9".parse().unwrap(), address: gpu(1).address };
     world.refuses(&Change::SetGpuMode { gpu: elsewhere, mode: GpuMode::Host }, Code::HostNotFound);
+}
+
+#[test]
+fn a_member_that_has_not_reported_yet_is_silent_and_not_unknown() {
+    let mut world = World::with_gpus(1);
+    world.create("a", Request::ANY_PARTITION);
+    for (name, code) in [("node8", Code::HostSilent), ("node9", Code::HostNotFound)] {
+        let host: HostName = name.parse().unwrap();
+        if code == Code::HostSilent {
+            world.spec.hosts.insert(host.clone(), HostSpec::new(Timestamp(1)));
+        }
+        let gpu = GpuKey { host: host.clone(), address: gpu(1).address };
+        world.refuses(&Change::SetGpuMode { gpu, mode: GpuMode::Host }, code);
+        let state = world.state();
+        let codes =
+            |refused: Vec<Finding>| refused.into_iter().map(|finding| finding.code).collect::<Vec<_>>();
+        assert_eq!(codes(why_not(&"a".parse().unwrap(), &host, state).unwrap_err()), [code]);
+        assert_eq!(codes(capacity(state, &[host.clone()].into()).unwrap_err()), [code]);
+    }
 }
 
 #[test]

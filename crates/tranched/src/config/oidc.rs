@@ -55,7 +55,7 @@ impl Default for OidcConfig {
             scopes: ["openid", "profile", "email"].map(str::to_owned).into(),
             name_claim: "preferred_username".to_owned(),
             groups_claim: "groups".to_owned(),
-            session_hours: 12,
+            session_hours: 8,
             authority: "/etc/ssl/certs/ca-certificates.crt".into(),
             redirect_url: String::new(),
             roles: BTreeMap::new(),

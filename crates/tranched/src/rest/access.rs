@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
-use tranche_access::{Accounts, Asker, Attempt, Audit, BY_ADDRESS, BY_USER, Throttle};
+use tranche_access::{Accounts, Asker, Attempt, Audit, BY_ADDRESS, BY_REFUSAL, BY_USER, Throttle};
 use tranche_api::access::{
     AuditEntry, BeginLogIn, CallerView, IssuerAnswer, IssuerView, LinkMade, LogIn, LogInBegun, LoggedIn,
     NewToken, Secret, SetUser, TokenMade, TokenView, UserView,
@@ -51,6 +51,9 @@ pub struct Access {
     /// Of its own, so that no page of others that sends browsers here with nonsense keeps anybody's password out.
     by_issuer: Arc<Throttle>,
     by_user: Arc<Throttle>,
+    /// Of one user from one address: what a success forgives. Else whoever has a password could guess those of others between their own logins.
+    by_both: Arc<Throttle>,
+    by_refusal: Arc<Throttle>,
     passwords: Arc<Semaphore>,
 }
 
@@ -65,6 +68,8 @@ impl Access {
             by_address: Arc::new(Throttle::new(BY_ADDRESS)),
             by_issuer: Arc::new(Throttle::new(BY_ADDRESS)),
             by_user: Arc::new(Throttle::new(BY_USER)),
+            by_both: Arc::new(Throttle::new(BY_ADDRESS)),
+            by_refusal: Arc::new(Throttle::new(BY_REFUSAL)),
             passwords: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE)),
         }
     }
@@ -121,6 +126,16 @@ impl Access {
         }
     }
 
+    /// Whether the audit log has room for what was refused to one who asks. One who goes on would push everything else out.
+    pub(super) fn notes_refusal(&self, who: &str) -> bool {
+        let now = clock::now();
+        let is_noted = self.by_refusal.wait_ms(who, now).is_none();
+        if is_noted {
+            self.by_refusal.failed(who, now);
+        }
+        is_noted
+    }
+
     /// Does what waits for the store, or takes a while.
     pub(super) async fn wait_for<T: Send + 'static>(
         &self,
@@ -175,6 +190,7 @@ async fn log_in(
         }
     };
     access.is_borne(&from, user.as_deref())?;
+    let both = format!("{from} {}", user.as_deref().unwrap_or_default());
     let turn = tokio::time::timeout(PASSWORD_WAIT, Arc::clone(&access.passwords).acquire_owned()).await;
     let Ok(Ok(turn)) = turn else { return Err(Refusal::busy("Too many log in at once.")) };
     // Those who tried while this one waited for its turn may have failed.
@@ -183,14 +199,17 @@ async fn log_in(
     drop(turn);
     match answer {
         Ok(session) => {
-            access.by_address.succeeded(&from);
-            user.iter().for_each(|user| access.by_user.succeeded(user));
+            access.by_address.forgive(&from, access.by_both.succeeded(&both));
+            if let Some(user) = &user {
+                access.by_user.succeeded(user);
+            }
             Ok((StatusCode::CREATED, Json(session)))
         }
         Err(finding) => {
             if finding.code == Code::LoginFailed {
                 let now = clock::now();
                 access.by_address.failed(&from, now);
+                access.by_both.failed(&both, now);
                 user.iter().for_each(|user| access.by_user.failed(user, now));
             }
             Err(Refusal::from(finding))

@@ -23,7 +23,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
 use serde_json::Value;
 use tower::ServiceExt as _;
-use tranche_access::{Asker, Deed, without_secrets};
+use tranche_access::{Asker, Deed, cut, without_secrets};
 use tranche_api::access::{AuditEntry, Changed};
 use tranche_api::limits::BODY_LEN_MAX;
 use tranche_core::access::{Denied, Role, denied, is_open as is_open_route, opens_console};
@@ -31,7 +31,8 @@ use tranche_core::diagnostics as say;
 
 use super::guard::Peer;
 use super::input::too_large;
-use super::{App, Refusal, followed, limited};
+use super::standing::By;
+use super::{App, Refusal, events, followed, limited};
 use crate::clock;
 use crate::cluster::door::Caller;
 
@@ -41,6 +42,9 @@ const ANSWER_LEN_MAX: u64 = 1 << 20;
 const BEFORE_LEN_MAX: usize = 16 << 20;
 /// How long a change waits for what it was before: then nobody knows.
 const BEFORE_WAIT: Duration = Duration::from_secs(2);
+/// How much the audit log has of an address, and of what became of a request, in bytes.
+const WHAT_LEN_MAX: usize = 512;
+const OUTCOME_LEN_MAX: usize = 1_024;
 /// How long an answer waits for the audit log.
 const AUDIT_WAIT: Duration = Duration::from_secs(2);
 
@@ -165,16 +169,23 @@ pub(super) async fn authorise(
     let limit = asker.as_ref().filter(|_| !is_open(&method, &path)).and_then(|asker| asker.limit.clone());
     let what = format!("{method} {path}");
     if let Some(finding) = refusal {
-        let entry = Entry { who: asker.map(|asker| asker.who), from, what, asked: None, changed: Vec::new() };
+        let who = asker.map(|asker| asker.who);
+        let is_known = who.is_some();
+        let entry = Entry { who, is_known, from, what, asked: None, changed: Vec::new() };
         let (code, response) = (finding.code, Refusal::from(finding).into_response());
         // Whoever has no credentials could fill the log with nothing.
-        if entry.who.is_some() {
+        if is_known {
             entry.write(&app, response.status(), Some(code.to_string())).await;
         }
         return response;
     }
     if only_looks {
-        return limited::hand_on(limit.as_ref(), request, next, &rest).await;
+        let by = (path == events::PATH).then(|| By::of(request.extensions(), request.headers()));
+        let answer = limited::hand_on(limit.as_ref(), request, next, &rest).await;
+        return match by.filter(|_| answer.status().is_success()) {
+            Some(by) => events::while_allowed(answer, app, by, limit),
+            None => answer,
+        };
     }
     let (request, asked) = match kept(request, &path).await {
         Ok(kept) => kept,
@@ -192,7 +203,7 @@ pub(super) async fn authorise(
         Some(otherwise) => otherwise.changed(asker.as_ref(), &rest).await,
         None => Vec::new(),
     };
-    let entry = Entry { who, from, what, asked, changed };
+    let entry = Entry { who, is_known: asker.is_some(), from, what, asked, changed };
     // Who logs in by a link is known only afterwards.
     let entry = Entry { who: entry.who.or(user.filter(|_| path == "/v1/sessions")), ..entry };
     let (status, title) = match noted {
@@ -215,6 +226,8 @@ pub(super) struct Noted {
 /// A line of the audit log in the making.
 struct Entry {
     who: Option<String>,
+    /// Whether that was proved.
+    is_known: bool,
     from: String,
     what: String,
     asked: Option<String>,
@@ -222,14 +235,30 @@ struct Entry {
 }
 
 impl Entry {
-    /// Writes it to the daemon's log, and to the audit log if the store takes it within a moment.
+    /// Whether it goes into the audit log. What nothing came of could push everything else out of it: of one who is known it is bounded, and
+    /// of one who is not, only what was looked at and refused counts as an attempt.
+    fn is_noted(&self, app: &App, status: StatusCode) -> bool {
+        if status.is_success() || status.is_informational() {
+            return true;
+        }
+        match (&self.who, status) {
+            (_, StatusCode::TOO_MANY_REQUESTS) => false,
+            (Some(who), _) if self.is_known => app.access.notes_refusal(who),
+            (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => app.access.notes_refusal(&self.from),
+            (_, status) => status.is_server_error() && app.access.notes_refusal(&self.from),
+        }
+    }
+
+    /// Writes it to the daemon's log, and to the audit log if that shall have it and the store takes it within a moment.
     async fn write(self, app: &App, status: StatusCode, outcome: Option<String>) {
-        let Self { who, from, what, asked, changed } = self;
+        let is_noted = self.is_noted(app, status);
+        let Self { who, from, what, asked, changed, .. } = self;
         let (who, status) = (who.unwrap_or_else(|| "nobody".to_owned()), status.as_u16());
+        let what = cut(what, WHAT_LEN_MAX);
+        let outcome = outcome.map(|outcome| cut(outcome, OUTCOME_LEN_MAX));
         let host = app.engine.host_name().to_string();
         tracing::info!(who, from, what, status, outcome, "audit");
-        // An attempt that was not even looked at: whoever goes on with them could push everything else out.
-        if status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
+        if !is_noted {
             return;
         }
         let entry = AuditEntry { at: clock::now(), who, from, host, what, asked, changed, status, outcome };

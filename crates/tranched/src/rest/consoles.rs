@@ -22,9 +22,10 @@ use axum::{Extension, Router};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
+use tranche_access::Asker;
 use tranche_api::Problem;
 use tranche_api::view::{VmState, VmView};
-use tranche_core::access::{Limit, denied};
+use tranche_core::access::denied;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::inventory::Console;
@@ -32,10 +33,10 @@ use tranche_core::name::{HostName, VmId, VmName};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admit::{Noted, SessionSecret, token_in};
+use super::admit::Noted;
 use super::input::{InPath, InQuery, NoQuery};
+use super::standing::By;
 use super::{App, Refusal, guard, leader, vms};
-use crate::clock;
 use crate::cluster::door::{Caller, Trust};
 use crate::cluster::ways::{self, PROTOCOL, Shut};
 use crate::consoles::{self, Line, MESSAGE_LEN_MAX};
@@ -43,8 +44,6 @@ use crate::openapi::Refusals;
 
 /// How often it is looked whether somebody may still have a console.
 const LOOK: Duration = Duration::from_secs(2);
-/// For how long somebody keeps it while the store cannot be asked.
-const UNKNOWN_MAX: u32 = 15;
 /// How long it may take until another host has opened a console.
 const ENTER_TIME: Duration = Duration::from_secs(25);
 /// The longest description of a VM that is read, in bytes.
@@ -90,8 +89,10 @@ async fn serial(
     InPath(name): InPath<VmName>,
     InQuery(ConsoleQuery { force }): InQuery<ConsoleQuery>,
     by: By,
+    headers: HeaderMap,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
+    only_from_here(&by, &headers)?;
     open(app, Wish { name, console: Console::Serial, force }, by, socket).await
 }
 
@@ -113,8 +114,10 @@ async fn screen(
     InPath(name): InPath<VmName>,
     InQuery(NoQuery {}): InQuery<NoQuery>,
     by: By,
+    headers: HeaderMap,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
+    only_from_here(&by, &headers)?;
     open(app, Wish { name, console: Console::Screen, force: false }, by, socket).await
 }
 
@@ -131,7 +134,6 @@ async fn open(
     by: By,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
-    by.is_from_here()?;
     let socket = socket.map_err(|_| no_websocket())?;
     let socket = socket.max_message_size(MESSAGE_LEN_MAX).max_frame_size(MESSAGE_LEN_MAX);
     let opened = async {
@@ -142,12 +144,13 @@ async fn open(
         Ok((line, place)) => {
             let (outcome, name) = (format!("{} of VM {} opened", wish.console, wish.name), wish.name.clone());
             let carry = async move |socket| {
-                consoles::carry(socket, line, by.ends(&app, &name)).await;
+                let unwelcome = by.lapses(&app, LOOK, |asker| app.may_have_console(asker, &name));
+                consoles::carry(socket, line, unwelcome).await;
                 drop(place);
             };
             (Noted { status: StatusCode::SWITCHING_PROTOCOLS, outcome }, socket.on_upgrade(carry))
         }
-        Err(refusal) if by.is_a_page() => {
+        Err(refusal) if by.is_page() => {
             let problem = refusal.problem().clone();
             let outcome = format!("{}: {}", problem.code, problem.detail);
             let refuse = async move |socket| consoles::refuse(socket, &problem).await;
@@ -165,88 +168,26 @@ fn no_websocket() -> Refusal {
     Refusal::request(StatusCode::UPGRADE_REQUIRED, "Upgrade", message, hint)
 }
 
-/// By what somebody came in, for as long as a console lasts.
-enum By {
-    /// The session of a page, with where that page is from and where it came to.
-    Session { secret: String, origin: Option<String>, host: Option<String> },
-    /// A token.
-    Token(String),
-    /// The host's own socket.
-    Socket,
-}
-
-impl<S: Sync> axum::extract::FromRequestParts<S> for By {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        _: &S,
-    ) -> Result<Self, Self::Rejection> {
-        let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(match (parts.extensions.get::<SessionSecret>(), token_in(&parts.headers)) {
-            (Some(SessionSecret(secret)), _) => {
-                Self::Session { secret: secret.clone(), origin: text(ORIGIN), host: text(HOST) }
-            }
-            (None, Some(token)) => Self::Token(token),
-            (None, None) => Self::Socket,
-        })
+/// Refuses what a page of another site asks for, in the browser of somebody who is logged in here.
+fn only_from_here(by: &By, headers: &HeaderMap) -> Result<(), Refusal> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let own = text(HOST).map(|host| format!("https://{host}"));
+    if !by.is_page() || own.is_some() && text(ORIGIN) == own.as_deref() {
+        return Ok(());
     }
-}
-
-impl By {
-    fn is_a_page(&self) -> bool {
-        matches!(self, Self::Session { .. })
-    }
-
-    /// Refuses what a page of another site asks for, in the browser of somebody who is logged in here.
-    fn is_from_here(&self) -> Result<(), Refusal> {
-        let Self::Session { origin, host, .. } = self else { return Ok(()) };
-        let own = host.as_ref().map(|host| format!("https://{host}"));
-        if own.is_some() && *origin == own {
-            return Ok(());
-        }
-        let message = "A page of another site asks for a console with the session of this one.".to_owned();
-        let hint = "Open it from the VM's page. Behind a proxy: it has to leave the headers Host and Origin as they are.";
-        Err(Refusal::request(StatusCode::FORBIDDEN, "Origin", message, hint))
-    }
-
-    /// Returns when whoever came in so may have no console any more.
-    async fn ends(self, app: &App, vm: &VmName) {
-        let mut unknown = 0;
-        let path = format!("/v1/vms/{vm}/console");
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = clock::now();
-            let asker = match &self {
-                Self::Session { secret, .. } => {
-                    let secret = secret.clone();
-                    app.access.wait_for(move |access| access.accounts.session(&secret, now)).await
-                }
-                Self::Token(token) => {
-                    let token = token.clone();
-                    app.access.wait_for(move |access| access.accounts.token(&token, now)).await
-                }
-                Self::Socket => std::future::pending().await,
-            };
-            match asker {
-                Ok(Some(asker)) if denied(asker.role, asker.limit.is_some(), "GET", &path).is_none() => {
-                    match app.is_theirs(asker.limit.as_ref(), vm).await {
-                        Ok(true) => unknown = 0,
-                        Err(_) if unknown < UNKNOWN_MAX => unknown += 1,
-                        _ => return,
-                    }
-                }
-                Err(_) if unknown < UNKNOWN_MAX => unknown += 1,
-                _ => return,
-            }
-        }
-    }
+    let message = "A page of another site asks for a console with the session of this one.".to_owned();
+    let hint = "Open it from the VM's page. Behind a proxy: it has to leave the headers Host and Origin as they are.";
+    Err(Refusal::request(StatusCode::FORBIDDEN, "Origin", message, hint))
 }
 
 impl App {
-    /// Whether a VM is one of those that somebody is limited to, if they are.
-    async fn is_theirs(&self, limit: Option<&Limit>, vm: &VmName) -> Result<bool, Refusal> {
-        let Some(limit) = limit else { return Ok(true) };
+    /// Whether somebody may have the console of a VM: it may be one of others by now.
+    async fn may_have_console(&self, asker: Asker, vm: &VmName) -> Result<bool, Refusal> {
+        let path = format!("/v1/vms/{vm}/console");
+        if denied(asker.role, asker.limit.is_some(), "GET", &path).is_some() {
+            return Ok(false);
+        }
+        let Some(limit) = asker.limit else { return Ok(true) };
         self.vm_anywhere(vm).await.map(|vm| limit.allows(&vm.labels))
     }
 

@@ -14,7 +14,7 @@ use tranche_core::spec::AskedMode;
 
 use super::input::{ChangeQuery, InBody, InPath, InQuery};
 use super::page::{InPage, PageQuery, Paged};
-use super::{App, Refusal, sources};
+use super::{App, Refusal, sources, state};
 use crate::openapi::Refusals;
 
 /// Every GPU.
@@ -26,7 +26,11 @@ use crate::openapi::Refusals;
     responses((status = 200, description = "Every GPU, in order.", body = Vec<GpuView>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
 pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<GpuView>>, Refusal> {
-    page.of(view::gpus(&sources(&app.engine.view())), |gpu| (gpu.host.clone(), gpu.address.clone()))
+    let seen = app.engine.view();
+    let sources = sources(&seen);
+    let keys = page.of(view::gpu_keys(&sources), |key| (key.host.clone(), key.address.clone()))?;
+    // Only those on the page are made.
+    Ok(keys.map(|keys| view::gpus_at(&sources, &keys)))
 }
 
 /// One GPU.
@@ -47,12 +51,9 @@ pub(super) async fn show(
 /// A GPU, or why there is none.
 pub(super) fn find(app: &App, key: &GpuKey) -> Result<GpuView, Refusal> {
     let seen = app.engine.view();
-    let known = || seen.inventory.keys().collect::<Vec<_>>();
     view::gpu(&sources(&seen), key).ok_or_else(|| {
         let host_is_known = seen.inventory.contains_key(&key.host);
-        let finding =
-            if host_is_known { say::gpu_not_found(key) } else { say::host_not_found(&key.host, &known()) };
-        Refusal::from(finding)
+        Refusal::from(if host_is_known { say::gpu_not_found(key) } else { state(&seen).unheard(&key.host) })
     })
 }
 

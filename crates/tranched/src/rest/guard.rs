@@ -47,7 +47,8 @@ pub(super) async fn guard(
 ) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    // The log has a line for each change that anybody asks for.
+    let (name, path) = (shorten(method.as_str()), shorten(request.uri().path()));
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = match tokio::time::timeout(patience.answer, answer).await {
         Ok(Ok(response)) => response,
@@ -58,9 +59,9 @@ pub(super) async fn guard(
     let (uid, pid) = (peer.and_then(|peer| peer.uid), peer.and_then(|peer| peer.pid));
     let (status, ms) = (response.status().as_u16(), elapsed_ms(started));
     if method == Method::GET || method == Method::HEAD {
-        tracing::debug!(uid, pid, %method, path, status, ms, "request");
+        tracing::debug!(uid, pid, method = %name, path, status, ms, "request");
     } else {
-        tracing::info!(uid, pid, %method, path, status, ms, "request");
+        tracing::info!(uid, pid, method = %name, path, status, ms, "request");
     }
     response
 }
@@ -86,9 +87,12 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
     Refusal::request(StatusCode::METHOD_NOT_ALLOWED, "method", message, hint)
 }
 
+/// So many characters of what a client sent stand in messages and logs.
+const TEXT_LEN_MAX: usize = 200;
+
 /// As much of what a client sent as a message can bear.
 fn shorten(text: &str) -> String {
-    text.chars().take(80).collect()
+    text.chars().take(TEXT_LEN_MAX).collect()
 }
 
 #[cfg(test)]

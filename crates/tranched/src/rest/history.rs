@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 
 use super::gpus::find;
 use super::input::{InPath, InQuery};
-use super::{App, Refusal, sources};
+use super::{App, Refusal, sources, state};
 use crate::clock;
 use crate::cluster::door::{self, Trust};
 use crate::history::History;
@@ -114,7 +114,7 @@ pub(super) async fn of_vm(
     let window = window(Part { from, span_s, to, step_s }, clock::now())?;
     let named: Option<HostName> = host.map(|host| host.parse()).transpose()?;
     if let Some(host) = named.as_ref().filter(|host| !seen.inventory.contains_key(*host)) {
-        return Err(say::host_not_found(host, &seen.inventory.keys().collect::<Vec<_>>()).into());
+        return Err(state(&seen).unheard(host).into());
     }
     let only = || seen.inventory.keys().next().filter(|_| seen.inventory.len() == 1).cloned();
     let host = named.or(vm.host).or_else(only).ok_or_else(|| say::history_nowhere(&name))?;

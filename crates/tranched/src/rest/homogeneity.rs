@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use tranche_api::answer::{Accepted, Preview};
-use tranche_core::change::{self, Change, SetMode};
+use tranche_core::change::{Change, SetMode};
 use tranche_core::homogeneity::{self, Report};
 
 use super::input::{ChangeQuery, InBody, InQuery, NoQuery};
-use super::{App, Refusal};
+use super::{App, Refusal, state};
 use crate::openapi::Refusals;
 
 /// Whether the GPUs that serve VMs are alike: for each attribute what differs, what that breaks, and what mends it.
@@ -24,8 +24,7 @@ pub(super) async fn report(
 ) -> Result<Json<Report>, Refusal> {
     let answer = app.ask(|engine| {
         let seen = engine.view();
-        let state = change::State { spec: &seen.spec, plan: &seen.plan, inventory: &seen.inventory };
-        Ok(homogeneity::report(state))
+        Ok(homogeneity::report(state(&seen)))
     });
     answer.await.map(Json)
 }

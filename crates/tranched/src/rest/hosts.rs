@@ -7,13 +7,12 @@ use tranche_api::answer::{Accepted, Preview};
 use tranche_api::request::{Along, DepartHost, Nothing, SetHost};
 use tranche_api::view::{self, HostView};
 use tranche_core::change::Change;
-use tranche_core::diagnostics as say;
 use tranche_core::name::HostName;
 use tranche_core::spec::{Duty, HostPart};
 
 use super::input::{ChangeQuery, InBody, InPath, InQuery};
 use super::page::{InPage, PageQuery, Paged};
-use super::{App, Refusal, sources};
+use super::{App, Refusal, sources, state};
 use crate::openapi::Refusals;
 
 /// Every host that has reported.
@@ -42,8 +41,7 @@ pub(super) async fn show(
 ) -> Result<Json<HostView>, Refusal> {
     let seen = app.engine.view();
     let host = view::host(&sources(&seen), &name);
-    let known = || seen.inventory.keys().collect::<Vec<_>>();
-    host.map(Json).ok_or_else(|| Refusal::from(say::host_not_found(&name, &known())))
+    host.map(Json).ok_or_else(|| Refusal::from(state(&seen).unheard(&name)))
 }
 
 /// Changes labels, fencing and reserved memory of a member of the cluster, all of them: what is left out is as without it.

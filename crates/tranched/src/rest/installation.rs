@@ -15,6 +15,7 @@ use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::Policy;
 
 use super::input::{ChangeQuery, InPath, InQuery, InWholeBody, NoQuery};
+use super::limited::Among;
 use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal, sources};
 use crate::clock;
@@ -43,9 +44,15 @@ pub(super) async fn overview(
     params(PageQuery),
     responses((status = 200, description = "Every finding, the gravest first.", body = Vec<Finding>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
-pub(super) async fn findings(State(app): State<App>, page: InPage) -> Result<Paged<Vec<Finding>>, Refusal> {
-    let mut findings = app.engine.view().findings.to_vec();
+pub(super) async fn findings(
+    State(app): State<App>,
+    among: Among,
+    page: InPage,
+) -> Result<Paged<Vec<Finding>>, Refusal> {
+    let known = app.engine.view();
+    let mut findings = known.findings.to_vec();
     findings.extend(app.cluster.findings());
+    among.keep(&known, &mut findings, |theirs, finding| theirs.concern(&finding.subject));
     page.of(Diagnosis::new(findings).findings, |finding| (Reverse(finding.severity), finding.clone()))
 }
 

@@ -9,14 +9,19 @@
 //! The wall stands between the way to the leader and the routes, because what is whose is known there. A host of an older version that leads
 //! would not narrow anything; so an answer that does not say that it was narrowed is not passed on, and before a change that is found out by a look.
 //!
-//! Deliberately absent: what each route does, which knows nothing of limits, and which routes there are for such people ([`Reach`]).
+//! Lists are the one thing that routes cut themselves, to those whom the wall names ([`Among`]), so that a page costs no more than a page. What
+//! a route leaves in all the same, the wall drops.
+//!
+//! Deliberately absent: what else routes do, which know nothing of limits, and which routes there are for such people ([`Reach`]).
 
 use std::cmp::Reverse;
+use std::convert::Infallible;
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{self, HeaderName};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -33,6 +38,7 @@ use tranche_core::access::{Limit, Reach};
 use tranche_core::capacity::Capacity;
 use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
+use tranche_core::label::Labels;
 use tranche_core::migration::Outlook;
 use tranche_core::name::VmName;
 use tranche_core::operation::Operation;
@@ -82,6 +88,38 @@ pub(super) async fn hand_on(
     }
     request.headers_mut().insert(LIMITED_TO, told.clone());
     checked(next.run(request).await, &told)
+}
+
+/// The VMs that a list is about: all, unless the wall says otherwise.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Among(Option<Limit>);
+
+impl Among {
+    /// Whether a VM with these labels is one of them.
+    pub(super) fn allow(&self, labels: &Labels) -> bool {
+        self.0.as_ref().is_none_or(|limit| limit.allows(labels))
+    }
+
+    /// Drops what is about none of them.
+    pub(super) fn keep<T>(
+        &self,
+        known: &View,
+        items: &mut Vec<T>,
+        is_theirs: impl Fn(&Theirs<'_>, &T) -> bool,
+    ) {
+        if let Some(limit) = &self.0 {
+            let theirs = Theirs::new(sources(known), limit, None);
+            items.retain(|item| is_theirs(&theirs, item));
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Among {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
 }
 
 /// What stands at a path, for somebody who is limited.
@@ -143,7 +181,8 @@ async fn answer(app: &App, limit: &Limit, request: Request, next: Next) -> Resul
         Reach::SetVm(_) => keeps_its_label(limit, request, &known, asked.as_ref()).await?,
         _ => request,
     };
-    let (request, page) = whole(reach, request)?;
+    let (mut request, page) = whole(reach, request)?;
+    request.extensions_mut().insert(Among(Some(limit.clone())));
     let answer = next.run(request).await;
     // What was changed may be known only now.
     let known = app.engine.view();
@@ -151,9 +190,10 @@ async fn answer(app: &App, limit: &Limit, request: Request, next: Next) -> Resul
     narrowed(reach, answer, &theirs, page).await
 }
 
-/// Lists of which some items are dropped are asked for as a whole, and cut into pages afterwards.
+/// A list whose order its narrowed sentences are part of is asked for as a whole, and cut into pages afterwards: the way to the next page
+/// would name what was blotted out.
 fn whole(reach: Reach<'_>, request: Request) -> Result<(Request, Option<InPage>), Refusal> {
-    if !matches!(reach, Reach::Vms | Reach::Findings | Reach::Operations) {
+    if reach != Reach::Findings {
         return Ok((request, None));
     }
     let (mut head, body) = request.into_parts();
@@ -216,7 +256,7 @@ async fn keeps_its_label(
     Ok(Request::from_parts(head, Body::from(bytes)))
 }
 
-async fn read(request: Request) -> Result<(axum::http::request::Parts, axum::body::Bytes), Refusal> {
+async fn read(request: Request) -> Result<(Parts, axum::body::Bytes), Refusal> {
     let (head, body) = request.into_parts();
     let bytes = to_bytes(body, BODY_LEN_MAX).await.map_err(|_| too_large())?;
     Ok((head, bytes))
@@ -234,14 +274,15 @@ async fn narrowed(
     }
     match reach {
         Reach::Vms => {
-            let (mut vms, page): (Vec<VmView>, _) = (all(answer).await?, page.ok_or_else(Refusal::defect)?);
-            vms.retain(|vm| theirs.allow(&vm.labels));
-            vms.narrow(theirs);
-            Ok(page.of(vms, |vm| vm.name.clone())?.into_response())
+            told::<Vec<VmView>>(answer, theirs, |vms| {
+                vms.retain(|vm| theirs.allow(&vm.labels));
+                Ok(())
+            })
+            .await
         }
         Reach::Findings => {
             let (mut findings, page): (Vec<Finding>, _) =
-                (all(answer).await?, page.ok_or_else(Refusal::defect)?);
+                (parsed(answer.into_body()).await?, page.ok_or_else(Refusal::defect)?);
             findings.retain(|finding| theirs.concern(&finding.subject));
             findings.narrow(theirs);
             let order = |finding: &Finding| (Reverse(finding.severity), finding.clone());
@@ -249,13 +290,11 @@ async fn narrowed(
             Ok(page.of(findings, order)?.into_response())
         }
         Reach::Operations => {
-            let (mut operations, page): (Vec<Operation>, _) =
-                (all(answer).await?, page.ok_or_else(Refusal::defect)?);
-            operations.retain(|operation| theirs.order(operation));
-            operations.narrow(theirs);
-            Ok(page
-                .of(operations, |operation| (Reverse(operation.created_at), operation.id))?
-                .into_response())
+            told::<Vec<Operation>>(answer, theirs, |operations| {
+                operations.retain(|operation| theirs.order(operation));
+                Ok(())
+            })
+            .await
         }
         Reach::Operation => {
             told::<Operation>(answer, theirs, |operation| {
@@ -291,11 +330,11 @@ async fn narrowed(
     }
 }
 
-/// An answer of one form, narrowed, with the headers that it had; unless it is not for them at all.
+/// An answer of one form, narrowed, with the headers that it had. `keep` leaves of it what is for them, or refuses it.
 async fn told<T: Narrow + DeserializeOwned + Serialize>(
     answer: Response,
     theirs: &Theirs<'_>,
-    may: impl FnOnce(&T) -> Result<(), Refusal>,
+    keep: impl FnOnce(&mut T) -> Result<(), Refusal>,
 ) -> Result<Response, Refusal> {
     let (mut head, body) = answer.into_parts();
     // An answer without a body says nothing.
@@ -303,15 +342,11 @@ async fn told<T: Narrow + DeserializeOwned + Serialize>(
         return Ok(Response::from_parts(head, body));
     }
     let mut content: T = parsed(body).await?;
-    may(&content)?;
+    keep(&mut content)?;
     content.narrow(theirs);
     head.headers.remove(header::CONTENT_LENGTH);
     let body = serde_json::to_vec(&content).map_err(|_| Refusal::defect())?;
     Ok(Response::from_parts(head, Body::from(body)))
-}
-
-async fn all<T: DeserializeOwned>(answer: Response) -> Result<T, Refusal> {
-    parsed(answer.into_body()).await
 }
 
 async fn parsed<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {

@@ -8,6 +8,7 @@ use tranche_api::answer::Health;
 
 use super::{App, Refusal, sources};
 use crate::member::Member;
+use crate::metrics::Known;
 use crate::openapi::{self, Refusals};
 
 /// The media type of the numbers (OpenMetrics 1.0).
@@ -44,7 +45,12 @@ pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Refus
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     // Whoever follows does not know how the cluster is; the numbers of it are told by the host that leads.
     let leads = app.member.as_ref().is_none_or(Member::leads);
-    let seen = if leads { app.engine.view() } else { Default::default() };
-    let text = app.metrics.text(&sources(&seen), leads, seen.revision, seen.operations.values());
+    let seen = leads.then(|| app.engine.view());
+    let known = seen.as_deref().map(|seen| Known {
+        sources: sources(seen),
+        revision: seen.revision,
+        operations: &seen.operations,
+    });
+    let text = app.metrics.text(known);
     ([(header::CONTENT_TYPE, METRICS_MEDIA_TYPE)], text).into_response()
 }

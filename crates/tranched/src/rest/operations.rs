@@ -14,6 +14,7 @@ use tranche_core::operation::Operation;
 use utoipa::IntoParams;
 
 use super::input::{InPath, InQuery};
+use super::limited::Among;
 use super::page::{InPage, PageQuery, Paged};
 use super::{App, Refusal};
 use crate::openapi::Refusals;
@@ -26,11 +27,17 @@ use crate::openapi::Refusals;
     params(PageQuery),
     responses((status = 200, description = "Every operation, the newest first.", body = Vec<Operation>, headers(("Link" = Option<String>, description = "The way to the next page, where there is one: `<…>; rel=\"next\"`."))), Refusals)
 )]
-pub(super) async fn list(State(app): State<App>, page: InPage) -> Result<Paged<Vec<Operation>>, Refusal> {
-    let newest_first = |operation: &Operation| (Reverse(operation.created_at), operation.id);
-    let mut operations: Vec<Operation> = app.engine.view().operations.values().cloned().collect();
+pub(super) async fn list(
+    State(app): State<App>,
+    among: Among,
+    page: InPage,
+) -> Result<Paged<Vec<Operation>>, Refusal> {
+    let newest_first = |operation: &&Operation| (Reverse(operation.created_at), operation.id);
+    let known = app.engine.view();
+    let mut operations: Vec<&Operation> = known.operations.values().collect();
+    among.keep(&known, &mut operations, |theirs, operation| theirs.order(operation));
     operations.sort_by_key(newest_first);
-    page.of(operations, newest_first)
+    Ok(page.of(operations, newest_first)?.map(|page| page.into_iter().cloned().collect()))
 }
 
 /// How long the answer may wait for an operation's end.

@@ -8,14 +8,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use tranche_api::answer::{Accepted, Preview};
 use tranche_core::capacity::{self, Capacity};
-use tranche_core::change::{self, Change};
+use tranche_core::change::Change;
 use tranche_core::diagnostics as say;
 use tranche_core::name::{HostName, RuleName};
 use tranche_core::spec::Rule;
 
 use super::input::{ChangeQuery, InBody, InPath, InQuery};
 use super::page::{InPage, PageQuery, Paged};
-use super::{App, Refusal};
+use super::{App, Refusal, state};
 use crate::engine::Rejected;
 use crate::openapi::Refusals;
 
@@ -117,8 +117,7 @@ pub(super) async fn capacity(
         if without.is_empty() {
             return Ok(seen.capacity().clone());
         }
-        let state = change::State { spec: &seen.spec, plan: &seen.plan, inventory: &seen.inventory };
-        capacity::capacity(state, &without).map_err(Rejected::Refused)
+        capacity::capacity(state(&seen), &without).map_err(Rejected::Refused)
     });
     answer.await.map(Json)
 }

@@ -2,13 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use tranche_core::change;
 use tranche_core::finding::Code;
 use tranche_core::upgrade::{self, Machine, UpgradePlan};
 
 use super::cluster::wait_for;
 use super::input::{InQuery, NoQuery};
-use super::{App, Refusal};
+use super::{App, Refusal, state};
 use crate::openapi::Refusals;
 
 /// The order in which to drain the machines of the cluster, bring them up to date and take them back, so that VMs have somewhere
@@ -41,6 +40,5 @@ pub(super) async fn plan(
         })
         .collect();
     let seen = app.engine.view();
-    let state = change::State { spec: &seen.spec, plan: &seen.plan, inventory: &seen.inventory };
-    Ok(Json(upgrade::plan(state, &machines)))
+    Ok(Json(upgrade::plan(state(&seen), &machines)))
 }

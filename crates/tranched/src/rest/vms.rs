@@ -10,12 +10,13 @@ use tranche_api::request::{AttachGpu, CreateVm, DetachGpu, MigrateVm, Nothing, R
 use tranche_api::view::{self, VmView};
 use tranche_core::change::{AdoptedVm, Change};
 use tranche_core::diagnostics as say;
-use tranche_core::label::Label;
+use tranche_core::label::{Label, Labels};
 use tranche_core::migration::Outlook;
 use tranche_core::name::{NameError, VmName};
-use tranche_core::spec::{VmPart, VmSpec};
+use tranche_core::spec::VmPart;
 
 use super::input::{ChangeQuery, DeleteQuery, InBody, InPath, InQuery, NoQuery};
+use super::limited::Among;
 use super::page::{InPage, Paged};
 use super::{App, Refusal, sources};
 use crate::openapi::Refusals;
@@ -46,16 +47,22 @@ pub(super) struct VmsQuery {
 )]
 pub(super) async fn list(
     State(app): State<App>,
+    among: Among,
     InQuery(VmsQuery { label, limit, after }): InQuery<VmsQuery>,
 ) -> Result<Paged<Vec<VmView>>, Refusal> {
-    let page = InPage::at("/v1/vms", limit, after, PAGE_LEN_MAX);
-    let Some(text) = label else {
-        return page.of(view::vms(&sources(&app.engine.view())), |vm| vm.name.clone());
-    };
-    let labels = text.split(',').map(str::parse).collect::<Result<Vec<Label>, NameError>>()?;
-    let carries = |vm: &VmSpec| labels.iter().all(|label| label.is_of(&vm.labels));
-    let vms = view::vms_that(&sources(&app.engine.view()), carries);
-    page.keeping(&format!("label={text}")).of(vms, |vm| vm.name.clone())
+    let mut page = InPage::at("/v1/vms", limit, after, PAGE_LEN_MAX);
+    let mut labels = Vec::new();
+    if let Some(text) = &label {
+        labels = text.split(',').map(str::parse).collect::<Result<Vec<Label>, NameError>>()?;
+        page = page.keeping(&format!("label={text}"));
+    }
+    let known = app.engine.view();
+    let carry = |has: &Labels| labels.iter().all(|label| label.is_of(has));
+    let asked = known.spec.vms.iter().filter(|(_, vm)| among.allow(&vm.labels) && carry(&vm.labels));
+    let names = page.of(asked.map(|(name, _)| name.clone()).collect(), VmName::clone)?;
+    // Only those on the page are made.
+    let sources = sources(&known);
+    Ok(names.map(|names| names.iter().filter_map(|name| view::vm(&sources, name)).collect()))
 }
 
 /// Makes a VM. It is off at first.

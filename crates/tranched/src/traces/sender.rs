@@ -118,8 +118,9 @@ impl Sender {
             .map_err(io::Error::other)?;
         let stream = TcpStream::connect((host.as_str(), port)).await?;
         let answer = if is_secret {
-            let name = ServerName::try_from(host).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(self.tls()?).connect(name, stream).await?;
+            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+            let proved = TlsConnector::from(self.tls()?).connect(name, stream).await;
+            let stream = proved.map_err(|error| self.unproved(&host, &error))?;
             outward::send(stream, request).await?
         } else {
             outward::send(stream, request).await?
@@ -133,10 +134,22 @@ impl Sender {
 
     /// Whom to believe. Read when it is needed first, and again as long as that fails.
     fn tls(&mut self) -> io::Result<Arc<ClientConfig>> {
-        if self.tls.is_none() {
-            self.tls = Some(Arc::new(outward::trusting(&self.authority)?));
+        if let Some(tls) = &self.tls {
+            return Ok(Arc::clone(tls));
         }
-        self.tls.clone().ok_or_else(|| io::ErrorKind::NotFound.into())
+        let unusable = |error: io::Error| {
+            io::Error::other(format!("traces.authority, {}, cannot be used: {error}", self.authority))
+        };
+        let tls = Arc::new(outward::trusting(&self.authority).map_err(unusable)?);
+        self.tls = Some(Arc::clone(&tls));
+        Ok(tls)
+    }
+
+    fn unproved(&self, host: &str, error: &io::Error) -> io::Error {
+        let authority = &self.authority;
+        io::Error::other(format!(
+            "{host} does not prove who it is to who trusts {authority} (traces.authority): {error}"
+        ))
     }
 
     fn export(&self, spans: Vec<Span>) -> Export {

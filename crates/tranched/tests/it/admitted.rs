@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{Method, Request, StatusCode, header};
+use axum::{Extension, Router};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use tranche_api::access::{NewToken, Secret, SetUser};
@@ -37,6 +37,7 @@ pub(crate) struct Site {
     pub(crate) access: Access,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) events: Events,
     router: Router,
 }
 
@@ -62,9 +63,10 @@ impl Site {
         engine.pass(Timestamp(1));
         let (engine, url) = (Arc::new(engine), "https://node1:7440".to_owned());
         let access = Access::new(Arc::clone(&store), Some(url)).through(oidc);
+        let events = Events::new(engine.watch());
         let app = App {
             bell: Bell::default(),
-            events: Events::new(engine.watch()),
+            events: events.clone(),
             engine: Arc::clone(&engine),
             metrics: Arc::default(),
             pulse: Pulse::new(Duration::from_secs(60)),
@@ -76,7 +78,7 @@ impl Site {
             handovers: Handovers::new(Arc::clone(&store), Vec::new()),
             patience: Patience::default(),
         };
-        Self { access, store, engine, router: rest::for_the_web(app) }
+        Self { access, store, engine, events, router: rest::for_the_web(app) }
     }
 
     pub(crate) fn with_users(self) -> Self {
@@ -96,11 +98,22 @@ impl Site {
         self.access.accounts.make_token(&wish, clock::now()).unwrap().secret.0
     }
 
-    pub(crate) async fn ask(&self, request: Request<Body>) -> Told {
+    /// What answers, as it does whoever comes from outside.
+    pub(crate) fn door(&self) -> Router {
         let address: SocketAddr = "192.0.2.7:40000".parse().unwrap();
-        let mut request = request;
-        request.extensions_mut().insert(ConnectInfo(Caller { host: None, key: None, address }));
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        self.router.clone().layer(Extension(ConnectInfo(Caller { host: None, key: None, address })))
+    }
+
+    /// The stream of events that somebody with a token reads.
+    pub(crate) async fn stream(&self, token: &str) -> Body {
+        let request = Request::get("/v1/events").header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let response = self.door().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body()
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Told {
+        let response = self.door().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         // A stream of events does not end.
         let is_stream =
@@ -286,6 +299,45 @@ async fn whoever_guesses_passwords_has_to_wait_and_nobody_learns_who_there_is() 
     let remembered = site.audit();
     assert!(!remembered.is_empty());
     assert!(remembered.iter().all(|(_, _, status)| *status == 401), "it was not looked at: {remembered:?}");
+}
+
+#[tokio::test]
+async fn whoever_has_a_password_cannot_guess_those_of_others_between_their_own_logins() {
+    let site = Site::new().with_users();
+    for _ in 0..4 {
+        assert_eq!(site.log_in("viewer", "wrong").await.status, StatusCode::UNAUTHORIZED);
+    }
+    // Their own slips of the pen are forgiven.
+    assert_eq!(site.log_in("viewer", PASSWORD).await.status, StatusCode::CREATED);
+    let mut guesses = 0;
+    while site.log_in("admin", "wrong").await.status == StatusCode::UNAUTHORIZED {
+        guesses += 1;
+        assert!(guesses < 10, "nobody stops it");
+        site.log_in("viewer", PASSWORD).await;
+    }
+    assert_eq!(guesses, 5);
+}
+
+#[tokio::test]
+async fn what_nothing_comes_of_cannot_push_everything_else_out_of_the_audit_log() {
+    let site = Site::new();
+    let [viewer, admin] = [site.token(Role::Viewer), site.token(Role::Admin)];
+    for number in 0..200 {
+        site.with_token("DELETE", &format!("/v1/rules/x{number}"), Some(&viewer), Value::Null).await;
+        site.with_token("POST", "/v1/sessions", None, json!({ "nonsense": number })).await;
+    }
+    let kept = site.access.audit.last(1_000).unwrap();
+    assert!(kept.iter().all(|entry| entry.who == "token of-viewer"), "{kept:?}");
+    assert!((100..110).contains(&kept.len()), "{}", kept.len());
+    // Nor can one entry be as large as a request.
+    let (long, asked) = ("x".repeat(5_000), json!({ "y".repeat(50_000): 1 }));
+    site.with_token("DELETE", &format!("/v1/rules/{long}"), Some(&admin), Value::Null).await;
+    site.with_token("PUT", "/v1/users/bob", Some(&admin), asked).await;
+    for entry in site.access.audit.last(2).unwrap() {
+        assert_eq!(entry.who, "token of-admin");
+        let outcome = entry.outcome.unwrap_or_default();
+        assert!(entry.what.len() < 600 && outcome.len() < 1_100, "{} {}", entry.what.len(), outcome.len());
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 use hyper::Method;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
+use tranche_core::change::Change;
+use tranche_core::name::Timestamp;
+use tranche_core::spec::HostSpec;
 use tranche_host::fake::Machine;
 
 use crate::served::{Answer, Served};
@@ -123,6 +126,13 @@ async fn what_does_not_exist_is_not_found_by_its_own_code() {
     let served = Served::start(Machine::gpus(1, 8)).await;
     refused(&served.get("/v1/hosts/node9").await, 404, "host_not_found");
     refused(&served.get("/v1/gpus/node9/0000:10:00.0").await, 404, "host_not_found");
+    let wish = HostSpec::new(Timestamp(1));
+    let joins = Change::JoinHost { host: "node8".parse().unwrap(), wish };
+    served.engine.submit(&joins, false, Timestamp(1)).unwrap();
+    for path in ["/v1/hosts/node8", "/v1/gpus/node8/0000:10:00.0", "/v1/capacity?without=node8"] {
+        refused(&served.get(path).await, 503, "host_silent");
+    }
+    refused(&served.put("/v1/gpus/node8/0000:10:00.0/mode", &split(2)).await, 503, "host_silent");
     refused(&served.get("/v1/gpus/node1/0000:99:00.0").await, 404, "gpu_not_found");
     refused(&served.put("/v1/gpus/node1/0000:99:00.0/mode", &split(2)).await, 404, "gpu_not_found");
     refused(&served.get("/v1/vms/ghost").await, 404, "vm_not_found");

@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -13,6 +14,11 @@ use tranche_host::fake::Machine;
 use crate::served::{DEADLINE, Served};
 
 type Socket = WebSocketStream<UnixStream>;
+
+/// What a WebSocket goes over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 fn desk() -> VmName {
     "desk".parse().unwrap()
@@ -40,7 +46,7 @@ async fn open(served: &Served, path: &str) -> Result<Socket, Error> {
 }
 
 /// What comes until this has come.
-async fn hear(socket: &mut Socket, until: &str) -> String {
+pub(crate) async fn hear<S: Stream>(socket: &mut WebSocketStream<S>, until: &str) -> String {
     let mut heard = String::new();
     while !heard.contains(until) {
         let message = tokio::time::timeout(DEADLINE, socket.next()).await.expect("it says something");
@@ -54,7 +60,7 @@ async fn hear(socket: &mut Socket, until: &str) -> String {
 }
 
 /// Why it was closed.
-async fn end_of(mut socket: Socket) -> String {
+pub(crate) async fn end_of<S: Stream>(mut socket: WebSocketStream<S>) -> String {
     loop {
         let message = tokio::time::timeout(DEADLINE, socket.next()).await.expect("it ends");
         if let Message::Close(frame) = message.expect("it says goodbye").unwrap() {

@@ -21,13 +21,12 @@ use ring::{digest, hmac};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use rsa::traits::PublicKeyParts as _;
-use rustls::ServerConfig;
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tranched::clock;
 use tranched::cluster::door::Door;
+
+use crate::certified;
 
 pub(crate) const CLIENT: &str = "tranche";
 pub(crate) const SECRET: &str = "s3cret of the client";
@@ -98,15 +97,8 @@ struct Shared {
 impl Issuer {
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(dir.path().join("ca.pem"), made.cert.pem()).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
+        let (authority, config) = certified::localhost();
+        fs::write(dir.path().join("ca.pem"), authority).unwrap();
         let door = Door::listen("127.0.0.1:0".parse().unwrap(), config).await.unwrap();
         let url = format!("https://localhost:{}", door.local_addr().unwrap().address.port());
         let ways = Arc::new(Mutex::new(Ways::honest()));

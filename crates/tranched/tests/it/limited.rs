@@ -3,6 +3,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tranche_api::access::{NewToken, Secret, SetUser};
 use tranche_core::access::{Reach, Role, is_open, needed};
@@ -10,18 +11,21 @@ use tranche_core::name::Timestamp;
 use tranched::clock;
 
 use crate::admitted::{PASSWORD, Site, Told, templates};
+use crate::served::DEADLINE;
 
 /// Every name of a VM of others has this in it, and nothing else has.
 const STRANGER: &str = "stranger";
 const OWN: &str = "own-1";
+/// Which of theirs has room to run.
+pub(crate) const RUNNING: &str = "own-2";
 const OTHERS: &str = "stranger-1";
 const NONE: &str = "missing-1";
 const LIMITED: [Role; 2] = [Role::Viewer, Role::Operator];
 
 /// A site with VMs of two teams, and tokens of one of them.
-struct Teams {
-    site: Site,
-    admin: String,
+pub(crate) struct Teams {
+    pub(crate) site: Site,
+    pub(crate) admin: String,
     gpu: String,
     now: Timestamp,
 }
@@ -39,7 +43,7 @@ fn vm(name: &str, labels: &Value) -> Value {
 }
 
 impl Teams {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let site = Site::new();
         let admin = token(&site, "admin", Role::Admin, &[]);
         let gpus = site.with_token("GET", "/v1/gpus", Some(&admin), Value::Null).await.body;
@@ -64,7 +68,7 @@ impl Teams {
     }
 
     /// Asks as an administrator, and lets it come true as far as it does.
-    async fn order(&mut self, method: &str, path: &str, body: Value) {
+    pub(crate) async fn order(&mut self, method: &str, path: &str, body: Value) {
         let told = self.site.with_token(method, path, Some(&self.admin), body).await;
         assert_eq!(told.status, StatusCode::ACCEPTED, "{method} {path}: {}", told.body);
         self.settle();
@@ -77,12 +81,12 @@ impl Teams {
         }
     }
 
-    fn red(&self, role: Role) -> String {
+    pub(crate) fn red(&self, role: Role) -> String {
         token(&self.site, &format!("red-{role}"), role, &["team=red"])
     }
 }
 
-fn token(site: &Site, name: &str, role: Role, vm_labels: &[&str]) -> String {
+pub(crate) fn token(site: &Site, name: &str, role: Role, vm_labels: &[&str]) -> String {
     let vm_labels = vm_labels.iter().map(|label| label.parse().unwrap()).collect();
     let wish = NewToken { name: name.to_owned(), role, vm_labels, days: 1 };
     site.access.accounts.make_token(&wish, clock::now()).unwrap().secret.0
@@ -363,4 +367,66 @@ async fn of_figures_about_vms_somebody_who_is_limited_is_told_those_of_theirs() 
     let (all, own) = (look("/v1/capacity", &teams.admin).await, look("/v1/capacity", &red).await);
     let protected = |told: &Value| told["hosts"][0]["protected"].as_u64().unwrap();
     assert_eq!(protected(&all), protected(&own) + 1, "one that is protected is another team's: {all} {own}");
+}
+
+/// Reads events until one is about the VM of this name; all of them, as text.
+async fn events_until(body: Body, vm: &str) -> String {
+    let (mut chunks, mut told) = (body.into_data_stream(), String::new());
+    let until = format!("{{\"kind\":\"vm\",\"name\":\"{vm}\"}}");
+    while !told.contains(&until) {
+        let chunk = tokio::time::timeout(DEADLINE, chunks.next()).await.expect("an event");
+        told.push_str(std::str::from_utf8(&chunk.expect("it goes on").unwrap()).unwrap());
+    }
+    told
+}
+
+#[tokio::test]
+async fn somebody_limited_hears_of_what_happens_to_their_vms_and_of_nothing_that_happens_to_others() {
+    let mut teams = Teams::new().await;
+    let following = tokio::spawn(teams.site.events.clone().follow());
+    let (all, own) = (teams.admin.clone(), teams.red(Role::Viewer));
+    let (all, own) = (teams.site.stream(&all).await, teams.site.stream(&own).await);
+    let (all, own) = (events_until(all, "own-2"), events_until(own, "own-2"));
+    let happens = async {
+        for name in [OTHERS, "stranger-2", "own-2"] {
+            let labels = json!({"labels": {"tier": "gold"}});
+            teams.order("PATCH", &format!("/v1/vms/{name}"), labels).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let (all, own, ()) = tokio::join!(all, own, happens);
+    assert!(all.contains(OTHERS), "it was told to whoever may: {all}");
+    assert!(!own.contains(STRANGER), "{own}");
+    following.abort();
+}
+
+#[tokio::test]
+async fn of_operations_and_of_what_was_measured_somebody_limited_is_told_what_is_theirs() {
+    let teams = Teams::new().await;
+    let token = teams.red(Role::Viewer);
+    let look = async |path: &str, token: &str| ask(&teams.site, "GET", path, token, &Value::Null).await;
+    let all = look("/v1/operations", &teams.admin).await.body;
+    let (mut of_own, mut of_others) = (Vec::new(), 0);
+    for operation in all.as_array().unwrap() {
+        let (id, subject) = (operation["id"].as_str().unwrap(), operation["subject"]["name"].as_str());
+        let is_own = subject.is_some_and(|subject| subject.starts_with("own-"));
+        let told = look(&format!("/v1/operations/{id}"), &token).await;
+        assert_eq!(told.status == StatusCode::OK, is_own, "{subject:?}: {}", told.text);
+        if is_own { of_own.push(id) } else { of_others += 1 }
+    }
+    assert!(of_own.len() >= 4 && of_others >= 4, "{all}");
+    let ids = |told: &Value| {
+        told.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&look("/v1/operations", &token).await.body), of_own);
+    let first = look("/v1/operations?limit=3", &token).await;
+    let link = first.headers.get(header::LINK).unwrap().to_str().unwrap();
+    let rest = look(link.split(['<', '>']).nth(1).unwrap(), &token).await;
+    assert_eq!([ids(&first.body), ids(&rest.body)].concat(), of_own);
+    assert_eq!(ids(&first.body).len(), 3, "a page is full although others have operations between them");
+    for (vm, status) in
+        [(OWN, StatusCode::OK), (OTHERS, StatusCode::NOT_FOUND), (NONE, StatusCode::NOT_FOUND)]
+    {
+        assert_eq!(look(&format!("/v1/vms/{vm}/history"), &token).await.status, status, "{vm}");
+    }
 }

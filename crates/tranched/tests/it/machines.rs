@@ -125,9 +125,16 @@ impl Machine {
 
     /// Whether it leads the cluster.
     pub(crate) fn leads(&self) -> bool {
+        self.measured("tranche_leads") == Some(1)
+    }
+
+    /// What it tells of a metric, with these labels; nothing if it does not.
+    pub(crate) fn measured(&self, metric: &str) -> Option<u64> {
         let (status, text) = self.ask("GET", "/metrics", None);
         assert_eq!(status, 200);
-        text.as_str().unwrap_or_default().lines().any(|line| line == "tranche_leads 1")
+        let lines = text.as_str().unwrap_or_default().lines();
+        let mut told = lines.filter_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+        told.next().map(|value| value.parse().expect("a whole number"))
     }
 
     /// Whose power the agents of all machines were told to cut.

@@ -3,6 +3,7 @@
 mod admitted;
 mod bad_input;
 mod catalogue;
+mod certified;
 mod cluster;
 mod consoles;
 mod desk;
@@ -31,6 +32,7 @@ mod process;
 mod race;
 mod seats;
 mod served;
+mod standing;
 mod stores;
 mod stories;
 mod stream;

@@ -62,6 +62,9 @@ fn any_host_answers_for_all_a_dead_hosts_vms_start_elsewhere_and_it_comes_back_e
     });
     let leaders = machines.iter().filter(|machine| machine.leads()).count();
     assert_eq!(leaders, 1);
+    let running: u64 =
+        machines.iter().filter_map(|machine| machine.measured("tranche_vms{state=\"running\"}")).sum();
+    assert_eq!(running, 3, "what all of them tell can be added up");
 }
 
 /// Whether a finding with such a code stands, by what whoever leads knows or finds out.

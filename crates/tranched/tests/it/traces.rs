@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -12,13 +12,16 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use axum::serve::Listener as _;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Told;
 use prost::Message as _;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tranched::cluster::door::Door;
 
+use crate::certified;
 use crate::machines::{cluster_with, until};
 use crate::process::{Home, request, request_with, signal};
 
@@ -56,7 +59,8 @@ struct Heard {
 /// A collector.
 struct Collector {
     heard: Arc<Heard>,
-    address: SocketAddr,
+    /// Where it is asked.
+    endpoint: String,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -64,17 +68,28 @@ impl Collector {
     fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let heard = Arc::new(Heard::default());
-        let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&heard));
+        let (heard, router) = hears();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(async move { axum::serve(listener, router).await });
-        Self { heard, address, _runtime: runtime }
+        Self { heard, endpoint, _runtime: runtime }
+    }
+
+    /// One that proves who it is, and the authority that it is certified by.
+    fn over_tls() -> (Self, String) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (heard, router) = hears();
+        let (authority, config) = certified::localhost();
+        let door = runtime.block_on(Door::listen("127.0.0.1:0".parse().unwrap(), config)).unwrap();
+        let endpoint = format!("https://localhost:{}", door.local_addr().unwrap().address.port());
+        runtime.spawn(async move { axum::serve(door, router).await });
+        (Self { heard, endpoint, _runtime: runtime }, authority)
     }
 
     /// The settings with which a daemon sends its spans here.
     fn settings(&self) -> String {
-        settings(self.address)
+        settings(&self.endpoint)
     }
 
     /// Waits until what was heard is enough.
@@ -103,8 +118,25 @@ impl Collector {
     }
 }
 
-fn settings(collector: SocketAddr) -> String {
-    format!("\n[traces]\nendpoint = \"http://{collector}\"\n")
+fn settings(endpoint: &str) -> String {
+    format!("\n[traces]\nendpoint = \"{endpoint}\"\n")
+}
+
+fn hears() -> (Arc<Heard>, Router) {
+    let heard = Arc::new(Heard::default());
+    let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&heard));
+    (heard, router)
+}
+
+/// A directory for a daemon that sends its spans to this collector, if that is certified by this authority.
+fn home_that_trusts(collector: &Collector, authority: &str) -> Home {
+    let home = home("");
+    let (path, file) = (home.path("tranched.toml"), home.path("ca.pem"));
+    std::fs::write(&file, authority).unwrap();
+    let before = std::fs::read_to_string(&path).unwrap();
+    let settings = format!("{}authority = \"{}\"\n", collector.settings(), file.display());
+    std::fs::write(path, before + &settings).unwrap();
+    home
 }
 
 async fn take(State(heard): State<Arc<Heard>>, headers: HeaderMap, body: Bytes) -> StatusCode {
@@ -328,14 +360,10 @@ fn nothing_secret_is_told_to_a_collector() {
     }
 }
 
-#[test]
-fn a_collector_that_is_gone_costs_spans_which_are_counted_and_said_and_nothing_else() {
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let home = home(&settings(gone));
-    let daemon = Running::of(&home);
-    let socket = home.path("s");
+/// Asks for something until that has cost spans.
+fn until_spans_are_dropped(socket: &std::path::Path) {
     until("dropped spans are counted", || {
-        let (status, text) = request(&socket, "GET", "/metrics", None);
+        let (status, text) = request(socket, "GET", "/metrics", None);
         assert_eq!(status, 200);
         let count = text
             .as_str()?
@@ -343,6 +371,45 @@ fn a_collector_that_is_gone_costs_spans_which_are_counted_and_said_and_nothing_e
             .find_map(|line| line.strip_prefix("tranche_trace_spans_dropped_total "))?;
         count.parse::<u64>().ok().filter(|count| *count > 0)
     });
+}
+
+#[test]
+fn a_collector_over_tls_is_told_if_the_authority_that_the_settings_name_has_certified_it() {
+    let (collector, authority) = Collector::over_tls();
+    let home = home_that_trusts(&collector, &authority);
+    let daemon = Running::of(&home);
+    asks(&home.path("s"), "POST /v1/vms", &vm("desk-01"));
+    assert!(named(&collector.whole(), "POST /v1/vms").next().is_some());
+    let log = daemon.ends();
+    assert!(!log.contains("are dropped"), "{log}");
+}
+
+#[test]
+fn a_collector_that_another_authority_has_certified_is_told_nothing_and_holds_nothing_up() {
+    let (collector, _) = Collector::over_tls();
+    let (authority, _) = certified::localhost();
+    let home = home_that_trusts(&collector, &authority);
+    let daemon = Running::of(&home);
+    let socket = home.path("s");
+    until_spans_are_dropped(&socket);
+    asks(&socket, "POST /v1/vms", &vm("desk-01"));
+    let told = Instant::now();
+    let log = daemon.ends();
+    assert!(told.elapsed() < Duration::from_secs(10), "it ended after {:?}", told.elapsed());
+    let said = log.lines().find(|line| line.contains("spans of traces are dropped")).expect("it is said");
+    for part in ["localhost does not prove who it is", "ca.pem", "traces.authority"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(collector.heard.spans.lock().unwrap().1.is_empty(), "nothing was sent");
+}
+
+#[test]
+fn a_collector_that_is_gone_costs_spans_which_are_counted_and_said_and_nothing_else() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let home = home(&settings(&format!("http://{gone}")));
+    let daemon = Running::of(&home);
+    let socket = home.path("s");
+    until_spans_are_dropped(&socket);
     asks(&socket, "POST /v1/vms", &vm("desk-03"));
     let log = daemon.ends();
     let said: Vec<&str> = log.lines().filter(|line| line.contains("spans of traces are dropped")).collect();
@@ -355,7 +422,7 @@ fn a_collector_that_is_gone_costs_spans_which_are_counted_and_said_and_nothing_e
 fn a_collector_that_never_answers_holds_up_neither_requests_nor_the_end() {
     // Whoever connects is never accepted.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let home = home(&settings(silent.local_addr().unwrap()));
+    let home = home(&settings(&format!("http://{}", silent.local_addr().unwrap())));
     let daemon = Running::of(&home);
     let socket = home.path("s");
     for number in 0..20 {
