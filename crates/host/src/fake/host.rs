@@ -14,7 +14,7 @@ use crate::Host;
 use crate::calls::Limits;
 use crate::catalogue::Catalogue;
 use crate::linux::LinuxHost;
-use crate::vm::Hypervisor;
+use crate::vm::{Hypervisor, Travels};
 use crate::vm::fake::FakeHypervisor;
 use crate::watchdog::fake::{FakeWatchdog, Model};
 
@@ -95,6 +95,10 @@ impl Host for FakeHost {
 }
 
 impl Hypervisor for Arc<FakeHypervisor> {
+    fn travels(&self) -> Travels {
+        (**self).travels()
+    }
+
     fn observe(&self) -> inventory::Hypervisor {
         self.as_ref().observe()
     }

@@ -25,7 +25,7 @@ fn every_operation_has_an_id_of_its_own_and_every_answer_a_description() {
             }
         }
     }
-    assert_eq!(ids.len(), 80);
+    assert_eq!(ids.len(), 86);
 }
 
 #[test]
