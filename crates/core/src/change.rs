@@ -32,14 +32,13 @@ use crate::finding::{Finding, Severity, Subject};
 use crate::handover::Order;
 use crate::homogeneity;
 use crate::inventory::{Domain, HostInventory, Inventory};
-use crate::label;
 use crate::migration::Outlook;
 use crate::name::{GpuKey, HostName, InvitationId, LabelKey, LabelValue, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
 use crate::spec::{
     Availability, DepartureWay, Duty, GpuMode, HostPart, HostSpec, Policy, Request, Rule, Run, Spec,
-    VmHardware, VmPart, VmSource, VmSpec,
+    VmHardware, VmPart, VmSpec,
 };
 
 /// A wish.
@@ -354,7 +353,7 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::DrainGpu { gpu, mode } => gpu::set_mode(gpu, mode, true, state),
         Change::ReloadDriver { gpu, mode } => gpu::reload_driver(gpu, mode, state),
         Change::SetAllGpus(wish) => all::set_all(wish, state),
-        Change::CreateVm { name, vm } => create_vm(name, vm, state, fresh, now),
+        Change::CreateVm { name, vm } => vm::create(name, vm, state, fresh, now),
         Change::AdoptVm { name, vm } => vm::adopt(name, vm, state, now),
         Change::SetVm { name, wish } => vm::set(name, wish, state),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
@@ -386,60 +385,6 @@ fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) ->
         Change::PauseFailover { paused } => Ok(host::pause_failover(*paused, state)),
         Change::SetPolicy { policy } => policy::set_policy(*policy, state),
     }
-}
-
-fn create_vm(
-    name: &VmName,
-    vm: &NewVm,
-    state: State<'_>,
-    id: VmId,
-    now: Timestamp,
-) -> Result<Admitted, Refusal> {
-    let found = create_findings(name, (&vm.hardware, &vm.request, vm.availability, &vm.labels), state);
-    let mut warnings = refuse_errors(found)?;
-    let spec = VmSpec {
-        id,
-        source: VmSource::Made(vm.hardware.clone()),
-        request: vm.request.clone(),
-        labels: vm.labels.clone(),
-        reserved: vm.reserved,
-        prefer_numa_node: vm.prefer_numa_node,
-        availability: vm.availability,
-        run: Run::Stopped,
-        serial: 0,
-        relocation: None,
-        handover: None,
-        created_at: now,
-    };
-    // It is off at first, so this is only said; starting it is refused if that is the policy.
-    let shortage = capacity::admission(name, &spec, state);
-    warnings.extend(shortage.map(|shortage| Finding { severity: Severity::Warning, ..shortage }));
-    Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
-}
-
-/// What speaks against a VM that is new here.
-fn create_findings(
-    name: &VmName,
-    (hardware, request, availability, labels): (
-        &VmHardware,
-        &Request,
-        Availability,
-        &BTreeMap<LabelKey, LabelValue>,
-    ),
-    state: State<'_>,
-) -> Vec<Finding> {
-    let mut found = valid::hardware(name, hardware);
-    found.extend(valid::request(request));
-    found.extend(valid::availability(availability));
-    found.extend(label::too_many(labels));
-    if state.spec.vms.contains_key(name) {
-        found.push(say::vm_exists(name));
-    } else if let Some(planned) = state.plan.vms.get(name) {
-        found.push(say::vm_to_be_ended(name, &planned.host));
-    } else if state.domain(name).is_some() {
-        found.push(say::domain_exists(name));
-    }
-    found
 }
 
 fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::State;
 use crate::finding::Finding;
-use crate::inventory::{DomainState, HostInventory, Inventory};
+use crate::inventory::{DomainState, HostInventory, Hypervisor, Inventory, Progress};
 use crate::migration::Way;
 use crate::name::{GpuKey, HostName, InvitationId, SlotKey, Timestamp, VmId, VmName};
 use crate::plan::GpuPlan;
@@ -355,8 +355,23 @@ impl Offer {
             let (key, planned) = state.plan.gpus.get_key_value(&slot.gpu)?;
             Some((key.clone(), planned.clone()))
         });
-        Some(Self { host: observed.about(name, &held), gpus: gpus.collect(), name: name.clone(), vm, held })
+        Some(Self { host: about(observed, name, &held), gpus: gpus.collect(), name: name.clone(), vm, held })
     }
+}
+
+/// A host without what does not concern one VM, and what it holds there.
+fn about(host: &HostInventory, name: &VmName, held: &[SlotKey]) -> HostInventory {
+    let mut about = host.clone();
+    about.gpus.retain(|address, _| held.iter().any(|slot| slot.gpu.address == *address));
+    if let Hypervisor::Up { domains, .. } = &mut about.hypervisor {
+        domains.retain(|domain, _| domain == name.as_str());
+    }
+    let Progress { generation, travels, dirty_mib_s, links_mib_s, end_ms, .. } = about.progress;
+    about.progress =
+        Progress { generation, travels, dirty_mib_s, links_mib_s, end_ms, ..Progress::default() };
+    about.progress.dirty_mib_s.retain(|vm, _| vm == name);
+    (about.stuck, about.notes, about.pulse) = (Vec::new(), Vec::new(), None);
+    about
 }
 
 /// What is answered to a [`Message`].

@@ -26,7 +26,7 @@ use crate::finding::Finding;
 use crate::identity::GpuIdentity;
 use crate::map::Map;
 use crate::mixed::MixedSize;
-use crate::name::{GpuAddress, HostName, PciAddress, PciIds, SlotKey, Timestamp, VmName};
+use crate::name::{GpuAddress, HostName, PciAddress, PciIds, Timestamp, VmName};
 use crate::shared::Shared;
 use crate::step::VFIO_DRIVER;
 
@@ -89,22 +89,6 @@ impl HostInventory {
             pulse: None,
             unread: Some(why),
         }
-    }
-
-    /// The same without what does not concern one VM, and what it holds here.
-    #[must_use]
-    pub fn about(&self, name: &VmName, held: &[SlotKey]) -> Self {
-        let mut about = self.clone();
-        about.gpus.retain(|address, _| held.iter().any(|slot| slot.gpu.address == *address));
-        if let Hypervisor::Up { domains, .. } = &mut about.hypervisor {
-            domains.retain(|domain, _| domain == name.as_str());
-        }
-        let Progress { generation, travels, dirty_mib_s, links_mib_s, end_ms, .. } = about.progress;
-        about.progress =
-            Progress { generation, travels, dirty_mib_s, links_mib_s, end_ms, ..Progress::default() };
-        about.progress.dirty_mib_s.retain(|vm, _| vm == name);
-        (about.stuck, about.notes, about.pulse) = (Vec::new(), Vec::new(), None);
-        about
     }
 
     /// Whether a host is as it was, whenever that was. Taking it apart makes the compiler ask about every field that is added.

@@ -16,6 +16,7 @@ pub mod hold;
 mod lines;
 pub mod luggage;
 pub mod parting;
+mod pinned;
 pub mod pki;
 pub mod registry;
 pub mod revoked;

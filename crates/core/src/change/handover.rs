@@ -2,7 +2,8 @@
 //!
 //! What the other host tells is no wish of a person, and yet enters the spec: so it is admitted here, too ([`hear`]).
 
-use super::{Admitted, Refusal, State, create_findings, refuse_deleted, refuse_errors, vm_of, with_vm};
+use super::vm::create_findings;
+use super::{Admitted, Refusal, State, refuse_deleted, refuse_errors, vm_of, with_vm};
 use crate::diagnostics as say;
 use crate::finding::Subject;
 use crate::handover::{

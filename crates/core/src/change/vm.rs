@@ -1,21 +1,21 @@
-//! Changes of VMs that leave their definitions alone: a domain is taken over as it is, and how much is done for a VM changes
-//! while it runs.
+//! VMs that are new here, made or taken over as they are; and changes that leave their definitions alone: how much is done for a VM
+//! changes while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admitted, Refusal, State, refuse_deleted, refuse_errors, valid, vm_of, with_vm};
+use super::{Admitted, NewVm, Refusal, State, refuse_deleted, refuse_errors, valid, vm_of, with_vm};
 use crate::capacity;
 use crate::diagnostics as say;
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 use crate::inventory::Hypervisor;
 use crate::journey::Migration;
 use crate::label;
 use crate::name::{HostName, LabelKey, LabelValue, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
-use crate::spec::{Availability, Failover, Pace, Request, Run, Spec, VmPart, VmSource, VmSpec};
+use crate::spec::{Availability, Failover, Pace, Request, Run, Spec, VmHardware, VmPart, VmSource, VmSpec};
 
 /// A domain to be taken over: `POST /v1/vms/{name}/adopt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -35,6 +35,61 @@ pub struct AdoptedVm {
     /// How much is done to keep it running. It is not started on another host, whatever that says.
     #[serde(skip_serializing_if = "Availability::is_default")]
     pub availability: Availability,
+}
+
+/// Makes a VM. It is off at first.
+pub(super) fn create(
+    name: &VmName,
+    vm: &NewVm,
+    state: State<'_>,
+    id: VmId,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
+    let found = create_findings(name, (&vm.hardware, &vm.request, vm.availability, &vm.labels), state);
+    let mut warnings = refuse_errors(found)?;
+    let spec = VmSpec {
+        id,
+        source: VmSource::Made(vm.hardware.clone()),
+        request: vm.request.clone(),
+        labels: vm.labels.clone(),
+        reserved: vm.reserved,
+        prefer_numa_node: vm.prefer_numa_node,
+        availability: vm.availability,
+        run: Run::Stopped,
+        serial: 0,
+        relocation: None,
+        handover: None,
+        created_at: now,
+    };
+    // It is off at first, so this is only said; starting it is refused if that is the policy.
+    let shortage = capacity::admission(name, &spec, state);
+    warnings.extend(shortage.map(|shortage| Finding { severity: Severity::Warning, ..shortage }));
+    Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
+}
+
+/// What speaks against a VM that is new here.
+pub(super) fn create_findings(
+    name: &VmName,
+    (hardware, request, availability, labels): (
+        &VmHardware,
+        &Request,
+        Availability,
+        &BTreeMap<LabelKey, LabelValue>,
+    ),
+    state: State<'_>,
+) -> Vec<Finding> {
+    let mut found = valid::hardware(name, hardware);
+    found.extend(valid::request(request));
+    found.extend(valid::availability(availability));
+    found.extend(label::too_many(labels));
+    if state.spec.vms.contains_key(name) {
+        found.push(say::vm_exists(name));
+    } else if let Some(planned) = state.plan.vms.get(name) {
+        found.push(say::vm_to_be_ended(name, &planned.host));
+    } else if state.domain(name).is_some() {
+        found.push(say::domain_exists(name));
+    }
+    found
 }
 
 pub(super) fn adopt(

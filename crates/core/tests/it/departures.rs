@@ -10,8 +10,8 @@ use tranche_core::planner::plan;
 use tranche_core::spec::{DepartureWay, Failover, Request, ShutdownPolicy};
 use uuid::Uuid;
 
-use crate::fleet::{Fleet, node};
-use crate::world::{hardware, model_domain, vm};
+use crate::fleet::{Fleet, model_domain, node};
+use crate::world::{hardware, vm};
 
 /// Two hosts, and a VM that runs on the first.
 fn fleet() -> Fleet {

@@ -11,9 +11,9 @@ use tranche_core::planner::Memory;
 use tranche_core::spec::{Duty, Request};
 use uuid::Uuid;
 
-use crate::fleet::{Fleet, node};
+use crate::fleet::{Fleet, model_domain, node};
 use crate::operations::operation;
-use crate::world::{hardware, model_domain, vm};
+use crate::world::{hardware, vm};
 
 /// Runs a VM on a host, as that host would show it.
 fn runs(fleet: &mut Fleet, name: &str, number: usize) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tranche_core::inventory::{Inventory, Pulse};
+use tranche_core::inventory::{Domain, DomainState, Inventory, OffReason, Pulse};
 use tranche_core::name::*;
 use tranche_core::placement::{Board, Uses, UsesByHost};
 use tranche_core::plan::{Booking, GpuPlan, HostPlan, Plan, VmGoal, VmPlan};
@@ -114,5 +114,22 @@ impl Fleet {
 
     pub(crate) fn board(&self) -> Board<'_> {
         Board::new(&self.spec, &self.inventory, &self.plan.gpus, &self.plan, &self.uses())
+    }
+}
+
+pub(crate) fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Domain {
+    Domain {
+        name: name.to_string(),
+        uuid: id.0,
+        state: DomainState::Off { reason: OffReason::Unknown },
+        persistent: true,
+        autostart: false,
+        vcpus: hardware.vcpus,
+        memory_mib: hardware.memory_mib,
+        live_devices: Vec::new(),
+        defined_devices: Vec::new(),
+        machine: None,
+        blockers: std::collections::BTreeSet::new(),
+        consoles: std::collections::BTreeSet::new(),
     }
 }

@@ -13,8 +13,8 @@ use tranche_core::step::Step;
 use tranche_core::steps::steps;
 use uuid::Uuid;
 
-use crate::fleet::{Fleet, node};
-use crate::world::{gpu, hardware, model_domain, partitioned, vm};
+use crate::fleet::{Fleet, model_domain, node};
+use crate::world::{gpu, hardware, partitioned, vm};
 
 const NOW: Timestamp = Timestamp(9);
 

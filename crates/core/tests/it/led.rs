@@ -9,8 +9,8 @@ use tranche_core::plan::{Booking, DownBy, Plan, VmGoal, VmPlan};
 use tranche_core::planner::{Memory, Planned};
 use uuid::Uuid;
 
-use crate::fleet::{Fleet, node};
-use crate::world::{hardware, model_domain, vm};
+use crate::fleet::{Fleet, model_domain, node};
+use crate::world::{hardware, vm};
 
 /// What a leader does again and again, over hosts that carry out at once what was decided.
 pub(crate) struct Cluster {

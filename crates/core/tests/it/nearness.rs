@@ -5,7 +5,8 @@ use tranche_core::inventory::NumaNode;
 use tranche_core::spec::{Request, VmSource};
 use tranche_core::step::{Near, Step};
 
-use crate::world::{World, model_domain, partitioned, vm};
+use crate::fleet::model_domain;
+use crate::world::{World, partitioned, vm};
 
 fn node(id: u16, cpus: &str, cpu_count: u32, memory_mib: u64) -> NumaNode {
     NumaNode { id, cpus: cpus.to_owned(), cpu_count, memory_mib }

@@ -8,7 +8,8 @@ use tranche_core::plan::VmGoal;
 use tranche_core::spec::{GpuMode, PlacementPolicy, Policy, Request};
 use tranche_core::step::Step;
 
-use crate::world::{PASSTHROUGH, World, gpu, hardware, model_domain, partitioned, vm};
+use crate::fleet::model_domain;
+use crate::world::{PASSTHROUGH, World, gpu, hardware, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 

@@ -9,8 +9,8 @@ use tranche_core::plan::VmGoal;
 use tranche_core::planner::{self, Memory, Planned};
 use tranche_core::spec::{Admission, Duty, Request, Run};
 
-use crate::fleet::{Fleet, node};
-use crate::world::{hardware, model_domain, partitioned};
+use crate::fleet::{Fleet, model_domain, node};
+use crate::world::{hardware, partitioned};
 
 const HOSTS: usize = 5;
 

@@ -10,8 +10,8 @@ use tranche_core::label::{self, Labels, LabelsPart};
 use tranche_core::name::*;
 use tranche_core::spec::*;
 
-use crate::fleet::{Fleet, node};
-use crate::world::{World, hardware, host, model_domain, partitioned, vm};
+use crate::fleet::{Fleet, model_domain, node};
+use crate::world::{World, hardware, host, partitioned, vm};
 
 const ANY: Request = Request::ANY_PARTITION;
 

@@ -12,7 +12,7 @@ use tranche_core::plan::VmGoal;
 use tranche_core::planner;
 use tranche_core::spec::*;
 
-use crate::fleet::{Fleet, node};
+use crate::fleet::{Fleet, model_domain, node};
 use crate::world::vm;
 
 const ANY: Request = Request::ANY_PARTITION;
@@ -184,7 +184,7 @@ fn what_an_adopted_vm_takes_when_it_starts_is_not_given_to_others() {
     (large.memory_mib, large.vcpus) = (60_000, 4);
     let seen = fleet.inventory.get_mut(&node(1)).unwrap();
     let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
-    domains.insert("old".to_owned(), crate::world::model_domain(&vm("old"), id, &large));
+    domains.insert("old".to_owned(), model_domain(&vm("old"), id, &large));
     let new = fleet.add("new", ANY);
     new.source = VmSource::Made(VmHardware { memory_mib: 6_000, ..crate::world::hardware() });
     let wish = |fleet: &Fleet, name: &str| (vm(name), fleet.spec.vms[&vm(name)].clone());

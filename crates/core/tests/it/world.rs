@@ -15,10 +15,11 @@ use tranche_core::step::{Step, VFIO_DRIVER};
 use tranche_core::steps::steps;
 use uuid::Uuid;
 
+use crate::fleet::model_domain;
+
 /// Spec, plan and one modelled host.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
-    /// What the host calls itself.
     pub(crate) name: HostName,
     pub(crate) spec: Spec,
     pub(crate) plan: Plan,
@@ -72,12 +73,11 @@ pub(crate) fn hardware() -> VmHardware {
 }
 
 impl World {
-    /// One host with so many GPUs, on buses 1, 2, …; each offers 1 to 8 partitions. Odd buses are on NUMA node 1.
+    /// One host, `node1` or of that name, with so many GPUs, on buses 1, 2, …; each offers 1 to 8 partitions. Odd buses are on NUMA node 1.
     pub(crate) fn with_gpus(count: u8) -> Self {
         Self::named(host(), count)
     }
 
-    /// The same under another name.
     pub(crate) fn named(name: HostName, count: u8) -> Self {
         let gpus = (1..=count).map(|bus| (GpuAddress::Pci(pf(bus)), model_gpu(bus))).collect();
         let seen = HostInventory {
@@ -582,22 +582,5 @@ fn model_gpu(bus: u8) -> Gpu {
         blanks: Vec::new(),
         reload: None,
         open_by: Vec::new(),
-    }
-}
-
-pub(crate) fn model_domain(name: &VmName, id: VmId, hardware: &VmHardware) -> Domain {
-    Domain {
-        name: name.to_string(),
-        uuid: id.0,
-        state: DomainState::Off { reason: OffReason::Unknown },
-        persistent: true,
-        autostart: false,
-        vcpus: hardware.vcpus,
-        memory_mib: hardware.memory_mib,
-        live_devices: Vec::new(),
-        defined_devices: Vec::new(),
-        machine: None,
-        blockers: std::collections::BTreeSet::new(),
-        consoles: std::collections::BTreeSet::new(),
     }
 }

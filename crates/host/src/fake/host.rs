@@ -14,8 +14,8 @@ use crate::Host;
 use crate::calls::Limits;
 use crate::catalogue::Catalogue;
 use crate::linux::LinuxHost;
-use crate::vm::{Hypervisor, Travels};
 use crate::vm::fake::FakeHypervisor;
+use crate::vm::{Hypervisor, Travels};
 use crate::watchdog::fake::{FakeWatchdog, Model};
 
 /// A fake host.

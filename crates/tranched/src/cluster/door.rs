@@ -18,12 +18,10 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
@@ -33,6 +31,7 @@ use tranche_core::name::HostName;
 use tranche_engine::trail;
 
 use super::book::{self, Book};
+use super::pinned::{Known, Pinned};
 use super::pki;
 use crate::traces::{TRACEPARENT, known_method};
 
@@ -290,83 +289,6 @@ fn client_config(trust: Trust<'_>) -> Result<ClientConfig, AskError> {
                 .with_client_auth_cert(vec![certificate(&identity.client)?], key(&identity.key)?)
                 .map_err(|_| useless("this host's certificate"))
         }
-    }
-}
-
-/// How the authority is known.
-#[derive(Debug)]
-enum Known {
-    /// By its fingerprint: a server shows its certificate behind its own one.
-    Fingerprint([u8; 32]),
-    /// As such.
-    Certificate(CertificateDer<'static>),
-    /// There is none: the certificate that is shown has this fingerprint. A host that stands alone has signed it itself.
-    Itself([u8; 32]),
-}
-
-/// Believes whoever is certified by an authority and, where that is known, has the key that is meant: certificates outlive
-/// the membership of their hosts.
-#[derive(Debug)]
-struct Pinned {
-    authority: Known,
-    key: Option<String>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let authority = match &self.authority {
-            Known::Itself(meant) if pki::fingerprint(end_entity) == *meant => {
-                return Ok(ServerCertVerified::assertion());
-            }
-            Known::Itself(_) => return Err(unknown()),
-            Known::Certificate(authority) => authority,
-            Known::Fingerprint(meant) => {
-                let is_meant = |shown: &&CertificateDer<'_>| pki::fingerprint(shown) == *meant;
-                intermediates.iter().find(is_meant).ok_or_else(unknown)?
-            }
-        };
-        if self.key.is_some() && pki::certified_key(end_entity) != self.key {
-            let why = rustls::CertificateError::ApplicationVerificationFailure;
-            return Err(rustls::Error::InvalidCertificate(why));
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-                .build()
-                .map_err(|_| unknown())?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

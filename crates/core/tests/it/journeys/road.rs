@@ -20,8 +20,8 @@ use tranche_core::step::{Step, VFIO_DRIVER};
 use tranche_core::steps::steps;
 use uuid::Uuid;
 
-use crate::fleet::{Fleet, node};
-use crate::world::{World, gpu, model_domain, vm};
+use crate::fleet::{Fleet, model_domain, node};
+use crate::world::{World, gpu, vm};
 
 /// A host as it is, which is not always what the leader knows of it.
 #[derive(Debug, Clone)]
