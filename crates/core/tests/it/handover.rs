@@ -43,7 +43,7 @@ fn way(pair: &mut Pair, migration: Migration) {
 fn under_way() -> Pair {
     let mut pair = Pair::new(true);
     pair.hands_over();
-    pair.turns(6);
+    pair.turns(8);
     assert!(matches!(pair.stage(), Some(Stage::Goes { .. })), "{:?}", pair.stage());
     assert_eq!(pair.domain(Side::There), Some(DomainState::Arriving));
     assert_eq!((pair.booked(Side::Here), pair.booked(Side::There)), (1, 1), "first it is booked there");

@@ -10,7 +10,6 @@ use tranche_core::step::Step;
 
 use crate::fleet::model_domain;
 use crate::world::{PASSTHROUGH, World, gpu, hardware, partitioned, vm};
-
 const ANY: Request = Request::ANY_PARTITION;
 
 #[test]

@@ -129,7 +129,7 @@ fn each_other_host_is_shown_with_what_would_become_of_the_vm_and_all_that_speaks
 
         why not on node4:
           Host node4 has not reported its hardware yet. [host_silent]
-            The daemon is still looking at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.
+            Its daemon has just begun to look at it; try again in a moment. 'journalctl -u tranched' there tells what keeps it.
 
         why not live to node5:
           VM desk would stand still for about 18.6 s on its way to host node5, and may do so for 1.0 s: the link is taken to carry 110 MiB/s. [live_pause]
