@@ -86,7 +86,7 @@ pub(super) fn hand_over(
     }));
     let goal = Goal::VmHandedOver { vm: name.clone(), invitation: invitation.clone(), to: to.clone() };
     let title = format!("hand VM {name} over to host {to}");
-    Ok(with_vm(state, name, spec, goal, title, outlook.live_obstacles.clone()))
+    Ok(with_vm(state, name, spec, goal, title, Vec::new()))
 }
 
 /// A VM that could go to a host with another store: it is made by Tranche, runs, and is not on its way.
