@@ -28,8 +28,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::change::State;
-use crate::finding::Finding;
-use crate::inventory::{DomainState, HostInventory, Hypervisor, Inventory, Progress};
+use crate::inventory::{DomainState, HostInventory, Hypervisor, Progress};
 use crate::migration::Way;
 use crate::name::{GpuKey, HostName, InvitationId, SlotKey, Timestamp, VmId, VmName};
 use crate::plan::GpuPlan;
@@ -99,9 +98,6 @@ pub struct Incoming {
     pub order: Order,
     /// How it would come, as both hosts were when it was offered.
     pub way: Way,
-    /// What stood against sending it while it runs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub live_obstacles: Vec<Finding>,
 }
 
 /// A place for one VM that comes from a host with another store. Whoever has its token may send one.
@@ -438,11 +434,4 @@ pub fn answer(invitation: &InvitationId, turn: u64, state: State<'_>) -> Option<
         Some(word) => Answer::Seen { way: incoming.way, word },
         None => Answer::Noted,
     })
-}
-
-/// An inventory with another store's host in it, to see how its VM could come.
-pub(crate) fn with_guest_host(inventory: &Inventory, host: &HostInventory) -> Inventory {
-    let mut both = inventory.clone();
-    both.insert(host.host.clone(), host.clone().into());
-    both
 }

@@ -8,7 +8,7 @@ use crate::diagnostics as say;
 use crate::finding::Subject;
 use crate::handover::{
     Handover, INVITATIONS_MAX, Incoming, Invitation, Message, Offer, Order, Outcome, Outgoing, Stage, Stays,
-    Used, with_guest_host,
+    Used,
 };
 use crate::migration::{self, Outlook, Way};
 use crate::name::{HostName, InvitationId, Timestamp, VmName};
@@ -204,10 +204,8 @@ pub fn hear(
     let Some(incoming) = state.spec.vms.get(&used.vm).and_then(VmSpec::incoming) else {
         return Ok(Heard::Nothing);
     };
-    if used.outcome.is_some() || message.turn < incoming.turn {
-        return Ok(Heard::Nothing);
-    }
-    if (message.turn, message.order) == (incoming.turn, incoming.order) {
+    let is_known = (message.turn, message.order) == (incoming.turn, incoming.order);
+    if is_known || message.turn < incoming.turn {
         return Ok(Heard::Nothing);
     }
     let mut spec = state.spec.clone();
@@ -251,7 +249,8 @@ pub fn judge_offer(offer: &Offer, state: State<'_>) -> Result<Outlook, Refusal> 
         let booking = Booking { vm: name.clone(), vm_id: vm.id, since: Timestamp::default() };
         plan.bookings.insert(slot.clone(), booking);
     }
-    let inventory = with_guest_host(state.inventory, from);
+    let mut inventory = state.inventory.clone();
+    inventory.insert(from.host.clone(), from.clone().into());
     let both = State { spec: &spec, plan: &plan, inventory: &inventory };
     migration::outlook_on(name, &host, both).ok_or_else(|| vec![say::host_silent(&host)])
 }
@@ -279,7 +278,6 @@ fn comes(
         turn: message.turn,
         order: message.order,
         way: outlook.way,
-        live_obstacles: outlook.live_obstacles,
     };
     let coming = VmSpec {
         run: Run::Running,

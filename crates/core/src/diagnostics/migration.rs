@@ -60,7 +60,7 @@ pub fn live_unable(vm: &VmName, host: &HostName) -> Finding {
         format!(
             "VM {vm} cannot move while it runs, because host {host} has no way to send VMs to others or take them in."
         ),
-        "Its tranched must be a member of the cluster, of a version that can, and use libvirt's system daemon; 'tranche host list' shows the versions.",
+        "Its tranched must be of a version that can, and use libvirt's system daemon; 'tranche host list' shows the versions.",
     )
 }
 

@@ -3,6 +3,7 @@
 //! Here nothing is decided about them but what they hold: what is done follows from the last order alone.
 
 use super::Planner;
+use crate::diagnostics as say;
 use crate::handover::{Awaited, Incoming, Order, Word};
 use crate::inventory::HostInventory;
 use crate::name::VmName;
@@ -19,6 +20,7 @@ impl Planner<'_> {
         incoming: &Incoming,
         board: &mut Board<'_>,
     ) {
+        self.findings.push(say::vm_arrives(name, &incoming.from));
         let Some(host) = self.home_of(name, spec, board) else { return };
         self.sort_bookings(name, &host);
         let observed = &self.inventory[&host];

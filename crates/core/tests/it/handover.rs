@@ -47,6 +47,7 @@ fn under_way() -> Pair {
     assert!(matches!(pair.stage(), Some(Stage::Goes { .. })), "{:?}", pair.stage());
     assert_eq!(pair.domain(Side::There), Some(DomainState::Arriving));
     assert_eq!((pair.booked(Side::Here), pair.booked(Side::There)), (1, 1), "first it is booked there");
+    assert!(pair.there.has_finding(Code::VmOnItsWay), "whoever looks there is told whose it is");
     pair
 }
 

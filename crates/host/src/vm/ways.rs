@@ -5,15 +5,15 @@
 use std::any::Any;
 use std::fmt;
 
-use tranche_core::name::HostName;
+use tranche_core::name::{HostName, VmName};
 
 /// Ways to the libvirt of other hosts.
 pub trait Ways: Send + Sync + fmt::Debug {
-    /// Opens a way to another host's libvirt, which is there as long as what is returned lives.
+    /// Opens a way by which a VM goes to another host's libvirt, which is there as long as what is returned lives.
     ///
     /// # Errors
     /// Why there is none, in words.
-    fn open(&self, host: &HostName) -> Result<Way, String>;
+    fn open(&self, vm: &VmName, host: &HostName) -> Result<Way, String>;
 }
 
 /// A way to the libvirt of another host.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tranche_core::inventory::{DomainState, OffReason};
 use tranche_core::journey::{Sending, Sent};
-use tranche_core::name::HostName;
+use tranche_core::name::{HostName, VmName};
 use tranche_core::spec::Limits;
 use tranche_core::step::Step;
 use tranche_host::vm::libvirt::Libvirt;
@@ -18,7 +18,7 @@ use crate::server::Server;
 pub(crate) struct Direct(pub(crate) String);
 
 impl Ways for Direct {
-    fn open(&self, host: &HostName) -> Result<Way, String> {
+    fn open(&self, _: &VmName, host: &HostName) -> Result<Way, String> {
         if host.as_str() == "there" {
             Ok(Way { uri: self.0.clone(), guard: Box::new(()) })
         } else {

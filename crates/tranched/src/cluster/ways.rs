@@ -34,7 +34,7 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tranche_api::Problem;
 use tranche_core::diagnostics as say;
-use tranche_core::name::HostName;
+use tranche_core::name::{HostName, VmName};
 use tranche_host::vm::{Way, Ways};
 
 use super::Cluster;
@@ -85,14 +85,14 @@ impl Carrier {
         Self { dir, cluster, peers, runtime, opened: AtomicU64::new(0) }
     }
 
-    /// How another host is reached: as a member of this one's cluster, or as one that has invited a VM.
-    fn behind(&self, host: &HostName) -> Result<Behind, String> {
+    /// How another host is reached: as a member of this one's cluster, or as one that has invited this VM.
+    fn behind(&self, vm: &VmName, host: &HostName) -> Result<Behind, String> {
         let identity = self.cluster.identity().map_err(|finding| finding.message)?;
         if let Some(identity) = identity {
             let door = self.cluster.door_of(host).map_err(|finding| finding.message)?;
             return Ok(Behind::Door(door, Box::new(identity)));
         }
-        let peer = self.peers.of_host(host).map_err(|error| error.to_string())?;
+        let peer = self.peers.of(vm, host).map_err(|error| error.to_string())?;
         peer.map(Behind::Console).ok_or_else(|| say::cluster_none().message)
     }
 
@@ -108,8 +108,8 @@ impl Carrier {
 }
 
 impl Ways for Carrier {
-    fn open(&self, host: &HostName) -> Result<Way, String> {
-        let there = Arc::new(There { host: host.clone(), behind: self.behind(host)? });
+    fn open(&self, vm: &VmName, host: &HostName) -> Result<Way, String> {
+        let there = Arc::new(There { host: host.clone(), behind: self.behind(vm, host)? });
         let (tell, told) = mpsc::channel();
         let first = Arc::clone(&there);
         // Not waited for with the runtime's own means, which panic when it has ended meanwhile.
@@ -395,7 +395,7 @@ mod tests {
     #[tokio::test]
     async fn a_host_that_stands_alone_has_no_way_to_anybody() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = carrier(&dir).open(&"node2".parse().unwrap()).unwrap_err();
+        let refused = carrier(&dir).open(&"vm".parse().unwrap(), &"node2".parse().unwrap()).unwrap_err();
         assert_eq!(refused, say::cluster_none().message);
     }
 

@@ -21,7 +21,7 @@ use tranche_core::diagnostics as say;
 use tranche_core::finding::Finding;
 use tranche_core::handover::{Answer, Message, Offer};
 use tranche_core::migration::Outlook;
-use tranche_core::name::{HostName, InvitationId, Timestamp};
+use tranche_core::name::{HostName, InvitationId, Timestamp, VmName};
 use tranche_store::{Key, KeyRange, Store, StoreError, Txn};
 
 use crate::cluster::door::{self, AskError, Trust};
@@ -48,8 +48,8 @@ const UNUSED_MS_MAX: u64 = 10 * 60 * 1_000;
 pub struct Peer {
     /// As `HOST:PORT`.
     pub place: String,
-    /// What it calls itself.
-    pub host: Option<HostName>,
+    /// The VM that goes there, and what it calls itself.
+    bound: Option<(VmName, HostName)>,
     /// The SHA-256 of its certificate.
     certificate: [u8; 32],
     /// What opens its door.
@@ -61,7 +61,7 @@ pub struct Peer {
 /// The secret stays out of logs.
 impl std::fmt::Debug for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("place", &self.place).field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("Peer").field("place", &self.place).field("bound", &self.bound).finish_non_exhaustive()
     }
 }
 
@@ -96,7 +96,13 @@ impl Peer {
             Some(url) => place_of(url).ok_or_else(|| say::peer_address(url))?,
             None => own.ok_or_else(|| say::invitation_refused("it names no address"))?,
         };
-        Ok(Self { place, host: None, certificate: token.authority, secret: token.secret, since: now })
+        Ok(Self { place, bound: None, certificate: token.authority, secret: token.secret, since: now })
+    }
+
+    /// The same, for a VM that goes there, as it calls itself.
+    #[must_use]
+    pub fn bound_to(self, vm: VmName, host: HostName) -> Self {
+        Self { bound: Some((vm, host)), ..self }
     }
 
     /// What it knows the VM's place by.
@@ -205,13 +211,15 @@ impl Peers {
         Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
     }
 
-    /// The one that calls itself so, the newest if there are several.
+    /// The one that a VM goes to, by what it calls itself: of several, the one that was asked last. Others of that name, and other VMs
+    /// on their way to it, have tokens of their own.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn of_host(&self, host: &HostName) -> Result<Option<Peer>, StoreError> {
+    pub fn of(&self, vm: &VmName, host: &HostName) -> Result<Option<Peer>, StoreError> {
         let all = self.all()?.into_iter().map(|(_, peer)| peer);
-        Ok(all.filter(|peer| peer.host.as_ref() == Some(host)).max_by_key(|peer| peer.since))
+        let is_its = |peer: &Peer| peer.bound.as_ref().is_some_and(|(of, to)| (of, to) == (vm, host));
+        Ok(all.filter(is_its).max_by_key(|peer| peer.since))
     }
 
     /// Forgets those that no VM goes to any more.
@@ -270,15 +278,22 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_known_by_its_name_and_forgotten_once_nothing_goes_there() {
+    fn a_peer_is_known_by_its_vm_and_forgotten_once_nothing_goes_there() {
         let peers = Peers::new(Arc::new(MemoryStore::new(Arc::new(ManualClock::default()))));
-        let mut peer = Peer::new(None, &token().to_string(), Timestamp(5)).unwrap();
+        let name = |text: &str| text.parse::<VmName>().unwrap();
+        let host: HostName = "node2".parse().unwrap();
+        let made = |secret: u8, vm: &str| {
+            let token = Token { secret: [secret; 32], ..token() }.to_string();
+            let peer = Peer::new(None, &token, Timestamp(5)).unwrap().bound_to(name(vm), host.clone());
+            peers.keep(&peer.invitation().unwrap(), &peer).unwrap();
+            peer
+        };
+        let (peer, other) = (made(9, "a"), made(8, "b"));
         let invitation = peer.invitation().unwrap();
-        peer.host = Some("node2".parse().unwrap());
-        peers.keep(&invitation, &peer).unwrap();
         assert_eq!(peers.get(&invitation).unwrap(), Some(peer.clone()));
-        assert_eq!(peers.of_host(&"node2".parse().unwrap()).unwrap(), Some(peer.clone()));
-        assert_eq!(peers.of_host(&"node3".parse().unwrap()).unwrap(), None);
+        assert_eq!(peers.of(&name("a"), &host).unwrap(), Some(peer.clone()));
+        assert_eq!(peers.of(&name("b"), &host).unwrap(), Some(other), "each VM has a token of its own");
+        assert_eq!(peers.of(&name("a"), &"node3".parse().unwrap()).unwrap(), None);
         peers.forget(|_| true, Timestamp(1 << 40)).unwrap();
         peers.forget(|_| false, Timestamp(6)).unwrap();
         assert!(peers.get(&invitation).unwrap().is_some(), "a VM may be about to go there");

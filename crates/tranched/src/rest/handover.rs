@@ -49,7 +49,7 @@ pub(super) async fn hand_over(
     InQuery(query): InQuery<ChangeQuery>,
     InWholeBody(HandOverVm { to, token }): InWholeBody<HandOverVm>,
 ) -> Result<Response, Refusal> {
-    let mut peer = Peer::new(to.as_deref(), &token, clock::now())?;
+    let peer = Peer::new(to.as_deref(), &token, clock::now())?;
     let invitation = peer.invitation()?;
     let vm = name.clone();
     let offer = app.ask(move |engine| engine.desk().offer(&vm)).await?;
@@ -57,7 +57,7 @@ pub(super) async fn hand_over(
     if query.dry_run {
         return Ok(Json(outlook).into_response());
     }
-    peer.host = Some(outlook.host.clone());
+    let peer = peer.bound_to(name.clone(), outlook.host.clone());
     let (peers, kept) = (app.handovers.peers.clone(), invitation.clone());
     // Before the wish: whoever is killed in between has only to forget it.
     let keeping = tokio::task::spawn_blocking(move || peers.keep(&kept, &peer)).await;

@@ -218,7 +218,7 @@ impl Shared {
         self.sendings.note(&trip.vm, number, Sending::UnderWay { percent: 0, got_on_at: now() });
         let (shared, link, name) = (Arc::clone(self), Arc::clone(link), trip.vm.clone());
         let body = move || {
-            let state = match ways.open(&trip.to) {
+            let state = match ways.open(&trip.vm, &trip.to) {
                 Ok(way) => shared.travel(&trip, &way),
                 Err(why) => Sending::Failed { why: format!("there is no way to host {}: {why}", trip.to) },
             };

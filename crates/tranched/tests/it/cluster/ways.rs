@@ -159,7 +159,7 @@ impl Pair {
     }
 
     fn open(&self) -> Result<Way, String> {
-        self.carrier.open(&named("node1"))
+        self.carrier.open(&"vm".parse().unwrap(), &named("node1"))
     }
 
     /// What node1's door says to somebody who would be let through.
