@@ -8,6 +8,7 @@
 mod followed;
 mod hearing;
 mod operations;
+mod planning;
 mod preview;
 mod reading;
 mod wishes;
@@ -27,7 +28,7 @@ use tranche_core::migration::{self, Outlook};
 use tranche_core::name::{HostName, OperationId, Timestamp, VmId, VmName};
 use tranche_core::operation::{LogLine, Operation, OperationState};
 use tranche_core::plan::Plan;
-use tranche_core::planner::{self, Memory, Planned};
+use tranche_core::planner::{self, Memory};
 use tranche_core::spec::Spec;
 use tranche_core::step::StepSubject;
 use tranche_core::why;
@@ -35,6 +36,7 @@ use tranche_store::{Loaded, Repository, RepositoryError, Saved, Shared, State, T
 use uuid::Uuid;
 
 use self::operations::{NEWS_MAX, failures_that_matter, judge_operations, news_between};
+use self::planning::Judged;
 use self::preview::effect_of;
 use self::wishes::{Wishes, take_over};
 use crate::hand::{as_member, with_host};
@@ -93,6 +95,8 @@ struct Inner {
     heard_at: Timestamp,
     /// On which terms wishes are stored.
     terms: Terms,
+    /// Whether it decided last by what all hosts reported, and that is stored: then wishes are planned with as they come.
+    leads: bool,
     store_finding: Option<Finding>,
     /// What happened and stands in no log yet.
     news: News,
@@ -345,6 +349,7 @@ impl Desk {
             Ok(true) => {}
             Ok(false) => return Some(inner.decided(BTreeSet::new())),
             Err(rejected) => {
+                inner.leads = false;
                 if let Reported::One(seen) = reports.inventory {
                     inner.inventory = with_host(&inner.inventory, *seen).into();
                 }
@@ -370,6 +375,7 @@ impl Desk {
         inner.news.drain(..surplus);
         let decided = self.plan_and_store(&mut inner, &reports.findings, terms, now);
         let changed = decided.is_none() || inner.loaded.state != stored || inner.store_finding.is_some();
+        inner.leads = decided.is_some() && pulses.is_some();
         let reported = reports.findings;
         inner.rest = pulses.filter(|_| !changed).map(|pulses| Rest { pulses, reported, since: now });
         self.publish(&inner);
@@ -385,33 +391,8 @@ impl Desk {
     ) -> Option<Decided> {
         let _decision = self.decision(inner, now).entered();
         let stored = inner.loaded.state.clone();
-        let planned = trail::part!("plan")
-            .in_scope(|| inner.memory.plan(&stored.spec, &inner.inventory, &stored.plan, now));
-        if inner.doubts {
-            let anew = planner::plan(&stored.spec, &inner.inventory, &stored.plan, now);
-            assert_eq!(planned, anew, "what is remembered changes what is decided");
-            assert_eq!(
-                check::check_changes(&stored.plan, &planned.plan),
-                check::check(&planned.plan),
-                "what is as before is sound"
-            );
-        }
-        let Planned { plan, mut findings, gone } = planned;
-        let mut violations = Vec::new();
-        if *stored.plan != plan {
-            violations = check::check_changes(&stored.plan, &plan);
-            violations.extend(check::check_transition(&stored.plan, &plan));
-        }
-        let sound = violations.is_empty();
-        findings.extend(violations);
         let mut next = stored.clone();
-        // What is as before stays the same value, which readers and the store's image share.
-        if sound && *next.plan != plan {
-            next.plan = plan.into();
-        }
-        if sound && !gone.is_empty() {
-            next.spec.vms.retain(|name, _| !gone.contains(name));
-        }
+        let Judged { mut findings, is_sound } = planning::plan(inner, &mut next, now);
         let failures = failures_that_matter(&next, &inner.inventory);
         findings.extend(failures.iter().map(|failure| failure.finding.clone()));
         let put_back = judge_operations(&mut next, &inner.inventory, &findings, &failures, &inner.news, now);
@@ -426,12 +407,25 @@ impl Desk {
         findings.sort();
         findings.dedup();
         inner.findings = findings.into();
-        (sound && is_stored).then(|| inner.decided(put_back))
+        (is_sound && is_stored).then(|| inner.decided(put_back))
     }
 
+    /// Stores wishes.
     fn commit_wish(&self, inner: &mut Inner, next: State) -> Result<(), Rejected> {
         let terms = inner.terms.clone();
         self.commit(inner, next, &terms)
+    }
+
+    /// Stores wishes with what follows from them, where this desk leads and all of it is stored at once; else by themselves.
+    fn commit_wish_planned(&self, inner: &mut Inner, next: State, now: Timestamp) -> Result<(), Rejected> {
+        if let Some(planned) = planning::with_what_follows(inner, &next, now) {
+            let terms = inner.terms.clone();
+            let saved = self.repository.commit_at_once(inner.loaded.clone(), planned, &terms);
+            if let Some(saved) = saved.transpose() {
+                return inner.note(saved, &terms);
+            }
+        }
+        self.commit_wish(inner, next)
     }
 
     /// Stores the next state if it differs from the last. On failure nothing may be done that rests on it.
@@ -439,25 +433,8 @@ impl Desk {
         if next == inner.loaded.state {
             return Ok(());
         }
-        inner.rest = None;
-        match self.repository.commit(inner.loaded.clone(), next, terms) {
-            Ok(Saved::Committed(loaded)) => {
-                inner.loaded = loaded;
-                inner.store_finding = None;
-                Ok(())
-            }
-            Ok(Saved::Conflict(conflict)) => {
-                inner.reload = true;
-                let lost = terms.always.iter().any(|term| term.key == conflict.key);
-                let finding = if lost { lead_lost() } else { view::conflict_finding(&conflict.to_string()) };
-                Err(Rejected::Store(Box::new(finding)))
-            }
-            Err(error) => {
-                inner.reload = true;
-                inner.store_finding = Some(error.finding());
-                Err(Rejected::Store(Box::new(error.finding())))
-            }
-        }
+        let saved = self.repository.commit(inner.loaded.clone(), next, terms);
+        inner.note(saved, terms)
     }
 
     fn publish(&self, inner: &Inner) {
@@ -489,6 +466,30 @@ impl Inner {
             rest.pulses == *pulses && rest.reported == reported && !now.is_past(rest.since, REST_MS_MAX)
         };
         self.rest.as_ref().is_some_and(rests)
+    }
+
+    /// Notes how a commit on these terms ended.
+    fn note(&mut self, saved: Result<Saved, RepositoryError>, terms: &Terms) -> Result<(), Rejected> {
+        self.rest = None;
+        let finding = match saved {
+            Ok(Saved::Committed(loaded)) => {
+                self.loaded = loaded;
+                self.store_finding = None;
+                return Ok(());
+            }
+            Ok(Saved::Conflict(conflict)) => {
+                let lost = terms.always.iter().any(|term| term.key == conflict.key);
+                if lost { lead_lost() } else { view::conflict_finding(&conflict.to_string()) }
+            }
+            Err(error) => {
+                let finding = error.finding();
+                self.store_finding = Some(finding.clone());
+                finding
+            }
+        };
+        // What is stored by now is for the loop to read, and to plan with.
+        (self.reload, self.leads) = (true, false);
+        Err(Rejected::Store(Box::new(finding)))
     }
 
     fn decided(&self, put_back: BTreeSet<StepSubject>) -> Decided {

@@ -55,7 +55,7 @@ impl Shared {
 
 impl Inner {
     /// Whether the network is of low quality.
-    fn is_rough(&self) -> bool {
+    pub(crate) fn is_rough(&self) -> bool {
         self.now_ms < self.rough_until_ms
     }
 

@@ -247,6 +247,10 @@ impl Daemon {
             return 0;
         }
         let pause_ms = turn_every_ms(&self.member.timers());
+        // In rough times wishes do not wait for a turn: what the desk knows is then of the turn before, whatever has happened since.
+        if self.leads.load(Ordering::SeqCst) && self.world.with(|inner| inner.is_rough()) {
+            self.take_wish();
+        }
         let led = self.take_lead();
         let led_before = self.leads.swap(led == Led::Decided, Ordering::SeqCst);
         if led == Led::Decided {

@@ -155,15 +155,36 @@ impl Repository {
     ///
     /// # Errors
     /// After an error, load again: nothing, a part or everything may have been stored.
-    pub fn commit(
+    pub fn commit(&self, loaded: Loaded, mut next: State, terms: &Terms) -> Result<Saved, RepositoryError> {
+        let batches = batches(&loaded, &mut next)?;
+        self.store_all(batches, loaded, next, terms)
+    }
+
+    /// The same where all of it takes effect at once; nothing is stored, and nothing returned, where one transaction does not hold it.
+    ///
+    /// # Errors
+    /// After an error, load again: nothing or everything may have been stored.
+    pub fn commit_at_once(
         &self,
-        mut loaded: Loaded,
+        loaded: Loaded,
         mut next: State,
         terms: &Terms,
+    ) -> Result<Option<Saved>, RepositoryError> {
+        let batches = batches(&loaded, &mut next)?;
+        if batches.len() > 1 {
+            return Ok(None);
+        }
+        self.store_all(batches, loaded, next, terms).map(Some)
+    }
+
+    fn store_all(
+        &self,
+        batches: Vec<changes::Batch>,
+        mut loaded: Loaded,
+        next: State,
+        terms: &Terms,
     ) -> Result<Saved, RepositoryError> {
-        forget_old_operations(&mut next.operations);
-        let changes = changes::between(&loaded.state, &next, &loaded.versions)?;
-        for batch in changes::pack(changes) {
+        for batch in batches {
             match self.store.commit(&batch.txn(terms))? {
                 Outcome::Conflict(conflict) => return Ok(Saved::Conflict(conflict)),
                 Outcome::Committed(revision) => {
@@ -224,6 +245,12 @@ impl Repository {
     pub fn watch(&self, loaded: &Loaded) -> Result<Box<dyn Watch>, RepositoryError> {
         Ok(self.store.watch(&layout::records(), loaded.revision)?)
     }
+}
+
+/// What is to be written to get from what was loaded to the next state.
+fn batches(loaded: &Loaded, next: &mut State) -> Result<Vec<changes::Batch>, RepositoryError> {
+    forget_old_operations(&mut next.operations);
+    Ok(changes::pack(changes::between(&loaded.state, next, &loaded.versions)?))
 }
 
 /// Forgets the operations that have been over for the longest time, when there are too many.

@@ -1,39 +1,45 @@
 //! How many bookings a second are durable on three real etcd members on this machine, beside how many compare-and-swaps they
 //! do: `scripts/bench cluster`. Eight clients each. It prints figures and judges nothing.
 //!
-//! A booking is: a VM that is there is told to start, which is stored, and a partition was chosen for it, which is stored, too.
-//! Clients use the desk as the REST layer does, and the desk decides when there is news, as the daemon's loop does; HTTP
-//! itself is not measured.
+//! A booking is: a VM that is there is told to start, and both that and the partition that was chosen for it are stored. The
+//! desk is that of who leads a cluster: clients use it as the REST layer does, each commit rests on the lead, and it decides when
+//! there is news, as the daemon's loop does. HTTP itself is not measured, and neither is what hosts do about it. Each of them has one VM
+//! to start, which is bound to it: a host that was just told something is told the next only when it has said that it knows.
 
 #[path = "../tests/it/etcd.rs"]
 mod etcd;
+mod made_up;
 #[path = "../tests/it/ports.rs"]
 mod ports;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tranche_core::change::{Change, NewVm};
-use tranche_core::inventory::HostInventory;
-use tranche_core::name::{GpuAddress, GpuKey, HostName, PciAddress, Timestamp, VmName};
-use tranche_core::spec::{Availability, Firmware, GpuMode, Request, VmHardware};
-use tranche_host::calls::Limits;
-use tranche_host::catalogue::Catalogue;
-use tranche_host::fake::{FakeKernel, Machine};
-use tranche_host::linux::LinuxHost;
-use tranche_host::vm::fake::FakeHypervisor;
-use tranche_store::{EtcdSettings, EtcdStore, Expected, Outcome, Repository, Store, Terms, Txn};
+use tranche_core::change::Change;
+use tranche_core::inventory::{Domain, DomainState, HostInventory, Hypervisor, OffReason, Pulse};
+use tranche_core::name::{GpuKey, HostName, Timestamp, VmId, VmName};
+use tranche_core::plan::{GpuPlan, HostPlan, VmGoal, VmPlan};
+use tranche_core::spec::{GpuMode, Run, VmSource};
+use tranche_host::fake::Machine;
+use tranche_store::{
+    EtcdSettings, EtcdStore, Expected, MemoryStore, Outcome, Repository, Saved, State, Store, Terms, Txn,
+};
 use tranched::engine::{Desk, Engine, Ids, News, Reported, Reports, View};
 
 use self::etcd::Members;
 
 const CLIENTS: u32 = 8;
-const BOOKINGS_EACH: u32 = 50;
-const GPUS: u8 = 8;
-const PARTITIONS: u16 = 64;
-const SWAPS_FOR: Duration = Duration::from_secs(10);
+const BOOKINGS_EACH: u32 = 100;
+const HOSTS: u32 = CLIENTS * BOOKINGS_EACH;
+const PARTITIONS: u16 = 4;
+/// How long the lead lasts: longer than all of it takes.
+const LEASE_MS: u64 = 60_000;
+const SWAPS_FOR: Duration = Duration::from_secs(5);
+/// How long a client waits for a booking.
+const PATIENCE: Duration = Duration::from_secs(20);
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn main() {
@@ -87,25 +93,49 @@ fn swaps(client: usize, store: &dyn Store, began: Instant) -> u32 {
 }
 
 fn bookings_per_s(store: &Arc<dyn Store>) -> f64 {
-    let seen = prepare(store);
-    let desk = Desk::open(Repository::new(Arc::clone(store)), Ids::default()).expect("it can be read");
-    let decide = || {
-        let inventory = Reported::One(Box::new(seen.clone()));
-        desk.decide(Reports { inventory, news: News::new(), findings: Vec::new() }, &Terms::default(), NOW);
+    let repository = Repository::new(Arc::clone(store));
+    write_cluster(&repository);
+    let lease = store.grant(LEASE_MS).expect("a lease");
+    let lead = repository.lead(&host_name(0), lease.id).expect("etcd answers").expect("nobody else leads");
+    let terms = Terms { always: vec![lead], ..Terms::default() };
+    let pulse = Pulse {
+        silent_ms: 0,
+        epoch: 0,
+        armed: false,
+        bound_ms: None,
+        being_cut: false,
+        off: None,
+        unattended: false,
+        rising: false,
+        clock_ahead_ms: 0,
     };
-    for (client, number) in
-        (0..CLIENTS).flat_map(|client| (0..BOOKINGS_EACH).map(move |number| (client, number)))
-    {
-        let change = Change::CreateVm { name: name_of(client, number), vm: vm() };
-        desk.submit(&change, false, NOW).expect("it is taken");
+    let pulses: BTreeMap<HostName, Pulse> = (0..HOSTS).map(|number| (host_name(number), pulse)).collect();
+    let desk = Desk::open(repository.clone(), Ids::default()).expect("it can be read");
+    let decide = || {
+        let inventory = Reported::Stored(pulses.clone());
+        desk.decide(Reports { inventory, news: News::new(), findings: Vec::new() }, &terms, NOW)
+    };
+    // Until every host has heard what was decided for it, and said so.
+    let mut told = 1;
+    while told > 0 {
+        let decided = decide().expect("it is stored");
+        told = 0;
+        for (host, seen) in &*desk.view().inventory {
+            let mut seen = HostInventory::clone(seen);
+            let generation = decided.plan.generations.get(host).copied().unwrap_or_default();
+            if seen.progress.generation != generation {
+                (seen.progress.generation, seen.pulse) = (generation, None);
+                repository.report(&seen).expect("it is stored");
+                told += 1;
+            }
+        }
     }
-    decide();
     let began = Instant::now();
     thread::scope(|scope| {
         let (bell, rung) = sync_channel(1);
         scope.spawn(move || {
             while rung.recv().is_ok() {
-                decide();
+                decide().expect("it is stored");
             }
         });
         let desk = &desk;
@@ -114,12 +144,12 @@ fn bookings_per_s(store: &Arc<dyn Store>) -> f64 {
             scope.spawn(move || book(client, desk, &bell));
         }
     });
-    f64::from(CLIENTS * BOOKINGS_EACH) / began.elapsed().as_secs_f64()
+    f64::from(HOSTS) / began.elapsed().as_secs_f64()
 }
 
 /// Returns when each of a client's VMs has a partition that is stored.
 fn book(client: u32, desk: &Desk, bell: &SyncSender<()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let mut views = desk.watch();
     for number in 0..BOOKINGS_EACH {
         let name = name_of(client, number);
@@ -127,62 +157,89 @@ fn book(client: u32, desk: &Desk, bell: &SyncSender<()>) {
         // A bell that rings already says all there is to say.
         let _ = bell.try_send(());
         let booked = |view: &Arc<View>| view.plan.held_by(&name).next().is_some();
-        runtime.block_on(views.wait_for(booked)).expect("a desk that lives");
+        let booked = async { tokio::time::timeout(PATIENCE, views.wait_for(booked)).await.map(|_| ()) };
+        runtime.block_on(booked).expect("it gets a partition");
     }
 }
 
 fn name_of(client: u32, number: u32) -> VmName {
-    format!("vm-{client}-{number}").parse().expect("a name")
+    vm_name(client * BOOKINGS_EACH + number)
 }
 
-fn vm() -> NewVm {
-    let hardware = VmHardware {
+fn vm_name(number: u32) -> VmName {
+    format!("vm-{number:05}").parse().expect("a name")
+}
+
+fn host_name(number: u32) -> HostName {
+    format!("node{number:04}").parse().expect("a name")
+}
+
+/// Hosts that are alike, each with a GPU that is split and a VM that is off.
+fn write_cluster(repository: &Repository) {
+    let (seen, gpu) = split_host();
+    let model = made_up::host(&host_name(0), Machine::gpus(1, PARTITIONS));
+    let (hosts, vms) = ((0..HOSTS).map(host_name), (0..HOSTS).map(vm_name));
+    let mut state =
+        State { spec: made_up::wishes(&model, PARTITIONS, hosts, vms).into(), ..State::default() };
+    state.spec.vms.change_each(|_, vm| (vm.run, vm.source) = (Run::Stopped, VmSource::Adopted));
+    for number in 0..HOSTS {
+        let (host, vm) = (host_name(number), vm_name(number));
+        let id = state.spec.vms[&vm].id;
+        for address in seen.gpus.keys() {
+            let key = GpuKey { host: host.clone(), address: address.clone() };
+            state.plan.gpus.insert(key, gpu.clone());
+        }
+        state.plan.hosts.insert(host.clone(), HostPlan::default());
+        let mut seen = seen.clone();
+        seen.host = host.clone();
+        if let Hypervisor::Up { domains, .. } = &mut seen.hypervisor {
+            domains.insert(vm.to_string(), domain(&vm, id));
+        }
+        state.inventory.insert(host.clone(), seen.into());
+        state.plan.vms.insert(vm, VmPlan::new(host, id, VmGoal::Stop));
+    }
+    let loaded = repository.load().expect("etcd is read");
+    let saved = repository.commit(loaded, state, &Terms::default()).expect("etcd is written");
+    assert!(matches!(saved, Saved::Committed(_)), "nobody else writes yet");
+}
+
+/// A VM's domain, as its owner defined it.
+fn domain(vm: &VmName, id: VmId) -> Domain {
+    Domain {
+        name: vm.to_string(),
+        uuid: id.0,
+        state: DomainState::Off { reason: OffReason::Shutdown },
+        persistent: true,
+        autostart: false,
         vcpus: 1,
         memory_mib: 16,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        firmware: Firmware::Bios,
-        guest_os: None,
-        cloud_init: None,
-    };
-    NewVm {
-        hardware,
-        request: Request::ANY_PARTITION,
-        reserved: false,
-        labels: tranche_core::label::Labels::new(),
-        prefer_numa_node: None,
-        availability: Availability::default(),
+        live_devices: Vec::new(),
+        defined_devices: Vec::new(),
+        machine: None,
+        blockers: BTreeSet::new(),
+        consoles: BTreeSet::new(),
     }
 }
 
-/// A host with split GPUs, as it reports itself.
-fn prepare(store: &Arc<dyn Store>) -> HostInventory {
-    let name: HostName = "node1".parse().expect("a name");
-    let kernel = Arc::new(FakeKernel::boot(Machine::gpus(GPUS, PARTITIONS)));
-    let hypervisor = Box::new(Arc::new(FakeHypervisor::new(kernel.clone())));
-    let host =
-        LinuxHost::new(name.clone(), kernel, Limits::default(), Arc::new(Catalogue::builtin()), hypervisor);
-    let repository = Repository::new(Arc::clone(store));
-    let engine = Engine::open(name.clone(), Arc::new(host), repository, 4).expect("it can be read");
+/// A host with a split GPU, as it reports itself, and what was decided for the GPU.
+fn split_host() -> (HostInventory, GpuPlan) {
+    let name = host_name(0);
+    let host = Arc::new(made_up::host(&name, Machine::gpus(1, PARTITIONS)));
+    let repository = Repository::new(Arc::new(MemoryStore::default()));
+    let engine = Engine::open(name.clone(), host, repository, 4).expect("it can be read");
     let mut now = Timestamp(1);
     engine.pass(now);
-    for index in 0..GPUS {
-        let address =
-            GpuAddress::Pci(PciAddress { domain: 0, bus: 0x10 + index * 4, device: 0, function: 0 });
-        let gpu = GpuKey { host: name.clone(), address };
-        let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
-        engine.submit(&Change::SetGpuMode { gpu, mode }, false, now).expect("it is taken");
-    }
-    let split = |engine: &Engine| {
-        engine.view().inventory[&name]
-            .gpus
-            .values()
-            .all(|gpu| gpu.partitions.len() == usize::from(PARTITIONS))
-    };
-    while !split(&engine) {
+    let address = engine.view().inventory[&name].gpus.keys().next().expect("a GPU").clone();
+    let mode = GpuMode::Partitioned { count: PARTITIONS, series: None };
+    let gpu = GpuKey { host: name.clone(), address: address.clone() };
+    engine.submit(&Change::SetGpuMode { gpu: gpu.clone(), mode }, false, now).expect("it is taken");
+    let split =
+        |view: &View| view.inventory[&name].gpus[&address].partitions.len() == usize::from(PARTITIONS);
+    while !split(&engine.view()) {
         now.0 += 1_000;
         engine.pass(now);
     }
     engine.pass(now);
-    HostInventory::clone(&engine.view().inventory[&name])
+    let view = engine.view();
+    (HostInventory::clone(&view.inventory[&name]), view.plan.gpus[&gpu].clone())
 }

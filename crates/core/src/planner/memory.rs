@@ -2,7 +2,8 @@
 //!
 //! A host is *at rest* after a pass that changed nothing there, if all that was decided there followed from what is
 //! known of that host alone: it is up, its VMs run or are off as they shall, and what it has booked is theirs. Such a host is
-//! left out until its report, a wish about it or the plan for it changes, and what was said of it is said again.
+//! left out until its report, a wish about it or the plan for it changes, and what was said of it is said again. One that was told to
+//! start VMs is at rest, too, until it reports that it knows: before that, nothing is decided about what it has.
 //! Everybody else is decided about in each pass: VMs that wait for room, hosts that are silent.
 //!
 //! This is a cache and no more. With it a pass decides and says what it would without; the simulator holds it to that.
@@ -142,18 +143,16 @@ impl Last {
         plan: &Plan,
         hosts: &mut BTreeSet<HostName>,
     ) {
-        // A domain that was a stranger's is a VM's now, or the other way round.
-        let others: Vec<HostName> = inventory.keys().filter(|host| !hosts.contains(*host)).cloned().collect();
         for (vm, was, is) in self.spec.vms.changes(&spec.vms) {
             match plan.vms.get(vm) {
                 Some(planned) => drop(hosts.insert(planned.host.clone())),
                 None if is.is_some() => drop(self.homeless.insert(vm.clone())),
                 None => drop(self.homeless.remove(vm)),
             }
+            // A domain that was a stranger's is a VM's now, or the other way round.
             if was.map(|was| was.id) != is.map(|is| is.id) {
-                let knows =
-                    |host: &&HostName| inventory.get(*host).is_some_and(|seen| seen.domain(vm).is_some());
-                hosts.extend(others.iter().filter(knows).cloned());
+                let know = inventory.iter().filter(|(_, seen)| seen.domain(vm).is_some());
+                hosts.extend(know.map(|(host, _)| host.clone()));
             }
         }
     }

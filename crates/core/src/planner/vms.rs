@@ -105,14 +105,15 @@ impl Planner<'_> {
             && self.scope.residents(host).iter().all(|vm| !is_said_of(vm) && self.is_at_rest(vm, observed))
     }
 
-    /// Whether a VM runs, or is off, as it shall, by what is known of its host alone.
+    /// Whether a VM runs, or is off, as it shall, by what is known of its host alone; or is to be started there, and the host has still
+    /// to say that it knows.
     fn is_at_rest(&self, name: &VmName, observed: &HostInventory) -> bool {
         let (Some(planned), Some(spec)) = (self.plan.vms.get(name), self.spec.vms.get(name)) else {
             return false;
         };
         let active = observed.domain(name).is_some_and(|domain| domain.state.is_active());
         let as_it_shall = match (planned.goal, spec.run) {
-            (VmGoal::Run, Run::Running | Run::Reset) => active,
+            (VmGoal::Run, Run::Running | Run::Reset) => active || !self.is_in_step(&observed.host),
             (VmGoal::Stop | VmGoal::Kill, Run::Stopped | Run::Killed) => !active,
             _ => false,
         };

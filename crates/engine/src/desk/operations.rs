@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tranche_core::change;
 use tranche_core::finding::{Finding, Subject};
 use tranche_core::inventory::{Done, Inventory};
-use tranche_core::name::{HostName, Timestamp};
-use tranche_core::operation::{self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure};
+use tranche_core::name::{HostName, OperationId, Timestamp};
+use tranche_core::operation::{
+    self, LOG_LINES_MAX, LogLine, Operation, OperationState, StepFailure, Verdict,
+};
 use tranche_core::plan::Plan;
 use tranche_core::step::StepSubject;
 use tranche_core::steps;
@@ -68,29 +70,41 @@ pub(super) fn judge_operations(
     if next.operations.values().all(|operation| operation.state.is_over()) {
         return BTreeSet::new();
     }
-    let mut put_back = BTreeMap::new();
-    let mut operations = next.operations.clone();
+    let (mut put_back, mut judged) = (BTreeMap::new(), Vec::new());
     let known = change::State { spec: &next.spec, plan: &next.plan, inventory };
-    let running = next.operations.iter().filter(|(_, operation)| !operation.state.is_over());
-    for id in running.map(|(id, _)| id) {
-        let Some(operation) = operations.get_mut(id) else { continue };
-        let verdict = operation::judge(operation, known, findings, failures);
-        put_back.extend(verdict.put_back);
-        note_news(operation, known, news);
-        if verdict.state != operation.state {
-            let text = format!("{:?}", verdict.state).to_lowercase();
+    for (id, operation) in next.operations.iter().filter(|(_, operation)| !operation.state.is_over()) {
+        let Verdict { state, progress_percent, findings, put_back: back } =
+            operation::judge(operation, known, findings, failures);
+        put_back.extend(back);
+        let lines = lines_of(operation, known, news);
+        let says = !findings.is_empty() || state == OperationState::Succeeded;
+        let is_as_before = state == operation.state
+            && progress_percent <= operation.progress_percent
+            && (!says || findings == operation.findings)
+            && lines.is_empty();
+        // Most are, most of the time, and what is not touched is neither copied nor compared.
+        if is_as_before {
+            continue;
+        }
+        let mut operation = operation.clone();
+        operation.log.extend(lines);
+        if state != operation.state {
+            let text = format!("{state:?}").to_lowercase();
             operation.log.push(LogLine { at: now, text });
             operation.updated_at = now;
         }
-        operation.state = verdict.state;
-        operation.progress_percent = operation.progress_percent.max(verdict.progress_percent);
-        if !verdict.findings.is_empty() || verdict.state == OperationState::Succeeded {
-            operation.findings = verdict.findings;
+        operation.state = state;
+        operation.progress_percent = operation.progress_percent.max(progress_percent);
+        if says {
+            operation.findings = findings;
         }
         let surplus = operation.log.len().saturating_sub(LOG_LINES_MAX);
         operation.log.drain(..surplus);
+        judged.push((*id, operation));
     }
-    next.operations = operations;
+    if !judged.is_empty() {
+        next.operations.extend(judged);
+    }
     let gpus = put_back.keys().map(|gpu| StepSubject::Gpu(gpu.address.clone())).collect();
     if !put_back.is_empty() {
         next.spec.gpus.extend(put_back);
@@ -98,20 +112,36 @@ pub(super) fn judge_operations(
     gpus
 }
 
-/// Adds to an operation's log what happened to what it depends on. In a cluster, who has just begun to lead hears of what another
+/// Notes how far operations that are about to be stored have come by what is decided with them. That one is over, or waits, is for those to
+/// say who have heard of its hosts.
+pub(super) fn begin_operations(next: &mut State, new: &[OperationId], inventory: &Inventory) {
+    let known = change::State { spec: &next.spec, plan: &next.plan, inventory };
+    let begun = new.iter().filter_map(|id| {
+        let operation = next.operations.get(id)?;
+        let verdict = operation::judge(operation, known, &[], &[]);
+        let progress_percent = verdict.progress_percent;
+        (verdict.state == operation.state).then(|| (*id, Operation { progress_percent, ..operation.clone() }))
+    });
+    let begun: Vec<_> = begun.collect();
+    next.operations.extend(begun);
+}
+
+/// What is new for an operation's log of what happened to what it depends on. In a cluster, who has just begun to lead hears of what another
 /// leader wrote down already, and of what was done before the operation was asked for.
-fn note_news(operation: &mut Operation, state: change::State<'_>, news: &[(Subject, LogLine)]) {
+fn lines_of(operation: &Operation, state: change::State<'_>, news: &[(Subject, LogLine)]) -> Vec<LogLine> {
+    let mut lines: Vec<LogLine> = Vec::new();
     if news.is_empty() {
-        return;
+        return lines;
     }
     let concerned = subjects(operation, state.plan);
     let is_alone = state.spec.hosts.is_empty();
     let since = operation.created_at.0.saturating_sub(BEFORE_MS);
     for (subject, line) in news.iter().filter(|(_, line)| is_alone || line.at.0 >= since) {
-        if concerned.contains(subject) && !operation.log.contains(line) {
-            operation.log.push(line.clone());
+        if concerned.contains(subject) && !operation.log.contains(line) && !lines.contains(line) {
+            lines.push(line.clone());
         }
     }
+    lines
 }
 
 /// The subjects of steps that an operation depends on.

@@ -5,6 +5,10 @@
 //! and tells everybody. The others sleep meanwhile, and need nothing of the desk to hear their answers: those who ask
 //! again come together, not one by one. A wish that is refused keeps none of the others back, and none is answered before
 //! it is stored.
+//!
+//! Where somebody leads, what follows from them is in the same commit ([`super::planning`]). Where they are stored by themselves, what
+//! follows comes with the next turn of the loop: where a host stands alone, or where the plan is not sound, or is more than one
+//! transaction holds, or has to do with how hosts stand, or where another one changed the same thing meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,8 +21,9 @@ use tranche_store::State;
 use super::{Desk, Inner, Rejected, Submitted, WISH_TRIES, is_conflict, new_operation};
 use crate::{trail, view};
 
-/// How many wishes one commit may hold. Each is a few records; the store takes 128 in one transaction.
-const TOGETHER_MAX: usize = 16;
+/// How many wishes one commit may hold. Each is a few records, and eight with what follows from it where a VM starts on another host
+/// than its last; the store takes 128 in one transaction, a few of which are for terms.
+const TOGETHER_MAX: usize = 15;
 
 /// The wishes that wait.
 #[derive(Debug, Default)]
@@ -172,8 +177,8 @@ impl Desk {
         });
         let follows = wishes.iter().map(|wish| wish.follows.as_deref());
         self.lay_trails(&next.plan, operations.zip(follows));
-        if !accepted.is_empty() {
-            self.commit_wish(inner, next)?;
+        if let Some(now) = wishes.iter().map(|wish| wish.now).max() {
+            self.commit_wish_planned(inner, next, now)?;
         }
         Ok(accepted)
     }

@@ -1,6 +1,9 @@
 //! A watch on etcd: a stream that is opened again where it ended.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
@@ -95,12 +98,17 @@ impl Watch for EtcdWatch {
                 None => self.start()?,
             };
             let rest = until.saturating_duration_since(Instant::now());
-            let wait = rest + self.calls.limit();
-            let (stream, heard) = self.calls.within(wait, async move {
-                let heard = tokio::time::timeout(rest, stream.message()).await;
+            let (stream, heard) = if rest.is_zero() {
+                let heard = arrived(stream.message());
                 (stream, heard)
-            })?;
-            let Ok(heard) = heard else {
+            } else {
+                let wait = rest + self.calls.limit();
+                self.calls.within(wait, async move {
+                    let heard = tokio::time::timeout(rest, stream.message()).await.ok();
+                    (stream, heard)
+                })?
+            };
+            let Some(heard) = heard else {
                 self.stream = Some(stream);
                 return Ok(Vec::new());
             };
@@ -121,5 +129,13 @@ impl Watch for EtcdWatch {
                 return Ok(events);
             }
         }
+    }
+}
+
+/// What is there already. A timer waits a millisecond at least, and whoever leads asks again and again with others waiting for it.
+fn arrived<T>(answer: impl Future<Output = T>) -> Option<T> {
+    match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
     }
 }

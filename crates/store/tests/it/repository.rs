@@ -258,6 +258,19 @@ fn a_large_change_is_written_in_few_transactions_that_keep_a_vm_together() {
     }
 }
 
+#[test]
+fn what_is_to_take_effect_at_once_is_one_revision_or_is_not_stored() {
+    let (_, repository) = repository();
+    let empty = repository.load().unwrap();
+    let at_once = |loaded: &Loaded, next| repository.commit_at_once(loaded.clone(), next, &Terms::default());
+    let Some(Saved::Committed(few)) = at_once(&empty, fleet(10)).unwrap() else { panic!("it fits") };
+    assert_eq!(few.revision.0, empty.revision.0 + 1);
+    assert!(at_once(&few, fleet(500)).unwrap().is_none());
+    assert_eq!(repository.load().unwrap().state, few.state, "nothing of it is stored");
+    let conflict = at_once(&empty, fleet(10)).unwrap();
+    assert!(matches!(conflict, Some(Saved::Conflict(_))), "somebody else was quicker");
+}
+
 /// Every state that a crash between two transactions of one commit can leave.
 fn states_between(before: &State, after: &State) -> Vec<State> {
     let (store, repository) = repository();

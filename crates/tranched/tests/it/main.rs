@@ -1,6 +1,7 @@
 //! The daemon from outside: HTTP over its socket, an engine in memory, and a host that behaves.
 
 mod admitted;
+mod at_once;
 mod bad_input;
 mod catalogue;
 mod certified;

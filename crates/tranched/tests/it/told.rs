@@ -56,16 +56,18 @@ impl Seat {
 }
 
 /// Two hosts of four partitions each, and one who leads, in virtual time.
-struct Cluster {
-    store: Arc<dyn Store>,
+pub(crate) struct Cluster {
+    pub(crate) store: Arc<dyn Store>,
     seats: [Seat; 2],
     leader: Leader,
-    desk: Desk,
+    pub(crate) desk: Desk,
     now_ms: u64,
+    /// The host that says nothing.
+    silent: Option<usize>,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let repository = Repository::new(Arc::clone(&store));
         let loaded = repository.load().unwrap();
@@ -78,17 +80,18 @@ impl Cluster {
         assert!(matches!(saved, Saved::Committed(_)));
         let seats = ["node1", "node2"].map(|name| Seat::new(name, &repository));
         let (leader, desk) = leads("node1", &store);
-        let mut cluster = Self { store, seats, leader, desk, now_ms: 1_000_000 };
+        let mut cluster = Self { store, seats, leader, desk, now_ms: 1_000_000, silent: None };
         cluster.turn(10);
         cluster
     }
 
     /// So many turns of everybody.
-    fn turn(&mut self, times: usize) {
+    pub(crate) fn turn(&mut self, times: usize) {
         for _ in 0..times {
             self.now_ms += TURN_MS;
             let (now_ms, now) = (self.now_ms, Timestamp(self.now_ms));
-            for seat in &self.seats {
+            let beating = self.seats.iter().enumerate().filter(|(seat, _)| self.silent != Some(*seat));
+            for (_, seat) in beating {
                 let _ = seat.heart.beat(&Timers::default(), &|| now_ms, now);
             }
             self.leader.hear(&Timers::default(), &|| now_ms, now);
@@ -99,18 +102,30 @@ impl Cluster {
         }
     }
 
-    /// Another host leads from now on.
-    fn change_leader(&mut self) {
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.now_ms)
+    }
+
+    /// From now on a host says nothing.
+    pub(crate) fn silence(&mut self, seat: usize) {
+        self.silent = Some(seat);
+    }
+
+    /// Another host leads from now on. Returns the desk of the one that did.
+    pub(crate) fn change_leader(&mut self) -> Desk {
         self.leader.step_down();
-        (self.leader, self.desk) = leads("node2", &self.store);
+        let (leader, desk) = leads("node2", &self.store);
+        self.leader = leader;
+        let led = std::mem::replace(&mut self.desk, desk);
         self.turn(2);
         let now_ms = self.now_ms;
-        let led = self.leader.turn(&self.desk, &Nobody, &|| now_ms, Timestamp(now_ms));
-        assert_eq!(led, Led::Decided);
+        let turned = self.leader.turn(&self.desk, &Nobody, &|| now_ms, Timestamp(now_ms));
+        assert_eq!(turned, Led::Decided);
+        led
     }
 
     #[track_caller]
-    fn ask(&self, change: Change) -> OperationId {
+    pub(crate) fn ask(&self, change: Change) -> OperationId {
         match self.desk.submit(&change, false, Timestamp(self.now_ms)) {
             Ok(Submitted::Accepted { operation, .. }) => operation.id,
             other => panic!("{change:?}: {other:?}"),
@@ -118,7 +133,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn order(&mut self, change: Change) -> Operation {
+    pub(crate) fn order(&mut self, change: Change) -> Operation {
         let id = self.ask(change);
         self.turn(30);
         let operation = self.operation(id);
@@ -126,7 +141,7 @@ impl Cluster {
         operation
     }
 
-    fn operation(&self, id: OperationId) -> Operation {
+    pub(crate) fn operation(&self, id: OperationId) -> Operation {
         self.desk.view().operations[&id].clone()
     }
 
@@ -153,11 +168,11 @@ fn leads(name: &str, store: &Arc<dyn Store>) -> (Leader, Desk) {
     (leader, Desk::open(Repository::new(Arc::clone(store)), Ids::default()).unwrap())
 }
 
-fn desk() -> VmName {
+pub(crate) fn desk() -> VmName {
     "desk".parse().unwrap()
 }
 
-fn split(host: &str) -> Change {
+pub(crate) fn split(host: &str) -> Change {
     let gpu = GpuKey { host: host.parse().unwrap(), ..gpu(0) };
     Change::SetGpuMode { gpu, mode: partitioned(4) }
 }
@@ -218,7 +233,7 @@ fn what_failed_and_what_another_leader_wrote_down_stands_in_the_log_once() {
     let before = cluster.operation(stop);
     assert_eq!(count(&before, "node1: ask VM desk to shut down"), 1, "{:#?}", before.log);
     assert!(before.log.iter().all(|line| !line.text.contains("start VM")), "{:#?}", before.log);
-    cluster.change_leader();
+    drop(cluster.change_leader());
     cluster.turn(5);
     assert_eq!(cluster.operation(stop).log, before.log, "whoever leads next adds nothing that is there");
     hypervisor.power_off(&desk());
