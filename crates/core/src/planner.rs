@@ -32,7 +32,7 @@ use crate::inventory::{Gpu, HealthState, HostInventory, Hypervisor, Inventory, I
 use crate::mode::{host_drivers, is_clean, is_passed_through, mode_obstacles, users_of};
 use crate::name::{GpuAddress, GpuKey, HostName, Slot, SlotKey, Timestamp, VmName};
 use crate::placement::{self, Uses, UsesByHost};
-use crate::plan::{GpuPlan, Plan, VmPlan};
+use crate::plan::{GpuPlan, Plan, VmGoal, VmPlan};
 use crate::spec::{GpuMode, GpuSpec, Spec};
 use crate::steps::is_open;
 use crate::{mixed, reload};
@@ -57,6 +57,15 @@ pub struct Planned {
 /// Who decides again and again keeps a [`Memory`], which comes to the same and looks only at what is new.
 pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) -> Planned {
     Memory::default().plan(spec, inventory, current, now)
+}
+
+/// Whether a plan may be stored along with the wishes that it follows from, before its hosts were heard again. How hosts stand follows from
+/// their heartbeats; and a VM that is to be ended before it is started anew may have gone off by now, so that starting it is enough.
+pub fn follows_at_once(before: &Plan, after: &Plan) -> bool {
+    let stand_as_before = before.hosts.changes(&after.hosts).next().is_none();
+    let ends_first = |planned: &VmPlan| matches!(planned.goal, VmGoal::Cycle | VmGoal::Reset | VmGoal::Move);
+    let mut vms = before.vms.changes(&after.vms);
+    stand_as_before && !vms.any(|(_, _, is)| is.is_some_and(ends_first))
 }
 
 fn pass((spec, inventory, current): World<'_>, now: Timestamp, scope: &Scope, last: &mut Last) -> Planned {

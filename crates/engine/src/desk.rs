@@ -95,8 +95,9 @@ struct Inner {
     heard_at: Timestamp,
     /// On which terms wishes are stored.
     terms: Terms,
-    /// Whether it decided last by what all hosts reported, and that is stored: then wishes are planned with as they come.
-    leads: bool,
+    /// The pulses of hosts by which it decided last, by what all of them reported, if that is stored: then wishes are planned with as
+    /// they come.
+    leads: Option<BTreeMap<HostName, Pulse>>,
     store_finding: Option<Finding>,
     /// What happened and stands in no log yet.
     news: News,
@@ -349,7 +350,7 @@ impl Desk {
             Ok(true) => {}
             Ok(false) => return Some(inner.decided(BTreeSet::new())),
             Err(rejected) => {
-                inner.leads = false;
+                inner.leads = None;
                 if let Reported::One(seen) = reports.inventory {
                     inner.inventory = with_host(&inner.inventory, *seen).into();
                 }
@@ -359,23 +360,20 @@ impl Desk {
             }
         }
         let stored = inner.loaded.state.clone();
-        let (inventory, pulses) = match reports.inventory {
-            Reported::One(seen) => (with_host(&inner.inventory, *seen), None),
+        let pulses = match reports.inventory {
+            Reported::One(seen) => {
+                inner.inventory = with_host(&inner.inventory, *seen).into();
+                None
+            }
             Reported::Stored(pulses) => {
-                let known = with_pulses(&inner.inventory, &inner.reports, &stored.inventory, &pulses);
-                let news = news_between(&inner.reports, &stored.inventory);
-                inner.news.extend(news);
-                inner.reports = stored.inventory.clone();
-                (known, Some(pulses))
+                inner.take_reports(&pulses);
+                Some(pulses)
             }
         };
-        inner.inventory = inventory.into();
-        inner.news.extend(reports.news);
-        let surplus = inner.news.len().saturating_sub(NEWS_MAX);
-        inner.news.drain(..surplus);
+        inner.take_news(reports.news);
         let decided = self.plan_and_store(&mut inner, &reports.findings, terms, now);
         let changed = decided.is_none() || inner.loaded.state != stored || inner.store_finding.is_some();
-        inner.leads = decided.is_some() && pulses.is_some();
+        inner.leads = pulses.clone().filter(|_| decided.is_some());
         let reported = reports.findings;
         inner.rest = pulses.filter(|_| !changed).map(|pulses| Rest { pulses, reported, since: now });
         self.publish(&inner);
@@ -468,6 +466,20 @@ impl Inner {
         self.rest.as_ref().is_some_and(rests)
     }
 
+    /// Takes what hosts have reported since.
+    fn take_reports(&mut self, pulses: &BTreeMap<HostName, Pulse>) {
+        let stored = self.loaded.state.inventory.clone();
+        self.inventory = with_pulses(&self.inventory, &self.reports, &stored, pulses).into();
+        self.take_news(news_between(&self.reports, &stored));
+        self.reports = stored;
+    }
+
+    fn take_news(&mut self, news: News) {
+        self.news.extend(news);
+        let surplus = self.news.len().saturating_sub(NEWS_MAX);
+        self.news.drain(..surplus);
+    }
+
     /// Notes how a commit on these terms ended.
     fn note(&mut self, saved: Result<Saved, RepositoryError>, terms: &Terms) -> Result<(), Rejected> {
         self.rest = None;
@@ -488,7 +500,7 @@ impl Inner {
             }
         };
         // What is stored by now is for the loop to read, and to plan with.
-        (self.reload, self.leads) = (true, false);
+        (self.reload, self.leads) = (true, None);
         Err(Rejected::Store(Box::new(finding)))
     }
 

@@ -32,12 +32,12 @@ use tranched::engine::{Desk, Engine, Ids, News, Reported, Reports, View};
 use self::etcd::Members;
 
 const CLIENTS: u32 = 8;
-const BOOKINGS_EACH: u32 = 100;
+const BOOKINGS_EACH: u32 = 50;
 const HOSTS: u32 = CLIENTS * BOOKINGS_EACH;
 const PARTITIONS: u16 = 4;
 /// How long the lead lasts: longer than all of it takes.
 const LEASE_MS: u64 = 60_000;
-const SWAPS_FOR: Duration = Duration::from_secs(5);
+const SWAPS_FOR: Duration = Duration::from_secs(10);
 /// How long a client waits for a booking.
 const PATIENCE: Duration = Duration::from_secs(20);
 const NOW: Timestamp = Timestamp(1_000_000);

@@ -1,9 +1,9 @@
 //! Planning with what is stored, or with what is about to be: whoever does so, this is the only way in which a plan comes about.
 //!
-//! Whoever leads plans with wishes as they come, by what hosts reported last, so that a wish and what follows from it are one
+//! Whoever leads plans with wishes as they come, by what hosts have reported by then, so that a wish and what follows from it are one
 //! commit: [`with_what_follows`]. The plan is the planner's, checked and stored on the same terms as any other; the leader's
-//! loop, which is woken all the same, finds it made. What that knows besides is left to it: how hosts stand, which follows from
-//! what was just heard of them, and whether operations wait or are over.
+//! loop, which is woken all the same, finds it made. What is better decided when hosts were heard again is left to it
+//! ([`planner::follows_at_once`]), and so is whether operations wait or are over.
 //!
 //! A host that stands alone looks before it plans. What it saw before its last step frees nothing, and its reports have no
 //! generation that would tell.
@@ -14,9 +14,24 @@ use tranche_core::name::{OperationId, Timestamp};
 use tranche_core::planner::{self, Planned};
 use tranche_store::State;
 
-use super::Inner;
 use super::operations::begin_operations;
+use super::{Desk, Inner};
 use crate::trail;
+
+impl Desk {
+    /// Hears what hosts have reported since the last decision, where wishes are planned with: a VM that has gone off meanwhile would else
+    /// be ended before it is started.
+    pub(super) fn hear_reports(&self, inner: &mut Inner, now: Timestamp) {
+        let Some(pulses) = inner.leads.take() else { return };
+        // Without that, wishes are stored by themselves, and the loop sees to the store.
+        let Ok(news) = self.follow(inner, now) else { return };
+        if news {
+            inner.rest = None;
+            inner.take_reports(&pulses);
+        }
+        inner.leads = Some(pulses);
+    }
+}
 
 /// What there is to say of a plan.
 #[derive(Debug)]
@@ -61,13 +76,10 @@ pub(super) fn plan(inner: &mut Inner, next: &mut State, now: Timestamp) -> Judge
 
 /// A state with new wishes and what follows from them. None where that is not for this desk to say, or not now.
 pub(super) fn with_what_follows(inner: &mut Inner, wishes: &State, now: Timestamp) -> Option<State> {
-    if !inner.leads {
-        return None;
-    }
+    inner.leads.as_ref()?;
     let mut next = wishes.clone();
     let Judged { is_sound, .. } = plan(inner, &mut next, now);
-    let stands_as_before = wishes.plan.hosts.changes(&next.plan.hosts).next().is_none();
-    if !is_sound || !stands_as_before {
+    if !is_sound || !planner::follows_at_once(&wishes.plan, &next.plan) {
         return None;
     }
     let operations = inner.loaded.state.operations.changes(&wishes.operations);

@@ -155,6 +155,9 @@ impl Desk {
         inner: &mut Inner,
         wishes: &mut Vec<Arc<Wish>>,
     ) -> Result<Vec<Submitted>, Rejected> {
+        if let Some(now) = wishes.iter().map(|wish| wish.now).max() {
+            self.hear_reports(inner, now);
+        }
         self.refresh(inner)?;
         let mut next = inner.loaded.state.clone();
         let mut accepted = Vec::new();

@@ -106,6 +106,19 @@ fn a_wish_by_which_a_host_stands_otherwise_is_stored_by_itself() {
 }
 
 #[test]
+fn a_wish_for_which_a_vm_ends_before_it_starts_anew_is_stored_by_itself() {
+    let mut cluster = cluster();
+    cluster.order(start());
+    let restarted = cluster.ask(Change::RestartVm { name: vm(), force: false });
+    let goal = |cluster: &Cluster| cluster.desk.view().plan.vms[&vm()].goal;
+    assert_eq!(goal(&cluster), VmGoal::Run, "its host is heard first");
+    cluster.turn(1);
+    assert_eq!(goal(&cluster), VmGoal::Cycle);
+    cluster.turn(30);
+    assert_eq!(cluster.operation(restarted).state, OperationState::Succeeded);
+}
+
+#[test]
 fn a_wish_whose_plan_is_not_sound_is_stored_by_itself() {
     let mut cluster = cluster();
     cluster.order(start());
