@@ -248,28 +248,39 @@ fn run(name: &str, body: impl FnOnce() + Send + 'static) {
     let _ = thread.spawn(body).expect("a thread");
 }
 
-/// What is to be done when, of which host.
+/// What is to be done when, of which host. Of those who wait, one looks at the clock, and the others for their turn to do so: a
+/// daemon's thread is woken once, too, for what it has to do.
 #[derive(Default)]
-struct Queue(Mutex<BinaryHeap<Reverse<(Instant, usize)>>>, Condvar);
+struct Queue {
+    due: Mutex<BinaryHeap<Reverse<(Instant, usize)>>>,
+    /// Something is due before all else.
+    sooner: Condvar,
+    /// Held by the one that looks at the clock.
+    clock: Mutex<()>,
+}
 
 impl Queue {
-    fn push(&self, due: Instant, number: usize) {
-        self.0.lock().expect("nobody panics").push(Reverse((due, number)));
-        self.1.notify_one();
+    fn push(&self, at: Instant, number: usize) {
+        let mut due = self.due.lock().expect("nobody panics");
+        let is_first = due.peek().is_none_or(|Reverse((first, _))| at < *first);
+        due.push(Reverse((at, number)));
+        if is_first {
+            self.sooner.notify_one();
+        }
     }
 
     /// Waits until something is due.
     fn pop(&self) -> (Instant, usize) {
-        let mut queue = self.0.lock().expect("nobody panics");
+        let _clock = self.clock.lock().expect("nobody panics");
+        let mut due = self.due.lock().expect("nobody panics");
         loop {
             let now = Instant::now();
-            let until = queue.peek().map_or(TICK, |Reverse((due, _))| due.saturating_duration_since(now));
-            match queue.pop() {
-                Some(Reverse(next)) if until.is_zero() => return next,
-                Some(later) => queue.push(later),
-                None => {}
+            let until = due.peek().map_or(TICK, |Reverse((at, _))| at.saturating_duration_since(now));
+            if let Some(Reverse(next)) = due.peek().copied().filter(|_| until.is_zero()) {
+                due.pop();
+                return next;
             }
-            queue = self.1.wait_timeout(queue, until).expect("nobody panics").0;
+            due = self.sooner.wait_timeout(due, until).expect("nobody panics").0;
         }
     }
 }
