@@ -15,17 +15,20 @@ mod counting;
 #[expect(dead_code, reason = "the world of one host is the other bench's")]
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use tranche_core::capacity;
+use tranche_core::change::{self, Change, State};
 use tranche_core::inventory::{Hypervisor, Inventory, Network, Pulse, Resources, StoragePool};
-use tranche_core::name::Timestamp;
+use tranche_core::name::{Timestamp, VmId};
 use tranche_core::plan::{DownBy, HostPlan, Plan, Standing};
 use tranche_core::planner::{self, Memory};
-use tranche_core::spec::{Duty, HostSpec, Spec, VmHardware, VmSource};
+use tranche_core::spec::{Duty, HostSpec, Run, Spec, VmHardware, VmSource};
 
 use counting::{held, mib};
+use uuid::Uuid;
 use world::{add_host, host};
 
 const VMS_PER_HOST: usize = 100;
@@ -55,6 +58,39 @@ fn main() {
     assert_eq!(loss(&mut memory.clone()), planned.plan, "what is remembered changes nothing");
     print("one host is lost, all is looked at", Memory::default, loss);
     print("one host is lost, with what is remembered", || memory.clone(), loss);
+    admit(&spec, &inventory, &settled);
+}
+
+/// How long it takes to say whether a VM may start that is off, and to count what there is to spare.
+fn admit(spec: &Spec, inventory: &Inventory, plan: &Plan) {
+    let (mut spec, mut plan) = (spec.clone(), plan.clone());
+    let (name, _) = spec.vms.iter().next().expect("there are some");
+    let name = name.clone();
+    spec.vms.get_mut(&name).expect("it is there").run = Run::Stopped;
+    plan.vms.remove(&name);
+    plan.bookings.retain(|_, booking| booking.vm != name);
+    let state = State { spec: &spec, plan: &plan, inventory };
+    let start = Change::StartVm { name };
+    let admitted =
+        |memory: &mut Memory| change::admit_with(memory, &start, state, VmId(Uuid::nil()), Timestamp(2));
+    let mut memory = Memory::default();
+    let _ = memory.plan(&spec, inventory, &plan, Timestamp(2));
+    assert!(admitted(&mut memory).is_ok(), "nothing stands against it");
+    assert_eq!(admitted(&mut memory), admitted(&mut Memory::default()), "what is remembered changes nothing");
+    let (median, longest) = took(|| drop(black_box(admitted(&mut Memory::default()))));
+    println!(
+        "whether a VM may start, all is looked at: {:.2} ms median, {:.2} ms at worst",
+        ms(median),
+        ms(longest)
+    );
+    let (median, longest) = took(|| drop(black_box(admitted(&mut memory))));
+    println!(
+        "whether a VM may start, with what is remembered: {:.2} ms median, {:.2} ms at worst",
+        ms(median),
+        ms(longest)
+    );
+    let (median, longest) = took(|| drop(black_box(capacity::capacity(state, &BTreeSet::new()))));
+    println!("what there is to spare: {:.2} ms median, {:.2} ms at worst", ms(median), ms(longest));
 }
 
 /// How long a pass takes, from what is remembered to the plan. What readies and what cleans up is not counted.
@@ -71,6 +107,19 @@ fn print(what: &str, ready: impl Fn() -> Memory, work: impl Fn(&mut Memory) -> P
         .collect();
     took.sort();
     println!("{what}: {:.2} ms median, {:.2} ms at worst", ms(took[ROUNDS / 2]), ms(took[ROUNDS - 1]));
+}
+
+/// The median and the longest of some rounds.
+fn took(mut work: impl FnMut()) -> (Duration, Duration) {
+    let mut took: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let began = Instant::now();
+            work();
+            began.elapsed()
+        })
+        .collect();
+    took.sort();
+    (took[ROUNDS / 2], took[ROUNDS - 1])
 }
 
 fn ms(took: Duration) -> f64 {

@@ -11,7 +11,8 @@ use crate::diagnostics as say;
 use crate::finding::{Finding, Severity};
 use crate::inventory::Offer;
 use crate::name::{HostName, PoolName, VmName};
-use crate::placement::{Board, GpuRoom, Kind, UNCOUNTED, turn, waiting_order};
+use crate::placement::{Board, GpuRoom, Kind, Tally, UNCOUNTED, turn};
+use crate::planner::Memory;
 use crate::spec::{Admission, Request, Spec, VmSource, VmSpec};
 
 /// What hosts have to spare.
@@ -110,15 +111,13 @@ pub fn capacity(state: State<'_>, without: &BTreeSet<HostName>) -> Result<Capaci
         }
         stranded.extend(left.into_iter().map(|(vm, why)| Stranded { vm: vm.clone(), why }));
     }
-    let residents = residents(&board);
     let rooms: Vec<_> = board.index().hosts().map(|(_, room)| room.clone()).collect();
-    let mut hosts = Vec::with_capacity(rooms.len());
+    let (mut hosts, mut losses) = (Vec::with_capacity(rooms.len()), Losses::default());
     for room in rooms {
         let mut vms = protected.remove(&room.host).unwrap_or_default();
         vms.sort_by_key(|(name, spec)| turn(name, spec));
         let counted = |amount: u64| Some(amount).filter(|amount| *amount != UNCOUNTED);
-        let here = residents.get(&room.host).map_or(&[][..], Vec::as_slice);
-        let stranded = board.loss_of(&room.host, here, &vms);
+        let stranded = losses.of(&mut board, &room.host, &vms);
         hosts.push(HostCapacity {
             free_memory_mib: counted(room.free_memory_mib),
             free_vcpus: counted(room.free_vcpus),
@@ -134,14 +133,41 @@ pub fn capacity(state: State<'_>, without: &BTreeSet<HostName>) -> Result<Capaci
 
 /// The protected VMs that run, by host, in the order in which they are served.
 fn protected<'a>(state: State<'a>, board: &Board<'_>) -> BTreeMap<HostName, Vec<(&'a VmName, &'a VmSpec)>> {
-    let mut by_host: BTreeMap<HostName, Vec<_>> = BTreeMap::new();
-    let is_protected = |(_, spec): &(&VmName, &VmSpec)| spec.run.is_up() && spec.is_protected();
-    for (name, spec) in waiting_order(&state.spec.vms).into_iter().filter(is_protected) {
+    let mut by_host: BTreeMap<HostName, Vec<(&VmName, &VmSpec)>> = BTreeMap::new();
+    for (name, spec) in state.spec.vms.iter().filter(|(_, spec)| spec.run.is_up() && spec.is_protected()) {
         if let Some(host) = board.places().get(name) {
             by_host.entry(host.clone()).or_default().push((name, spec));
         }
     }
+    by_host.values_mut().for_each(|vms| vms.sort_by_key(|(name, spec)| turn(name, spec)));
     by_host
+}
+
+/// What follows from the loss of one host or another, while nobody takes room or frees it.
+#[derive(Debug, Default)]
+struct Losses<'v> {
+    tally: Tally<'v>,
+    /// All VMs that run or shall run, by host, once somebody has to be tried.
+    residents: Option<BTreeMap<HostName, Vec<VmName>>>,
+}
+
+impl<'v> Losses<'v> {
+    /// Those of a host's VMs that are to run again and would not.
+    fn of(
+        &mut self,
+        board: &mut Board<'_>,
+        host: &HostName,
+        vms: &[(&'v VmName, &'v VmSpec)],
+    ) -> Vec<(&'v VmName, Finding)> {
+        let is_enough = self.tally.is_enough(board, host, vms);
+        if is_enough && !cfg!(debug_assertions) {
+            return Vec::new();
+        }
+        let residents = self.residents.get_or_insert_with(|| residents(board));
+        let stranded = board.loss_of(host, residents.get(host).map_or(&[][..], Vec::as_slice), vms);
+        debug_assert!(!is_enough || stranded.is_empty(), "what is counted to find room does: {stranded:?}");
+        stranded
+    }
 }
 
 /// All VMs that run or shall run, by host.
@@ -185,26 +211,34 @@ fn sizes(board: &Board<'_>) -> Vec<SizeCapacity> {
 /// and it could before. It is an error where the policy is to refuse such VMs.
 ///
 /// A VM that has no room waits, whatever the policy is; it takes nothing from those that run.
-pub fn admission(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Finding> {
+pub fn admission(name: &VmName, spec: &VmSpec, state: State<'_>, memory: &mut Memory) -> Option<Finding> {
     if !is_counted(spec, state) {
         return None;
     }
-    let mut board = Board::of(state);
-    if board.places().contains_key(name) {
+    let (after, before) = memory.ask(state, |board| short_with((name, spec), board, state))?;
+    shortage(name, after, &before, state)
+}
+
+/// What the loss of hosts would leave over with a VM that does not run now, and what without it of those hosts of which it does. None if
+/// the VM runs already, or waits.
+fn short_with(vm: (&VmName, &VmSpec), board: &mut Board<'_>, state: State<'_>) -> Option<(Short, Short)> {
+    if board.places().contains_key(vm.0) {
         return None;
     }
-    let place = board.choose((name, spec), None).ok()?;
-    let hosts = hosts(&board);
-    let mut by_host = protected(state, &board);
-    let before = short_of(&mut board, &hosts, &by_host);
-    board.put((name, spec), &place);
-    if spec.is_protected() {
-        let there = by_host.entry(place.host).or_default();
-        there.push((name, spec));
+    let place = board.choose(vm, None).ok()?;
+    let (hosts, mut by_host) = (hosts(board), protected(state, board));
+    board.put(vm, &place);
+    if vm.1.is_protected() {
+        let there = by_host.entry(place.host.clone()).or_default();
+        there.push(vm);
         there.sort_by_key(|(name, spec)| turn(name, spec));
     }
-    let after = short_of(&mut board, &hosts, &by_host);
-    shortage(name, &before, after, state)
+    let after = short_of(board, &hosts, &by_host);
+    board.unput(vm, &place);
+    let hosts: Vec<HostName> = after.keys().cloned().collect();
+    by_host.entry(place.host).or_default().retain(|(other, _)| *other != vm.0);
+    let before = short_of(board, &hosts, &by_host);
+    Some((after, before))
 }
 
 /// The same for a VM for which more or less is to be done than before: one that runs and is to be protected from now on needs
@@ -213,16 +247,18 @@ pub fn protection(name: &VmName, spec: &VmSpec, state: State<'_>) -> Option<Find
     if !is_counted(spec, state) {
         return None;
     }
-    let short = |spec: &Spec| {
+    let short = |spec: &Spec, of: Option<&[HostName]>| {
         let state = State { spec, ..state };
         let mut board = Board::of(state);
-        let hosts = hosts(&board);
         let by_host = protected(state, &board);
+        let hosts = of.map_or_else(|| hosts(&board), <[HostName]>::to_vec);
         short_of(&mut board, &hosts, &by_host)
     };
     let mut changed = state.spec.clone();
     changed.vms.insert(name.clone(), spec.clone());
-    shortage(name, &short(state.spec), short(&changed), state)
+    let after = short(&changed, None);
+    let hosts: Vec<HostName> = after.keys().cloned().collect();
+    shortage(name, after, &short(state.spec, Some(&hosts)), state)
 }
 
 /// Whether the policy has anything to say to a VM.
@@ -237,12 +273,7 @@ fn hosts(board: &Board<'_>) -> Vec<HostName> {
 }
 
 /// What is said if more VMs than before would be left over if some host died.
-fn shortage(
-    name: &VmName,
-    before: &BTreeMap<HostName, Vec<VmName>>,
-    after: BTreeMap<HostName, Vec<VmName>>,
-    state: State<'_>,
-) -> Option<Finding> {
+fn shortage(name: &VmName, after: Short, before: &Short, state: State<'_>) -> Option<Finding> {
     let worse = |(host, vms): &(HostName, Vec<VmName>)| vms.len() > before.get(host).map_or(0, Vec::len);
     let (host, vms) = after.into_iter().find(worse)?;
     let is_refused = state.spec.policy.admission == Admission::Enforce;
@@ -250,19 +281,21 @@ fn shortage(
     Some(Finding { severity, ..say::capacity_short(name, &host, &vms) })
 }
 
-/// For each host the protected VMs that would not run again if it died.
+/// By host the protected VMs that would not run again if it died; only hosts that have such VMs.
+type Short = BTreeMap<HostName, Vec<VmName>>;
+
 fn short_of(
     board: &mut Board<'_>,
     hosts: &[HostName],
     protected: &BTreeMap<HostName, Vec<(&VmName, &VmSpec)>>,
-) -> BTreeMap<HostName, Vec<VmName>> {
-    let residents = residents(board);
-    let mut short = BTreeMap::new();
+) -> Short {
+    let (mut short, mut losses) = (Short::new(), Losses::default());
     for host in hosts {
-        let here = residents.get(host).map_or(&[][..], Vec::as_slice);
         let vms = protected.get(host).map_or(&[][..], Vec::as_slice);
-        let stranded = board.loss_of(host, here, vms).into_iter().map(|(vm, _)| vm.clone()).collect();
-        short.insert(host.clone(), stranded);
+        let stranded = losses.of(board, host, vms);
+        if !stranded.is_empty() {
+            short.insert(host.clone(), stranded.into_iter().map(|(vm, _)| vm.clone()).collect());
+        }
     }
     short
 }

@@ -36,6 +36,7 @@ use crate::migration::Outlook;
 use crate::name::{GpuKey, HostName, InvitationId, LabelKey, LabelValue, RuleName, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
+use crate::planner::Memory;
 use crate::spec::{
     Availability, DepartureWay, Duty, GpuMode, HostPart, HostSpec, Policy, Request, Rule, Run, Spec,
     VmHardware, VmPart, VmSpec,
@@ -342,24 +343,44 @@ pub type Refusal = Vec<Finding>;
 /// # Errors
 /// The findings that stand against it.
 pub fn admit(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
-    let mut admitted = admit_part(change, state, fresh, now)?;
+    admit_with(&mut Memory::default(), change, state, fresh, now)
+}
+
+/// The same with what is remembered of the last pass: sooner, where there are many hosts.
+///
+/// # Errors
+/// The findings that stand against it.
+pub fn admit_with(
+    memory: &mut Memory,
+    change: &Change,
+    state: State<'_>,
+    fresh: VmId,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
+    let mut admitted = admit_part(memory, change, state, fresh, now)?;
     admitted.findings.extend(refuse_errors(homogeneity::worsened(state, &admitted.spec))?);
     Ok(admitted)
 }
 
-fn admit_part(change: &Change, state: State<'_>, fresh: VmId, now: Timestamp) -> Result<Admitted, Refusal> {
+fn admit_part(
+    memory: &mut Memory,
+    change: &Change,
+    state: State<'_>,
+    fresh: VmId,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
     match change {
         Change::SetGpuMode { gpu, mode } => gpu::set_mode(gpu, mode, false, state),
         Change::DrainGpu { gpu, mode } => gpu::set_mode(gpu, mode, true, state),
         Change::ReloadDriver { gpu, mode } => gpu::reload_driver(gpu, mode, state),
         Change::SetAllGpus(wish) => all::set_all(wish, state),
-        Change::CreateVm { name, vm } => vm::create(name, vm, state, fresh, now),
+        Change::CreateVm { name, vm } => vm::create(memory, name, vm, state, (fresh, now)),
         Change::AdoptVm { name, vm } => vm::adopt(name, vm, state, now),
         Change::SetVm { name, wish } => vm::set(name, wish, state),
         Change::DeleteVm { name, force } => delete_vm(name, *force, state),
-        Change::StartVm { name } => start_vm(name, state),
+        Change::StartVm { name } => start_vm(memory, name, state),
         Change::StopVm { name, force } => stop_vm(name, *force, state),
-        Change::RestartVm { name, force } => restart_vm(name, *force, state),
+        Change::RestartVm { name, force } => restart_vm(memory, name, *force, state),
         Change::MigrateVm { name, to } => migrate::migrate(name, to.as_ref(), state),
         Change::Invite { id, until } => handover::invite(id, *until, state, now),
         Change::Uninvite { id } => handover::uninvite(id, state),
@@ -408,14 +429,14 @@ fn delete_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, R
     Ok(with_vm(state, name, spec, goal, format!("delete VM {name}"), Vec::new()))
 }
 
-fn start_vm(name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
+fn start_vm(memory: &mut Memory, name: &VmName, state: State<'_>) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
     refuse_deleted(name, &spec)?;
     if !(spec.run.is_up() && state.is_active(name)) {
         spec.run = Run::Running;
         spec.serial += 1;
     }
-    let warnings = refuse_errors(capacity::admission(name, &spec, state).into_iter().collect())?;
+    let warnings = refuse_errors(capacity::admission(name, &spec, state, memory).into_iter().collect())?;
     let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
     Ok(with_vm(state, name, spec, goal, format!("start VM {name}"), warnings))
 }
@@ -433,13 +454,18 @@ fn stop_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Ref
     Ok(with_vm(state, name, spec, goal, format!("stop VM {name}"), Vec::new()))
 }
 
-fn restart_vm(name: &VmName, force: bool, state: State<'_>) -> Result<Admitted, Refusal> {
+fn restart_vm(
+    memory: &mut Memory,
+    name: &VmName,
+    force: bool,
+    state: State<'_>,
+) -> Result<Admitted, Refusal> {
     let mut spec = vm_of(name, state)?.clone();
     refuse_deleted(name, &spec)?;
     spec.run = if force { Run::Reset } else { Run::Running };
     spec.serial += 1;
     // One that is off takes room as if it were started.
-    let warnings = refuse_errors(capacity::admission(name, &spec, state).into_iter().collect())?;
+    let warnings = refuse_errors(capacity::admission(name, &spec, state, memory).into_iter().collect())?;
     let goal = Goal::VmRuns { vm: name.clone(), serial: spec.serial };
     Ok(with_vm(state, name, spec, goal, format!("restart VM {name}"), warnings))
 }

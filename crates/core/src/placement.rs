@@ -13,6 +13,7 @@ mod reach;
 mod room;
 mod rules;
 mod shelf;
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ pub use self::groups::HostSet;
 pub use self::index::{Ask, HostId, Index, Place, Stock};
 pub use self::room::{GpuRoom, HostRoom, Kind, SlotSet, UNCOUNTED};
 pub use self::rules::{Whereabouts, broken, forbids, likes};
+pub(crate) use self::tally::Tally;
 
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};

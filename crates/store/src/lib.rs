@@ -36,8 +36,8 @@ pub use key::{KEY_LEN_MAX, Key, KeyError, KeyRange, SEGMENT_LEN_MAX, SEGMENTS_MA
 pub use memory::MemoryStore;
 pub use record::{Entry, Event, Lease, LeaseId, Revision, Snapshot};
 pub use repository::{
-    Beat, Beaten, Beats, Decisions, Loaded, Part, Repository, RepositoryError, Saved, Shared, Stands, State,
-    Terms, Trail,
+    Beat, Beaten, Beats, Loaded, Part, Repository, RepositoryError, Saved, Shared, Stands, State, Terms,
+    Tidings, Trail,
 };
 pub use samples::{SAMPLES_FILE_NAME, SampleFile};
 pub use sqlite::{FILE_NAME, LOCK_FILE_NAME, SCHEMA_VERSION, SIZE_BYTES_MAX, Settings, SqliteStore};

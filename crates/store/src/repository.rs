@@ -26,7 +26,7 @@ use tranche_core::plan::Plan;
 pub use tranche_core::shared::Shared;
 use tranche_core::spec::Spec;
 
-pub use self::cluster::{Beat, Beaten, Beats, Decisions, Part, Stands};
+pub use self::cluster::{Beat, Beaten, Beats, Part, Stands, Tidings};
 use self::stored::malformed;
 pub use self::trails::Trail;
 use crate::error::{self, StoreError};

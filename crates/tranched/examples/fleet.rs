@@ -30,7 +30,9 @@ use tranche_host::Host;
 use tranche_host::fake::Machine;
 use tranche_host::fence::Places;
 use tranche_host::linux::LinuxHost;
-use tranche_store::{EtcdSettings, EtcdStore, Repository, Saved, State, Store, Terms};
+use tranche_store::{
+    EtcdSettings, EtcdStore, Repository, RepositoryError, Saved, State, Store, Terms, Tidings,
+};
 use tranched::bell::Bell;
 use tranched::clock;
 use tranched::engine::{Desk, Ids};
@@ -49,7 +51,7 @@ const REST: Duration = Duration::from_millis(10);
 const LISTEN: Duration = Duration::from_secs(60);
 const BEATERS: usize = 8;
 const PASSERS: usize = 8;
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(60);
 const CHANGE_EVERY: Duration = Duration::from_millis(100);
 const BOOT_EVERY: Duration = Duration::from_millis(50);
@@ -75,11 +77,8 @@ fn main() {
     let reached = Reached::default();
     let began = Instant::now();
     let wishes = Bell::default();
-    {
-        let (desk, store, wishes) = (Arc::clone(&desk), Arc::clone(&stores[0]), wishes.clone());
-        run("lead", move || lead(desk, store, wishes));
-    }
     let fleet = Arc::new(Fleet::new(hosts, &stores, &reached));
+    start_leader(&desk, &stores[0], &wishes, &fleet);
     fleet.start();
     wait_until_all_run(&desk, hosts);
     println!("{hosts} hosts, {} VMs: all run after {} s", hosts * VMS_PER_HOST, began.elapsed().as_secs());
@@ -223,16 +222,21 @@ impl Fleet {
 
     fn listen(&self, number: usize) {
         let HostLoops { name, repository, .. } = &self.hosts[number];
-        let mut decisions = repository.watch_decisions(name).expect("etcd is heard");
+        self.attend(|| repository.watch_decisions(name), || self.wake(number, Instant::now()));
+    }
+
+    /// Does something whenever there are tidings.
+    fn attend(&self, watch: impl Fn() -> Result<Tidings, RepositoryError>, wake: impl Fn()) {
+        let mut tidings = watch().expect("etcd is heard");
         loop {
-            match decisions.next(LISTEN) {
-                Ok(true) => self.wake(number, Instant::now()),
+            match tidings.next(LISTEN) {
+                Ok(true) => wake(),
                 Ok(false) => {}
                 // At the end etcd is gone before those who listen to it.
                 Err(_) => {
                     self.skipped.fetch_add(1, Ordering::Relaxed);
-                    match repository.watch_decisions(name) {
-                        Ok(again) => decisions = again,
+                    match watch() {
+                        Ok(again) => tidings = again,
                         Err(_) => thread::sleep(LISTEN),
                     }
                 }
@@ -285,16 +289,30 @@ impl Queue {
     }
 }
 
-/// The leader's loop. With one member of the store there is one host that may lead.
-fn lead(desk: Arc<Desk>, store: Arc<dyn Store>, wishes: Bell) {
-    let leader = Leader::new(host_name(0), Arc::clone(&store), store);
-    let agents = Agents::installed(Places::default(), Bell::default());
+/// The leader's loops, as a member has them. With one member of the store there is one host that may lead.
+fn start_leader(desk: &Arc<Desk>, store: &Arc<dyn Store>, wishes: &Bell, fleet: &Arc<Fleet>) {
+    let leader = Arc::new(Leader::new(host_name(0), Arc::clone(store), Arc::clone(store)));
     let pause = Duration::from_millis(turn_every_ms(&Timers::default()));
-    loop {
-        leader.hear(&Timers::default(), &now_ms, clock::now());
-        assert_ne!(leader.turn(&desk, &agents, &now_ms, clock::now()), Led::Follows, "nobody else leads");
-        wishes.wait(pause);
-    }
+    let (ear, heard) = (Arc::clone(&leader), wishes.clone());
+    run("ear", move || {
+        loop {
+            ear.hear(&Timers::default(), &now_ms, clock::now());
+            heard.ring();
+            thread::sleep(pause);
+        }
+    });
+    let (repository, fleet, reported) =
+        (Repository::new(Arc::clone(store)), Arc::clone(fleet), wishes.clone());
+    run("attend", move || fleet.attend(|| repository.watch_reports(), || reported.ring()));
+    let (desk, wishes) = (Arc::clone(desk), wishes.clone());
+    run("lead", move || {
+        let agents = Agents::installed(Places::default(), Bell::default());
+        let pause = Duration::from_millis(Timers::default().election_ms);
+        loop {
+            assert_ne!(leader.turn(&desk, &agents, &now_ms, clock::now()), Led::Follows, "nobody else leads");
+            wishes.wait(pause);
+        }
+    });
 }
 
 /// A monotonic clock.
@@ -337,9 +355,12 @@ fn change(desk: &Desk, leader: &Bell, reached: &Reached, hosts: usize) -> Vec<u1
         reached.expect(&vm, starts);
         let sent = Instant::now();
         desk.submit(&change, false, tranched::clock::now()).expect("it is taken");
+        let submitted = sent.elapsed().as_millis();
         leader.ring();
         let next = began + CHANGE_EVERY * u32::try_from(turn).expect("few");
-        took_ms.push(reached.wait().duration_since(sent).as_millis());
+        let total = reached.wait().duration_since(sent).as_millis();
+        eprintln!("CHANGE {starts} submit {submitted} total {total}");
+        took_ms.push(total);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     took_ms

@@ -33,7 +33,7 @@ use tranche_core::spec::Timers;
 use tranche_engine::cluster::{self, Fencer, Heart, Leader, Led, Rhythm};
 use tranche_engine::{Desk, PassReport};
 use tranche_host::Host;
-use tranche_store::{Repository, Store};
+use tranche_store::{Repository, RepositoryError, Store, Tidings};
 
 pub use self::fencing::Agents;
 use self::guard::Guard;
@@ -45,6 +45,8 @@ use crate::clock;
 
 /// How long a watch waits for news before it looks whether it is to end.
 const LISTEN_MS: u64 = 1_000;
+/// How often a host that does not lead looks whether it does.
+const ATTEND_AGAIN: Duration = Duration::from_millis(500);
 /// After the store refused a watch.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often a host that may not lead asks whether it may.
@@ -186,8 +188,8 @@ impl Member {
             while wishes.wait(this.lead()) != Wake::Over {}
             this.0.leader.step_down();
         })?;
-        let this = self.clone();
-        self.thread("listen", move || this.listen())
+        self.repeat("listen", Self::listen)?;
+        self.repeat("attend", Self::attend)
     }
 
     /// One turn of the host's loop. Called by one thread only.
@@ -219,7 +221,7 @@ impl Member {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn leader(&self) -> Result<Option<HostName>, tranche_store::RepositoryError> {
+    pub fn leader(&self) -> Result<Option<HostName>, RepositoryError> {
         self.0.repository.leader()
     }
 
@@ -337,24 +339,41 @@ impl Member {
     }
 
     /// Wakes the host's loop whenever something was decided for it.
-    fn listen(&self) {
+    fn listen(&self) -> Duration {
         let Inner { parts, repository, .. } = &*self.0;
-        while !self.has_ended() {
-            let watching = repository.watch_decisions(&parts.name).and_then(|mut decisions| {
-                // What was decided before the watch began.
-                parts.wake_host.ring();
-                while !self.has_ended() {
-                    if decisions.next(Duration::from_millis(LISTEN_MS))? {
-                        parts.wake_host.ring();
-                    }
-                }
-                Ok(())
-            });
-            if let Err(error) = watching {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the store is not heard");
-                thread::sleep(LISTEN_AGAIN);
-            }
+        self.ring_on_tidings(&parts.wake_host, &|| true, &|| repository.watch_decisions(&parts.name))
+    }
+
+    /// Wakes who leads whenever a host has reported.
+    fn attend(&self) -> Duration {
+        let Inner { repository, wishes, .. } = &*self.0;
+        if !self.leads() {
+            return ATTEND_AGAIN;
         }
+        self.ring_on_tidings(wishes, &|| self.leads(), &|| repository.watch_reports())
+    }
+
+    /// Rings a bell whenever there are tidings, as long as they are wanted. Returns how long to pause before the next watch.
+    fn ring_on_tidings(
+        &self,
+        bell: &Bell,
+        wanted: &dyn Fn() -> bool,
+        watch: &dyn Fn() -> Result<Tidings, RepositoryError>,
+    ) -> Duration {
+        let watching = watch().and_then(|mut tidings| {
+            // What came before the watch began.
+            bell.ring();
+            while wanted() && !self.has_ended() {
+                if tidings.next(Duration::from_millis(LISTEN_MS))? {
+                    bell.ring();
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = watching {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the store is not heard");
+        }
+        LISTEN_AGAIN
     }
 
     /// Feeds the watchdog, or does not, again and again.

@@ -4,6 +4,7 @@ use super::{Admitted, Change, Refusal, State, admit_part, refuse_errors};
 use crate::finding::Finding;
 use crate::homogeneity;
 use crate::name::{Timestamp, VmId};
+use crate::planner::Memory;
 use crate::spec::Spec;
 
 /// Admits changes that belong together, each on top of those before it, or refuses all of them. `each` is told of every one
@@ -20,8 +21,9 @@ pub fn admit_all(
 ) -> Result<(Spec, Vec<Finding>), Refusal> {
     let mut spec = state.spec.clone();
     let (mut findings, mut refused) = (Vec::new(), Vec::new());
+    let mut memory = Memory::default();
     for change in changes {
-        match admit_part(change, State { spec: &spec, ..state }, fresh(), now) {
+        match admit_part(&mut memory, change, State { spec: &spec, ..state }, fresh(), now) {
             Ok(admitted) => {
                 each(&admitted);
                 spec = admitted.spec;

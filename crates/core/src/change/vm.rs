@@ -15,6 +15,7 @@ use crate::label;
 use crate::name::{HostName, LabelKey, LabelValue, Timestamp, VmId, VmName};
 use crate::operation::Goal;
 use crate::plan::Plan;
+use crate::planner::Memory;
 use crate::spec::{Availability, Failover, Pace, Request, Run, Spec, VmHardware, VmPart, VmSource, VmSpec};
 
 /// A domain to be taken over: `POST /v1/vms/{name}/adopt`.
@@ -39,11 +40,11 @@ pub struct AdoptedVm {
 
 /// Makes a VM. It is off at first.
 pub(super) fn create(
+    memory: &mut Memory,
     name: &VmName,
     vm: &NewVm,
     state: State<'_>,
-    id: VmId,
-    now: Timestamp,
+    (id, now): (VmId, Timestamp),
 ) -> Result<Admitted, Refusal> {
     let found = create_findings(name, (&vm.hardware, &vm.request, vm.availability, &vm.labels), state);
     let mut warnings = refuse_errors(found)?;
@@ -62,7 +63,7 @@ pub(super) fn create(
         created_at: now,
     };
     // It is off at first, so this is only said; starting it is refused if that is the policy.
-    let shortage = capacity::admission(name, &spec, state);
+    let shortage = capacity::admission(name, &spec, state, memory);
     warnings.extend(shortage.map(|shortage| Finding { severity: Severity::Warning, ..shortage }));
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("create VM {name}"), warnings))
 }

@@ -360,7 +360,7 @@ impl<'a> Board<'a> {
     }
 
     /// Takes a VM out of the place that it was put into when it had none.
-    pub(super) fn unput(&mut self, (name, spec): (&VmName, &VmSpec), place: &Place) {
+    pub(crate) fn unput(&mut self, (name, spec): (&VmName, &VmSpec), place: &Place) {
         self.ground.unput(name, place, self.needs((name, spec), Some(&place.host)));
     }
 
@@ -389,7 +389,7 @@ impl<'a> Board<'a> {
     }
 
     /// The hosts that have all that a VM uses by name; none where every host has.
-    fn serving(&self, (name, spec): (&VmName, &VmSpec)) -> Option<HostSet> {
+    pub(super) fn serving(&self, (name, spec): (&VmName, &VmSpec)) -> Option<HostSet> {
         self.ground.reach.serving(spec, self.home_of(name))
     }
 

@@ -11,11 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Planned, Planner, pass};
+use crate::change::State;
 use crate::finding::{Finding, Subject};
 use crate::homogeneity;
-use crate::inventory::Inventory;
+use crate::inventory::{HostInventory, Inventory};
 use crate::name::{GpuKey, HostName, Timestamp, VmName};
-use crate::placement::Ground;
+use crate::placement::{Board, Ground, Uses, UsesByHost};
 use crate::plan::{Plan, VmPlan};
 use crate::spec::Spec;
 
@@ -32,6 +33,26 @@ impl Memory {
         let planned = pass((spec, inventory, current), now, &scope, &mut last);
         self.0 = Some(last);
         planned
+    }
+
+    /// Asks something of the board of what is decided and observed now, as [`Board::of`] has it: only what is new is read for it. Whoever
+    /// asks leaves it as it was. What is new is as new to the next pass.
+    pub fn ask<T>(&mut self, state: State<'_>, question: impl FnOnce(&mut Board<'_>) -> T) -> T {
+        let State { spec, plan, inventory } = state;
+        let known = self.0.take().filter(|last| last.serves(spec));
+        let mut last = known.unwrap_or_else(|| Last::nothing(spec));
+        let scope = last.catch_up(spec, inventory, plan);
+        let mut ground = last.ground.take().unwrap_or_else(|| Ground::new(spec.policy.placement));
+        let uses = scope.hosts.iter().filter_map(|host| Some((host.clone(), Uses::of(inventory.get(host)?))));
+        scope.read(&mut ground, state, &uses.collect(), |gpu| plan.gpus.contains_key(gpu));
+        let mut board = Board::over(ground, (spec, inventory), plan, plan.vms.keys());
+        let answer = question(&mut board);
+        let ground = board.into_ground();
+        last.restless.extend(scope.hosts);
+        last.restless.extend(ground.altered().cloned());
+        last.ground = Some(ground);
+        self.0 = Some(last);
+        answer
     }
 }
 
@@ -50,6 +71,32 @@ impl Scope {
     /// The VMs that the plan has on a host.
     pub(super) fn residents(&self, host: &HostName) -> &[VmName] {
         self.residents.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// Reads the hosts anew. `gives` tells which GPUs may be given away.
+    pub(super) fn read(
+        &self,
+        ground: &mut Ground,
+        state: State<'_>,
+        uses: &UsesByHost,
+        gives: impl Fn(&GpuKey) -> bool,
+    ) {
+        let nobody = Uses::default();
+        // Where they are by now: some lost their host in this pass, and some came to another one.
+        let mut residents: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
+        let mut coming: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
+        for name in self.vms() {
+            let Some(planned) = state.plan.vms.get(name) else { continue };
+            residents.entry(&planned.host).or_default().push(name);
+            if let Some(journey) = planned.open_journey() {
+                coming.entry(&journey.other).or_default().push(name);
+            }
+        }
+        for host in &self.hosts {
+            let residents = residents.get(host).into_iter().flatten().copied();
+            let coming = coming.get(host).into_iter().flatten().copied();
+            ground.read(host, state, &gives, uses.get(host).unwrap_or(&nobody), residents, coming);
+        }
     }
 
     /// All VMs to decide about.
@@ -143,18 +190,25 @@ impl Last {
         plan: &Plan,
         hosts: &mut BTreeSet<HostName>,
     ) {
+        let mut others: Vec<&VmName> = Vec::new();
         for (vm, was, is) in self.spec.vms.changes(&spec.vms) {
             match plan.vms.get(vm) {
                 Some(planned) => drop(hosts.insert(planned.host.clone())),
                 None if is.is_some() => drop(self.homeless.insert(vm.clone())),
                 None => drop(self.homeless.remove(vm)),
             }
-            // A domain that was a stranger's is a VM's now, or the other way round.
             if was.map(|was| was.id) != is.map(|is| is.id) {
-                let know = inventory.iter().filter(|(_, seen)| seen.domain(vm).is_some());
-                hosts.extend(know.map(|(host, _)| host.clone()));
+                others.push(vm);
             }
         }
+        if others.is_empty() {
+            return;
+        }
+        // A domain of such a name that was a stranger's is a VM's now, or the other way round.
+        let knows = |seen: &HostInventory| others.iter().any(|vm| seen.domain(vm).is_some());
+        let left_out = inventory.iter().filter(|(host, _)| !hosts.contains(*host));
+        let know: Vec<_> = left_out.filter(|(_, seen)| knows(seen)).map(|(host, _)| host.clone()).collect();
+        hosts.extend(know);
     }
 
     /// Notes who is at rest after a pass over `scope`, and completes what it said with what was said of everybody else.

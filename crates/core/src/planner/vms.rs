@@ -1,14 +1,12 @@
 //! VMs: what each shall do, by what was asked for and what is seen.
 
-use std::collections::BTreeMap;
-
 use super::Planner;
 use crate::change::State;
 use crate::diagnostics as say;
 use crate::finding::{Finding, Subject};
 use crate::inventory::{Domain, DomainState, HostInventory, OffReason};
 use crate::name::{GpuKey, HostName, VmName};
-use crate::placement::{self, Board, Ground, Uses, waiting_order};
+use crate::placement::{self, Board, Ground, waiting_order};
 use crate::plan::{Booking, Plan, Settled, VmGoal, VmPlan};
 use crate::rest::rests;
 use crate::spec::{Duty, Request, Run, VmSource, VmSpec};
@@ -53,25 +51,9 @@ impl Planner<'_> {
 
     /// Reads those hosts anew that this pass decides about.
     fn read_ground(&self, mut ground: Ground) -> Ground {
-        let nobody = Uses::default();
         let state = State { spec: self.spec, plan: &self.plan, inventory: self.inventory };
-        // Where they are by now: some lost their host in this pass, and some came to another one.
-        let mut residents: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
-        let mut coming: BTreeMap<&HostName, Vec<&VmName>> = BTreeMap::new();
-        for name in self.scope.vms() {
-            let Some(planned) = self.plan.vms.get(name) else { continue };
-            residents.entry(&planned.host).or_default().push(name);
-            if let Some(journey) = planned.open_journey() {
-                coming.entry(&journey.other).or_default().push(name);
-            }
-        }
-        for host in &self.scope.hosts {
-            let takes = self.takes_vms(host);
-            let gives = |gpu: &GpuKey| takes && !self.is_changing(gpu);
-            let residents = residents.get(host).into_iter().flatten().copied();
-            let coming = coming.get(host).into_iter().flatten().copied();
-            ground.read(host, state, gives, self.uses.get(host).unwrap_or(&nobody), residents, coming);
-        }
+        let gives = |gpu: &GpuKey| !self.is_changing(gpu) && self.takes_vms(&gpu.host);
+        self.scope.read(&mut ground, state, &self.uses, gives);
         ground
     }
 

@@ -138,13 +138,14 @@ fn where_a_loss_cannot_be_made_good_anyway_a_vm_that_makes_it_no_worse_is_let_in
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// What is said of a host's death is what the planner does when it dies.
     #[test]
     fn the_vms_that_are_said_to_be_left_over_are_those_that_wait_when_the_host_dies(
         counts in prop::collection::vec(0usize..5, 4),
         priorities in prop::collection::vec(0u16..3, 20),
+        sizes in prop::collection::vec(prop::sample::select(vec![(512, 1), (6_000, 2), (15_500, 1), (9_000, 3)]), 16),
         apart in prop::collection::btree_set(0usize..16, 0..6),
         dead in 1usize..5,
     ) {
@@ -153,6 +154,12 @@ proptest! {
         fleet.spec.vms.change_each(|_, spec| {
             if let Some(priority) = priorities.next() {
                 spec.availability.priority = priority;
+            }
+        });
+        let mut sizes = sizes.into_iter();
+        fleet.spec.vms.change_each(|_, spec| {
+            if let (VmSource::Made(hardware), Some((memory_mib, vcpus))) = (&mut spec.source, sizes.next()) {
+                (hardware.memory_mib, hardware.vcpus) = (memory_mib, vcpus);
             }
         });
         let names: Vec<VmName> = fleet.spec.vms.keys().cloned().collect();

@@ -163,7 +163,13 @@ impl Desk {
         let mut accepted = Vec::new();
         wishes.retain(|wish| {
             let state = change::State { spec: &next.spec, plan: &next.plan, inventory: &inner.inventory };
-            match change::admit(&wish.change, state, VmId((self.ids.0)()), wish.now) {
+            let id = VmId((self.ids.0)());
+            let admitted = change::admit_with(&mut inner.memory, &wish.change, state, id, wish.now);
+            if inner.doubts {
+                let anew = change::admit(&wish.change, state, id, wish.now);
+                assert_eq!(admitted, anew, "what is remembered changes what is admitted");
+            }
+            match admitted {
                 Ok(admitted) => {
                     accepted.push(self.note(&mut next, admitted, wish.now));
                     true

@@ -91,12 +91,12 @@ pub struct Beat {
     pub unchanged: Compare,
 }
 
-/// Tells when something was decided for a host.
+/// Tells that there is something new, and not what: who hears it looks.
 #[derive(Debug)]
-pub struct Decisions(Box<dyn Watch>);
+pub struct Tidings(Box<dyn Watch>);
 
-impl Decisions {
-    /// Waits until something was decided for the host, at most so long. Returns whether something was.
+impl Tidings {
+    /// Waits until there is something new, at most so long. Returns whether there is.
     ///
     /// # Errors
     /// The watch is of no use any more: look, and watch anew.
@@ -210,10 +210,20 @@ impl Repository {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn watch_decisions(&self, host: &HostName) -> Result<Decisions, RepositoryError> {
+    pub fn watch_decisions(&self, host: &HostName) -> Result<Tidings, RepositoryError> {
         let generation = KeyRange::exactly(&Generations::key(host));
         let now = self.store.range(&generation)?.revision;
-        Ok(Decisions(self.store.watch(&generation, now)?))
+        Ok(Tidings(self.store.watch(&generation, now)?))
+    }
+
+    /// Watches for what hosts report, from now on.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn watch_reports(&self) -> Result<Tidings, RepositoryError> {
+        // Any key tells how far the store is, and the reports of a whole fleet are much to read for that.
+        let now = self.store.range(&KeyRange::exactly(&leader_key()))?.revision;
+        Ok(Tidings(self.store.watch(&Inventories::range(), now)?))
     }
 
     fn mark(&self, host: &HostName) -> Result<(u64, Mark), RepositoryError> {
@@ -352,7 +362,7 @@ impl Repository {
     /// # Errors
     /// Whether it was stored is not known.
     pub fn lead(&self, name: &HostName, lease: LeaseId) -> Result<Option<Compare>, RepositoryError> {
-        let key: Key = LEADER.parse().expect("it is a plain text of our own");
+        let key = leader_key();
         // Everybody who would lead asks all the time, and a read costs the store's disks nothing.
         if let Some(entry) = self.store.get(&key)? {
             // A commit whose answer was lost may have been this one's.
@@ -373,7 +383,7 @@ impl Repository {
     /// # Errors
     /// The store cannot be read.
     pub fn leader(&self) -> Result<Option<HostName>, RepositoryError> {
-        let key: Key = LEADER.parse().expect("it is a plain text of our own");
+        let key = leader_key();
         let Some(entry) = self.store.get(&key)? else { return Ok(None) };
         let name = String::from_utf8_lossy(&entry.value).parse().map_err(|error| malformed(&key, error))?;
         Ok(Some(name))
@@ -389,6 +399,10 @@ fn marked_by(host: &HostName) -> [Key; 3] {
 fn version_in(bytes: &[u8]) -> Option<String> {
     let record: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     Some(record.get("data")?.get("version")?.as_str()?.to_owned())
+}
+
+fn leader_key() -> Key {
+    LEADER.parse().expect("it is a plain text of our own")
 }
 
 fn key_of(kind: &str, name: &impl Display) -> Key {

@@ -81,6 +81,11 @@ pub(super) trait Drawer {
     fn key(name: &Self::Name) -> Key {
         format!("{}{name}", Self::PREFIX).parse().expect("the core's names are made of what keys may hold")
     }
+
+    /// Where all of them are.
+    fn range() -> KeyRange {
+        Self::PREFIX.parse().expect("it is a plain text of our own")
+    }
 }
 
 macro_rules! drawers {
