@@ -3,11 +3,11 @@
 
 use tranche_core::change::Change;
 use tranche_core::finding::Code;
-use tranche_core::name::{HostName, Slot, SlotKey, VmName};
+use tranche_core::name::{HostName, Slot, SlotKey, Timestamp, VmName};
 use tranche_core::operation::OperationState;
 use tranche_core::plan::{DownBy, Standing, VmGoal};
 use tranche_core::spec::{Request, Run};
-use tranche_store::{Repository, Revision, Saved, Terms};
+use tranche_store::{Key, Repository, Revision, Saved, Terms, Txn};
 use tranched::engine::{Desk, Ids, Rejected};
 
 use crate::fake_machine::new_vm;
@@ -65,6 +65,24 @@ fn that_a_vm_is_off_already_is_for_the_loop_to_find_that_hears_of_its_host() {
     assert_eq!(cluster.operation(stopped).state, OperationState::Running);
     cluster.turn(3);
     assert_eq!(cluster.operation(stopped).state, OperationState::Succeeded);
+}
+
+#[test]
+fn who_waited_for_the_desk_and_comes_with_an_earlier_time_does_not_have_everything_read_again() {
+    let mut cluster = cluster();
+    cluster.ask(start());
+    cluster.turn(1);
+    let later = Timestamp(cluster.now().0 + 500);
+    cluster.desk.submit(&Change::PauseFailover { paused: true }, false, later).unwrap();
+    // Where everything is read, pointers that are missing are put.
+    let home: Key = format!("home/node1/{}", vm()).parse().unwrap();
+    let _ = cluster.store.commit(&Txn::new().delete(home.clone())).unwrap();
+    cluster.turn(1);
+    assert!(cluster.now() < later);
+    assert_eq!(cluster.store.get(&home).unwrap(), None, "the desk goes on with its watch");
+    cluster.set_clock_back(600_000);
+    cluster.turn(1);
+    assert!(cluster.store.get(&home).unwrap().is_some(), "for all it knows, the watch said nothing for long");
 }
 
 #[test]

@@ -106,6 +106,11 @@ impl Cluster {
         Timestamp(self.now_ms)
     }
 
+    /// Sets the clock of everybody back.
+    pub(crate) fn set_clock_back(&mut self, ms: u64) {
+        self.now_ms -= ms;
+    }
+
     /// From now on a host says nothing.
     pub(crate) fn silence(&mut self, seat: usize) {
         self.silent = Some(seat);
