@@ -148,6 +148,9 @@ pub struct VmPlan {
     /// Its way to another host while it runs, or what is left of it there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journey: Option<Journey>,
+    /// How its guest is asked to shut down, while it leaves that host without being moved while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
     /// The last such way that came to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<Missed>,
@@ -170,6 +173,7 @@ impl VmPlan {
             tried: None,
             ran_on: None,
             journey: None,
+            leaving: None,
             missed: None,
             parting: None,
             awaited: None,
@@ -200,6 +204,17 @@ impl VmPlan {
         };
         home.filter(|_| self.id == spec.id)
     }
+}
+
+/// A guest that is shut down because its VM starts elsewhere then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Leaving {
+    /// When it was asked first.
+    pub since: Timestamp,
+    /// It has had its time, and is turned off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// What a host shall do with a VM.

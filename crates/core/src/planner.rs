@@ -59,6 +59,10 @@ pub fn plan(spec: &Spec, inventory: &Inventory, current: &Plan, now: Timestamp) 
     Memory::default().plan(spec, inventory, current, now)
 }
 
+/// How long a guest that has to leave its host may take to shut down, in milliseconds. Then it is turned off. As long as `libvirt-guests`
+/// waits by default (libvirt-guests(8), `SHUTDOWN_TIMEOUT`).
+const GUEST_SHUTDOWN_MS_MAX: u64 = 5 * 60_000;
+
 /// Whether a plan may be stored along with the wishes that it follows from, before its hosts were heard again. How hosts stand follows from
 /// their heartbeats; and a VM that is to be ended before it is started anew may have gone off by now, so that starting it is enough.
 pub fn follows_at_once(before: &Plan, after: &Plan) -> bool {

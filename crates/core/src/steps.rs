@@ -388,6 +388,9 @@ fn vm_steps(
         (VmGoal::Cycle | VmGoal::Reset, false) => Vec::new(),
         (VmGoal::Run, false) if is_at_rest(name, planned, spec, observed, domain) => Vec::new(),
         (VmGoal::Run, false) => start_steps(name, planned, spec, plan, observed, domain),
+        (VmGoal::Move, true) if planned.leaving.is_some_and(|leaving| leaving.forced) => {
+            vec![Step::KillVm { vm, id }]
+        }
         (VmGoal::Cycle | VmGoal::Stop | VmGoal::Move | VmGoal::Remove, true) if shutting_down => Vec::new(),
         (VmGoal::Cycle | VmGoal::Stop | VmGoal::Move, true) => vec![Step::ShutDownVm { vm, id }],
         (VmGoal::Reset | VmGoal::Kill | VmGoal::Remove, true) => vec![Step::KillVm { vm, id }],

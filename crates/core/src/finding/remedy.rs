@@ -186,7 +186,7 @@ remedies! {
     StartedByHand "Somebody used `virsh start`; it runs without its GPU." "`tranche vm restart VM` runs it under Tranche, `tranche vm stop VM` turns it off.",
     VmWithoutGpu "`tranche vm show VM`; it was started by hand, or adopted while it ran." "`tranche vm restart VM` gives it one.",
     VmPaused "`virsh domstate --reason VM` on its host; after an I/O error its storage is full or gone: `df -h`." "Make room, then `virsh resume VM`.",
-    ShutdownSlow "The guest ignores the power button, or is busy: its screen or `virsh console VM`." "Wait, or `tranche vm stop VM --force`: as pulling its plug.",
+    ShutdownSlow "The guest ignores the power button, or is busy: its screen or `virsh console VM`." "Wait: one that has to leave its host is turned off after five minutes. Or `tranche vm stop VM --force`: as pulling its plug.",
     DomainIdentity "`virsh domuuid VM`: somebody defined another domain of that name. Nothing is done to it." "`tranche vm delete VM`, then `tranche vm adopt VM` takes the new one over; or put the old definition back.",
     DomainMissing "`virsh list --all`: somebody undefined it." "Define it again (`virsh define FILE`), or forget it: `tranche vm delete VM`.",
     DomainTransient "`virsh dominfo VM` says *Persistent: no*." "`virsh dumpxml VM > VM.xml`, then `virsh define VM.xml`.",

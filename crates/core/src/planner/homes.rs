@@ -3,14 +3,14 @@
 //! A VM that runs stays where it is. One that is off and holds nothing is at home wherever there is room when it is to
 //! start; it leaves a host only once that host has reported that it is off and will not start it, or is no member any more.
 
-use super::Planner;
+use super::{GUEST_SHUTDOWN_MS_MAX, Planner};
 use crate::diagnostics as say;
 use crate::finding::Finding;
 use crate::inventory::HostInventory;
 use crate::journey::Migration;
 use crate::name::{HostName, VmName};
 use crate::placement::{Board, Move};
-use crate::plan::{Settled, VmGoal};
+use crate::plan::{Leaving, Settled, VmGoal};
 use crate::shared::Shared;
 use crate::spec::{Duty, Relocation, VmSource, VmSpec};
 
@@ -160,6 +160,23 @@ impl Planner<'_> {
         }
         self.findings.extend(taken.err().map(|why| say::migrate_waits(name, host, &why)));
         Some(VmGoal::Run)
+    }
+
+    /// How the guest of a VM that leaves its host is asked to shut down. Where it has to leave, it is turned off in the end; a rule that
+    /// would only like it elsewhere waits.
+    pub(super) fn leaving(
+        &self,
+        (name, spec): (&VmName, &VmSpec),
+        host: &HostName,
+        settled: Option<&Settled>,
+        before: Option<Leaving>,
+    ) -> Leaving {
+        let known = before.unwrap_or(Leaving { since: self.now, forced: false });
+        let is_drained = || self.spec.hosts.get(host).is_some_and(|wish| wish.duty == Duty::Maintenance);
+        let is_told = || self.relocation(name, spec, settled).is_some_and(|told| told.is_due_on(host));
+        let has_to = || is_drained() || is_told() || self.departing(host).is_some();
+        let is_late = self.now.ms_since(known.since) >= GUEST_SHUTDOWN_MS_MAX;
+        Leaving { forced: known.forced || is_late && has_to(), ..known }
     }
 
     /// Whether a VM was asked to leave its host.

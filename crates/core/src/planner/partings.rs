@@ -3,7 +3,7 @@
 //! What is decided here rests on what this host saw after it knew the stage, and on answers to the very turn. A host that stands
 //! alone looks, decides and acts in turn, so what it sees is of after its last decision.
 
-use super::Planner;
+use super::{GUEST_SHUTDOWN_MS_MAX, Planner};
 use crate::diagnostics as say;
 use crate::handover::{Answer, Parting, Stage, Stays, Word};
 use crate::inventory::{Domain, DomainState, HostInventory, OffReason};
@@ -17,8 +17,6 @@ use crate::spec::VmSpec;
 const PREPARE_MS_MAX: u64 = 2 * 60_000;
 /// How long sending may get no further, in milliseconds.
 const STANDSTILL_MS_MAX: u64 = 2 * 60_000;
-/// How long a guest may take to shut down, in milliseconds. Then it is turned off.
-const SHUTDOWN_MS_MAX: u64 = 5 * 60_000;
 /// How long a VM that was shut down waits for the other host's word, in milliseconds. Then it is started again.
 const WORD_MS_MAX: u64 = 2 * 60_000;
 
@@ -80,7 +78,7 @@ impl Planner<'_> {
                     (None, Some(Answer::Dropped { why })) => may_drop.then(|| drops(why.clone())),
                     // The same partition is ready there, and nothing of the VM runs there.
                     (None, Some(Answer::Seen { word, .. })) if is_off && is_ready(word) => Some(Stage::Left),
-                    _ if !is_off && !forced && is_late(SHUTDOWN_MS_MAX) => {
+                    _ if !is_off && !forced && is_late(GUEST_SHUTDOWN_MS_MAX) => {
                         Some(Stage::Stops { forced: true })
                     }
                     _ if is_off && is_late(WORD_MS_MAX) => {

@@ -145,12 +145,15 @@ impl Planner<'_> {
         let before = self.plan.vms.remove(name).filter(|planned| planned.id == spec.id);
         let before = before.unwrap_or_else(|| VmPlan::new(host.clone(), spec.id, goal));
         let missed = before.missed.filter(|missed| missed.serial == spec.serial);
+        let leaves = goal == VmGoal::Move && runs;
+        let leaving = leaves.then(|| self.leaving((name, spec), &host, settled.as_ref(), before.leaving));
         let journey = self.left_behind(name, &host, before.journey);
         let planned = VmPlan {
             settled,
             tried: before.tried,
             ran_on,
             journey,
+            leaving,
             missed,
             parting: before.parting.filter(|parting| parting.is_remembered(spec)),
             ..VmPlan::new(host, spec.id, goal)

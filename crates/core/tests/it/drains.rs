@@ -9,6 +9,8 @@ use tranche_core::operation::{Goal, OperationState, judge};
 use tranche_core::plan::{Settled, VmGoal};
 use tranche_core::planner::Memory;
 use tranche_core::spec::{Duty, Request};
+use tranche_core::step::{Step, StepSubject};
+use tranche_core::steps::steps;
 use uuid::Uuid;
 
 use crate::fleet::{Fleet, model_domain, node};
@@ -128,8 +130,12 @@ fn a_host_is_emptied_when_its_vms_have_homes_elsewhere_not_when_they_are_off() {
 
 /// Decides once, where each host shows that it knows what was decided before.
 fn decide(fleet: &mut Fleet, memory: &mut Memory) -> Vec<Code> {
+    decide_at(fleet, memory, Timestamp(2))
+}
+
+fn decide_at(fleet: &mut Fleet, memory: &mut Memory, now: Timestamp) -> Vec<Code> {
     let Fleet { spec, inventory, plan } = fleet;
-    let planned = memory.plan(spec, inventory, plan, Timestamp(2));
+    let planned = memory.plan(spec, inventory, plan, now);
     *plan = planned.plan;
     inventory.change_each(|host, seen| {
         seen.progress.generation = plan.generations.get(host).copied().unwrap_or_default();
@@ -161,4 +167,49 @@ fn a_guest_that_does_not_shut_down_for_a_move_is_named_and_so_is_one_that_is_pau
     assert_eq!(of_it(decide(&mut fleet, &mut memory)), [], "it is asked only now");
     assert_eq!(fleet.plan.vms[&vm("a")].goal, VmGoal::Move);
     assert_eq!(of_it(decide(&mut fleet, &mut memory)), [Code::ShutdownSlow]);
+}
+
+/// Decides at a moment, and returns what is due on the first host for a VM then.
+fn due(fleet: &mut Fleet, memory: &mut Memory, at_ms: u64) -> Vec<Step> {
+    decide_at(fleet, memory, Timestamp(at_ms));
+    let due = steps(&fleet.spec, &fleet.plan, &fleet.inventory[&node(1)]);
+    due.into_iter().filter(|step| step.subject() == StepSubject::Vm(vm("a"))).collect()
+}
+
+fn ignores_the_power_button(fleet: &mut Fleet) {
+    let seen = fleet.inventory.get_mut(&node(1)).unwrap();
+    let Hypervisor::Up { domains, .. } = &mut seen.hypervisor else { panic!("it is up") };
+    domains.get_mut("a").unwrap().state = DomainState::ShuttingDown;
+}
+
+#[test]
+fn a_guest_that_does_not_shut_down_in_five_minutes_is_turned_off_where_it_has_to_leave() {
+    let mut fleet = Fleet::new(2, 1, 4);
+    runs(&mut fleet, "a", 1);
+    let id = fleet.spec.vms[&vm("a")].id;
+    let mut memory = Memory::default();
+    fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Maintenance;
+    assert_eq!(due(&mut fleet, &mut memory, 1_000), [Step::ShutDownVm { vm: vm("a"), id }]);
+    ignores_the_power_button(&mut fleet);
+    assert_eq!(due(&mut fleet, &mut memory, 300_999), []);
+    assert_eq!(due(&mut fleet, &mut memory, 301_000), [Step::KillVm { vm: vm("a"), id }]);
+    fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Serving;
+    assert_eq!(
+        due(&mut fleet, &mut memory, 302_000),
+        [Step::KillVm { vm: vm("a"), id }],
+        "it was begun, whatever is wished by now"
+    );
+}
+
+#[test]
+fn a_guest_that_does_not_shut_down_is_left_alone_where_it_may_stay_by_now() {
+    let mut fleet = Fleet::new(2, 1, 4);
+    runs(&mut fleet, "a", 1);
+    let mut memory = Memory::default();
+    fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Maintenance;
+    due(&mut fleet, &mut memory, 1_000);
+    ignores_the_power_button(&mut fleet);
+    fleet.spec.hosts.get_mut(&node(1)).unwrap().duty = Duty::Serving;
+    assert_eq!(due(&mut fleet, &mut memory, 900_000), []);
+    assert_eq!(fleet.plan.vms[&vm("a")].goal, VmGoal::Move, "it goes where it finds room once it is off");
 }
