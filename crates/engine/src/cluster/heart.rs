@@ -80,7 +80,10 @@ impl Heart {
                 inner.lifeline.cut();
                 return Rhythm::GivenUp;
             }
-            inner.epoch = Some(planned.epoch);
+            if inner.epoch.replace(planned.epoch).is_none() {
+                // It begins to live here. That it was found given up before, when nobody had taken it up again yet, is over.
+                inner.lifeline = Lifeline::default();
+            }
             inner.count += 1;
             let heartbeat = self.heartbeat(&inner, planned.epoch, timers, now);
             if heartbeat.armed {

@@ -7,7 +7,7 @@ use tranche_core::finding::{Code, Finding, Severity, Subject};
 use tranche_core::inventory::Guard as Reported;
 use tranche_core::liveness::Heartbeat;
 use tranche_core::name::{HostName, Timestamp, VmId, VmName};
-use tranche_core::plan::{HostPlan, Standing, VmGoal, VmPlan};
+use tranche_core::plan::{DownBy, HostPlan, Standing, VmGoal, VmPlan};
 use tranche_core::spec::{Availability, Duty, Failover, HostSpec, Request, Run, Timers, VmSource, VmSpec};
 use tranche_host::fake::Machine;
 use tranche_host::watchdog::Open;
@@ -125,6 +125,12 @@ impl Rig {
 
     /// Something is decided, and the host hears of it.
     pub(crate) fn decide(&mut self, change: impl FnOnce(&mut State)) {
+        self.decide_unheard(change);
+        let _ = self.member.pass(Timestamp(self.now_ms));
+    }
+
+    /// The same before the host's loop has turned.
+    fn decide_unheard(&mut self, change: impl FnOnce(&mut State)) {
         let loaded = self.loaded.take().unwrap();
         let mut next = loaded.state.clone();
         change(&mut next);
@@ -133,7 +139,13 @@ impl Rig {
             Saved::Committed(loaded) => self.loaded = Some(loaded),
             Saved::Conflict(conflict) => panic!("{conflict}"),
         }
-        let _ = self.member.pass(Timestamp(self.now_ms));
+    }
+
+    /// Another daemon, which has not looked yet.
+    fn restart(&mut self) {
+        let (host_of, repository) = (self.machine.host(), self.repository.clone());
+        self.heart = Arc::new(Heart::new(host(), host_of.boot_id(), "1".to_owned(), repository.clone()));
+        self.member = Member::new(host(), host_of, repository, Arc::clone(&self.heart), 1);
     }
 
     /// Whether its VM is started elsewhere if the host dies.
@@ -342,6 +354,25 @@ fn a_host_that_was_given_up_before_the_store_was_full_does_not_live_by_reading()
     assert!(matches!(saved, Saved::Committed(_)));
     rig.store_is(Mood::Full);
     assert!(rig.run_for(10_000).is_some());
+}
+
+#[test]
+fn a_host_that_is_taken_up_again_before_it_has_looked_arms_its_watchdog() {
+    let mut rig = Rig::new(Model::default());
+    let stands = |standing| {
+        move |state: &mut State| {
+            drop(state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, ..HostPlan::default() }));
+        }
+    };
+    rig.restart();
+    rig.decide_unheard(stands(Standing::Down { since: Timestamp(1), by: DownBy::Watchdog }));
+    assert_eq!(rig.run_for(1_000), None);
+    assert_eq!(rig.heart.epoch(), None, "its first heartbeat finds it given up");
+    rig.decide_unheard(stands(Standing::Up));
+    assert_eq!(rig.run_for(2_000), None);
+    rig.protect(Failover::Restart);
+    assert_eq!(rig.run_for(3_000), None);
+    assert!(rig.beat().armed, "else what is protected would never start there");
 }
 
 #[test]
