@@ -4,16 +4,12 @@
 
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { join } from "node:path";
 import { test } from "node:test";
 
 import { furnish } from "./furnished.mjs";
+import { SCREENSHOTS, isFine } from "./fine.mjs";
 import { PAGES } from "./pages.mjs";
 import { heading, press, says, setStage } from "./stage.mjs";
-
-const axe = createRequire(import.meta.url)("axe-core").source;
-const SCREENSHOTS = process.env.SCREENSHOTS;
 
 /** Alice's, for all pages: what the audit log is to show is not how often she looked. */
 let session;
@@ -29,9 +25,6 @@ async function begin() {
   session = await page.context().storageState();
 }
 
-const DESK = { width: 1280, height: 900 };
-const PHONE = { width: 390, height: 844 };
-
 /** Pages that the menu does not lead to, and how one gets there. */
 const OTHERS = {
   gpu: (page) => page.goto("/gpus/node1/0000:41:00.0"),
@@ -41,6 +34,7 @@ const OTHERS = {
     await page.locator(".charts canvas").nth(3).waitFor();
   },
   "vm-waiting": (page) => page.goto("/vms/render-02"),
+  "invitations-in-a-cluster": (page) => page.goto("/invitations"),
   "vm-new": (page) => page.goto("/vms/new"),
   host: (page) => page.goto("/hosts/node1"),
   "rules-edit": (page) => page.goto("/rules/edit?rule=render-near"),
@@ -82,43 +76,6 @@ const ways = {
   ...Object.fromEntries(Object.entries(PAGES).map(([name, path]) => [name, (page) => page.goto(path)])),
   ...OTHERS,
 };
-
-/** What a program that reads pages aloud would stumble over, the grave part of it. */
-async function obstacles(page) {
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  return violations
-    .filter(({ id, impact }) => ["serious", "critical"].includes(impact))
-    .map(({ id, impact, nodes }) => `${impact}: ${id}: ${nodes.map(({ html }) => html.slice(0, 120)).slice(0, 3).join(" | ")}`);
-}
-
-/** Each page is drawn once, and the first one in every look. */
-const looks = (name) => [
-  { colorScheme: "light", viewport: DESK, drawn: name },
-  { colorScheme: "dark", viewport: DESK, drawn: name === "overview" && "overview-dark" },
-  { colorScheme: "light", viewport: PHONE, drawn: name === "overview" && "overview-phone" },
-  { colorScheme: "dark", viewport: PHONE },
-];
-
-async function draw(page, name) {
-  if (!SCREENSHOTS) return;
-  await page.mouse.move(0, 0);
-  await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
-}
-
-async function isFine(page, name) {
-  const told = [];
-  for (const { colorScheme, viewport, drawn } of looks(name)) {
-    await page.emulateMedia({ colorScheme });
-    await page.setViewportSize(viewport);
-    const found = await obstacles(page);
-    const width = await page.evaluate(() => document.documentElement.scrollWidth);
-    if (width > viewport.width) found.push(`it is ${width} px wide`);
-    told.push(...found.map((obstacle) => `${colorScheme}, ${viewport.width} px: ${obstacle}`));
-    if (drawn) await draw(page, drawn);
-  }
-  assert.deepEqual(told, []);
-}
 
 for (const [name, go] of Object.entries(ways)) {
   test(`the page ${name} is fine for programs that read it, in light and dark, wide and narrow`, async () => {

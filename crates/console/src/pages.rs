@@ -15,6 +15,7 @@ mod homogeneity;
 mod host;
 mod host_set;
 mod hosts;
+mod invitations;
 mod login;
 mod login_issuer;
 mod operations;
@@ -27,6 +28,7 @@ mod vm;
 mod vm_acts;
 mod vm_adopt;
 mod vm_console;
+mod vm_handover;
 mod vm_new;
 mod vm_places;
 mod vm_set;
@@ -55,6 +57,8 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/vms", get(vms::show))
         .route("/vms/new", get(vm_new::show).post(vm_new::create))
         .route("/adopt", get(vm_adopt::show).post(vm_adopt::adopt))
+        .route("/invitations", get(invitations::show).post(invitations::make))
+        .route("/invitations/{id}/withdraw", post(invitations::withdraw))
         .route("/vms/{name}", get(vm::show))
         .route("/vms/{name}/serial", get(vm_console::serial))
         .route("/vms/{name}/serial/socket", get(vm_console::serial_socket))

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::all::{SET_GPUS_MAX, Selection, SetMode, Version, version};
 pub use self::arrival::{Arrival, arrive};
-pub use self::handover::{Heard, can_go, hear, judge_offer};
+pub use self::handover::{Heard, can_go, hear, judge_offer, under_way};
 pub use self::together::admit_all;
 pub use self::valid::RESOURCE_NAME_LEN_MAX;
 pub use self::vm::{AdoptedVm, hosts_to_tell};

@@ -375,7 +375,10 @@ impl Cluster {
     ) -> Result<(), Finding> {
         let standing = self.lock().standing.clone();
         let entering = match standing {
-            Standing::Alone => fresh()?,
+            Standing::Alone => {
+                self.waits_for_nobody()?;
+                fresh()?
+            }
             Standing::Entering(entering) if is_same(&entering.how) => Entering { stopped: None, ..entering },
             Standing::Entering(_) => return Err(say::cluster_busy("enter a cluster in another way")),
             Standing::Leaving(_) => return Err(say::cluster_busy("leave its cluster")),
@@ -385,6 +388,15 @@ impl Cluster {
         self.note(Standing::Entering(entering.clone()))?;
         self.walk(entering);
         Ok(())
+    }
+
+    /// Refuses to set out while a VM is on its way between this host and one with another store: nobody would see it through.
+    fn waits_for_nobody(&self) -> Result<(), Finding> {
+        let view = self.0.own.get().map(|own| own.borrow().clone());
+        match view.and_then(|view| change::under_way(&view.spec, &view.plan)) {
+            Some(finding) => Err(finding),
+            None => Ok(()),
+        }
     }
 
     /// Walks on a thread of its own. One at a time.

@@ -33,6 +33,9 @@ pub struct VmView {
     /// The host that it goes to while it runs, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves_to: Option<HostName>,
+    /// Whether that host has a store of its own, so that the VM is its own then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hands_over: bool,
     /// The host with a store of its own that it comes from, and whose it is until it has arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comes_from: Option<HostName>,
@@ -197,6 +200,7 @@ fn build(sources: &Sources<'_>, name: &VmName, spec: &VmSpec) -> VmView {
         run: spec.run,
         host: planned.map(|planned| planned.host.clone()),
         moves_to: goes.map(|(_, to)| to.clone()),
+        hands_over: spec.outgoing().is_some_and(|wish| wish.stays.is_none()),
         comes_from: spec.incoming().map(|incoming| incoming.from.clone()),
         moved_percent,
         gpu: first.map(|slot| slot.gpu.address.clone()),

@@ -7,7 +7,7 @@ use tranche_core::label;
 use tranche_core::spec::Request;
 
 use super::vm_new::{request_fields, sizes};
-use super::{vm_console, vm_places, vm_set};
+use super::{vm_console, vm_handover, vm_places, vm_set};
 use crate::ask::{Answer, Visit};
 use crate::fields::{Asked, Fields, Named};
 use crate::layout::{Page, live};
@@ -29,8 +29,9 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked):
             div class="state" {
                 (vm_state(vm.state))
                 @if let Some(to) = &vm.moves_to {
-                    span { " to " a href=(links::host(to)) { (to) } @if let Some(percent) = vm.moved_percent { ", " (percent) "\u{a0}% there" } }
+                    span { " to " @if vm.hands_over { (to) } @else { a href=(links::host(to)) { (to) } } @if let Some(percent) = vm.moved_percent { ", " (percent) "\u{a0}% there" } }
                 }
+                @if let Some(from) = &vm.comes_from { span { " from " (from) } }
                 (power(&visit, &vm))
             }
             (finding::list_on(&links::vm(&vm.name), &vm.findings))
@@ -41,6 +42,7 @@ pub(crate) async fn show(visit: Visit, Named(name): Named<VmName>, Asked(asked):
         }))
         (past::section(&visit, &links::vm(&vm.name), &format!("/v1/vms/{name}"), &asked).await)
         (live("live-2", vm_places::places(&visit, &vm, &asked).await))
+        (vm_handover::forms(&visit, &vm).await)
         (gpu_forms(&visit, &vm, capacity.as_ref()))
         @if vm.state != VmState::Deleting { (vm_set::form(&visit, &vm, &Fields::default())) }
         (ends(&visit, &vm))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tranche_core::name::{HostName, VmName};
 
 use super::vm_new::request_of;
-use super::vm_set;
+use super::{vm_handover, vm_set};
 use crate::ask::{Answer, Trouble, Visit};
 use crate::fields::{Fields, Named, Posted};
 use crate::links;
@@ -33,6 +33,9 @@ pub(crate) async fn act(
     if act == "set" {
         return vm_set::set(&visit, &name, &fields).await;
     }
+    if act == "handover" {
+        return vm_handover::hand_over(&visit, &name, &fields).await;
+    }
     let is_start = act == "start";
     let Act { title, button, is_grave, rest, body } =
         known(&act, &fields)?.ok_or_else(|| Trouble::nothing_at(&format!("{page}/{act}")))?;
@@ -53,6 +56,7 @@ pub(crate) async fn act(
 
 fn known(act: &str, fields: &Fields) -> Result<Option<Act>, Trouble> {
     let plain = |title, button, is_grave, rest, body| Some(Act { title, button, is_grave, rest, body });
+    let force = fields.is_on("force");
     Ok(match act {
         "start" => plain("Start", "Start it", false, "start", json!({})),
         "stop" => plain("Shut down", "Shut it down", true, "stop", json!({ "force": false })),
@@ -76,6 +80,10 @@ fn known(act: &str, fields: &Fields) -> Result<Option<Act>, Trouble> {
             let to = fields.parsed::<HostName>("to", "Host")?;
             let body = to.map_or_else(|| json!({}), |to| json!({ "to": to }));
             plain("Move", "Move it", false, "migrate", body)
+        }
+        "take-back" => plain("Keep", "Keep it here", force, "take-back", json!({ "force": force })),
+        "take-over" => {
+            plain("Take over", "Make it this host\u{2019}s", true, "take-over", json!({ "force": force }))
         }
         _ => None,
     })

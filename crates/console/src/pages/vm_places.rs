@@ -54,7 +54,7 @@ async fn destinations(visit: &Visit, vm: &VmView) -> Markup {
 }
 
 /// For how long the guest would stand still, and how long all would take.
-fn cost(forecast: &Forecast) -> Markup {
+pub(super) fn cost(forecast: &Forecast) -> Markup {
     let link = if forecast.is_link_measured { "measured" } else { "assumed" };
     let least = if forecast.dirty_mib_s.is_none() { "at least " } else { "" };
     html! {

@@ -22,7 +22,11 @@ pub(crate) async fn show(visit: Visit, Asked(asked): Asked) -> Answer {
     let paged = Paged::of(wanted, &asked, ROWS_PER_PAGE);
     let empty = if all == 0 { "There is no VM yet." } else { "No VM is like that." };
     let body = html! {
-        @if visit.may("POST", "/v1/vms") { p class="acts above-right" { @if visit.may("POST", "/v1/vms/name/adopt") { a class="button" href="/adopt" { "Adopt a domain" } } a class="button main" href="/vms/new" { "New VM" } } }
+        p class="acts above-right" {
+            @if visit.may("GET", "/v1/invitations") { a class="button" href="/invitations" { "Invitations" } }
+            @if visit.may("POST", "/v1/vms/name/adopt") { a class="button" href="/adopt" { "Adopt a domain" } }
+            @if visit.may("POST", "/v1/vms") { a class="button main" href="/vms/new" { "New VM" } }
+        }
         (filter(&asked))
         (live("live", html! {
             p class="quiet" { @if found == all { (count_of(all, "VM", "VMs")) } @else { (found) " of " (count_of(all, "VM", "VMs")) } }

@@ -24,6 +24,7 @@ use tranche_core::inventory::{
     AerCounters, Backend, Certainty, Console, Ecc, Evidence, Guard, Health, HealthState, Iommu,
     MigrationFacts, Offer, PartitionTelemetry, StuckCall, Telemetry,
 };
+use tranche_core::migration::Outlook;
 use tranche_core::name::{GpuKey, HostName, Slot, SlotKey, Timestamp, VmId, VmName};
 use tranche_core::operation::{Goal, LogLine, Operation, OperationState};
 use tranche_core::plan::{DownBy, Standing};
@@ -50,6 +51,8 @@ pub(crate) struct World {
     pub(crate) operations: Vec<Operation>,
     /// What a preview tells, besides its version.
     pub(crate) effect: Option<Effect>,
+    /// How another host would take a VM; while it runs, if nothing is said.
+    pub(crate) outlook: Option<Outlook>,
     /// Whether the stream of events goes on for ever, as that of a daemon does.
     pub(crate) is_endless: bool,
     pub(crate) policy: Policy,
@@ -264,6 +267,7 @@ impl World {
             run: Run::Running,
             host: None,
             moves_to: None,
+            hands_over: false,
             comes_from: None,
             moved_percent: None,
             gpu: None,

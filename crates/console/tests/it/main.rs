@@ -4,6 +4,7 @@ mod assets;
 mod fixture;
 mod forms;
 mod guard;
+mod handover;
 mod pages;
 mod settings;
 mod visit;

@@ -98,6 +98,19 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("/adopt", &["Its definition stays", "12Q", "Priority"]),
+    (
+        "/invitations",
+        &[
+            "open",
+            "over",
+            "coming",
+            "arrived",
+            "did not come",
+            "far",
+            "000000000002",
+            "This host is in a cluster",
+        ],
+    ),
     ("/access", &["kim", "grafana", "only a link lets them in"]),
     ("/audit", &["maria", "POST /v1/vms/desk-01/start", "409", "state", "stopped"]),
 ];
@@ -111,6 +124,13 @@ const ANSWERS: &[(&str, &[(&str, &str)])] = &[
     ("/vms/desk-01/detach", &[]),
     ("/vms/desk-01/delete", &[("force", "on")]),
     ("/vms/refused/kill", &[]),
+    ("/vms/desk-01/handover", &[("to", EVIL), ("token", EVIL)]),
+    ("/vms/desk-01/handover", &[("token", "")]),
+    ("/vms/desk-01/take-back", &[("force", "on")]),
+    ("/vms/refused/take-over", &[]),
+    ("/vms/refused/handover", &[("to", EVIL), ("token", EVIL)]),
+    ("/invitations", &[("minutes", "10")]),
+    ("/invitations", &[("minutes", EVIL)]),
     ("/failover/pause", &[]),
     (
         "/vms/new",

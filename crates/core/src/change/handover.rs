@@ -5,7 +5,7 @@
 use super::vm::create_findings;
 use super::{Admitted, Refusal, State, refuse_deleted, refuse_errors, vm_of, with_vm};
 use crate::diagnostics as say;
-use crate::finding::Subject;
+use crate::finding::{Finding, Subject};
 use crate::handover::{
     Handover, INVITATIONS_MAX, Incoming, Invitation, Message, Offer, Order, Outcome, Outgoing, Stage, Stays,
     Used,
@@ -13,7 +13,7 @@ use crate::handover::{
 use crate::migration::{self, Outlook, Way};
 use crate::name::{HostName, InvitationId, Timestamp, VmName};
 use crate::operation::Goal;
-use crate::plan::{Booking, VmGoal, VmPlan};
+use crate::plan::{Booking, Plan, VmGoal, VmPlan};
 use crate::spec::{Run, Spec, VmSource, VmSpec};
 
 /// The host that stands alone; refused in a cluster.
@@ -132,6 +132,24 @@ pub(super) fn take_back(name: &VmName, force: bool, state: State<'_>) -> Result<
     let handover = Some(Handover::Out(Outgoing { stays, ..wish.clone() }));
     let spec = VmSpec { handover, ..known.clone() };
     Ok(with_vm(state, name, spec, Goal::Recorded, format!("take VM {name} back"), Vec::new()))
+}
+
+/// Why a host does not enter a cluster yet: a VM is on its way between it and a host with another store, and members of a cluster
+/// neither hand VMs over nor take them.
+pub fn under_way(spec: &Spec, plan: &Plan) -> Option<Finding> {
+    spec.vms.iter().find_map(|(name, vm)| {
+        if let Some(incoming) = vm.incoming() {
+            return Some(say::vm_is_coming(name, &incoming.from));
+        }
+        let parting = plan.vms.get(name).and_then(|planned| planned.parting.as_ref());
+        // A wish that no parting answers yet is about to begin one.
+        let to = match (parting, vm.outgoing()) {
+            (Some(parting), _) if !matches!(parting.stage, Stage::Stayed { .. }) => &parting.to,
+            (None, Some(wish)) if wish.stays.is_none() => &wish.to,
+            _ => return None,
+        };
+        Some(say::handover_under_way(name, to))
+    })
 }
 
 /// Makes a VM this host's own that comes from a host with another store: the asker's word that it does not run there any more.

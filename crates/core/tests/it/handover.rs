@@ -3,7 +3,7 @@
 mod chance;
 mod pair;
 
-use tranche_core::change::Change;
+use tranche_core::change::{Change, under_way as what_is_under_way};
 use tranche_core::finding::Code;
 use tranche_core::handover::Stage;
 use tranche_core::inventory::{DomainState, OffReason};
@@ -284,4 +284,36 @@ fn a_member_of_a_cluster_neither_invites_nor_hands_over() {
     let (id, until) = ("b".repeat(64).parse().unwrap(), tranche_core::name::Timestamp(1 << 40));
     pair.there.refuses(&Change::Invite { id, until }, Code::HandoverInCluster);
     assert!(!pair.may_hand_over());
+}
+
+#[test]
+fn a_host_enters_no_cluster_while_a_vm_is_on_its_way_there_or_here() {
+    let waits = |pair: &Pair, side: Side| {
+        let world = pair.state(side);
+        what_is_under_way(world.spec, world.plan).map(|finding| finding.code)
+    };
+    let mut pair = Pair::new(true);
+    assert_eq!(
+        (waits(&pair, Side::Here), waits(&pair, Side::There)),
+        (None, None),
+        "an open invitation does no harm"
+    );
+    pair.hands_over();
+    assert_eq!(waits(&pair, Side::Here), Some(Code::VmOnItsWay), "it was asked for");
+    pair.turns(8);
+    assert_eq!(
+        (waits(&pair, Side::Here), waits(&pair, Side::There)),
+        (Some(Code::VmOnItsWay), Some(Code::VmOnItsWay))
+    );
+    pair.is_sent();
+    pair.lets_go_on();
+    pair.turns(8);
+    assert_arrived(&pair);
+    assert_eq!((waits(&pair, Side::Here), waits(&pair, Side::There)), (None, None));
+
+    let mut pair = under_way();
+    pair.here.accepts(&Change::TakeBack { name: vm(NAME), force: false });
+    pair.turns(12);
+    assert_stayed(&pair);
+    assert_eq!((waits(&pair, Side::Here), waits(&pair, Side::There)), (None, None));
 }

@@ -148,6 +148,7 @@ pub(crate) fn desk_01() -> VmView {
         run: Run::Running,
         host: Some("node1".parse().unwrap()),
         moves_to: None,
+        hands_over: false,
         comes_from: None,
         moved_percent: None,
         gpu: Some("0000:01:00.0".parse().unwrap()),

@@ -261,7 +261,7 @@ fn store_state(store: Arc<dyn Store>, change: impl FnOnce(&mut State)) {
 }
 
 /// A VM that is off.
-fn vm(host: &HostName, index: usize) -> (VmName, VmSpec) {
+pub(crate) fn vm(host: &HostName, index: usize) -> (VmName, VmSpec) {
     let of_host = host.as_str().bytes().fold(0u128, |id, byte| (id << 8) + u128::from(byte));
     let hardware = VmHardware {
         vcpus: 1,

@@ -1,17 +1,24 @@
 //! Seats in the cluster's store and who is believed, over real etcd: hosts that are gone, give up, or take another one's place.
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 use tokio::runtime::Runtime;
 use tranche_core::diagnostics as say;
-use tranche_core::finding::{Code, Finding};
+use tranche_core::finding::{Code, Finding, Subject};
+use tranche_core::handover::{Handover, Outgoing};
 use tranche_core::name::HostName;
-use tranche_store::{EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, Store, StoreError, Txn};
+use tranche_store::{
+    EtcdMember, EtcdMembers, EtcdSettings, EtcdStore, MemoryStore, Repository, Saved, State, Store,
+    StoreError, Terms, Txn,
+};
 use tranched::clock;
 use tranched::cluster::book::{How, Leaving, Standing};
 use tranched::cluster::door::{self, AskError, Identity, Trust};
 use tranched::cluster::parting::{self, Removal};
 use tranched::cluster::registry::{MemberRecord, Registry};
 use tranched::cluster::{Cluster, pki, seat, walk};
+use tranched::engine::{Desk, Ids};
 
 use crate::cluster::{Machine, key, runtime, until};
 
@@ -267,4 +274,28 @@ fn whoever_gives_up_to_join_leaves_no_member_of_the_store_behind_that_keeps_othe
     side.leave().unwrap();
     let told = side.view().findings;
     assert!(told.iter().any(|finding| finding.hint.contains("tranche cluster remove node5")), "{told:?}");
+}
+
+#[test]
+fn a_host_does_not_set_out_while_a_vm_of_its_own_goes_to_one_with_another_store() {
+    let host = Machine::new("node1");
+    let (vm, mut wish) = crate::cluster::vm(&name(&host), 1);
+    let to: HostName = "far".parse().unwrap();
+    let invitation = "a".repeat(64).parse().unwrap();
+    let outgoing = Outgoing { to, invitation, serial: 1, foreseen_ms: None, stays: None };
+    wish.handover = Some(Handover::Out(outgoing));
+    let repository = Repository::new(Arc::new(MemoryStore::default()));
+    let mut state = State::default();
+    state.spec.vms.insert(vm.clone(), wish);
+    assert!(matches!(
+        repository.commit(repository.load().unwrap(), state, &Terms::default()).unwrap(),
+        Saved::Committed(_)
+    ));
+    let desk = Desk::open(repository, Ids::default()).unwrap();
+    let cluster = side_of(&host);
+    cluster.follow(desk.watch());
+    let refused = cluster.init(None, None).unwrap_err();
+    assert_eq!((refused.code, refused.subject), (Code::VmOnItsWay, Subject::Vm(vm)));
+    assert!(refused.hint.contains("take-back"), "{}", refused.hint);
+    assert!(matches!(host.book.read().unwrap(), Standing::Alone), "and nothing was written");
 }
