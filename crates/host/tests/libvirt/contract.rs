@@ -35,6 +35,10 @@ impl Vm {
         Step::DefineVm { vm: self.name.clone(), id: self.id, hardware: Box::new(hardware) }
     }
 
+    pub(crate) fn expect(&self, hardware: VmHardware) -> Step {
+        Step::ExpectVm { vm: self.name.clone(), id: self.id, hardware: Box::new(hardware) }
+    }
+
     pub(crate) fn put(&self, devices: &[VmDevice]) -> Step {
         Step::PutDevices { vm: self.name.clone(), id: self.id, devices: devices.to_vec(), near: None }
     }

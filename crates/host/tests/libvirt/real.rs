@@ -196,6 +196,31 @@ fn a_vm_is_made_of_volumes_and_first_boot_data_and_leaves_only_its_volumes() {
     assert!(refused.message.contains("'none'") && refused.hint.contains("net-list"), "{refused}");
 }
 
+#[test]
+fn a_host_looks_whether_it_has_the_volumes_of_a_vm_before_that_comes() {
+    let Some(server) = Server::start() else { return };
+    let (hypervisor, _) = server.hypervisor(server.config());
+    let vm = Vm::new("desk", 1);
+    let disks = vec![VolumeRef { pool: "shared".into(), volume: "root.raw".into() }];
+    let expect = vm.expect(VmHardware { disks, ..diskless() });
+    let lacks = refusal(&hypervisor, &expect);
+    assert_eq!(lacks.code, Code::LibvirtRefused);
+    assert!(lacks.message.contains("shared"), "it has no such pool: {}", lacks.message);
+
+    let path = server.path("pool");
+    let pool = format!("<pool type='dir'><name>shared</name><target><path>{path}</path></target></pool>");
+    let connect = server.connect();
+    let _pool = StoragePool::create_xml(&connect, &pool, 0).unwrap();
+    let lacks = refusal(&hypervisor, &expect);
+    assert!(lacks.message.contains("shared/root.raw"), "it has no such volume: {}", lacks.message);
+    assert!(!hypervisor.travels().expects.contains(&vm.name), "so it does not come");
+
+    // As another host makes it there, of which this one's libvirt is told nothing.
+    fs::write(path.join("root.raw"), [0; 4096]).unwrap();
+    apply(&hypervisor, &[expect]);
+    assert!(hypervisor.travels().expects.contains(&vm.name));
+}
+
 #[track_caller]
 fn assert_is_seed(seed: &Utf8Path, user_data: &str) {
     use std::os::unix::fs::PermissionsExt as _;

@@ -361,7 +361,7 @@ fn a_host_that_is_taken_up_again_before_it_has_looked_arms_its_watchdog() {
     let mut rig = Rig::new(Model::default());
     let stands = |standing| {
         move |state: &mut State| {
-            drop(state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, ..HostPlan::default() }));
+            state.plan.hosts.insert(host(), HostPlan { standing, epoch: 1, ..HostPlan::default() });
         }
     };
     rig.restart();
